@@ -1,0 +1,174 @@
+"""What a row of preferences may hold: one function per value, each failing with the row, the column and what it found.
+
+Rows are counted from 0, as Python and pandas count them; messages say so.
+"""
+
+import difflib
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from palign.data.annotators import canonical_id
+
+__all__ = ["MAX_CHARACTERS", "Place", "Text", "check_annotator", "check_distinct", "check_index", "check_n_ranked"]
+__all__ += ["check_ratings", "check_sequence", "check_text", "shorten", "unknown_column_message"]
+
+MAX_CHARACTERS = 100_000
+Text = str | list[dict[str, str]]  # plain, or conversational: messages with a role and a content
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value stands: the file or data set ("" for rows given in memory), the row from 0, the column."""
+
+    source: str
+    row: int
+    column: str
+
+    def __str__(self) -> str:
+        source = f"{self.source}, " if self.source else ""
+        return f"{source}row {self.row} (counting from 0), column {self.column!r}"
+
+
+def shorten(value: object, width: int = 60) -> str:
+    """A value as it can stand in a message: its repr on one line, cut in the middle of nowhere."""
+    if isinstance(value, str) and len(value) > width:
+        return f"{value[: width - 1]!r}… ({len(value):,} characters)"
+    text = repr(value)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def check_annotator(value: object, place: Place) -> str:
+    """The canonical id of the person who judged; TypeError or ValueError where there is none."""
+    try:
+        return canonical_id(value)
+    except (TypeError, ValueError) as error:
+        found = "is missing" if value is None or value == "" else f"is {shorten(value)}"
+        raise type(error)(
+            f"{place}: the annotator's id {found}. Every row needs the id of the person who judged: a text or a "
+            "number. Fill it in or drop the row; if another column holds the ids, name it with --annotator_column."
+        ) from None
+
+
+def check_text(value: object, place: Place, max_characters: int | None) -> Text:
+    """A plain text or a list of messages, not longer than `max_characters` (None: any length)."""
+    if isinstance(value, str):
+        length = len(value)
+    elif isinstance(value, (list, tuple)):
+        length = _check_messages(value, place)
+        value = list(value)
+    else:
+        found = "nothing is there" if value is None else f"found {shorten(value)} ({type(value).__name__})"
+        raise TypeError(
+            f'{place}: a text or a list of messages ({{"role": …, "content": …}}) is needed, {found}. '
+            "Correct or drop the row."
+        )
+    if max_characters is not None and length > max_characters:
+        raise ValueError(
+            f"{place}: a text of {length:,} characters; the limit is {max_characters:,}, because no model here reads "
+            "that far and one such row fills the memory. Cut the text or drop the row, or raise the limit with "
+            "--max_characters."
+        )
+    return value
+
+
+def _check_messages(messages: Sequence[object], place: Place) -> int:
+    length = 0
+    for position, message in enumerate(messages):
+        fields = message if isinstance(message, dict) else {}
+        if not isinstance(fields.get("role"), str) or not isinstance(fields.get("content"), str):
+            raise TypeError(
+                f'{place}: message {position} must be {{"role": text, "content": text}}, found {shorten(message)}. '
+                "Correct or drop the row."
+            )
+        length += len(fields["content"])
+    return length
+
+
+def check_sequence(value: object, place: Place, what: str) -> list:
+    """A list of at least two: `what` names its members in the messages."""
+    if isinstance(value, (str, bytes, dict)) or not isinstance(value, Iterable):
+        raise TypeError(f"{place}: a list of {what} is needed, found {shorten(value)} ({type(value).__name__}).")
+    values = list(value)
+    if len(values) < 2:
+        raise ValueError(
+            f"{place}: {'one' if values else 'none'} of the {what} that a comparison needs; at least two are. "
+            "Drop the row or add what it was compared with."
+        )
+    return values
+
+
+def check_distinct(keys: Sequence[object], shown: Sequence[object], place: Place, is_pair: bool) -> None:
+    """No item of a row may be there twice. `keys` are compared, `shown` stand in the message."""
+    if len(set(keys)) == len(keys):
+        return
+    first = {}
+    again, earlier = next((i, first[key]) for i, key in enumerate(keys) if first.setdefault(key, i) != i)
+    if is_pair:
+        raise ValueError(
+            f"{place}: chosen and rejected are the same, {shorten(shown[again])}, so the row says nothing. Drop it."
+        )
+    raise ValueError(
+        f"{place}: positions {earlier} and {again} hold the same item, {shorten(shown[again])}; an item cannot be "
+        "better than itself. Leave one of them out."
+    )
+
+
+def check_index(value: object, place: Place, n_embeddings: int | None) -> int:
+    """The number of a row of the embedding file: a whole number in [0, n_embeddings)."""
+    whole = not isinstance(value, bool) and (
+        isinstance(value, numbers.Integral) or (isinstance(value, numbers.Real) and float(value).is_integer())
+    )
+    if not whole:
+        found = "nothing is there" if value is None else f"found {shorten(value)} ({type(value).__name__})"
+        raise TypeError(f"{place}: the number of a row of the embeddings is needed (a whole number), {found}.")
+    index = int(value)
+    if index < 0 or (n_embeddings is not None and index >= n_embeddings):
+        allowed = "0 or more" if n_embeddings is None else f"0 … {n_embeddings - 1:,} (the embeddings' rows)"
+        raise ValueError(
+            f"{place}: {index:,} is no row of the embeddings; allowed is {allowed}. Check that the embeddings are the "
+            "file these rows were written for."
+        )
+    return index
+
+
+def check_ratings(values: Sequence[object], n_items: int, place: Place) -> list[float]:
+    """Finite numbers, one per completion, higher is better."""
+    if len(values) != n_items:
+        raise ValueError(f"{place}: {len(values)} ratings for {n_items} completions; there must be one for each.")
+    for position, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(
+                f"{place}, position {position}: a rating must be a number, found {shorten(value)} "
+                f"({type(value).__name__}). Correct or drop the row."
+            )
+        if not math.isfinite(value):
+            raise ValueError(
+                f"{place}, position {position}: a rating must be finite, found {float(value)}. Leave out this "
+                "completion together with its rating, or drop the row."
+            )
+    return [float(value) for value in values]
+
+
+def check_n_ranked(value: object, n_items: int, place: Place) -> int:
+    """How many of the completions are ranked: a whole number, 1 … n_items."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or float(value) != int(value):
+        raise TypeError(f"{place}: a whole number is needed, found {shorten(value)} ({type(value).__name__}).")
+    if not 1 <= value <= n_items:
+        raise ValueError(
+            f"{place}: {int(value)} of {n_items} completions are said to be ranked; allowed is 1 … {n_items} "
+            "(1 means best of all, the rest unordered)."
+        )
+    return int(value)
+
+
+def unknown_column_message(name: str, available: Iterable[str], source: str, advice: str) -> str:
+    """One paragraph for a column that is not there: what there is, and the names that look like it."""
+    columns = list(available)
+    lowered = {column.lower(): column for column in columns}
+    near = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
+    inside = [c for c in columns if c not in near and (name.lower() in c.lower() or c.lower() in name.lower())]
+    guess = f" Did you mean {' or '.join(repr(column) for column in (near + inside)[:3])}?" if near or inside else ""
+    there = ", ".join(repr(column) for column in columns[:30]) + (", …" if len(columns) > 30 else "")
+    return f"{f'{source}: t' if source else 'T'}here is no column {name!r}.{guess} The columns are {there}. {advice}"
