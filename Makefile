@@ -1,0 +1,45 @@
+# setup: the environment, once   demo: nothing → PPO → report   test: all but the slow   fast: floor 0 only
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.palign-installed
+WORKERS ?= 2
+ARGS ?=
+
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 TRL_EXPERIMENTAL_SILENCE=1
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
+# a module of palign/functional and its test have one name
+FLOOR_0 := $(wildcard $(patsubst palign/functional/%.py,tests/test_%.py,$(wildcard palign/functional/[a-z]*.py)))
+
+.PHONY: setup demo test fast slow style format clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("palign needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; say PYTHON=python3.11 make ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[ppo,dev,report]"
+	@touch $@
+
+demo: setup
+	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml recipes/ppo_pal.py $(ARGS)
+
+test: setup
+	$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
+
+fast: setup
+	$(PYTEST) -m "not slow" -q $(FLOOR_0) $(ARGS)
+
+slow: setup
+	$(PYTEST) -m slow $(ARGS)
+
+style: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
