@@ -10,6 +10,8 @@ import numpy as np
 
 __all__ = ["AnnotatorIndex", "canonical_id", "canonical_ids"]
 
+MANY = 10_000  # from here on a hash table in C is worth the import of pandas
+
 
 def canonical_id(value: object) -> str:
     """The one text under which an annotator is known: 7, np.int64(7), 7.0 and "7" are one person, "7".
@@ -40,26 +42,44 @@ def canonical_id(value: object) -> str:
 def canonical_ids(values: Iterable[object]) -> np.ndarray:
     """`canonical_id` of many, as an object array (n,) in which equal ids are one string in memory.
 
-    Arrays of numbers are done by their unique values, so millions cost a second.
-
     Raises:
         TypeError, ValueError: as `canonical_id`, with the position (counting from 0) of the first offender.
     """
+    unique, inverse = _unique_ids(values)
+    return unique[inverse]
+
+
+def _unique_ids(values: Iterable[object]) -> tuple[np.ndarray, np.ndarray]:
+    """Canonical ids in order of first appearance (n_unique,) object, and where each value went (n,) int64."""
     if isinstance(values, (str, bytes)):
         raise TypeError(f"Annotator ids must come as a list or an array, not as the single text {values!r}.")
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iuf" and np.isfinite(values).all():
-        unique, inverse = np.unique(values, return_inverse=True)
-        return np.array([canonical_id(value) for value in unique.tolist()], dtype=object)[inverse.reshape(-1)]
-    values = values.tolist() if isinstance(values, np.ndarray) else list(values)
-    known: dict[str, str] = {}
-    canonical = np.empty(len(values), dtype=object)
-    for position, value in enumerate(values):
+    if not isinstance(values, np.ndarray):
+        values = np.fromiter(values, dtype=object)
+    if len(values) >= MANY and _is_of_one_kind(values):
+        import pandas
+
+        inverse, unique = pandas.factorize(values)
+        return np.fromiter(map(canonical_id, unique.tolist()), dtype=object, count=len(unique)), inverse
+    row_of: dict[str, int] = {}
+    inverse = np.empty(len(values), dtype=np.int64)
+    for position, value in enumerate(values.tolist()):
         try:
             name = canonical_id(value)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{error} (position {position}, counting from 0)") from None
-        canonical[position] = known.setdefault(name, name)
-    return canonical
+        inverse[position] = row_of.setdefault(name, len(row_of))
+    return np.fromiter(row_of, dtype=object, count=len(row_of)), inverse
+
+
+def _is_of_one_kind(values: np.ndarray) -> bool:
+    """Whether a hash table may find the unique ones: in a mixture it would take True for 1, and lose NaN."""
+    if values.dtype.kind in "iuf":
+        return bool(np.isfinite(values).all())
+    if values.dtype.kind != "O":
+        return False
+    from pandas.api.types import infer_dtype
+
+    return infer_dtype(values, skipna=False) == "string" and all(name.strip() for name in set(values))
 
 
 class AnnotatorIndex:
@@ -109,28 +129,28 @@ class AnnotatorIndex:
             unknown: the number that stands for people who are not here (-1, say); None makes them a ValueError
                 that names up to three.
         """
-        names = canonical_ids(ids)
-        missing = -1 if unknown is None else unknown
-        rows = np.fromiter((self._row_of.get(name, missing) for name in names), dtype=np.int64, count=len(names))
-        if unknown is None and len(rows) and rows.min() < 0:
-            raise ValueError(_strangers_message(list(dict.fromkeys(names[rows < 0])), self))
-        return rows
+        unique, inverse = _unique_ids(ids)
+        strangers = [name for name in unique if name not in self._row_of] if unknown is None else []
+        if strangers:
+            raise ValueError(_strangers_message(list(dict.fromkeys(strangers)), self))
+        rows = np.fromiter((self._row_of.get(name, unknown) for name in unique), dtype=np.int64, count=len(unique))
+        return rows[inverse]
 
     def add(self, ids: Iterable[object]) -> np.ndarray:
         """Append people; returns their new rows (n,) int64. Someone already here, or named twice, is a ValueError."""
-        names = canonical_ids(ids)
-        seen: set[str] = set()
-        for name in names:
-            if name in self._row_of or name in seen:
-                fault = "is in the index already" if name in self._row_of else "is named twice"
-                raise ValueError(
-                    f"Annotator {name!r} {fault}; every person has one row. Remember that 7, 7.0 and '7' are one "
-                    "person. Leave out the repetition, or look the row up with `indices`."
-                )
-            seen.add(name)
+        names = canonical_ids(ids).tolist()
         first = len(self._ids)
+        rows = dict(zip(names, range(first, first + len(names)), strict=True))
+        if len(rows) < len(names) or not rows.keys().isdisjoint(self._row_of):
+            seen = set(self._row_of)
+            name = next(name for name in names if name in seen or seen.add(name))
+            fault = "is in the index already" if name in self._row_of else "is named twice"
+            raise ValueError(
+                f"Annotator {name!r} {fault}; every person has one row. Remember that 7, 7.0 and '7' are one "
+                "person. Leave out the repetition, or look the row up with `indices`."
+            )
         self._ids.extend(names)
-        self._row_of.update(zip(names, range(first, len(self._ids)), strict=True))
+        self._row_of.update(rows)
         return np.arange(first, len(self._ids), dtype=np.int64)
 
     def save(self, path: str | Path) -> None:

@@ -7,7 +7,7 @@ import difflib
 import math
 import numbers
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from palign.data.annotators import canonical_id
 
@@ -18,8 +18,7 @@ MAX_CHARACTERS = 100_000
 Text = str | list[dict[str, str]]  # plain, or conversational: messages with a role and a content
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a value stands: the file or data set ("" for rows given in memory), the row from 0, the column."""
 
     source: str

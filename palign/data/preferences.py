@@ -13,8 +13,9 @@ import numpy as np
 
 from palign.data.annotators import AnnotatorIndex, canonical_ids
 from palign.data.checks import MAX_CHARACTERS, Text, unknown_column_message
+from palign.data.rendering import render_completion, render_prompt
 
-__all__ = ["Preferences"]
+__all__ = ["Preferences", "render_completion", "render_prompt"]
 
 
 @dataclass(eq=False)
@@ -74,7 +75,7 @@ class Preferences:
 
     def annotators(self) -> AnnotatorIndex:
         """Everybody who judged, in order of first appearance."""
-        return AnnotatorIndex(dict.fromkeys(self.annotator_ids))
+        return AnnotatorIndex(dict.fromkeys(self.annotator_ids.tolist()))
 
     def column(self, name: str) -> np.ndarray:
         """One further column (n_rows,) object; ValueError with the nearest names when there is none such."""

@@ -1,0 +1,76 @@
+"""Where the rows are and what their columns are called, as command-line arguments of a recipe."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+
+from palign.data.checks import MAX_CHARACTERS
+from palign.data.loading import load_embeddings, load_preferences
+from palign.data.preferences import Preferences
+from palign.data.rows import ColumnNames
+
+__all__ = ["DataArguments"]
+
+
+@dataclass
+class DataArguments(ColumnNames):
+    """Parsed by `TrlParser` beside a trainer's config; `train_rows`, `eval_rows` and `vectors` do what it says."""
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Rows to train on: a file (.jsonl, .json, .csv, .parquet), a folder of such, or a hub name."
+        },
+    )
+    dataset_split: str | None = field(
+        default=None,
+        metadata={"help": "Split of a folder or hub data set; `train`, or a folder's only file, if unset."},
+    )
+    eval_dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Rows to evaluate on: as dataset_name, which is taken if only a split is named."},
+    )
+    eval_dataset_split: str | None = field(
+        default=None,
+        metadata={"help": "Split of the rows to evaluate on; `test` in a folder or hub data set if unset."},
+    )
+    embeddings: str | None = field(
+        default=None,
+        metadata={"help": "Vectors in place of texts: a .npy file (n, width); rows then name items by index."},
+    )
+    group_columns: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Further columns to report by (country, age band, …); never trained on."},
+    )
+    max_characters: int = field(
+        default=MAX_CHARACTERS, metadata={"help": "Longest text allowed in a row; 0 allows any length."}
+    )
+
+    def vectors(self) -> np.ndarray | None:
+        """The file of `--embeddings`, (n_embeddings, hidden) memory-mapped; None when rows hold texts."""
+        return None if self.embeddings is None else load_embeddings(self.embeddings)
+
+    def train_rows(self, n_embeddings: int | None = None) -> Preferences:
+        """The rows of `dataset_name`, checked, with every group column there; `n_embeddings` = len(self.vectors())."""
+        if self.dataset_name is None:
+            raise ValueError("No rows are named: give --dataset_name FILE, FOLDER or a name on the hub.")
+        return self._load(self.dataset_name, self.dataset_split, n_embeddings)
+
+    def eval_rows(self, n_embeddings: int | None = None) -> Preferences | None:
+        """The rows to evaluate on; None when none are named."""
+        if self.eval_dataset_name is None and self.eval_dataset_split is None:
+            return None
+        source = self.eval_dataset_name or self.dataset_name
+        if source is None:
+            raise ValueError("--eval_dataset_split names a split of nothing: give --eval_dataset_name as well.")
+        is_file = Path(source).is_file()
+        return self._load(source, self.eval_dataset_split or (None if is_file else "test"), n_embeddings)
+
+    def _load(self, source: str, split: str | None, n_embeddings: int | None) -> Preferences:
+        names = {item.name: getattr(self, item.name) for item in fields(ColumnNames)}
+        limit = self.max_characters or None
+        prefs = load_preferences(source, split=split, n_embeddings=n_embeddings, max_characters=limit, **names)
+        for name in self.group_columns:
+            prefs.column(name)
+        return prefs

@@ -1,0 +1,174 @@
+"""The shape of the house: imports point downward only, and a few things are not done anywhere."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import palign
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = sorted((ROOT / "palign").rglob("*.py"))
+EVERYTHING = [*PACKAGE, *sorted((ROOT / "recipes").rglob("*.py")), *sorted((ROOT / "scripts").rglob("*.py"))]
+
+# floor → what of palign it may import. A model that knows people reads people and rows: the documented exception.
+MAY_IMPORT = {
+    "functional": ("functional",),
+    "data": ("functional", "data"),
+    "models": ("functional", "models", "data.annotators", "data.preferences", "data.rendering"),
+    "conditioning": ("functional", "models", "data"),
+    "rewards": ("functional", "models", "data", "conditioning"),
+    "trainers": ("functional", "models", "data", "conditioning", "rewards", "trainers"),
+    "evaluation": ("functional", "models", "data", "conditioning", "rewards", "evaluation"),
+}
+FLOOR_0_MAY_IMPORT = {"torch", "scipy", "numpy", "palign"} | set(sys.stdlib_module_names)
+
+
+def imported_modules(tree: ast.AST) -> list[tuple[int, str]]:
+    """(line, dotted module) of every import, also of those inside functions; `from a import b` counts as a.b."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            prefix = "." * node.level + (node.module or "")
+            found += [(node.lineno, f"{prefix}.{alias.name}") for alias in node.names]
+    return found
+
+
+def floor_violations(floor: str, tree: ast.AST) -> list[str]:
+    """Imports that a file of this floor may not have."""
+    allowed = tuple(f"palign.{name}" for name in MAY_IMPORT[floor])
+    wrong = []
+    for line, module in imported_modules(tree):
+        first = module.split(".")[0]
+        is_ours = first in ("palign", "recipes", "scripts", "tests", "")
+        downward = any(module == name or module.startswith(name + ".") for name in allowed)
+        if (is_ours and not downward) or (floor == "functional" and first not in FLOOR_0_MAY_IMPORT):
+            wrong.append(f"line {line}: {module}")
+    return wrong
+
+
+def floor_of(path: Path) -> str:
+    return path.relative_to(ROOT / "palign").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_downward(path: Path) -> None:
+    if path == ROOT / "palign" / "__init__.py":
+        assert not [m for _, m in imported_modules(ast.parse(path.read_text())) if m != "importlib"]
+        return
+    assert floor_violations(floor_of(path), ast.parse(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("floor", "line", "n_wrong"),
+    [
+        ("functional", "import transformers", 1),
+        ("functional", "from palign.data.annotators import AnnotatorIndex", 1),
+        ("functional", "import math, torch, scipy.optimize", 0),
+        ("data", "def f():\n    from palign.models import pal", 1),
+        ("data", "from palign import PALRewardModel", 1),
+        ("data", "from ..models import pal", 1),
+        ("models", "from palign.data.preferences import Preferences", 0),
+        ("models", "from palign.data import synthetic", 1),
+        ("evaluation", "from palign.trainers.pal_reward_trainer import PALRewardTrainer", 1),
+        ("trainers", "from palign.evaluation import report", 1),
+        ("rewards", "import recipes.ppo_pal", 1),
+    ],
+)
+def test_the_floor_check_sees_what_it_should(floor: str, line: str, n_wrong: int) -> None:
+    assert len(floor_violations(floor, ast.parse(line))) == n_wrong
+
+
+def test_every_floor_is_known() -> None:
+    assert {floor_of(path) for path in PACKAGE} - {"__init__"} <= set(MAY_IMPORT)
+
+
+def test_sub_packages_have_empty_inits() -> None:
+    inits = [path for path in PACKAGE if path.name == "__init__.py" and path.parent != ROOT / "palign"]
+    assert {path.parent.name for path in inits} == {"functional", "data", "models", "trainers", "evaluation"}
+    assert [path for path in inits if path.read_text() != ""] == []
+
+
+def test_no_module_is_called_utils() -> None:
+    assert [path for path in EVERYTHING if path.stem in ("utils", "util", "helpers", "misc")] == []
+
+
+def forbidden(tree: ast.AST) -> list[str]:
+    """Ways to run code out of a data or model file: pickles and remote code."""
+    found = []
+    for line, module in imported_modules(tree):
+        if module.split(".")[0] in ("pickle", "cPickle", "dill", "joblib", "cloudpickle"):
+            found.append(f"line {line}: import of {module}")
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        if called in ("torch.load", "np.load", "numpy.load"):
+            safe = any(k.arg == "allow_pickle" and ast.unparse(k.value) == "False" for k in node.keywords)
+            if called == "torch.load" or not safe:
+                found.append(f"line {node.lineno}: {called} without allow_pickle=False")
+        for keyword in node.keywords:
+            if keyword.arg in ("trust_remote_code", "allow_pickle") and ast.unparse(keyword.value) == "True":
+                found.append(f"line {node.lineno}: {keyword.arg}=True")
+    return found
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_pickle_and_no_remote_code(path: Path) -> None:
+    assert forbidden(ast.parse(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "torch.load('x')",
+        "np.load('x')",
+        "np.load('x', allow_pickle=True)",
+        "AutoModel.from_pretrained('x', trust_remote_code=True)",
+    ],
+)
+def test_the_pickle_check_sees_what_it_should(line: str) -> None:
+    assert forbidden(ast.parse(line)) != []
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_floor_0_leaves_transformers_unloaded() -> None:
+    modules = [f"palign.functional.{path.stem}" for path in PACKAGE if path.parent.name == "functional"]
+    modules = [name for name in modules if not name.endswith("__init__")]
+    lines = [f"import {name}" for name in modules] + ["import sys", "print('transformers' in sys.modules)"]
+    assert modules and run_python("\n".join(lines)) == "False"
+
+
+def test_importing_palign_is_instant() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); import palign; passed = time.perf_counter() - start\n"
+        "print(passed, any(name in sys.modules for name in ('torch', 'numpy', 'pandas', 'transformers')))"
+    )
+    runs = [run_python(code).split() for _ in range(3)]
+    assert {heavy for _, heavy in runs} == {"False"}
+    assert min(float(seconds) for seconds, _ in runs) < 0.3
+
+
+def test_every_public_name_resolves() -> None:
+    assert palign.__all__[0] == "__version__" and len(set(palign.__all__)) == len(palign.__all__)
+    assert set(palign.__all__) <= set(dir(palign))
+    for name in palign.__all__[1:]:
+        module = importlib.import_module(palign._MODULE_OF[name])
+        assert getattr(palign, name) is getattr(module, name)
+
+
+def test_a_misspelt_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'load_preference'.*load_preferences"):
+        palign.load_preference  # noqa: B018
