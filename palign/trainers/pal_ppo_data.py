@@ -1,0 +1,93 @@
+"""Rows with a name on each of them → what PPO's loaders carry, and what is bound when the loop takes a batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from palign.conditioning import WhoIsAsking, condition_prompt
+from palign.data.annotators import canonical_id
+from palign.data.rendering import render_prompt
+from palign.rewards import BoundRows, PPORewardSocket
+from palign.trainers.pal_ppo_config import PALPPOConfig
+
+
+@dataclass
+class PolicyRows:
+    """Tokenized prompts for the loader, and beside them what only the reward may see.
+
+    Attributes:
+        dataset: `input_ids` (the prompt as the policy meets it) and `row`, the row's number.
+        prompts: `n_rows` prompts as the reward model knows them.
+        annotator_ids: `n_rows` people.
+        groups: `n_rows` names, or empty.
+        prompt_ids: `n_rows` lists of token ids of `prompts`, or empty where the tokenizers differ.
+        group_names: the distinct groups, in order of first appearance.
+    """
+
+    dataset: Dataset
+    prompts: list[str]
+    annotator_ids: list[str]
+    groups: list[str]
+    prompt_ids: list[list[int]]
+    group_names: list[str]
+
+    def bound(self, rows: Sequence[int], query_ids: torch.Tensor, *, is_training: bool) -> BoundRows:
+        """What to bind for a batch made of `rows`, whose padded prompts are `query_ids` `(rows, context)`."""
+        return BoundRows(
+            query_ids=query_ids,
+            prompts=[self.prompts[row] for row in rows],
+            annotator_ids=[self.annotator_ids[row] for row in rows],
+            groups=[self.groups[row] for row in rows] if self.groups else [],
+            prompt_ids=[self.prompt_ids[row] for row in rows] if self.prompt_ids else [],
+            is_training=is_training,
+        )
+
+
+def prepare_rows(
+    source: Dataset | Sequence[dict[str, Any]],
+    *,
+    name: str,
+    args: PALPPOConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    who: WhoIsAsking | None,
+    socket: PPORewardSocket,
+) -> PolicyRows:
+    """Check rows, write who is asking into the prompts (`who` not None), and tokenize them.
+
+    Raises:
+        ValueError: no rows, a missing column, a person without an id or (with `who`) without a type.
+    """
+    rows = list(source)
+    if not rows:
+        raise ValueError(f"{name} has no rows; PPO needs prompts.")
+    for column in ("prompt", "annotator_id"):
+        missing = next((i for i, row in enumerate(rows) if row.get(column) is None), None)
+        if missing is not None:
+            raise ValueError(
+                f"{name}, row {missing}: the column {column!r} is missing or empty; it has {sorted(rows[missing])}. Every row "
+                "must be one prompt of one person: `prompt` and `annotator_id`."
+            )
+    people = [canonical_id(row["annotator_id"]) for row in rows]
+    raw = [row["prompt"] for row in rows]
+    met = raw if who is None else [condition_prompt(p, who.name(person)) for p, person in zip(raw, people, strict=True)]
+    ids = [_token_ids(tokenizer, render_prompt(prompt, tokenizer))[-args.max_prompt_length :] for prompt in met]
+    reward_tokenizer = getattr(socket.reward.model, "tokenizer", None) or tokenizer
+    prompts = [render_prompt(prompt, reward_tokenizer) for prompt in raw]
+    has_groups = args.group_column is not None and all(row.get(args.group_column) is not None for row in rows)
+    groups = [str(row[args.group_column]) for row in rows] if has_groups else []
+    return PolicyRows(
+        dataset=Dataset.from_dict({"input_ids": ids, "row": list(range(len(rows)))}),
+        prompts=prompts,
+        annotator_ids=people,
+        groups=groups,
+        prompt_ids=[_token_ids(tokenizer, prompt) for prompt in prompts] if socket.shares_tokenizer else [],
+        group_names=list(dict.fromkeys(groups)),
+    )
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
