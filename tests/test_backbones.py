@@ -9,8 +9,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
-                          T5Config, T5Model)
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5Model,
+)
 
 from palign.models.backbones import Backbone, pool
 from palign.models.checkpoints import read_pooling_hints
@@ -24,7 +33,9 @@ def make_tokenizer(*, encoder: bool = False, bos: bool = False) -> PreTrainedTok
     core = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     if encoder:
-        core.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+        core.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
     if bos:
         core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 4)])
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", bos_token="<s>")
@@ -34,14 +45,34 @@ def make_backbone(kind: str, **options: object) -> Backbone:
     torch.manual_seed(0)
     size = len(WORDS) + 5
     special = {"bos_token_id": 4, "eos_token_id": 3, "pad_token_id": 0}
-    if kind == "gpt2":   # learned positions
-        model = GPT2LMHeadModel(GPT2Config(vocab_size=size, n_embd=HIDDEN, n_layer=2, n_head=2, n_positions=64, **special))
-    elif kind == "llama":   # rotary positions
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=size, hidden_size=HIDDEN, intermediate_size=32, num_hidden_layers=2,
-                                             num_attention_heads=2, max_position_embeddings=64, **special))
+    if kind == "gpt2":  # learned positions
+        model = GPT2LMHeadModel(
+            GPT2Config(vocab_size=size, n_embd=HIDDEN, n_layer=2, n_head=2, n_positions=64, **special)
+        )
+    elif kind == "llama":  # rotary positions
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=size,
+                hidden_size=HIDDEN,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=64,
+                **special,
+            )
+        )
     else:
-        model = BertModel(BertConfig(vocab_size=size, hidden_size=HIDDEN, intermediate_size=32, num_hidden_layers=2,
-                                     num_attention_heads=2, max_position_embeddings=64), add_pooling_layer=False)
+        model = BertModel(
+            BertConfig(
+                vocab_size=size,
+                hidden_size=HIDDEN,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=64,
+            ),
+            add_pooling_layer=False,
+        )
     for parameter in model.parameters():  # initial weights are so small that a bug would hide below the tolerance
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.5)
@@ -67,7 +98,7 @@ def test_what_it_says_of_itself(backbone: Backbone) -> None:
     assert backbone.is_causal is causal
     assert backbone.pooling == ("last" if causal else "mean")
     assert backbone.hidden_size == HIDDEN
-    assert backbone.max_length == 64   # of its positions, below the 1024 asked for
+    assert backbone.max_length == 64  # of its positions, below the 1024 asked for
     assert not hasattr(backbone.model, "lm_head")
 
 
@@ -96,8 +127,12 @@ def test_padding_side_and_content_change_nothing(backbone: Backbone, side: str, 
     ids, mask = torch.full((len(texts), width), junk), torch.zeros((len(texts), width), dtype=torch.long)
     for row, text in enumerate(texts):
         n = len(text.ids)
-        places = {"left": range(width - n, width), "right": range(n), "both": range(2, n + 2),
-                  "middle": [0, *range(width - n + 1, width)]}[side]
+        places = {
+            "left": range(width - n, width),
+            "right": range(n),
+            "both": range(2, n + 2),
+            "middle": [0, *range(width - n + 1, width)],
+        }[side]
         ids[row, list(places)], mask[row, list(places)] = torch.tensor(text.ids), 1
     lengths = torch.tensor([text.prompt_length for text in texts])
     padded, plain = backbone(ids, mask, lengths), backbone(**backbone.encode(PROMPTS, COMPLETIONS))
@@ -161,7 +196,7 @@ def test_special_tokens_go_around_the_whole_and_never_between() -> None:
 
 
 def test_empty_prompt_starts_with_the_beginning_token() -> None:
-    text = make_backbone("llama").tokenize([""], ["cat"])[0]   # this tokenizer puts nothing in front by itself
+    text = make_backbone("llama").tokenize([""], ["cat"])[0]  # this tokenizer puts nothing in front by itself
     assert text.ids == [4, 5 + WORDS.index("cat")] and text.prompt_length == 1
 
 
@@ -183,7 +218,9 @@ def test_encoder_of_an_encoder_decoder() -> None:
     model = T5Model(T5Config(vocab_size=len(WORDS) + 5, d_model=HIDDEN, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
     backbone = Backbone(model, make_tokenizer()).eval()
     assert (backbone.is_causal, backbone.pooling, backbone.hidden_size) == (False, "mean", HIDDEN)
-    torch.testing.assert_close(backbone(**backbone.encode(PROMPTS, COMPLETIONS)).text, one_by_one(backbone), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        backbone(**backbone.encode(PROMPTS, COMPLETIONS)).text, one_by_one(backbone), atol=1e-5, rtol=0
+    )
 
 
 def test_fingerprint_follows_content_only() -> None:
@@ -191,12 +228,19 @@ def test_fingerprint_follows_content_only() -> None:
     key = first.fingerprint()
     assert key == again.fingerprint() and len(key) == 64
     again.tokenizer.padding_side = "left"
-    again.tokenizer(["the cat", "a"], padding=True, truncation=True, max_length=4)   # leaves its mark on the tokenizer's state
+    again.tokenizer(
+        ["the cat", "a"], padding=True, truncation=True, max_length=4
+    )  # leaves its mark on the tokenizer's state
     assert again.fingerprint() == key
     with torch.no_grad():
         next(again.model.parameters())[3, 1] += 1e-3
-    others = [again, make_backbone("gpt2", pooling="mean"), make_backbone("gpt2", max_length=32), make_backbone("gpt2", normalize=True),
-              Backbone(first.model, make_tokenizer(bos=True))]
+    others = [
+        again,
+        make_backbone("gpt2", pooling="mean"),
+        make_backbone("gpt2", max_length=32),
+        make_backbone("gpt2", normalize=True),
+        Backbone(first.model, make_tokenizer(bos=True)),
+    ]
     assert len({key, *(other.fingerprint() for other in others)}) == 6
 
 
@@ -214,14 +258,18 @@ def test_sentence_transformers_folder_says_how_it_pools(tmp_path: object) -> Non
     backbone = make_backbone("bert")
     backbone.model.save_pretrained(tmp_path)
     backbone.tokenizer.save_pretrained(tmp_path)
-    modules = [{"path": "", "type": "sentence_transformers.models.Transformer"},
-               {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-               {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]
+    modules = [
+        {"path": "", "type": "sentence_transformers.models.Transformer"},
+        {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 20}))
     (tmp_path / "1_Pooling").mkdir()
     for flag, pooling in (("pooling_mode_cls_token", "first"), ("pooling_mode_mean_tokens", "mean")):
-        (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": HIDDEN, flag: True}))
+        (tmp_path / "1_Pooling" / "config.json").write_text(
+            json.dumps({"word_embedding_dimension": HIDDEN, flag: True})
+        )
         loaded = Backbone.from_pretrained(str(tmp_path))
         assert (loaded.pooling, loaded.normalize, loaded.max_length) == (pooling, True, 20)
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_sqrt_len_tokens": True}))
@@ -230,12 +278,15 @@ def test_sentence_transformers_folder_says_how_it_pools(tmp_path: object) -> Non
     assert Backbone.from_pretrained(str(tmp_path), pooling="max", normalize=False).pooling == "max"
 
 
-@pytest.mark.parametrize(("files", "message"), [
-    ((), "missing config.json, model.safetensors, tokenizer.json"),
-    (("config.json", "tokenizer.json"), "missing model.safetensors"),
-    (("config.json", "tokenizer.json", "pytorch_model.bin"), "a pickle can run code"),
-    (("adapter_config.json", "adapter_model.safetensors"), "LoRA adapter"),
-])
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ((), "missing config.json, model.safetensors, tokenizer.json"),
+        (("config.json", "tokenizer.json"), "missing model.safetensors"),
+        (("config.json", "tokenizer.json", "pytorch_model.bin"), "a pickle can run code"),
+        (("adapter_config.json", "adapter_model.safetensors"), "LoRA adapter"),
+    ],
+)
 def test_folder_that_is_not_a_model(tmp_path: object, files: tuple[str, ...], message: str) -> None:
     for name in files:
         (tmp_path / name).write_text("{}")

@@ -45,7 +45,9 @@ def test_vectors_are_the_backbones_own(tmp_path: Path, on_disk: bool, kind: str)
     backbone = make_backbone(kind)
     store = open_store(tmp_path if on_disk else None, backbone)
     rows = store.fill(backbone, PROMPTS, COMPLETIONS, batch_size=3, progress=False)
-    expected = torch.cat([backbone(**backbone.encode([p], [c])).text for p, c in zip(PROMPTS, COMPLETIONS, strict=True)])
+    expected = torch.cat(
+        [backbone(**backbone.encode([p], [c])).text for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
+    )
     np.testing.assert_allclose(store.vectors[rows], expected.numpy(), atol=1e-5)
     assert isinstance(store.vectors, np.memmap) is on_disk
     assert not store.vectors.flags.writeable
@@ -58,8 +60,8 @@ def test_each_text_passes_through_the_backbone_once(tmp_path: Path) -> None:
     first = store.fill(backbone, prompts, completions, progress=False)
     assert counter.rows == 3 and len(store) == 3
     assert first.tolist() == [0, 0, 1, 2]
-    again = store.fill(backbone, prompts, completions, progress=False)          # a second epoch, another K
-    fresh = open_store(tmp_path, backbone).fill(backbone, prompts, completions, progress=False)   # another run
+    again = store.fill(backbone, prompts, completions, progress=False)  # a second epoch, another K
+    fresh = open_store(tmp_path, backbone).fill(backbone, prompts, completions, progress=False)  # another run
     assert counter.rows == 3
     assert first.tolist() == again.tolist() == fresh.tolist()
     store.fill(backbone, [*prompts, "rain"], [*completions, "sun"], progress=False)
@@ -75,7 +77,10 @@ def test_prompts_come_out_of_the_items_own_passes(tmp_path: Path) -> None:
     store.fill(backbone, prompts, completions, keep_prompt_states=True, progress=False)
     assert counter.rows == 4
     assert ("dog likes tea", None) in store
-    assert ("a b c d e f g", None) not in store   # cut to make room for its completion: not the state of the whole prompt
+    assert (
+        "a b c d e f g",
+        None,
+    ) not in store  # cut to make room for its completion: not the state of the whole prompt
     rows = store.fill(backbone, prompts, None, progress=False)
     assert counter.rows == 5
     np.testing.assert_allclose(store.vectors[rows], backbone(**backbone.encode(prompts)).text.numpy(), atol=1e-5)
@@ -84,13 +89,23 @@ def test_prompts_come_out_of_the_items_own_passes(tmp_path: Path) -> None:
 def test_a_texts_name_says_where_prompt_ends() -> None:
     texts = [("a", "b"), ("ab", ""), ("", "ab"), ("ab", None), ("a", None), ("", None), ("", "")]
     assert len({text_key(*text) for text in texts}) == len(texts)
-    assert text_key("\ud800", None) != text_key("?", None)   # half of a surrogate pair is no reason to stop
+    assert text_key("\ud800", None) != text_key("?", None)  # half of a surrogate pair is no reason to stop
 
 
-@pytest.mark.parametrize(("file", "lost_bytes", "rows_left"), [
-    ("vectors.f32", 1, 3), ("vectors.f32", HIDDEN * 4, 3), ("keys.bin", 5, 3), ("keys.bin", 32, 3), ("keys.bin", 70, 1), ("vectors.f32", None, 0),
-])
-def test_a_torn_tail_is_ignored_and_written_again(tmp_path: Path, file: str, lost_bytes: int | None, rows_left: int) -> None:
+@pytest.mark.parametrize(
+    ("file", "lost_bytes", "rows_left"),
+    [
+        ("vectors.f32", 1, 3),
+        ("vectors.f32", HIDDEN * 4, 3),
+        ("keys.bin", 5, 3),
+        ("keys.bin", 32, 3),
+        ("keys.bin", 70, 1),
+        ("vectors.f32", None, 0),
+    ],
+)
+def test_a_torn_tail_is_ignored_and_written_again(
+    tmp_path: Path, file: str, lost_bytes: int | None, rows_left: int
+) -> None:
     backbone, counter = counted()
     store = open_store(tmp_path, backbone)
     rows = store.fill(backbone, PROMPTS, COMPLETIONS, progress=False)
@@ -110,14 +125,14 @@ def test_a_torn_tail_is_ignored_and_written_again(tmp_path: Path, file: str, los
 def _fill_for_ever(directory: Path, written: object) -> None:
     backbone = counted()[0]
     store = open_store(directory, backbone)
-    for part in range(10 ** 6):
+    for part in range(10**6):
         store.fill(backbone, [f"{word} {part}" for word in "abcdefgh"], ["the"] * 8, progress=False)
         written.value = len(store)
 
 
 def test_killed_while_filling(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    written = context.RawValue("i", 0)   # no lock, which a killed child might hold
+    written = context.RawValue("i", 0)  # no lock, which a killed child might hold
     child = context.Process(target=_fill_for_ever, args=(tmp_path, written))
     child.start()
     deadline = time.monotonic() + 30
@@ -127,19 +142,21 @@ def test_killed_while_filling(tmp_path: Path) -> None:
     child.join(10)
     assert child.exitcode == -signal.SIGKILL
     backbone, counter = counted()
-    store = open_store(tmp_path, backbone)   # the dead process's lock is free
+    store = open_store(tmp_path, backbone)  # the dead process's lock is free
     assert len(store) >= written.value >= 64
     texts = ["b 3", "h 0", "c 7"]
     rows = store.fill(backbone, texts, ["the"] * 3, progress=False)
     assert counter.rows == 0
     with torch.no_grad():
-        np.testing.assert_allclose(store.vectors[rows], backbone(**backbone.encode(texts, ["the"] * 3)).text.numpy(), atol=1e-5)
+        np.testing.assert_allclose(
+            store.vectors[rows], backbone(**backbone.encode(texts, ["the"] * 3)).text.numpy(), atol=1e-5
+        )
 
 
 def _fill_and_count(directory: Path, counts: object) -> None:
     backbone, counter = counted()
     store = open_store(directory, backbone)
-    counts.put(None)   # both processes have seen the empty store
+    counts.put(None)  # both processes have seen the empty store
     time.sleep(0.2)
     rows = store.fill(backbone, PROMPTS, COMPLETIONS, progress=False)
     counts.put((counter.rows, np.array(store.vectors[rows])))
@@ -189,13 +206,19 @@ def test_a_vector_with_nan_is_never_stored(tmp_path: Path) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["gpt2", "bert"])
 def test_embed_preferences(tmp_path: Path, kind: str) -> None:
-    rows = [{"annotator_id": "x", "prompt": "the cat", "chosen": "likes tea", "rejected": "likes rain"},
-            {"annotator_id": "y", "prompt": "dog", "completions": ["a", "b", "c"]},
-            {"annotator_id": "y", "prompt": "the cat", "chosen": "likes rain", "rejected": "sun"}]
+    rows = [
+        {"annotator_id": "x", "prompt": "the cat", "chosen": "likes tea", "rejected": "likes rain"},
+        {"annotator_id": "y", "prompt": "dog", "completions": ["a", "b", "c"]},
+        {"annotator_id": "y", "prompt": "the cat", "chosen": "likes rain", "rejected": "sun"},
+    ]
     prefs, backbone = Preferences.from_rows(rows), make_backbone(kind)
-    items, prompts = embed_preferences(backbone, prefs, open_store(tmp_path, backbone), with_prompts=True, progress=False)
+    items, prompts = embed_preferences(
+        backbone, prefs, open_store(tmp_path, backbone), with_prompts=True, progress=False
+    )
     texts = [(prefs.prompts[index], completion) for index, completion in prefs.items]
-    np.testing.assert_allclose(items, backbone(**backbone.encode(*map(list, zip(*texts, strict=True)))).text.numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        items, backbone(**backbone.encode(*map(list, zip(*texts, strict=True)))).text.numpy(), atol=1e-5
+    )
     np.testing.assert_allclose(prompts, backbone(**backbone.encode(prefs.prompts)).text.numpy(), atol=1e-5)
     assert embed_preferences(backbone, prefs, open_store(tmp_path, backbone), progress=False)[1] is None
     vectors = Preferences.from_arrays(["x"], np.array([0]), np.array([1]))

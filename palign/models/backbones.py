@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from palign.models.checkpoints import read_pooling_hints, require_model_folder
 
 POOLINGS = ("last", "mean", "first", "max")
-FINGERPRINT_ELEMENTS = 2 ** 20  # a tensor up to this size is read in full for the key; a larger one is sampled
+FINGERPRINT_ELEMENTS = 2**20  # a tensor up to this size is read in full for the key; a larger one is sampled
 
 
 class PooledStates(NamedTuple):
@@ -49,8 +49,15 @@ class Backbone(nn.Module):
         normalize: scale every vector to length one, as many sentence encoders do.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: object, *, pooling: str | None = None, max_length: int = 1024,
-                 normalize: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: object,
+        *,
+        pooling: str | None = None,
+        max_length: int = 1024,
+        normalize: bool = False,
+    ) -> None:
         super().__init__()
         self.model = _without_head(model)
         self.tokenizer = tokenizer
@@ -59,19 +66,32 @@ class Backbone(nn.Module):
         self.pooling = pooling or ("last" if self.is_causal else "mean")
         self.normalize = normalize
         if self.pooling not in POOLINGS:
-            raise ValueError(f"pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}, or None for the last token of a "
-                             "causal model and the mean of an encoder.")
+            raise ValueError(
+                f"pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}, or None for the last token of a "
+                "causal model and the mean of an encoder."
+            )
         if max_length < 4:
-            raise ValueError(f"max_length is {max_length}; it counts tokens of prompt and completion together and must be at least 4.")
+            raise ValueError(
+                f"max_length is {max_length}; it counts tokens of prompt and completion together and must be at least "
+                "4."
+            )
         self.max_length = min(max_length, _longest_input(self.model.config, tokenizer))
         self._prefix, self._suffix = _special_ids(tokenizer, self.is_causal)
         start = getattr(tokenizer, "bos_token_id", None) if self.is_causal and not self._prefix else None
         self._start_of_empty_prompt = [] if start is None else [start]
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, *, dtype: str | torch.dtype = "float32", trust_remote_code: bool = False,
-                        revision: str | None = None, max_length: int = 1024, pooling: str | None = None,
-                        normalize: bool | None = None) -> "Backbone":
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        *,
+        dtype: str | torch.dtype = "float32",
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        max_length: int = 1024,
+        pooling: str | None = None,
+        normalize: bool | None = None,
+    ) -> "Backbone":
         """Load a hub name or a folder (safetensors only), with the pooling a sentence-transformers folder asks for.
 
         ``pooling`` and ``normalize`` given here win over the folder's own. A folder that is not a model raises
@@ -81,16 +101,26 @@ class Backbone(nn.Module):
         hints = read_pooling_hints(name_or_path, revision=revision, pooling=pooling)
         require_model_folder(name_or_path, hints.subfolder)
         from transformers import AutoModel, AutoTokenizer
+
         common = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, **common)
-            model = AutoModel.from_pretrained(name_or_path, dtype=dtype, use_safetensors=True, subfolder=hints.subfolder, **common)
+            model = AutoModel.from_pretrained(
+                name_or_path, dtype=dtype, use_safetensors=True, subfolder=hints.subfolder, **common
+            )
         except (OSError, KeyError) as error:
-            raise ValueError(f"model_name_or_path is {name_or_path!r}, which could not be loaded as a model with its tokenizer "
-                             f"({error}). Give a hub name that this machine can reach or has in its cache, or a folder.") from error
+            raise ValueError(
+                f"model_name_or_path is {name_or_path!r}, which could not be loaded as a model with its tokenizer "
+                f"({error}). Give a hub name that this machine can reach or has in its cache, or a folder."
+            ) from error
         limit = min(max_length, hints.max_length or max_length)
-        return cls(model, tokenizer, pooling=hints.pooling, max_length=limit,
-                   normalize=hints.normalize if normalize is None else normalize)
+        return cls(
+            model,
+            tokenizer,
+            pooling=hints.pooling,
+            max_length=limit,
+            normalize=hints.normalize if normalize is None else normalize,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -106,7 +136,9 @@ class Backbone(nn.Module):
         """
         prompts, completions = _checked_texts(prompts, completions)
         if not self.is_causal:
-            completions = [_spaced(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+            completions = [
+                _spaced(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)
+            ]
         options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
         prompt_ids = self.tokenizer(prompts, **options)["input_ids"]
         completion_ids = self.tokenizer(completions, **options)["input_ids"]
@@ -116,25 +148,30 @@ class Backbone(nn.Module):
         prompt_ids = prompt_ids or self._start_of_empty_prompt
         room = self.max_length - len(self._prefix) - len(self._suffix)
         reserved = 1 if prompt_ids and self.is_causal else 0
-        completion_ids = completion_ids[:room - reserved]
+        completion_ids = completion_ids[: room - reserved]
         kept = min(len(prompt_ids), room - len(completion_ids))
         cut = kept < len(prompt_ids)
-        ids = [*self._prefix, *prompt_ids[len(prompt_ids) - kept:], *completion_ids, *self._suffix]
+        ids = [*self._prefix, *prompt_ids[len(prompt_ids) - kept :], *completion_ids, *self._suffix]
         if not ids:
-            raise ValueError("a text has no tokens at all: its prompt and its completion are both empty, and the tokenizer adds no "
-                             "special token. Give at least one character, or drop the row.")
+            raise ValueError(
+                "a text has no tokens at all: its prompt and its completion are both empty, and the tokenizer adds no "
+                "special token. Give at least one character, or drop the row."
+            )
         return TokenizedText(ids, len(self._prefix) + kept, cut)
 
     def collate(self, texts: Sequence[TokenizedText]) -> dict[str, Tensor]:
-        """Right-pad tokenised texts: ``input_ids``, ``attention_mask`` (batch, seq_len), ``prompt_lengths`` (batch,)."""
+        """Right-pad texts: ``input_ids``, ``attention_mask`` (batch, seq_len), ``prompt_lengths`` (batch,)."""
         longest = max(len(text.ids) for text in texts)
         input_ids = torch.full((len(texts), longest), self._pad_id, dtype=torch.long)
         attention_mask = torch.zeros((len(texts), longest), dtype=torch.long)
         for row, text in enumerate(texts):
-            input_ids[row, :len(text.ids)] = torch.tensor(text.ids, dtype=torch.long)
-            attention_mask[row, :len(text.ids)] = 1
-        return {"input_ids": input_ids, "attention_mask": attention_mask,
-                "prompt_lengths": torch.tensor([text.prompt_length for text in texts], dtype=torch.long)}
+            input_ids[row, : len(text.ids)] = torch.tensor(text.ids, dtype=torch.long)
+            attention_mask[row, : len(text.ids)] = 1
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "prompt_lengths": torch.tensor([text.prompt_length for text in texts], dtype=torch.long),
+        }
 
     def encode(self, prompts: Sequence[str], completions: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Texts → the arguments of :meth:`forward`; see :meth:`tokenize` and :meth:`collate`."""
@@ -154,8 +191,8 @@ class Backbone(nn.Module):
             prompt_lengths: (batch,) real tokens of the prompt, special tokens before it included.
 
         Returns:
-            PooledStates: ``text`` (batch, hidden), at least float32; ``prompt`` (batch, hidden) for a causal model when
-            ``prompt_lengths`` is given, else None. A row without a real token raises ValueError.
+            PooledStates: ``text`` (batch, hidden), at least float32; ``prompt`` (batch, hidden) for a causal
+            model when ``prompt_lengths`` is given, else None. A row without a real token raises ValueError.
         """
         input_ids, mask = _packed(input_ids.to(self.device), attention_mask.to(self.device), self._pad_id)
         options = {"use_cache": False} if self.is_causal else {}
@@ -167,8 +204,10 @@ class Backbone(nn.Module):
             return PooledStates(pooled, None)
         prompt_lengths = prompt_lengths.to(self.device)
         if bool((prompt_lengths < 1).any() | (prompt_lengths > mask.sum(1)).any()):
-            raise ValueError("prompt_lengths holds a number below 1 or above the real tokens of its row; a causal backbone has no "
-                             "state for an empty prompt. Give each prompt at least one token.")
+            raise ValueError(
+                "prompt_lengths holds a number below 1 or above the real tokens of its row; a causal backbone has no "
+                "state for an empty prompt. Give each prompt at least one token."
+            )
         if self.pooling == "last":
             return PooledStates(pooled, self._scaled(_rows_at(states, prompt_lengths - 1)))
         positions = torch.arange(mask.shape[1], device=mask.device)
@@ -187,11 +226,14 @@ class Backbone(nn.Module):
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             flat = tensor.detach().reshape(-1)
-            flat = flat[::max(1, flat.numel() // FINGERPRINT_ELEMENTS)].contiguous().cpu()
+            flat = flat[:: max(1, flat.numel() // FINGERPRINT_ELEMENTS)].contiguous().cpu()
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(flat.view(torch.uint8).numpy().tobytes())
-        config = {key: value for key, value in self.model.config.to_dict().items()
-                  if key not in ("_name_or_path", "transformers_version", "architectures")}
+        config = {
+            key: value
+            for key, value in self.model.config.to_dict().items()
+            if key not in ("_name_or_path", "transformers_version", "architectures")
+        }
         settings = [config, _tokenizer_content(self.tokenizer), self.pooling, self.max_length, self.normalize]
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         return digest.hexdigest()
@@ -218,8 +260,10 @@ def _packed(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> tuple[Ten
     real = attention_mask.to(torch.bool)
     lengths = real.sum(1)
     if input_ids.shape[0] == 0 or int(lengths.min()) == 0:
-        raise ValueError("a row of attention_mask has no real token (or the batch is empty); there is nothing to pool. Drop it.")
-    order = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)[:, :int(lengths.max())]
+        raise ValueError(
+            "a row of attention_mask has no real token (or the batch is empty); there is nothing to pool. Drop it."
+        )
+    order = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)[:, : int(lengths.max())]
     packed_mask = real.gather(1, order)
     return input_ids.gather(1, order).masked_fill(~packed_mask, pad_id), packed_mask.to(torch.long)
 
@@ -227,16 +271,27 @@ def _packed(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> tuple[Ten
 def _without_head(model: nn.Module) -> nn.Module:
     """The transformer inside a model with a head, and the encoder of an encoder–decoder."""
     if not hasattr(model, "config"):
-        raise TypeError(f"the backbone is a {type(model).__name__}; give a transformers model (it has a .config), a hub name or a folder.")
+        raise TypeError(
+            f"the backbone is a {type(model).__name__}; give a transformers model (it has a .config), a hub name or a "
+            "folder."
+        )
     base = model.base_model if hasattr(model, "base_model_prefix") else model
     return base.get_encoder() if base.config.is_encoder_decoder else base
 
 
 def _is_causal(config: object) -> bool:
     """Whether a token sees only those before it, by model type: decoders that are not also masked-language models."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
     text = config.get_text_config()
-    if config.is_encoder_decoder or getattr(text, "use_bidirectional_attention", None) or getattr(text, "is_causal", None) is False:
+    if (
+        config.is_encoder_decoder
+        or getattr(text, "use_bidirectional_attention", None)
+        or getattr(text, "is_causal", None) is False
+    ):
         return False
     names = {config.model_type, text.model_type}
     if names & set(MODEL_FOR_MASKED_LM_MAPPING_NAMES):
@@ -251,8 +306,11 @@ def _hidden_size(config: object) -> int:
 
 def _longest_input(config: object, tokenizer: object) -> int:
     """The smaller of what the model's positions and its tokenizer allow; tokenizers without a limit say 1e30."""
-    limits = [getattr(config.get_text_config(), "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
-    return int(min(limit for limit in (*limits, 10 ** 9) if limit and limit > 0))
+    limits = [
+        getattr(config.get_text_config(), "max_position_embeddings", None),
+        getattr(tokenizer, "model_max_length", None),
+    ]
+    return int(min(limit for limit in (*limits, 10**9) if limit and limit > 0))
 
 
 def _special_ids(tokenizer: object, is_causal: bool) -> tuple[list[int], list[int]]:
@@ -260,8 +318,8 @@ def _special_ids(tokenizer: object, is_causal: bool) -> tuple[list[int], list[in
     inside = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     around = list(tokenizer("a", add_special_tokens=True)["input_ids"])
     for start in range(len(around) - len(inside) + 1):
-        if around[start:start + len(inside)] == inside:
-            return around[:start], [] if is_causal else around[start + len(inside):]
+        if around[start : start + len(inside)] == inside:
+            return around[:start], [] if is_causal else around[start + len(inside) :]
     return [], []
 
 
@@ -273,16 +331,24 @@ def _spaced(prompt: str, completion: str) -> str:
 def _checked_texts(prompts: Sequence[str], completions: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """Lists of equal length, every entry a string; without completions every completion is empty."""
     if isinstance(prompts, str) or isinstance(completions, str):
-        raise TypeError("prompts and completions must be lists of strings, and one of them is a single string; put it in a list.")
+        raise TypeError(
+            "prompts and completions must be lists of strings, and one of them is a single string; put it in a list."
+        )
     prompts = list(prompts)
     completions = [""] * len(prompts) if completions is None else list(completions)
     if len(prompts) != len(completions):
-        raise ValueError(f"{len(prompts)} prompts were given with {len(completions)} completions; give one completion for each prompt.")
+        raise ValueError(
+            f"{len(prompts)} prompts were given with {len(completions)} completions; give one completion for each "
+            "prompt."
+        )
     for name, texts in (("prompts", prompts), ("completions", completions)):
         for row, text in enumerate(texts):
             if not isinstance(text, str):
-                raise TypeError(f"{name}[{row}] is a {type(text).__name__}; the backbone takes plain strings. Render conversational "
-                                "rows first (palign.data.preferences.render_prompt, render_completion).")
+                raise TypeError(
+                    f"{name}[{row}] is a {type(text).__name__}; the backbone takes plain strings. Render "
+                    "conversational "
+                    "rows first (palign.data.preferences.render_prompt, render_completion)."
+                )
     return prompts, completions
 
 
@@ -292,4 +358,6 @@ def _tokenizer_content(tokenizer: object) -> str:
     if backend is None:
         return json.dumps(sorted(tokenizer.get_vocab().items()))
     content = json.loads(backend.to_str())
-    return json.dumps({key: value for key, value in content.items() if key not in ("padding", "truncation")}, sort_keys=True)
+    return json.dumps(
+        {key: value for key, value in content.items() if key not in ("padding", "truncation")}, sort_keys=True
+    )

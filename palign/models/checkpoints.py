@@ -11,8 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model",
-                   "spiece.model", "sentencepiece.bpe.model")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 POOLING_OF_SENTENCE_TRANSFORMERS = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "first",
@@ -36,8 +43,12 @@ class PoolingHints:
 
 def looks_like_path(name_or_path: str) -> bool:
     """True when the text can only be a place on this disk, not a hub name ``owner/model``."""
-    return (os.path.exists(name_or_path) or name_or_path.startswith((".", "~", os.sep)) or name_or_path.count("/") > 1
-            or name_or_path.endswith("/"))
+    return (
+        os.path.exists(name_or_path)
+        or name_or_path.startswith((".", "~", os.sep))
+        or name_or_path.count("/") > 1
+        or name_or_path.endswith("/")
+    )
 
 
 def require_model_folder(name_or_path: str, subfolder: str = "") -> None:
@@ -48,25 +59,37 @@ def require_model_folder(name_or_path: str, subfolder: str = "") -> None:
     if not looks_like_path(name_or_path):
         return
     folder = Path(name_or_path).expanduser()
-    wanted = ("config.json, *.safetensors and a tokenizer (tokenizer.json or the like), as written by "
-              "`model.save_pretrained(folder)` and `tokenizer.save_pretrained(folder)`")
+    wanted = (
+        "config.json, *.safetensors and a tokenizer (tokenizer.json or the like), as written by "
+        "`model.save_pretrained(folder)` and `tokenizer.save_pretrained(folder)`"
+    )
     if not folder.exists():
-        raise ValueError(f"model_name_or_path is {name_or_path!r}, but there is no such folder. Give the name of a model "
-                         f"on the hub ('owner/model') or a folder that holds {wanted}.")
+        raise ValueError(
+            f"model_name_or_path is {name_or_path!r}, but there is no such folder. Give the name of a model "
+            f"on the hub ('owner/model') or a folder that holds {wanted}."
+        )
     if not folder.is_dir():
-        raise ValueError(f"model_name_or_path is {name_or_path!r}, which is a file. Give its folder, which must hold {wanted}.")
+        raise ValueError(
+            f"model_name_or_path is {name_or_path!r}, which is a file. Give its folder, which must hold {wanted}."
+        )
     inner = folder / subfolder
     missing = _missing_files(inner, folder)
     if not missing:
         return
     advice = f"A model folder holds {wanted}."
     if (inner / "adapter_config.json").exists():
-        advice = ("It looks like a LoRA adapter: merge it into its base model (PEFT's `merge_and_unload`), save the "
-                  "result with its tokenizer, and give that folder.")
+        advice = (
+            "It looks like a LoRA adapter: merge it into its base model (PEFT's `merge_and_unload`), save the "
+            "result with its tokenizer, and give that folder."
+        )
     elif any(inner.glob("pytorch_model*.bin")):
-        advice = ("It has pickled weights (*.bin), which are not loaded because a pickle can run code: load it once with "
-                  "transformers and `save_pretrained` it again, which writes safetensors.")
-    raise ValueError(f"model_name_or_path is {name_or_path!r}, which is not a model folder: missing {', '.join(missing)}. {advice}")
+        advice = (
+            "It has pickled weights (*.bin), which are not loaded because a pickle can run code: load it once with "
+            "transformers and `save_pretrained` it again, which writes safetensors."
+        )
+    raise ValueError(
+        f"model_name_or_path is {name_or_path!r}, which is not a model folder: missing {', '.join(missing)}. {advice}"
+    )
 
 
 def _missing_files(inner: Path, folder: Path) -> list[str]:
@@ -97,13 +120,17 @@ def read_pooling_hints(name_or_path: str, *, revision: str | None = None, poolin
         if kind == "Transformer":
             subfolder = path
         elif kind == "Pooling":
-            asked = asked or _pooling_mode(_read_json(name_or_path, f"{path}/config.json", revision) or {}, name_or_path)
+            asked = asked or _pooling_mode(
+                _read_json(name_or_path, f"{path}/config.json", revision) or {}, name_or_path
+            )
         elif kind == "Normalize":
             normalize = True
         else:
-            raise ValueError(f"{name_or_path!r} is a sentence-transformers model with a module {kind!r}, and only "
-                             "Transformer, Pooling and Normalize are known here. Compute its vectors with "
-                             "sentence-transformers and give them as --embeddings FILE.npy.")
+            raise ValueError(
+                f"{name_or_path!r} is a sentence-transformers model with a module {kind!r}, and only "
+                "Transformer, Pooling and Normalize are known here. Compute its vectors with "
+                "sentence-transformers and give them as --embeddings FILE.npy."
+            )
     limits = _read_json(name_or_path, os.path.join(subfolder, "sentence_bert_config.json"), revision) or {}
     return PoolingHints(asked, normalize, limits.get("max_seq_length"), subfolder)
 
@@ -116,9 +143,11 @@ def _pooling_mode(config: dict, name_or_path: str) -> str | None:
         asked = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
         words = [POOLING_OF_SENTENCE_TRANSFORMERS.get(key, key) for key in asked]
     if len(words) > 1 or any(word not in POOLING_OF_SENTENCE_TRANSFORMERS.values() for word in words):
-        raise ValueError(f"{name_or_path!r} pools by {' and '.join(words)}, and only one of mean, first, last or max is known "
-                         "here. Give pooling= by hand, or compute its vectors with sentence-transformers and give them as "
-                         "--embeddings FILE.npy.")
+        raise ValueError(
+            f"{name_or_path!r} pools by {' and '.join(words)}, and only one of mean, first, last or max is known "
+            "here. Give pooling= by hand, or compute its vectors with sentence-transformers and give them as "
+            "--embeddings FILE.npy."
+        )
     return words[0] if words else None
 
 
@@ -128,6 +157,13 @@ def _read_json(name_or_path: str, filename: str, revision: str | None) -> dict |
         path = Path(name_or_path).expanduser() / filename
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     from transformers.utils import cached_file
-    found = cached_file(name_or_path, filename, revision=revision, _raise_exceptions_for_gated_repo=False,
-                        _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
+
+    found = cached_file(
+        name_or_path,
+        filename,
+        revision=revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
     return json.loads(Path(found).read_text(encoding="utf-8")) if found else None

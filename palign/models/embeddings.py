@@ -2,8 +2,8 @@
 
 A store is two files that only ever grow: ``vectors.f32`` (n, hidden) and ``keys.bin``, 32 bytes for each vector. A
 vector is written before its key, so the complete rows that both files hold are always right: a process killed while
-writing loses at most the rows it was writing, and the torn tail is overwritten by the next one. A lock lets one process
-fill at a time; the others wait, and then find everything there.
+writing loses at most the rows it was writing, and the torn tail is overwritten by the next one. A lock lets one
+process fill at a time; the others wait, and then find everything there.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ TEXTS_AT_ONCE = 4096  # tokenised, sorted by length and written together
 
 
 def text_key(prompt: str, completion: str | None) -> bytes:
-    """32 bytes that name a text; (``"a"``, ``"b"``), (``"ab"``, ``""``) and (``"ab"``, None) are three different texts."""
+    """32 bytes that name a text; (``"a"``, ``"b"``), (``"ab"``, ``""``) and (``"ab"``, None) are three different ones."""
     prompt_bytes = prompt.encode("utf-8", "surrogatepass")
     rest = b"-" if completion is None else b"+" + completion.encode("utf-8", "surrogatepass")
     return hashlib.sha256(len(prompt_bytes).to_bytes(8, "little") + prompt_bytes + rest).digest()
@@ -64,20 +64,30 @@ class EmbeddingStore:
 
     @property
     def vectors(self) -> np.ndarray:
-        """(n, hidden) float32, read-only, as of now: fill first, then ask. A memory map when the store lies in a folder."""
+        """(n, hidden) float32, read-only, as of now: fill first. A memory map when the store lies in a folder."""
         if self.directory is None or not self._rows:
             self._memory = [np.concatenate(self._memory)]
             view = self._memory[0].view()
             view.flags.writeable = False
             return view
-        return np.memmap(self.directory / "vectors.f32", dtype=np.float32, mode="r", shape=(len(self), self.hidden_size))
+        return np.memmap(
+            self.directory / "vectors.f32", dtype=np.float32, mode="r", shape=(len(self), self.hidden_size)
+        )
 
     def rows(self, prompts: Sequence[str], completions: Sequence[str] | None = None) -> np.ndarray:
         """Row of each text in :attr:`vectors`, (n_texts,) int64; a text that is not there is -1."""
         return np.array([self._rows.get(key, -1) for key in _keys(prompts, completions)], dtype=np.int64)
 
-    def fill(self, backbone: Backbone, prompts: Sequence[str], completions: Sequence[str] | None = None, *, batch_size: int = 32,
-             keep_prompt_states: bool = False, progress: bool = True) -> np.ndarray:
+    def fill(
+        self,
+        backbone: Backbone,
+        prompts: Sequence[str],
+        completions: Sequence[str] | None = None,
+        *,
+        batch_size: int = 32,
+        keep_prompt_states: bool = False,
+        progress: bool = True,
+    ) -> np.ndarray:
         """Compute what is missing, one forward pass for each different text, and return the row of every text.
 
         Args:
@@ -94,24 +104,37 @@ class EmbeddingStore:
         if rows.size == 0 or rows.min() >= 0:
             return rows
         if backbone.fingerprint() != self.fingerprint:
-            raise ValueError("this backbone is not the one the embedding store was made for: its weights, tokenizer, pooling or "
-                             "max_length differ. Open a store with fingerprint=backbone.fingerprint().")
+            raise ValueError(
+                "this backbone is not the one the embedding store was made for: its weights, tokenizer, pooling or "
+                "max_length differ. Open a store with fingerprint=backbone.fingerprint()."
+            )
         with self._locked():
             self._read_new_keys()
-            self._compute_missing(backbone, prompts, completions, batch_size, keep_prompt_states and backbone.is_causal, progress)
+            self._compute_missing(
+                backbone, prompts, completions, batch_size, keep_prompt_states and backbone.is_causal, progress
+            )
         return self.rows(prompts, completions)
 
-    def _compute_missing(self, backbone: Backbone, prompts: Sequence[str], completions: Sequence[str] | None, batch_size: int,
-                         keep_prompt_states: bool, progress: bool) -> None:
+    def _compute_missing(
+        self,
+        backbone: Backbone,
+        prompts: Sequence[str],
+        completions: Sequence[str] | None,
+        batch_size: int,
+        keep_prompt_states: bool,
+        progress: bool,
+    ) -> None:
         missing = {key: i for i, key in enumerate(_keys(prompts, completions)) if key not in self._rows}
         todo, was_training = list(missing.items()), backbone.training
         backbone.eval()
         try:
             with _progress_bar(len(todo), progress and bool(todo)) as bar, torch.no_grad():
                 for start in range(0, len(todo), TEXTS_AT_ONCE):
-                    part = todo[start:start + TEXTS_AT_ONCE]
+                    part = todo[start : start + TEXTS_AT_ONCE]
                     chosen_prompts = [prompts[i] for _, i in part]
-                    texts = backbone.tokenize(chosen_prompts, None if completions is None else [completions[i] for _, i in part])
+                    texts = backbone.tokenize(
+                        chosen_prompts, None if completions is None else [completions[i] for _, i in part]
+                    )
                     vectors, prompt_states = _embed(backbone, texts, batch_size, bar)
                     self._append([key for key, _ in part], vectors)
                     if keep_prompt_states and completions is not None:
@@ -121,8 +144,11 @@ class EmbeddingStore:
 
     def _append_prompts(self, prompts: list[str], texts: list[TokenizedText], states: np.ndarray) -> None:
         """Store the states of prompts that are new and were read in full."""
-        new = {text_key(prompt, None): i for i, prompt in enumerate(prompts)
-               if texts[i].prompt_length and not texts[i].prompt_was_cut}
+        new = {
+            text_key(prompt, None): i
+            for i, prompt in enumerate(prompts)
+            if texts[i].prompt_length and not texts[i].prompt_was_cut
+        }
         new = {key: i for key, i in new.items() if key not in self._rows}
         self._append(list(new), states[list(new.values())])
 
@@ -130,8 +156,11 @@ class EmbeddingStore:
         """Vectors to disk first, then keys; whatever lies beyond the complete rows is overwritten."""
         if not np.isfinite(vectors).all():
             bad = int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])
-            raise RuntimeError(f"the backbone gave a vector with NaN or infinity for {len(keys)} texts, first at number {bad} of this "
-                               "part. Load it in float32 or bfloat16 instead of float16, or look at its weights.")
+            raise RuntimeError(
+                f"the backbone gave a vector with NaN or infinity for {len(keys)} texts, first at number {bad} of "
+                "this "
+                "part. Load it in float32 or bfloat16 instead of float16, or look at its weights."
+            )
         n = len(self)
         if self.directory is None:
             self._memory.append(vectors)
@@ -144,14 +173,17 @@ class EmbeddingStore:
         """Learn of the rows that are complete in both files and not known yet."""
         if self.directory is None:
             return
-        sizes = [path.stat().st_size if path.exists() else 0 for path in (self.directory / "keys.bin", self.directory / "vectors.f32")]
+        sizes = [
+            path.stat().st_size if path.exists() else 0
+            for path in (self.directory / "keys.bin", self.directory / "vectors.f32")
+        ]
         n, known = min(sizes[0] // KEY_BYTES, sizes[1] // (4 * self.hidden_size)), len(self)
         if n <= known:
             return
         with open(self.directory / "keys.bin", "rb") as file:
             file.seek(known * KEY_BYTES)
             content = file.read((n - known) * KEY_BYTES)
-        self._rows.update((content[i * KEY_BYTES:(i + 1) * KEY_BYTES], known + i) for i in range(n - known))
+        self._rows.update((content[i * KEY_BYTES : (i + 1) * KEY_BYTES], known + i) for i in range(n - known))
 
     def _check_or_write_meta(self) -> None:
         path, meta = self.directory / "store.json", {"fingerprint": self.fingerprint, "hidden_size": self.hidden_size}
@@ -161,8 +193,11 @@ class EmbeddingStore:
             os.replace(partial, path)
         found = json.loads(path.read_text(encoding="utf-8"))
         if found != meta:
-            raise ValueError(f"the embedding store in {str(self.directory)!r} was made for {found}, and {meta} is asked for. Give another "
-                             "directory, or delete this one to compute the vectors anew.")
+            raise ValueError(
+                f"the embedding store in {str(self.directory)!r} was made for {found}, and {meta} is asked for. Give "
+                "another "
+                "directory, or delete this one to compute the vectors anew."
+            )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -171,14 +206,24 @@ class EmbeddingStore:
             yield
             return
         with open(self.directory / "lock", "a", encoding="utf-8") as file:
-            with contextlib.suppress(ImportError):  # no such module on Windows: there one process at a time is up to the user
+            with contextlib.suppress(
+                ImportError
+            ):  # no such module on Windows: there one process at a time is up to the user
                 import fcntl
+
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 
-def embed_preferences(backbone: Backbone, prefs: "Preferences", store: EmbeddingStore, *, with_prompts: bool = False,
-                      batch_size: int = 32, progress: bool = True) -> tuple[np.ndarray, np.ndarray | None]:
+def embed_preferences(
+    backbone: Backbone,
+    prefs: "Preferences",
+    store: EmbeddingStore,
+    *,
+    with_prompts: bool = False,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Vectors of every item and, on request, of every prompt of text preferences.
 
     Returns:
@@ -189,13 +234,25 @@ def embed_preferences(backbone: Backbone, prefs: "Preferences", store: Embedding
     Rows of vectors instead of text raise ValueError.
     """
     from palign.data.rendering import render_completion, render_prompt
+
     if prefs.items is None or prefs.prompts is None:
-        raise ValueError("these preferences name rows of an embedding file and hold no text; give that file as embeddings instead of "
-                         "asking a backbone for vectors.")
+        raise ValueError(
+            "these preferences name rows of an embedding file and hold no text; give that file as embeddings instead "
+            "of "
+            "asking a backbone for vectors."
+        )
     prompts = [render_prompt(prompt, backbone.tokenizer) for prompt in prefs.prompts]
-    completions = [render_completion(prefs.prompts[index], completion, backbone.tokenizer) for index, completion in prefs.items]
-    item_rows = store.fill(backbone, [prompts[index] for index, _ in prefs.items], completions, batch_size=batch_size,
-                           keep_prompt_states=with_prompts, progress=progress)
+    completions = [
+        render_completion(prefs.prompts[index], completion, backbone.tokenizer) for index, completion in prefs.items
+    ]
+    item_rows = store.fill(
+        backbone,
+        [prompts[index] for index, _ in prefs.items],
+        completions,
+        batch_size=batch_size,
+        keep_prompt_states=with_prompts,
+        progress=progress,
+    )
     if not with_prompts:
         return _taken(store.vectors, item_rows), None
     prompt_rows = store.fill(backbone, prompts, None, batch_size=batch_size, progress=progress)
@@ -205,19 +262,23 @@ def embed_preferences(backbone: Backbone, prefs: "Preferences", store: Embedding
 def _taken(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """``vectors[rows]`` without a copy where the rows follow one another."""
     if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
-        return vectors[rows[0]:rows[0] + len(rows)]
+        return vectors[rows[0] : rows[0] + len(rows)]
     return vectors[rows]
 
 
-def _embed(backbone: Backbone, texts: list[TokenizedText], batch_size: int, bar: object) -> tuple[np.ndarray, np.ndarray]:
+def _embed(
+    backbone: Backbone, texts: list[TokenizedText], batch_size: int, bar: object
+) -> tuple[np.ndarray, np.ndarray]:
     """Pooled vectors of texts and, under a causal backbone, of their prompts: (n, hidden) each, in the order given."""
     vectors = np.zeros((len(texts), backbone.hidden_size), dtype=np.float32)
     prompt_states = np.zeros_like(vectors)
     by_length = sorted(range(len(texts)), key=lambda i: -len(texts[i].ids))
     for start in range(0, len(texts), batch_size):
-        batch = by_length[start:start + batch_size]
+        batch = by_length[start : start + batch_size]
         encoded = backbone.collate([texts[i] for i in batch])
-        encoded["prompt_lengths"] = encoded["prompt_lengths"].clamp(min=1)  # an empty prompt's state is not kept by the caller
+        encoded["prompt_lengths"] = encoded["prompt_lengths"].clamp(
+            min=1
+        )  # an empty prompt's state is not kept by the caller
         states = backbone(**encoded)
         vectors[batch] = states.text.float().cpu().numpy()
         if states.prompt is not None:
@@ -244,4 +305,5 @@ def _write_at(path: Path, offset: int, content: bytes) -> None:
 
 def _progress_bar(total: int, shown: bool) -> object:
     from tqdm.auto import tqdm
+
     return tqdm(total=total, desc="embedding texts", unit="text", mininterval=1.0, disable=not shown)
