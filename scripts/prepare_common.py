@@ -1,0 +1,51 @@
+"""What the prepare_*.py scripts share: their command line, and the two files they write."""
+
+import argparse
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from palign.data.preferences import Preferences
+from palign.data.saving import save_preferences
+from palign.data.splits import split_by_prompt, split_by_row
+
+SPLITS = {"row": split_by_row, "prompt": split_by_prompt}
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """`FOLDER OUT --test_share --seed`, with the script's docstring as help."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the source's files lie")
+    parser.add_argument("out", type=Path, help="where train.jsonl and test.jsonl are written")
+    parser.add_argument("--test_share", type=float, default=0.2, help="share of the test rows (default 0.2)")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def add_split(parser: argparse.ArgumentParser) -> None:
+    """`--split row|prompt`."""
+    parser.add_argument("--split", choices=sorted(SPLITS), default="row", help="what may not be in both files")
+
+
+def need_files(folder: Path, *names: str) -> None:
+    """ValueError when the folder lacks a file, before anything is read."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} lacks {', '.join(missing)}; these files are read: {', '.join(names)}.")
+
+
+def split_and_save(rows: list[dict[str, Any]], args: argparse.Namespace, dropped: Counter) -> None:
+    """Check the rows, split them as `--split` says, write both parts and say what was left out."""
+    prefs = Preferences.from_rows(rows)
+    save(*SPLITS[args.split](prefs, fraction=args.test_share, seed=args.seed), args.out, dropped)
+
+
+def save(train: Preferences, test: Preferences, out: Path, dropped: Counter) -> None:
+    """Write train.jsonl and test.jsonl and say how many rows and people they hold, and what was left out."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name, part in (("train", train), ("test", test)):
+        save_preferences(part, out / f"{name}.jsonl")
+        logging.info("%s: %d rows by %d annotators", out / f"{name}.jsonl", len(part), len(part.annotators()))
+    for reason, count in dropped.items():
+        logging.info("left out: %d %s", count, reason)
