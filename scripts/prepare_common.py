@@ -1,7 +1,6 @@
 """What the prepare_*.py scripts share: their command line, and the two files they write."""
 
 import argparse
-import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -43,9 +42,8 @@ def split_and_save(rows: list[dict[str, Any]], args: argparse.Namespace, dropped
 
 def save(train: Preferences, test: Preferences, out: Path, dropped: Counter) -> None:
     """Write train.jsonl and test.jsonl and say how many rows and people they hold, and what was left out."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name, part in (("train", train), ("test", test)):
         save_preferences(part, out / f"{name}.jsonl")
-        logging.info("%s: %d rows by %d annotators", out / f"{name}.jsonl", len(part), len(part.annotators()))
+        print(f"{out / name}.jsonl: {len(part)} rows by {len(part.annotators())} annotators")
     for reason, count in dropped.items():
-        logging.info("left out: %d %s", count, reason)
+        print(f"left out: {count} {reason}")

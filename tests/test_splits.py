@@ -1,0 +1,73 @@
+"""Parts are disjoint, whole and of the size asked for; nothing is in both that may not be."""
+
+import numpy as np
+import pytest
+
+from palign.data.preferences import Preferences
+from palign.data.splits import split_by_annotator, split_by_prompt, split_by_row
+
+SPLITS = [split_by_annotator, split_by_prompt, split_by_row]
+
+
+@pytest.fixture
+def prefs() -> Preferences:
+    """40 people × 10 rows, the row's number in a column; 20 prompts."""
+    rows = np.arange(400)
+    return Preferences.from_arrays(
+        rows % 40, rows, rows + 400, prompt_index=rows // 20, columns={"row": rows, "person": rows % 40}
+    )
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+def test_two_parts_make_the_whole(prefs: Preferences, split, fraction: float) -> None:
+    first, second = split(prefs, fraction=fraction, seed=3)
+    numbers = first.column("row").tolist() + second.column("row").tolist()
+    assert sorted(numbers) == list(range(400)) and len(second) == pytest.approx(400 * fraction, abs=14)
+    again = split(prefs, fraction=fraction, seed=3)[1].column("row").tolist()
+    other = split(prefs, fraction=fraction, seed=4)[1].column("row").tolist()
+    assert again == second.column("row").tolist() != other
+
+
+def test_by_annotator_nobody_is_in_both(prefs: Preferences) -> None:
+    seen, unseen = split_by_annotator(prefs, fraction=0.25, seed=0)
+    assert not set(seen.annotator_ids) & set(unseen.annotator_ids) and len(unseen.annotators()) == 10
+
+
+def test_by_prompt_no_prompt_is_in_both(prefs: Preferences) -> None:
+    first, second = split_by_prompt(prefs, fraction=0.25, seed=0)
+    assert not set(first.prompt_indices) & set(second.prompt_indices) and len(set(second.prompt_indices)) == 5
+
+
+def test_by_row_everybody_gives_their_share(prefs: Preferences) -> None:
+    first, second = split_by_row(prefs, fraction=0.2, seed=0)
+    assert np.bincount(second.column("person").astype(int)).tolist() == [2] * 40
+    # 0.25 of ten rows is 2 or 3, and over forty people about 100
+    uneven = np.bincount(split_by_row(prefs, fraction=0.25, seed=0)[1].column("person").astype(int))
+    assert set(uneven) == {2, 3} and uneven.sum() == pytest.approx(100, abs=12)
+    assert len(set(first.column("row")[:50] // 40)) > 1  # rows keep their order
+    assert (np.diff(first.column("row").astype(int)) > 0).all()
+
+
+def test_by_row_nobody_is_left_without_a_row_to_learn_from() -> None:
+    lonely = Preferences.from_arrays(["a", "b", "b", "c", "c", "c"], np.arange(6), np.arange(6) + 6)
+    for seed in range(20):
+        first, _ = split_by_row(lonely, fraction=0.9, seed=seed)
+        assert first.annotators().ids == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
+def test_a_fraction_that_is_none(prefs: Preferences, split, fraction: float) -> None:
+    with pytest.raises(ValueError, match="share of the second part, strictly between 0 and 1"):
+        split(prefs, fraction=fraction, seed=0)
+
+
+def test_too_little_to_split() -> None:
+    one = Preferences.from_arrays(["a", "a"], [0, 1], [2, 3])
+    with pytest.raises(ValueError, match="split by annotator needs at least two of them; these rows have 1"):
+        split_by_annotator(one, fraction=0.5, seed=0)
+    with pytest.raises(ValueError, match="split by prompt needs at least two"):
+        split_by_prompt(one, fraction=0.5, seed=0)
+    with pytest.raises(ValueError, match="leaves nothing for the second part"):
+        split_by_row(Preferences.from_arrays(["a", "b"], [0, 1], [2, 3]), fraction=0.5, seed=0)
