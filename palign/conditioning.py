@@ -1,7 +1,8 @@
 """Who does the policy know? The one place where a prompt is told who is asking.
 
 The template is `TEMPLATE` for plain prompts and `SYSTEM_TEMPLATE` for conversations (a system message in front, or in
-front of the text of the system message that is there). *Who* is a person's dominant type, `type 2`, counted from 0 in the
+front of the text of the system message that is there). *Who* is a person's dominant type, `type 2`, counted from 0 in
+the
 order of the reward model's prototypes, and on request their id behind it: `type 2, person_017`. A newcomer is named by
 what `PALRewardModel.fit_annotators` found for them, through `WhoIsAsking.add`.
 """
@@ -11,7 +12,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
-
 
 TEMPLATE = "[reader: {who}] {prompt}"
 SYSTEM_TEMPLATE = "The reader is {who}."
@@ -71,7 +71,8 @@ class WhoIsAsking:
         weights = np.asarray(weights)
         if weights.shape != (len(annotator_ids), self.n_types):
             raise ValueError(
-                f"weights of shape {weights.shape} were given for {len(annotator_ids)} annotator ids and {self.n_types} "
+                f"weights of shape {weights.shape} were given for {len(annotator_ids)} annotator ids and "
+                f"{self.n_types} "
                 f"types; give one row per id and one column per type: {(len(annotator_ids), self.n_types)}."
             )
         self.types.update({str(i): int(k) for i, k in zip(annotator_ids, weights.argmax(1), strict=True)})
@@ -84,7 +85,8 @@ class WhoIsAsking:
         """
         if annotator_id not in self.types:
             raise ValueError(
-                f"annotator_id={annotator_id!r} has no fitted type, so the prompt cannot say who is asking; fit this person "
+                f"annotator_id={annotator_id!r} has no fitted type, so the prompt cannot say who is asking; fit this "
+                "person "
                 "with `PALRewardModel.fit_annotators` and add the result with `WhoIsAsking.add`, or train with "
                 "policy_conditioning='none'."
             )

@@ -4,14 +4,17 @@
 2. `reward.for_ppo(tokenizer)` → an `nn.Module` that TRL's PPO takes for a reward model.
 3. `reward.score(prompts, completions, annotator_ids)` → tensor `(batch,)`.
 
-The PPO socket sees the policy's token ids only. Who asked, and the prompt as the reward model knows it (without the words
-that tell the policy who is asking), is bound by `PPORewardSocket.bind` at the moment the training loop takes the batch;
-`BindingLoader` does that. What is scored is checked against what was bound: the token ids of the prompts must be the bound
+The PPO socket sees the policy's token ids only. Who asked, and the prompt as the reward model knows it (without the
+words
+that tell the policy who is asking), is bound by `PPORewardSocket.bind` at the moment the training loop takes the
+batch;
+`BindingLoader` does that. What is scored is checked against what was bound: the token ids of the prompts must be the
+bound
 ones, row by row, and the rows consumed must be the rows bound, or a `RuntimeError` is raised.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -20,6 +23,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from palign.data.binding import BoundRows
 from palign.data.rendering import render_completion, render_prompt
 
 
@@ -57,7 +61,8 @@ class PersonalizedReward:
             `model.score` is called with `weights` and the person does not matter.
         standardize: whether `fit_scales` turns rewards into z-scores against the same person's rewards on reference
             completions.
-        empty_z: the standardized reward of an empty completion, which is never shown to the reward model: it has no text
+        empty_z: the standardized reward of an empty completion, which is never shown to the reward model: it has no
+        text
             to judge, and an arbitrary high reward there is how policies collapse.
         batch_size: texts per call of the reward model.
     """
@@ -103,8 +108,10 @@ class PersonalizedReward:
         """
         if annotator_id is None and self.weights is None:
             raise ValueError(
-                "the reward function got no `annotator_id`: a personalized reward needs to know whom each row belongs to. "
-                "Give the training data set an `annotator_id` column (TRL passes every extra column of the data set on), "
+                "the reward function got no `annotator_id`: a personalized reward needs to know whom each row "
+                "belongs to. "
+                "Give the training data set an `annotator_id` column (TRL passes every extra column of the data set "
+                "on), "
                 "or build PersonalizedReward with fixed `weights`."
             )
         people = None if annotator_id is None else [str(person) for person in annotator_id]
@@ -129,7 +136,8 @@ class PersonalizedReward:
         people = [None] * len(prompts) if annotator_ids is None else list(annotator_ids)
         if not len(prompts) == len(completions) == len(people):
             raise ValueError(
-                f"{len(prompts)} prompts, {len(completions)} completions and {len(people)} annotator ids were given to the "
+                f"{len(prompts)} prompts, {len(completions)} completions and {len(people)} annotator ids were given "
+                "to the "
                 "reward; give three lists of one length, row for row."
             )
         tokenizer = getattr(self.model, "tokenizer", None)
@@ -160,7 +168,8 @@ class PersonalizedReward:
         rows = [i for i, text in enumerate(completions) if text.strip()]
         if len(rows) < 2:
             raise ValueError(
-                f"{len(rows)} of the {len(completions)} reference completions hold any text; at least two are needed to "
+                f"{len(rows)} of the {len(completions)} reference completions hold any text; at least two are needed "
+                "to "
                 "standardize rewards. Give more reference completions, or set standardize=False."
             )
         texts, answers = [prompts[i] for i in rows], [completions[i].strip() for i in rows]
@@ -226,9 +235,12 @@ class PersonalizedReward:
         if bad.any():
             row = int(bad.nonzero()[0])
             raise RuntimeError(
-                f"the reward model gave {raw[row].item()} to row {row} of a batch of {len(texts)} ({int(bad.sum())} such rows): "
-                f"annotator {people[row]!r}, prompt {_short(texts[row])}, completion {_short(answers[row])}. Score this row "
-                "with the reward model alone; if its parameters are not finite, train it again with a lower learning rate."
+                f"the reward model gave {raw[row].item()} to row {row} of a batch of {len(texts)} ({int(bad.sum())} "
+                "such rows): "
+                f"annotator {people[row]!r}, prompt {_short(texts[row])}, completion {_short(answers[row])}. Score "
+                "this row "
+                "with the reward model alone; if its parameters are not finite, train it again with a lower learning "
+                "rate."
             )
         raw = torch.where(is_empty, mean + self.empty_z * std, raw)
         if not (self.standardize and self.scales):
@@ -249,27 +261,6 @@ def _short(text: str, limit: int = 120) -> str:
     return repr(text if len(text) <= limit else f"{text[: limit - 1]}…")
 
 
-@dataclass
-class BoundRows:
-    """Whose rows the next rewards belong to.
-
-    Attributes:
-        query_ids: `(rows, context)` token ids of the policy's prompts, padded, as the loop took them.
-        prompts: `rows` prompts as the reward model knows them.
-        annotator_ids: `rows` people.
-        groups: `rows` names to report by, or empty.
-        prompt_ids: `rows` lists of token ids of `prompts`, when policy and reward share a tokenizer, or empty.
-        is_training: False for an eval pass.
-    """
-
-    query_ids: torch.Tensor
-    prompts: list[str]
-    annotator_ids: list[str]
-    groups: list[str] = field(default_factory=list)
-    prompt_ids: list[list[int]] = field(default_factory=list)
-    is_training: bool = True
-
-
 @dataclass(frozen=True)
 class ScoredRow:
     """One rollout as it was scored."""
@@ -287,7 +278,8 @@ class PPORewardSocket(nn.Module):
     """What TRL's PPO calls its reward model: reads token ids, answers with the bound people's rewards.
 
     `trl.experimental.utils.get_reward` calls `getattr(model, model.base_model_prefix)(input_ids=…, …)`, then
-    `model.score(hidden_states[-1])`, and reads one position of the result `(batch, seq_len, 1)`. Here the first call does
+    `model.score(hidden_states[-1])`, and reads one position of the result `(batch, seq_len, 1)`. Here the first call
+    does
     the scoring and the reward stands at every position, so that it does not matter which one is read.
     """
 
@@ -323,8 +315,10 @@ class PPORewardSocket(nn.Module):
         """Raise `RuntimeError` unless every bound row has been scored."""
         if self._rows is not None and self._position != len(self._rows.prompts):
             raise RuntimeError(
-                f"{self._position} of the {len(self._rows.prompts)} rows bound to people were scored before the next batch was "
-                "taken: rewards and people are out of step. The loop must score every row of a batch, in batch order, before "
+                f"{self._position} of the {len(self._rows.prompts)} rows bound to people were scored before the next "
+                "batch was "
+                "taken: rewards and people are out of step. The loop must score every row of a batch, in batch "
+                "order, before "
                 "it takes the next one."
             )
 
@@ -356,7 +350,8 @@ class PPORewardSocket(nn.Module):
         n_left = 0 if self._rows is None else len(self._rows.prompts) - self._position
         if self._rows is None or n_rows > n_left:
             raise RuntimeError(
-                f"{n_rows} rows are to be scored but {n_left} of the rows bound to people are left: nobody said whose these "
+                f"{n_rows} rows are to be scored but {n_left} of the rows bound to people are left: nobody said "
+                "whose these "
                 "are. Take batches through BindingLoader, which binds people to rows when the loop takes a batch."
             )
         start = self._position
@@ -377,17 +372,17 @@ class PPORewardSocket(nn.Module):
         if differs.any():
             row = start + int(differs.nonzero()[0])
             raise RuntimeError(
-                f"row {row} is bound to annotator {rows.annotator_ids[row]!r} with the prompt {_short(rows.prompts[row])}, but the "
-                f"tokens to be scored read {_short(self.tokenizer.decode(input_ids[row - start, :context]))}: rewards and "
+                f"row {row} is bound to annotator {rows.annotator_ids[row]!r} with the prompt "
+                f"{_short(rows.prompts[row])}, but the "
+                f"tokens to be scored read {_short(self.tokenizer.decode(input_ids[row - start, :context]))}: "
+                "rewards and "
                 "people are out of step. Rows must be scored in the order in which they were bound."
             )
 
     def _stop_ids(self) -> tuple[int | None, int | None]:
         return self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
 
-    def _score(
-        self, rows: BoundRows, picked: range, answer_ids: list[list[int]], answers: list[str]
-    ) -> RewardBatch:
+    def _score(self, rows: BoundRows, picked: range, answer_ids: list[list[int]], answers: list[str]) -> RewardBatch:
         people = [rows.annotator_ids[i] for i in picked]
         prompts = [rows.prompts[i] for i in picked]
         if not (self.shares_tokenizer and rows.prompt_ids):
@@ -413,41 +408,3 @@ def _same_tokenizer(first: PreTrainedTokenizerBase | None, second: PreTrainedTok
     if first is None:
         return False
     return first is second or (len(first) == len(second) and first.get_vocab() == second.get_vocab())
-
-
-class BindingLoader:
-    """A prepared data loader that tells the reward whose the rows are at the moment the loop takes the batch.
-
-    Prepared loaders run one batch ahead, so a collator that left the people somewhere would name those of the *next* batch.
-    Here the people ride in the batch itself, as row numbers, and are bound right before the batch is handed over.
-
-    Args:
-        loader: the prepared loader; its batches hold `row_column`.
-        bind: called with the row numbers `(rows,)` and the batch, before the batch is yielded.
-        row_column: the column of row numbers; taken out of the batch.
-    """
-
-    def __init__(
-        self,
-        loader: Iterable[Mapping[str, torch.Tensor]],
-        bind: Callable[[list[int], Mapping[str, torch.Tensor]], None],
-        row_column: str = "row",
-    ) -> None:
-        self.loader = loader
-        self.bind = bind
-        self.row_column = row_column
-
-    def __iter__(self) -> Iterator[Mapping[str, torch.Tensor]]:
-        for batch in self.loader:
-            batch = dict(batch)
-            rows = [int(row) for row in batch.pop(self.row_column)]
-            self.bind(rows, batch)
-            yield batch
-
-    def __len__(self) -> int:
-        return len(self.loader)  # type: ignore[arg-type]
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "loader":  # not there yet: copying and unpickling look attributes up before __init__
-            raise AttributeError(name)
-        return getattr(self.loader, name)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-
 TOPICS = (
     "garden", "market", "river", "train", "kitchen", "library", "harbour", "bridge", "school", "concert", "museum",
     "bakery", "park", "castle", "theatre", "village",

@@ -11,7 +11,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
 
@@ -28,7 +27,9 @@ def make_tiny_tokenizer(texts: Iterable[str], *, vocab_size: int = 1024) -> PreT
         ValueError: `vocab_size` below 300 (256 bytes and the special tokens must fit).
     """
     if vocab_size < 300:
-        raise ValueError(f"vocab_size={vocab_size} is too small for the 256 bytes and 3 special tokens; give 300 or more.")
+        raise ValueError(
+            f"vocab_size={vocab_size} is too small for the 256 bytes and 3 special tokens; give 300 or more."
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -128,7 +129,9 @@ def train_tiny_lm(
         batch = _collate([pairs[row] for row in rows], tokenizer.pad_token_id)
         loss = model(**{name: value.to(model.device) for name, value in batch.items()}).loss
         if not torch.isfinite(loss):
-            raise RuntimeError(f"the language model's loss is {loss.item()} at step {step}: lower learning_rate={learning_rate}.")
+            raise RuntimeError(
+                f"the language model's loss is {loss.item()} at step {step}: lower learning_rate={learning_rate}."
+            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from palign.conditioning import PolicyConditioning
 from palign.trainers.trl_ppo import require_trl_ppo
 
-
 require_trl_ppo()
 
 from trl.experimental.ppo import PPOConfig  # noqa: E402  (the version is checked first, to say what to do)
@@ -19,34 +18,50 @@ class PALPPOConfig(PPOConfig):
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade compute for memory."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin memory in data loaders (for GPUs)."})
     report_to: str | list[str] = field(default="none", metadata={"help": "Where metrics are reported."})
-    save_strategy: str = field(default="no", metadata={"help": "When checkpoints are saved; the end is always saved by recipes."})
-    logging_steps: float = field(default=10, metadata={"help": "Updates between lines in the log; every update is kept in the history."})
+    save_strategy: str = field(
+        default="no", metadata={"help": "When checkpoints are saved; the end is always saved by recipes."}
+    )
+    logging_steps: float = field(
+        default=10, metadata={"help": "Updates between lines in the log; every update is kept in the history."}
+    )
     stop_token: str | None = field(default="eos", metadata={"help": "Cut completions at this token ('eos'), or None."})
     missing_eos_penalty: float | None = field(
-        default=1.0, metadata={"help": "Taken off the reward of completions that do not end, in standardized reward units."}
+        default=1.0,
+        metadata={"help": "Taken off the reward of completions that do not end, in standardized reward units."},
     )
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Clip gradients to this norm in every optimizer step; 0 never clips."})
+    max_grad_norm: float = field(
+        default=1.0, metadata={"help": "Clip gradients to this norm in every optimizer step; 0 never clips."}
+    )
     policy_conditioning: PolicyConditioning = field(
         default=PolicyConditioning.PROMPT,
-        metadata={"help": "How the policy knows who is asking: 'prompt', 'adapter' (one LoRA per prototype) or 'none'."},
+        metadata={
+            "help": "How the policy knows who is asking: 'prompt', 'adapter' (one LoRA per prototype) or 'none'."
+        },
     )
-    show_annotator_id: bool = field(default=False, metadata={"help": "Write the person's id behind their type in the prompt."})
+    show_annotator_id: bool = field(
+        default=False, metadata={"help": "Write the person's id behind their type in the prompt."}
+    )
     standardize_rewards: bool = field(
         default=True, metadata={"help": "z-score each person's rewards against theirs on reference completions."}
     )
     n_reference_completions: int = field(
-        default=64, metadata={"help": "Completions of the reference policy on which each person's reward scale is fitted."}
+        default=64,
+        metadata={"help": "Completions of the reference policy on which each person's reward scale is fitted."},
     )
     max_kl: float | None = field(
         default=15.0,
-        metadata={"help": "Stop, and go back to the last weights below it, when objective/kl (nats) stays above this; None never stops."},
+        metadata={
+            "help": "Stop, and go back to the last weights below it, when objective/kl (nats) stays above this; None never stops."
+        },
     )
     max_empty_fraction: float = field(
         default=0.5, metadata={"help": "Stop likewise when more than this share of completions stays empty."}
     )
     stop_patience: int = field(default=3, metadata={"help": "Updates in a row beyond a limit before training stops."})
     max_prompt_length: int = field(default=512, metadata={"help": "Prompt tokens kept, counted from the end."})
-    group_column: str | None = field(default="type", metadata={"help": "Column to report rewards by, if the rows have it."})
+    group_column: str | None = field(
+        default="type", metadata={"help": "Column to report rewards by, if the rows have it."}
+    )
     n_table_rows: int = field(default=4, metadata={"help": "Rows of the sample table."})
 
     def __post_init__(self) -> None:

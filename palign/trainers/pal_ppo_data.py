@@ -68,12 +68,15 @@ def prepare_rows(
         missing = next((i for i, row in enumerate(rows) if row.get(column) is None), None)
         if missing is not None:
             raise ValueError(
-                f"{name}, row {missing}: the column {column!r} is missing or empty; it has {sorted(rows[missing])}. Every row "
+                f"{name}, row {missing}: the column {column!r} is missing or empty; it has {sorted(rows[missing])}. "
+                "Every row "
                 "must be one prompt of one person: `prompt` and `annotator_id`."
             )
     people = [canonical_id(row["annotator_id"]) for row in rows]
     raw = [row["prompt"] for row in rows]
-    met = raw if who is None else [condition_prompt(p, who.name(person)) for p, person in zip(raw, people, strict=True)]
+    met = (
+        raw if who is None else [condition_prompt(p, who.name(person)) for p, person in zip(raw, people, strict=True)]
+    )
     ids = [_token_ids(tokenizer, render_prompt(prompt, tokenizer))[-args.max_prompt_length :] for prompt in met]
     reward_tokenizer = getattr(socket.reward.model, "tokenizer", None) or tokenizer
     prompts = [render_prompt(prompt, reward_tokenizer) for prompt in raw]
@@ -91,3 +94,19 @@ def prepare_rows(
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `ValueError` unless `tokenizer` pads on the left with a token other than eos, as TRL's PPO needs."""
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise ValueError(
+            f"the policy's tokenizer has pad token {tokenizer.pad_token!r} and eos token {tokenizer.eos_token!r}; PPO "
+            "tells padding from the end of a completion, so they must differ. Give the tokenizer a pad token of its "
+            "own: "
+            "`tokenizer.add_special_tokens({'pad_token': '[PAD]'})`, and resize the model's embeddings."
+        )
+    if tokenizer.padding_side != "left":
+        raise ValueError(
+            f"the policy's tokenizer pads on the {tokenizer.padding_side}; PPO generates behind the prompt and needs "
+            "`tokenizer.padding_side = 'left'`."
+        )

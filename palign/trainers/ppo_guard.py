@@ -1,0 +1,61 @@
+"""A guard against collapse: TRL's PPO has none, and a run that collapsed to empty completions does not come back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+
+@dataclass
+class CollapseGuard:
+    """Watches the KL and the share of empty completions, and keeps the last weights that were within the limits.
+
+    Args:
+        max_kl: limit on the KL to the reference policy, nats per completion; None sets no limit.
+        max_empty_fraction: limit on the share of empty completions.
+        patience: updates in a row beyond a limit before `stop_reason` is set.
+    """
+
+    max_kl: float | None
+    max_empty_fraction: float
+    patience: int
+    n_beyond: int = 0
+    stop_reason: str | None = None
+    good_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    _latest_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def watch(self, step: int, kl: float, empty_fraction: float) -> str | None:
+        """Judge one update; returns a warning, or None within the limits. A KL that is not a number is beyond."""
+        reasons = []
+        if self.max_kl is not None and not kl <= self.max_kl:
+            reasons.append(f"objective/kl is {kl:.1f} nats, above max_kl={self.max_kl}")
+        if empty_fraction > self.max_empty_fraction:
+            limit = f"max_empty_fraction={self.max_empty_fraction}"
+            reasons.append(f"{empty_fraction:.0%} of the completions are empty, above {limit}")
+        if not reasons:
+            self.n_beyond = 0
+            return None
+        self.n_beyond += 1
+        reason = f"update {step}: {' and '.join(reasons)}"
+        if self.n_beyond >= self.patience:
+            self.stop_reason = reason
+            return f"training stops: {reason}. Lower learning_rate or num_ppo_epochs, or raise kl_coef."
+        return f"{reason} ({self.n_beyond} of {self.patience} updates in a row before training stops)."
+
+    def keep(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Remember weights after an update within the limits.
+
+        What was measured in an update are the rollouts of the weights *before* its optimizer steps, so the weights
+        known
+        to be good are those handed over the time before.
+        """
+        self.good_weights = self._latest_weights
+        self._latest_weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+    def restore(self, parameters: Mapping[str, nn.Parameter]) -> bool:
+        """Copy the good weights back into `parameters`; False if there are none."""
+        with torch.no_grad():
+            for name, value in self.good_weights.items():
+                parameters[name].copy_(value)
+        return bool(self.good_weights)

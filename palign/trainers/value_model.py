@@ -1,0 +1,40 @@
+"""A value model for PPO, made from the policy."""
+
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+
+def make_value_model(policy: PreTrainedModel, *, n_layers: int | None = None) -> PreTrainedModel:
+    """The body of `policy` with a score head that starts at zero, as TRL's PPO wants a value model.
+
+    Args:
+        policy: a causal language model; its weights are copied.
+        n_layers: keep only the first layers of the body; None keeps all.
+
+    Raises:
+        ValueError: transformers has no sequence classifier for this architecture, or one without `.score`.
+    """
+    config = type(policy.config).from_dict(
+        {**policy.config.to_dict(), "id2label": {0: "value"}, "label2id": {"value": 0}}
+    )
+    if n_layers is not None:
+        config.num_hidden_layers = n_layers
+    try:
+        value = AutoModelForSequenceClassification.from_config(config).to(policy.dtype)
+    except ValueError as error:
+        raise ValueError(
+            f"transformers has no sequence classifier for {type(policy).__name__}, so no value model can be made "
+            "from it; "
+            "pass a `value_model` with a `.score` head and a `base_model_prefix`."
+        ) from error
+    if not hasattr(value, "score"):
+        raise ValueError(
+            f"{type(value).__name__} has no `.score` head, which TRL's PPO asks of a value model; pass a "
+            "`value_model` of "
+            "your own."
+        )
+    body = getattr(value, value.base_model_prefix)
+    state = getattr(policy, policy.base_model_prefix).state_dict()
+    body.load_state_dict({name: state[name] for name in body.state_dict()})
+    nn.init.zeros_(value.score.weight)
+    return value
