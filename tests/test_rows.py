@@ -24,8 +24,8 @@ TEXT_FAULTS = {
     "NaN id": ({**GOOD, "annotator_id": math.nan}, ValueError, "annotator_id", "id is nan"),
     "bool id": ({**GOOD, "annotator_id": True}, TypeError, "annotator_id", "id is True"),
     "one completion": ({**GOOD, "rejected": None}, ValueError, "rejected", "one completion only.*drop the row"),
-    "one in the list": ({**LIST, "completions": ["x"]}, ValueError, "completions", "one of the completions"),
-    "none in the list": ({**LIST, "completions": []}, ValueError, "completions", "none of the completions"),
+    "one in the list": ({**LIST, "completions": ["x"]}, ValueError, "completions", "one of the completions is there"),
+    "none in the list": ({**LIST, "completions": []}, ValueError, "completions", "none of the completions is there"),
     "nothing": ({"annotator_id": "a", "prompt": "p"}, ValueError, "chosen", "neither 'chosen' and 'rejected' nor"),
     "equal": ({**GOOD, "rejected": "x"}, ValueError, "rejected", "chosen and rejected are the same, 'x'.*Drop it"),
     "equal conversations": (
@@ -118,7 +118,7 @@ def test_any_text_is_an_id(name: str) -> None:
         (
             [{"worker": 1, "chosen": "x", "rejected": "y"}],
             {},
-            "no column 'annotator_id'.*'worker'.*--annotator_column",
+            "no column 'annotator_id'.*'worker'.*--annotator_column worker",
         ),
         ([{"annotatorid": 1, "chosen": "x"}], {}, "Did you mean 'annotatorid'"),
         ([GOOD], {"annotator_column": "worker"}, "no column 'worker'.*'annotator_id', 'prompt'.*--annotator_column"),

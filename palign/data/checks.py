@@ -92,8 +92,8 @@ def check_sequence(value: object, place: Place, what: str) -> list:
     values = list(value)
     if len(values) < 2:
         raise ValueError(
-            f"{place}: {'one' if values else 'none'} of the {what} that a comparison needs; at least two are. "
-            "Drop the row or add what it was compared with."
+            f"{place}: {'one' if values else 'none'} of the {what} is there, and a comparison needs two or more. Drop "
+            "the row or add what it was compared with."
         )
     return values
 

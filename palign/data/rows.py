@@ -15,6 +15,19 @@ __all__ = ["ColumnNames", "RowReader"]
 
 logger = logging.getLogger(__name__)
 
+PERSON_WORDS = (
+    "worker",
+    "user",
+    "rater",
+    "annotator",
+    "labeler",
+    "labeller",
+    "participant",
+    "person",
+    "judge",
+    "voter",
+)
+
 
 def _named(default: str, text: str) -> Any:
     return field(default=default, metadata={"help": text})
@@ -123,11 +136,11 @@ class RowReader:
             name = getattr(self.names, item.name)
             if name in self.available or (name == getattr(defaults, item.name) and item.name != "annotator_column"):
                 continue
-            raise ValueError(
-                checks.unknown_column_message(
-                    name, self.available, self.source, f"Say which one it is with --{item.name}."
-                )
-            )
+            advice = f"Say which one it is with --{item.name}."
+            likely = [c for c in self.available if c.lower().startswith(PERSON_WORDS)]
+            if item.name == "annotator_column" and likely:
+                advice = f"If {likely[0]!r} holds the person who judged, say --annotator_column {likely[0]}."
+            raise ValueError(checks.unknown_column_message(name, self.available, self.source, advice))
         if self.list_column in self.available or all(name in self.available for name in self.pair_columns):
             return
         missing = next((name for name in self.pair_columns if name not in self.available), self.list_column)
