@@ -1,0 +1,92 @@
+"""Judgements summed up by person and group, and weights that resample people: the arithmetic under GroupFrame.
+
+A resample of people is a row of weights, how often each person was drawn. Sums and counts by (person, group) are
+sparse matrices, so that any number of resamples is two matrix products and no loop over people, rows or groups.
+"""
+
+import numpy as np
+from scipy import sparse
+
+__all__ = ["Clusters", "draw_weights"]
+
+
+class Clusters:
+    """Sums and counts of every metric by (person, group).
+
+    Args:
+        people: (n_rows,) integers 0…n_people-1, every one present.
+        groups: (n_rows,) integers 0…n_groups-1.
+        numbers: (n_rows, n_metrics) float64.
+        by_annotator: replace sums by means and counts by one, so that every person counts the same.
+
+    Attributes:
+        n_annotators, n_judgements: (n_groups,) int.
+        is_nested: every person stands in one group only.
+        strata: (n_people,) int; within a stratum people are exchangeable. When nested: the group, those who are alone
+            in their group being put together; else everybody is one stratum.
+    """
+
+    def __init__(
+        self, people: np.ndarray, groups: np.ndarray, numbers: np.ndarray, n_groups: int, *, by_annotator: bool = False
+    ) -> None:
+        self.n_people, self.n_groups = int(people.max()) + 1, n_groups
+        cells, inverse = np.unique(people.astype(np.int64) * n_groups + groups, return_inverse=True)
+        cell_people, cell_groups = cells // n_groups, cells % n_groups
+        counts = np.bincount(inverse, minlength=len(cells)).astype(float)
+        sums = [np.bincount(inverse, weights=column, minlength=len(cells)) for column in numbers.T]
+        self.n_annotators = np.bincount(cell_groups, minlength=n_groups)
+        self.n_judgements = np.bincount(groups, minlength=n_groups)
+        self.is_nested = len(cells) == self.n_people
+        self._person_counts = np.bincount(people, minlength=self.n_people).astype(float)
+        self._person_sums = np.stack(
+            [np.bincount(people, weights=c, minlength=self.n_people) for c in numbers.T], axis=1
+        )
+        if by_annotator:
+            sums, counts = [total / counts for total in sums], np.ones_like(counts)
+            self._person_sums = self._person_sums / self._person_counts[:, None]
+            self._person_counts = np.ones(self.n_people)
+        shape = (self.n_people, n_groups)
+        self._counts = sparse.csr_array((counts, (cell_people, cell_groups)), shape=shape)
+        self._sums = [sparse.csr_array((total, (cell_people, cell_groups)), shape=shape) for total in sums]
+        self._members = sparse.csr_array((np.ones(len(cells)), (cell_people, cell_groups)), shape=shape)
+        alone = self.n_annotators[cell_groups] == 1
+        self.strata = np.where(alone, n_groups, cell_groups) if self.is_nested else np.zeros(self.n_people, dtype=int)
+
+    def group_means(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """Mean by group, (n_groups, n_metrics); with weights (n, n_people): (n, n_groups, n_metrics). NaN if empty."""
+        drawn = np.ones((1, self.n_people)) if weights is None else weights
+        counts = drawn @ self._counts
+        known = counts > 0
+        means = [np.where(known, (drawn @ total) / np.where(known, counts, 1.0), np.nan) for total in self._sums]
+        stacked = np.stack(means, axis=-1)
+        return stacked[0] if weights is None else stacked
+
+    def overall_means(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """Mean over everybody, (n_metrics,); with weights (n, n_people): (n, n_metrics)."""
+        if weights is None:
+            return self._person_sums.sum(0) / self._person_counts.sum()
+        counts = (weights @ self._person_counts)[:, None]
+        return np.where(counts > 0, (weights @ self._person_sums) / np.where(counts > 0, counts, 1.0), np.nan)
+
+    def n_drawn(self, weights: np.ndarray) -> np.ndarray:
+        """How many people of each group were drawn, (n, n_groups)."""
+        return weights @ self._members
+
+
+def draw_weights(strata: np.ndarray, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each person is drawn, (n_resamples, n_people): of n people in a stratum, n - 1 with replacement.
+
+    A person alone in a stratum keeps weight 1. Weights of a stratum are scaled by n / (n - 1), so that strata keep
+    their shares of the whole.
+    """
+    order = np.argsort(strata, kind="stable")
+    sizes = np.unique(strata, return_counts=True)[1]
+    starts = np.concatenate([[0], sizes.cumsum()[:-1]])
+    n_drawn = np.maximum(sizes - 1, 1)
+    first, size = np.repeat(starts, n_drawn), np.repeat(sizes, n_drawn)
+    places = first + np.minimum((rng.random((n_resamples, len(size))) * size).astype(np.int64), size - 1)
+    places += np.arange(n_resamples)[:, None] * len(strata)
+    counts = np.bincount(places.ravel(), minlength=n_resamples * len(strata)).reshape(n_resamples, len(strata))
+    weights = np.empty(counts.shape)
+    weights[:, order] = counts * np.repeat(sizes / n_drawn, sizes)
+    return weights

@@ -1,0 +1,106 @@
+"""Two models on the same judgements: paired differences, with the same resampled people on both sides."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from palign.evaluation.group_frame import GroupFrame, bounds, direction_of
+from palign.evaluation.tables import check_columns
+
+__all__ = ["compare_models"]
+
+COMPARED = ("overall", "worst", "gap")
+
+
+def compare_models(
+    table: pd.DataFrame,
+    *,
+    metric: str,
+    models: tuple[str, str],
+    groups: str | Sequence[str] | None = None,
+    keys: Sequence[str] = ("annotator_id", "row"),
+    weights: str = "judgements",
+    higher_is_better: Mapping[str, bool] | None = None,
+    min_group_size: int = 1,
+    level: float = 0.9,
+    seed: int = 0,
+    n_resamples: int = 1000,
+) -> pd.DataFrame:
+    """Second model minus first, overall, by group, of the worst group and of the gap.
+
+    Only judgements that both models have count; they are matched by ``keys``, which must name a row once per model.
+
+    Returns:
+        Indexed by (``stat``, ``group``) with stats overall, by_group, worst, gap; columns the two models' names,
+        ``difference``, ``low``, ``high``, ``n_annotators``, ``n_judgements``. The group of an intersection is written
+        "a × b". ``attrs["n_dropped"]`` counts rows of either model without a partner.
+
+    Raises:
+        ValueError: an unknown model or column, a judgement twice, or none in common.
+    """
+    group_columns = [groups] if isinstance(groups, str) else list(groups or [])
+    check_columns(table, ["model", metric, *keys, *group_columns])
+    first, second = (_rows_of(table, model, keys) for model in models)
+    sides = [side[[*keys, metric]].rename(columns={metric: place}) for place, side in enumerate((first, second))]
+    wide = (
+        first[[*dict.fromkeys([*keys, *group_columns])]].merge(sides[0], on=list(keys)).merge(sides[1], on=list(keys))
+    )
+    if not len(wide):
+        raise ValueError(
+            f"models {models[0]!r} and {models[1]!r} have no judgement in common by {', '.join(keys)}; score both on "
+            "the "
+            "same rows."
+        )
+    upwards = (higher_is_better or {}).get(metric, direction_of(metric))
+    wide = wide.rename(columns={0: "first model", 1: "second model"})
+    frame = GroupFrame(
+        wide,
+        metrics=["first model", "second model"],
+        groups=group_columns,
+        annotator_column=keys[0],
+        weights=weights,
+        higher_is_better={"first model": upwards, "second model": upwards},
+        min_group_size=min_group_size,
+    )
+    result = pd.concat(
+        [_differences(frame, stat, models, level, seed, n_resamples) for stat in ("by_group", *COMPARED)]
+    )
+    result.attrs["n_dropped"] = len(first) + len(second) - 2 * len(wide)
+    return result
+
+
+def _rows_of(table: pd.DataFrame, model: str, keys: Sequence[str]) -> pd.DataFrame:
+    rows = table[table["model"] == model]
+    if not len(rows):
+        known = ", ".join(map(repr, table["model"].unique()))
+        raise ValueError(f"the table has no model {model!r}; it has {known}.")
+    twice = rows.duplicated(list(keys))
+    if twice.any():
+        example = rows.loc[twice, list(keys)].iloc[0].to_dict()
+        raise ValueError(
+            f"model {model!r} has the judgement {example} more than once; {' and '.join(keys)} must name a row once "
+            "per "
+            "model, or there is no telling which belong together."
+        )
+    return rows
+
+
+def _differences(
+    frame: GroupFrame, stat: str, models: tuple[str, str], level: float, seed: int, n_resamples: int
+) -> pd.DataFrame:
+    values = np.atleast_2d(frame.estimate(stat))
+    draws = frame.replicates(stat, seed=seed, n_resamples=n_resamples)
+    degrees = np.min(np.atleast_2d(frame.degrees_of_freedom(stat, draws)), axis=-1)
+    difference = np.squeeze(values[:, 1] - values[:, 0]) if stat != "by_group" else values[:, 1] - values[:, 0]
+    kind = "reflected" if stat in ("worst", "gap") else "overall"
+    low, high = bounds(difference, draws[..., 1] - draws[..., 0], kind, level, np.squeeze(degrees))
+    if stat == "by_group":
+        names = [" × ".join(label) if isinstance(label, tuple) else label for label in frame.labels]
+        people, rows = frame.by_group["n_annotators"].to_numpy(), frame.by_group["n_judgements"].to_numpy()
+    else:
+        names, people, rows = [""], [frame.n_annotators], [frame.n_judgements]
+    columns = {models[0]: values[:, 0], models[1]: values[:, 1], "difference": difference, "low": low, "high": high}
+    counts = {"n_annotators": people, "n_judgements": rows}
+    index = pd.MultiIndex.from_product([[stat], names], names=["stat", "group"])
+    return pd.DataFrame({name: np.atleast_1d(column) for name, column in {**columns, **counts}.items()}, index=index)

@@ -1,0 +1,308 @@
+"""GroupFrame: a metric by group, with counts, the worst group, and intervals that resample people.
+
+Shaped after fairlearn's ``MetricFrame`` (disaggregate first, aggregate last), with three differences:
+
+1. It starts from a tidy table, one row per judgement, and a metric is a column of it: a mean over rows.
+2. It knows the direction of a metric, so that "worst" is never the best.
+3. Its bootstrap resamples annotators within groups, never rows: the judgements of one person hang together, and an
+   interval that resamples rows pretends to know more than it does.
+
+The resampling: of the n annotators of a group, n - 1 are drawn with replacement, which makes the variance of a mean
+unbiased (Rao and Wu 1988) where n draws make it too small by (n - 1)/n; the percentiles are widened from the normal to
+Student's t (Hesterberg 2015, section 3.3). Overall and by-group intervals are percentiles; those of extremes and
+spreads (worst, gap, ratio, gini, cvar) are *basic* intervals, reflected about the estimate, because a maximum over
+groups of noisy numbers is too large and its bootstrap is so once more. Source of the clustering argument: Davison and
+Hinkley, *Bootstrap Methods and their Application*, section 3.8.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from palign.evaluation.clusters import Clusters, draw_weights
+from palign.evaluation.inequality import cvar, gap, gini, ratio, worst
+from palign.evaluation.tables import check_columns, check_numbers, group_labels
+
+__all__ = ["GroupFrame", "direction_of"]
+
+LESS_IS_BETTER = ("regret", "kl", "loss", "error", "perplexity")
+STATISTICS = ("overall", "by_group", "worst", "gap", "ratio", "gini", "cvar")
+ELEMENTS_AT_ONCE = 4_000_000
+
+
+def direction_of(metric: str) -> bool:
+    """Whether more of a metric is better: False for names that speak of regret, kl, loss, error or perplexity."""
+    return not any(word in LESS_IS_BETTER for word in metric.lower().replace("/", "_").split("_"))
+
+
+class GroupFrame:
+    """Metrics by group over a tidy table.
+
+    Args:
+        table: a row per judgement; see ``docs/data_formats.md`` for the columns of a score table.
+        metrics: name(s) of numeric columns; a NaN or infinity in one is an error.
+        groups: name(s) of columns; with several, a group is a combination of values (an intersection). None or empty
+            puts everybody in one group. A missing value is a group of its own, "(missing)".
+        annotator_column: who judged; the unit that is resampled.
+        weights: "judgements" (default): every row counts the same, so a busy person counts more. "annotators": every
+            person's mean counts the same, within a group and overall.
+        higher_is_better: metric name to bool, where the name does not tell (:func:`direction_of`).
+        min_group_size: groups of fewer annotators keep their counts and lose their numbers, everywhere.
+
+    Attributes:
+        by_group: indexed by group, columns ``n_annotators``, ``n_judgements`` and the metrics.
+        overall: Series, metric to value, over all rows, masked groups included.
+        notes: what a reader of the numbers has to know, as sentences.
+
+    Raises:
+        ValueError: no rows, an unknown column (the nearest names are offered), a NaN, or several models in one table.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        *,
+        metrics: str | Sequence[str],
+        groups: str | Sequence[str] | None = None,
+        annotator_column: str = "annotator_id",
+        weights: str = "judgements",
+        higher_is_better: Mapping[str, bool] | None = None,
+        min_group_size: int = 1,
+    ) -> None:
+        self.metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+        self.group_columns = [groups] if isinstance(groups, str) else list(groups or [])
+        self.weights, self.min_group_size = weights, int(min_group_size)
+        check_columns(table, [annotator_column, *self.group_columns, *self.metrics])
+        if weights not in ("judgements", "annotators"):
+            raise ValueError(
+                f"weights is {weights!r}; it must be 'judgements' (every row counts the same) or 'annotators' (every "
+                "person counts the same)."
+            )
+        models = table["model"].dropna().unique() if "model" in table and "model" not in self.group_columns else []
+        if len(models) > 1:
+            raise ValueError(
+                f"the table holds {len(models)} models ({', '.join(map(str, models[:5]))}) and one frame describes "
+                "one. "
+                "Select the rows of one model, or compare two with palign.evaluation.comparison.compare_models."
+            )
+        self.higher_is_better = {
+            name: bool((higher_is_better or {}).get(name, direction_of(name))) for name in self.metrics
+        }
+        numbers = check_numbers(table, self.metrics)
+        codes, self.labels = group_labels(table, self.group_columns)
+        people = pd.factorize(table[annotator_column].astype(str))[0]
+        self._clusters = Clusters(people, codes, numbers, len(self.labels), by_annotator=weights == "annotators")
+        self._build()
+
+    def _build(self) -> None:
+        clusters = self._clusters
+        self._masked = clusters.n_annotators < self.min_group_size
+        values = clusters.group_means()
+        values[self._masked] = np.nan
+        self.by_group = pd.DataFrame(values, index=self.labels, columns=self.metrics)
+        self.by_group.insert(0, "n_judgements", clusters.n_judgements)
+        self.by_group.insert(0, "n_annotators", clusters.n_annotators)
+        self.overall = pd.Series(clusters.overall_means(), index=self.metrics, name="overall")
+        self.notes = self._take_notes()
+
+    def _take_notes(self) -> list[str]:
+        single = int(((self._clusters.n_annotators == 1) & ~self._masked).sum())
+        notes = []
+        if self._masked.any():
+            notes.append(
+                f"{int(self._masked.sum())} of {len(self.labels)} groups have fewer than {self.min_group_size} "
+                "annotators: their counts are shown, their numbers are not, and no statistic over groups uses them."
+            )
+        if single and single < len(self.labels):
+            notes.append(
+                f"{single} of {len(self.labels)} groups have a single annotator: nothing can be said of how another "
+                "person of that group would fare, so these groups and the spread over groups have no interval "
+                "(min_group_size=2 leaves them out)."
+            )
+        if not self._clusters.is_nested:
+            notes.append("Some annotators stand in several groups: people are resampled as a whole, over all groups.")
+        return notes
+
+    @property
+    def n_annotators(self) -> int:
+        """Number of different people in the table."""
+        return self._clusters.n_people
+
+    @property
+    def n_judgements(self) -> int:
+        """Number of rows of the table."""
+        return int(self._clusters.n_judgements.sum())
+
+    def worst(self) -> pd.DataFrame:
+        """The worst-served group of each metric: indexed by metric, columns ``group``, ``value``, ``n_annotators``."""
+        return self._extreme(worst_wanted=True)
+
+    def best(self) -> pd.DataFrame:
+        """The best-served group of each metric, as :meth:`worst`."""
+        return self._extreme(worst_wanted=False)
+
+    def _extreme(self, *, worst_wanted: bool) -> pd.DataFrame:
+        found = {}
+        for name in self.metrics:
+            values = self.by_group[name].to_numpy()
+            lowest_wanted = self.higher_is_better[name] == worst_wanted
+            if np.isnan(values).all():
+                found[name] = {"group": None, "value": np.nan, "n_annotators": 0}
+                continue
+            place = int(np.nanargmin(values) if lowest_wanted else np.nanargmax(values))
+            count = int(self._clusters.n_annotators[place])
+            found[name] = {"group": self.labels[place], "value": values[place], "n_annotators": count}
+        return pd.DataFrame.from_dict(found, orient="index", columns=["group", "value", "n_annotators"])
+
+    def gap(self) -> pd.Series:
+        """Best minus worst group, per metric, in its own unit."""
+        return self._series("gap")
+
+    def ratio(self) -> pd.Series:
+        """Lowest over highest group, per metric; NaN for metrics that can be negative and are."""
+        return self._series("ratio")
+
+    def gini(self) -> pd.Series:
+        """Gini coefficient over groups, each counted once, per metric; NaN where a value is negative."""
+        return self._series("gini")
+
+    def cvar(self, alpha: float = 0.1) -> pd.Series:
+        """Mean over the worst-served share ``alpha`` of the groups, each counted once, per metric."""
+        return self._series("cvar", alpha=alpha)
+
+    def _series(self, stat: str, **options: float) -> pd.Series:
+        values = self.by_group[self.metrics].to_numpy()[None]
+        return pd.Series(self._statistic(stat, values, None, **options)[0], index=self.metrics, name=stat)
+
+    def _statistic(self, stat: str, values: np.ndarray, weights: np.ndarray | None, alpha: float = 0.1) -> np.ndarray:
+        """One number per metric from group values (n, n_groups, n_metrics) → (n, n_metrics)."""
+        columns = []
+        for place, name in enumerate(self.metrics):
+            of_metric, upwards = values[..., place], self.higher_is_better[name]
+            if stat == "worst":
+                columns.append(worst(of_metric, higher_is_better=upwards))
+            elif stat == "cvar":
+                columns.append(cvar(of_metric, alpha, weights, higher_is_better=upwards))
+            elif stat == "gini":
+                columns.append(gini(of_metric, weights))
+            else:
+                columns.append({"gap": gap, "ratio": ratio}[stat](of_metric))
+        return np.stack(columns, axis=-1)
+
+    def replicates(self, stat: str, *, seed: int = 0, n_resamples: int = 1000, alpha: float = 0.1) -> np.ndarray:
+        """The statistic on ``n_resamples`` resamples of people.
+
+        Returns:
+            (n_resamples, n_metrics), or (n_resamples, n_groups, n_metrics) for ``by_group``. NaN where a resample
+            cannot speak: a group of one annotator, and with it every spread over groups (unless *every* group is one
+            annotator: then people are resampled, and ``gini`` and ``cvar`` are over them). One seed draws the same
+            people for every statistic and metric, so differences of replicates are paired.
+        """
+        if stat not in STATISTICS:
+            raise ValueError(f"there is no statistic {stat!r}; choose one of {', '.join(STATISTICS)}.")
+        rng = np.random.default_rng(seed)
+        widest = max(self._clusters.n_people, len(self.labels) * len(self.metrics), 1)
+        at_once = max(1, min(n_resamples, ELEMENTS_AT_ONCE // widest))
+        parts = []
+        for start in range(0, n_resamples, at_once):
+            drawn = draw_weights(self._clusters.strata, min(at_once, n_resamples - start), rng)
+            parts.append(self._replicates_of(stat, drawn, alpha))
+        return np.concatenate(parts)
+
+    def _replicates_of(self, stat: str, drawn: np.ndarray, alpha: float) -> np.ndarray:
+        clusters = self._clusters
+        if stat == "overall":
+            means = clusters.overall_means(drawn)
+            return means if clusters.n_people > 1 else np.full_like(means, np.nan)
+        values = clusters.group_means(drawn)
+        single = clusters.n_annotators == 1
+        if stat == "by_group":
+            values[:, single | self._masked] = np.nan
+            return values
+        values[:, self._masked] = np.nan
+        if stat in ("gini", "cvar") and single.all() and clusters.is_nested and len(self.labels) > 1:
+            return self._statistic(stat, values, clusters.n_drawn(drawn), alpha)
+        result = self._statistic(stat, values, None, alpha)
+        shown = ~self._masked
+        return result if shown.sum() > 1 and not (single & shown).any() else np.full_like(result, np.nan)
+
+    def interval(
+        self, stat: str = "by_group", *, level: float = 0.9, seed: int = 0, n_resamples: int = 1000, alpha: float = 0.1
+    ) -> pd.DataFrame:
+        """Bootstrap interval of a statistic, resampling annotators within groups.
+
+        Args:
+            stat: overall, by_group, worst, gap, ratio, gini or cvar.
+            level: coverage aimed at, in (0, 1).
+
+        Returns:
+            Columns ``low`` and ``high``, indexed by metric; for ``by_group`` by (group columns …, ``metric``). NaN
+            where no interval can be given; :attr:`notes` says why.
+        """
+        if not 0 < level < 1:
+            raise ValueError(
+                f"level is {level}; it is the coverage aimed at and must lie between 0 and 1, such as 0.9."
+            )
+        draws = self.replicates(stat, seed=seed, n_resamples=n_resamples, alpha=alpha)
+        low, high = bounds(self.estimate(stat, alpha=alpha), draws, stat, level, self.degrees_of_freedom(stat, draws))
+        if stat != "by_group":
+            return pd.DataFrame({"low": low, "high": high}, index=self.metrics)
+        names = [*(self.by_group.index.names if self.group_columns else ["group"]), "metric"]
+        keys = [
+            (*(label if isinstance(label, tuple) else (label,)), name)
+            for label in self.labels
+            for name in self.metrics
+        ]
+        index = pd.MultiIndex.from_tuples(keys, names=names)
+        return pd.DataFrame({"low": low.ravel(), "high": high.ravel()}, index=index)
+
+    def estimate(self, stat: str, *, alpha: float = 0.1) -> np.ndarray:
+        """The statistic on the table itself, (n_metrics,), or (n_groups, n_metrics) for ``by_group``."""
+        if stat == "overall":
+            return self.overall.to_numpy()
+        values = self.by_group[self.metrics].to_numpy()
+        return values if stat == "by_group" else self._statistic(stat, values[None], None, alpha)[0]
+
+    def degrees_of_freedom(self, stat: str, draws: np.ndarray) -> np.ndarray | float:
+        """For Student's t: n - 1 of the group, of the two extreme groups the smaller, of everybody for the rest."""
+        sizes = np.maximum(self._clusters.n_annotators - 1, 1).astype(float)
+        if stat == "by_group":
+            return np.repeat(sizes[:, None], len(self.metrics), axis=1)
+        if stat in ("overall", "gini", "cvar"):
+            return float(max(self._clusters.n_people - 1, 1))
+        ends = [self.worst(), self.best()] if stat in ("gap", "ratio") else [self.worst()]
+        return np.min([np.maximum(end["n_annotators"].to_numpy(float) - 1, 1) for end in ends], axis=0)
+
+
+def bounds(
+    estimate: np.ndarray, draws: np.ndarray, stat: str, level: float, degrees: np.ndarray | float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Interval ends from replicates (n_resamples, ...) about an estimate (...,): see the module's docstring.
+
+    ``stat`` may also be "reflected": a basic interval without limits, as for a difference of two gaps.
+    """
+    from scipy.stats import norm, t
+
+    tail = np.broadcast_to(norm.cdf(t.ppf((1 - level) / 2, degrees)), np.shape(estimate))
+    unknown = np.isnan(draws).all(axis=0) | np.isnan(estimate)
+    ordered = np.sort(np.where(unknown, 0.0, draws), axis=0)  # NaN, where a resample missed a group, sorts to the end
+    counts = (~np.isnan(ordered)).sum(axis=0)
+    low, high = _quantile(ordered, counts, tail), _quantile(ordered, counts, 1 - tail)
+    if stat in ("worst", "gap", "ratio", "gini", "cvar", "reflected"):
+        low, high = 2 * estimate - high, 2 * estimate - low
+    if stat in ("gap", "gini", "ratio"):
+        low, high = np.maximum(low, 0.0), np.maximum(high, 0.0)
+    if stat in ("ratio", "gini"):
+        low, high = np.minimum(low, 1.0), np.minimum(high, 1.0)
+    return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
+
+
+def _quantile(ordered: np.ndarray, counts: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Linear quantile of the first ``counts`` entries along axis 0 of sorted replicates, one share per place."""
+    place = share * (counts - 1)
+    below = np.floor(place).astype(int)
+    above = np.minimum(below + 1, counts - 1)
+    low = np.take_along_axis(ordered, below[None], 0)[0]
+    high = np.take_along_axis(ordered, above[None], 0)[0]
+    return low + (high - low) * (place - below)

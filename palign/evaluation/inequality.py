@@ -1,0 +1,75 @@
+"""How unequal a metric is over groups: five numbers, each a function of the groups' values and nothing else.
+
+Every function takes ``values`` (..., n_groups) and works along the last axis; NaN stands for a group that is not shown
+and is left out, and a row with no value at all gives NaN. ``weights`` (..., n_groups), where taken, says how much each
+group counts (default: each once). Groups counted once is fairlearn's convention too; to count people, take a frame
+whose groups are the annotators.
+"""
+
+import numpy as np
+
+__all__ = ["cvar", "gap", "gini", "ratio", "worst"]
+
+
+def worst(values: np.ndarray, *, higher_is_better: bool = True) -> np.ndarray:
+    """The value of the worst-served group: the lowest, or the highest of a metric of which less is better."""
+    values = np.asarray(values, dtype=float)
+    found = np.where(np.isnan(values), np.inf if higher_is_better else -np.inf, values)
+    found = found.min(-1) if higher_is_better else found.max(-1)
+    return np.where(np.isnan(values).all(-1), np.nan, found)
+
+
+def gap(values: np.ndarray) -> np.ndarray:
+    """Best minus worst, in the metric's own unit, never negative."""
+    return worst(values, higher_is_better=False) - worst(values, higher_is_better=True)
+
+
+def ratio(values: np.ndarray) -> np.ndarray:
+    """Lowest over highest, in [0, 1]; NaN when a value is negative (a log-likelihood has no ratio) or all are 0."""
+    lowest, highest = worst(values, higher_is_better=True), worst(values, higher_is_better=False)
+    defined = (lowest >= 0) & (highest > 0)
+    return np.where(defined, lowest / np.where(defined, highest, 1.0), np.nan)
+
+
+def gini(values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Gini coefficient, mean absolute difference of two groups over twice the mean: 0 equal, towards 1 one has all.
+
+    NaN when a value is negative or all are 0.
+    """
+    values, weights = _values_and_weights(values, weights)
+    order = np.argsort(values, axis=-1)
+    sorted_values = np.take_along_axis(values, order, -1)
+    sorted_weights = np.take_along_axis(weights, order, -1)
+    total = weights.sum(-1)
+    below = sorted_weights.cumsum(-1) * 2 - sorted_weights - total[..., None]
+    mass = (values * weights).sum(-1)
+    defined = (mass > 0) & (np.where(weights > 0, values, 0.0).min(-1) >= 0)
+    product = (sorted_values * sorted_weights * below).sum(-1)
+    return np.where(defined, product / np.where(defined, total * mass, 1.0), np.nan)
+
+
+def cvar(
+    values: np.ndarray, alpha: float = 0.1, weights: np.ndarray | None = None, *, higher_is_better: bool = True
+) -> np.ndarray:
+    """Conditional value at risk: the mean over the worst-served share ``alpha`` of the groups.
+
+    A group that straddles the border counts in part, so that ``alpha=1`` is the mean and a small ``alpha`` the worst.
+    """
+    if not 0 < alpha <= 1:
+        raise ValueError(f"alpha is {alpha}; it is the share of worst-served groups to average over, in (0, 1].")
+    values, weights = _values_and_weights(values, weights)
+    order = np.argsort(values if higher_is_better else -values, axis=-1)
+    sorted_values, sorted_weights = np.take_along_axis(values, order, -1), np.take_along_axis(weights, order, -1)
+    budget = alpha * weights.sum(-1, keepdims=True)
+    before = sorted_weights.cumsum(-1) - sorted_weights
+    counted = np.clip(budget - before, 0.0, sorted_weights)
+    total = counted.sum(-1)
+    return np.where(total > 0, (sorted_values * counted).sum(-1) / np.where(total > 0, total, 1.0), np.nan)
+
+
+def _values_and_weights(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """NaN values become zeros of weight 0."""
+    values = np.asarray(values, dtype=float)
+    shown = ~np.isnan(values)
+    weights = np.where(shown, 1.0 if weights is None else weights, 0.0)
+    return np.where(shown, values, 0.0), weights

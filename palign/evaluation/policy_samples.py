@@ -1,0 +1,115 @@
+"""What a policy writes, and how far it is from its reference: completions and their KL, to judge policies by."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class PolicySamples:
+    """One completion for each prompt.
+
+    Attributes:
+        completions: list of `n_prompts` texts, without special tokens and outer spaces.
+        kl: `(n_prompts,)`, nats: log-probability of the completion under the policy less that under the reference,
+            summed over its tokens. Its mean estimates the KL from the reference; one row may be negative.
+    """
+
+    completions: list[str]
+    kl: np.ndarray
+
+
+@torch.no_grad()
+def sample_policy(
+    policy: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    reference: Any = None,
+    reference_prompts: Sequence[str] | None = None,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    batch_size: int = 128,
+    seed: int = 0,
+    show_progress: bool = False,
+) -> PolicySamples:
+    """Draw one completion for each prompt.
+
+    Args:
+        policy: a causal language model, with or without a PEFT adapter.
+        tokenizer: of `policy`, padding on the left.
+        prompts: list of `n_prompts` rendered prompts.
+        reference: to measure the KL from; default: `policy` with its adapter switched off, or `policy` itself.
+        reference_prompts: what the reference reads, where it is told less; default `prompts`.
+        max_new_tokens: length at which completions are cut.
+        temperature: of the draw, and of both sides of the KL.
+        batch_size: prompts at a time.
+        seed: of the draw.
+        show_progress: whether to draw a progress bar.
+    """
+    completions, divergences = [], []
+    reference_prompts = prompts if reference_prompts is None else reference_prompts
+    policy.eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for start in tqdm(range(0, len(prompts), batch_size), desc="samples", disable=not show_progress):
+            part = slice(start, start + batch_size)
+            answers = _draw(policy, tokenizer, prompts[part], max_new_tokens, temperature)
+            own = _log_probability(policy, tokenizer, prompts[part], answers, temperature)
+            other, switch = (policy, _adapter_off(policy)) if reference is None else (reference, nullcontext())
+            with switch:
+                theirs = _log_probability(other, tokenizer, reference_prompts[part], answers, temperature)
+            completions += [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+            divergences.append((own - theirs).double().cpu().numpy())
+    return PolicySamples(completions, np.concatenate(divergences) if divergences else np.zeros(0))
+
+
+def _adapter_off(policy: Any) -> AbstractContextManager[Any]:
+    return policy.disable_adapter() if hasattr(policy, "disable_adapter") else nullcontext()
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], device: torch.device
+) -> dict[str, torch.Tensor]:
+    options = {"return_tensors": "pt", "padding": True, "add_special_tokens": False, "padding_side": "left"}
+    encoded = tokenizer(list(prompts), **options)
+    return {name: encoded[name].to(device) for name in ("input_ids", "attention_mask")}
+
+
+def _draw(
+    policy: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int, temperature: float
+) -> torch.Tensor:
+    encoded = _encode(tokenizer, prompts, policy.device)
+    sequences = policy.generate(
+        **encoded,
+        max_new_tokens=max_new_tokens,
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,
+        top_p=1.0,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return sequences[:, encoded["input_ids"].shape[1] :]
+
+
+def _log_probability(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """`(rows,)`: log-probability of `answers` `(rows, response)` in nats, eos counted, what is behind it not."""
+    encoded = _encode(tokenizer, prompts, answers.device)
+    is_eos = answers == tokenizer.eos_token_id
+    is_answer = (is_eos.cumsum(1) - is_eos.long()) == 0
+    mask = torch.cat((encoded["attention_mask"], is_answer.long()), 1)
+    ids = torch.cat((encoded["input_ids"], answers), 1)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+    logps = torch.log_softmax(logits[:, -answers.shape[1] - 1 : -1].float() / temperature, -1)
+    chosen = logps.gather(-1, answers[..., None]).squeeze(-1)
+    return (chosen * is_answer).sum(1)

@@ -1,0 +1,329 @@
+"""GroupFrame by hand: means, worst, gap, ratio, gini, cvar, masks, missing groups, intervals that resample people."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from palign.evaluation import inequality
+from palign.evaluation.clusters import draw_weights
+from palign.evaluation.comparison import compare_models
+from palign.evaluation.group_frame import GroupFrame, direction_of
+
+
+def small_table() -> pd.DataFrame:
+    """Eight judgements by four people: north has ann .5 (2 rows) and bo 1 (1), south cy .25 (4), no group dee 1 (1)."""
+    rows = [
+        ("ann", "north", 1.0),
+        ("ann", "north", 0.0),
+        ("bo", "north", 1.0),
+        ("cy", "south", 0.0),
+        ("cy", "south", 0.0),
+    ]
+    rows += [("cy", "south", 0.0), ("cy", "south", 1.0), ("dee", None, 1.0)]
+    return pd.DataFrame(rows, columns=["annotator_id", "region", "accuracy"])
+
+
+def population(n_groups: int = 3, n_people: int = 12, n_rows: int = 9, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    people = np.repeat(np.arange(n_groups * n_people), n_rows)
+    own = rng.uniform(0.5, 0.9, n_groups * n_people)
+    table = pd.DataFrame(
+        {"annotator_id": people, "group": people % n_groups, "half": people % 2, "row": np.arange(len(people))}
+    )
+    return table.assign(accuracy=(rng.random(len(people)) < own[people]).astype(float), regret=rng.random(len(people)))
+
+
+def test_means_counts_and_the_missing_group_by_hand() -> None:
+    frame = GroupFrame(small_table(), metrics="accuracy", groups="region")
+    assert frame.by_group.index.tolist() == ["north", "south", "(missing)"]
+    assert frame.by_group["n_annotators"].tolist() == [2, 1, 1]
+    assert frame.by_group["n_judgements"].tolist() == [3, 4, 1]
+    np.testing.assert_allclose(frame.by_group["accuracy"], [2 / 3, 1 / 4, 1])
+    assert frame.overall["accuracy"] == pytest.approx(4 / 8)
+    assert frame.worst().loc["accuracy"].tolist() == ["south", 0.25, 1]
+    assert frame.best().loc["accuracy"].tolist() == ["(missing)", 1.0, 1]
+    assert frame.gap()["accuracy"] == pytest.approx(0.75)
+    assert frame.ratio()["accuracy"] == pytest.approx(0.25)
+    # (|2/3 - 1/4| + |2/3 - 1| + |1/4 - 1|) * 2 / (2 * 9 * mean), mean = (2/3 + 1/4 + 1) / 3
+    assert frame.gini()["accuracy"] == pytest.approx((5 / 12 + 4 / 12 + 9 / 12) / (9 * (23 / 36)))
+    assert frame.cvar(1 / 3)["accuracy"] == pytest.approx(1 / 4)
+    assert frame.cvar(0.5)["accuracy"] == pytest.approx((1 / 4 + 0.5 * 2 / 3) / 1.5)  # one group and a half
+    assert frame.cvar(1.0)["accuracy"] == pytest.approx(23 / 36)
+
+
+def test_weights_annotators_counts_each_person_once() -> None:
+    frame = GroupFrame(small_table(), metrics="accuracy", groups="region", weights="annotators")
+    np.testing.assert_allclose(frame.by_group["accuracy"], [(0.5 + 1) / 2, 1 / 4, 1])
+    assert frame.overall["accuracy"] == pytest.approx((0.5 + 1 + 0.25 + 1) / 4)
+    with pytest.raises(ValueError, match="weights is 'people'"):
+        GroupFrame(small_table(), metrics="accuracy", weights="people")
+
+
+def test_by_group_equals_masks_and_intersections_are_combinations() -> None:
+    table = population()
+    frame = GroupFrame(table, metrics=["accuracy", "regret"], groups=["group", "half"])
+    assert len(frame.by_group) == 6 and frame.by_group.index.names == ["group", "half"]
+    for (group, half), row in frame.by_group.iterrows():
+        mask = (table["group"].astype(str) == group) & (table["half"].astype(str) == half)
+        assert row["accuracy"] == pytest.approx(table.loc[mask, "accuracy"].mean())
+        assert row["regret"] == pytest.approx(table.loc[mask, "regret"].mean())
+        assert row["n_judgements"] == mask.sum()
+        assert row["n_annotators"] == table.loc[mask, "annotator_id"].nunique()
+
+
+def test_worst_knows_which_direction_is_bad() -> None:
+    table = pd.DataFrame(
+        {"annotator_id": list("abcd"), "g": [0, 0, 1, 1], "regret": [1.0, 2.0, 3.0, 4.0], "odd": [1.0, 2.0, 3.0, 4.0]}
+    )
+    frame = GroupFrame(table, metrics=["regret", "odd"], groups="g", higher_is_better={"odd": True})
+    assert frame.worst()["group"].tolist() == ["1", "0"]
+    assert frame.cvar(0.5).tolist() == [3.5, 1.5]
+    assert frame.gap().tolist() == [2.0, 2.0]
+    assert [direction_of(name) for name in ("accuracy", "log_likelihood", "kl", "groups/x/regret", "gold")] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 1.0, 1.0], 0.0),
+        ([0.0, 0.0, 3.0], 2 / 3),
+        ([1.0, 3.0], 0.25),
+        ([1.0, np.nan, 3.0], 0.25),
+        ([-1.0, 2.0], np.nan),
+        ([0.0, 0.0], np.nan),
+    ],
+)
+def test_gini_by_hand(values: list[float], expected: float) -> None:
+    assert inequality.gini(np.array(values)) == pytest.approx(expected, nan_ok=True)
+
+
+def test_gini_and_cvar_with_weights_are_those_of_repeated_groups() -> None:
+    values, weights = np.array([0.2, 0.9, 0.5]), np.array([1.0, 3.0, 2.0])
+    repeated = np.repeat(values, weights.astype(int))
+    assert inequality.gini(values, weights) == pytest.approx(inequality.gini(repeated))
+    by_pairs = np.abs(repeated[:, None] - repeated).mean() / (2 * repeated.mean())
+    assert inequality.gini(repeated) == pytest.approx(by_pairs)
+    assert inequality.cvar(values, 0.5, weights) == pytest.approx(np.sort(repeated)[:3].mean())
+
+
+def test_ratio_of_what_can_be_negative_is_not_given() -> None:
+    assert np.isnan(inequality.ratio(np.array([-2.0, -1.0])))
+    assert inequality.ratio(np.array([0.0, 2.0])) == 0.0
+
+
+def test_min_group_size_masks_numbers_not_counts() -> None:
+    frame = GroupFrame(small_table(), metrics="accuracy", groups="region", min_group_size=2)
+    assert frame.by_group["n_annotators"].tolist() == [2, 1, 1]
+    assert frame.by_group["accuracy"].isna().tolist() == [False, True, True]
+    assert frame.overall["accuracy"] == 0.5
+    assert frame.worst().loc["accuracy", "group"] == "north"  # the hidden numbers decide nothing
+    assert frame.gap()["accuracy"] == 0.0
+    assert "2 of 3 groups have fewer than 2 annotators" in frame.notes[0]
+    hidden = GroupFrame(small_table(), metrics="accuracy", groups="region", min_group_size=9)
+    assert hidden.worst().loc["accuracy", "group"] is None and np.isnan(hidden.gap()["accuracy"])
+    assert hidden.interval("gap").isna().all(axis=None)
+
+
+def test_group_values_as_a_reader_writes_them() -> None:
+    table = pd.DataFrame({"annotator_id": range(7), "accuracy": 1.0, "age": [10.0, 9.0, np.nan, 2.5, 10, 9, 9]})
+    assert GroupFrame(table, metrics="accuracy", groups="age").by_group.index.tolist() == [
+        "2.5",
+        "9",
+        "10",
+        "(missing)",
+    ]
+    table["age"] = ["b", " ", None, "a", True, 3, "<script>"]
+    assert GroupFrame(table, metrics="accuracy", groups="age").by_group.index.tolist() == [
+        "3",
+        "<script>",
+        "True",
+        "a",
+        "b",
+        "(missing)",
+    ]
+
+
+@pytest.mark.parametrize("stat", ["overall", "by_group", "worst", "gap", "ratio", "gini", "cvar"])
+def test_interval_holds_the_estimate_and_is_repeatable(stat: str) -> None:
+    frame = GroupFrame(population(), metrics=["accuracy", "regret"], groups="group")
+    interval = frame.interval(stat, seed=3, n_resamples=400)
+    estimate = frame.estimate(stat).ravel()
+    assert (interval["low"].to_numpy() <= estimate).all() and (estimate <= interval["high"].to_numpy()).all()
+    assert (interval["high"] > interval["low"]).all()
+    pd.testing.assert_frame_equal(interval, frame.interval(stat, seed=3, n_resamples=400))
+    wider = frame.interval(stat, seed=3, n_resamples=400, level=0.99)
+    assert (wider["high"] - wider["low"] >= interval["high"] - interval["low"]).all()
+
+
+def test_spread_of_a_mean_is_the_standard_error_over_people() -> None:
+    """Of n people's means with standard deviation s, the replicates' is s / sqrt(n): worked out without GroupFrame."""
+    table = population(n_groups=1, n_people=30, n_rows=5)
+    draws = GroupFrame(table, metrics="accuracy").replicates("overall", n_resamples=8000)
+    of_people = table.groupby("annotator_id")["accuracy"].mean()
+    assert draws.std() == pytest.approx(of_people.std(ddof=1) / np.sqrt(30), rel=0.03)
+    assert draws.mean() == pytest.approx(of_people.mean(), abs=0.003)
+
+
+def test_copied_rows_of_a_person_teach_nothing() -> None:
+    """Ten copies of every row leave the people's interval alone and shrink one that resamples rows."""
+    table = population(n_groups=1)
+    tenfold = pd.concat([table] * 10, ignore_index=True).assign(row=range(10 * len(table)))
+    width = {}
+    for name, rows in (("once", table), ("tenfold", tenfold)):
+        for unit in ("annotator_id", "row"):
+            interval = GroupFrame(rows, metrics="accuracy", annotator_column=unit).interval("overall").loc["accuracy"]
+            width[name, unit] = interval["high"] - interval["low"]
+    assert width["tenfold", "annotator_id"] == pytest.approx(width["once", "annotator_id"])
+    assert width["tenfold", "row"] < 0.4 * width["once", "row"]
+
+
+def test_weights_keep_strata_and_count_draws() -> None:
+    strata = np.array([0, 1, 0, 1, 1, 2])
+    weights = draw_weights(strata, 500, np.random.default_rng(0))
+    for stratum, size in ((0, 2), (1, 3), (2, 1)):
+        np.testing.assert_allclose(weights[:, strata == stratum].sum(1), size)
+    np.testing.assert_allclose(weights.mean(0), 1, atol=0.12)
+    assert (weights[:, 5] == 1).all()
+    assert set(np.unique(weights[:, strata == 1])) == {0, 1.5, 3}  # two draws of three people, scaled by 3 / 2
+
+
+@pytest.mark.parametrize("annotators", ["a", "ab", "aab"])
+def test_one_person_groups_have_no_interval_and_say_so(annotators: str) -> None:
+    table = pd.DataFrame(
+        {"annotator_id": list(annotators), "g": list(annotators), "accuracy": np.arange(len(annotators)) + 0.5}
+    )
+    frame = GroupFrame(table, metrics="accuracy", groups="g")
+    assert frame.interval("by_group").isna().all(axis=None)
+    for stat in ("worst", "gap", "ratio"):
+        assert frame.interval(stat).isna().all(axis=None)
+    assert frame.interval("overall").isna().all(axis=None) == (set(annotators) == {"a"})
+
+
+def test_one_single_person_group_among_others() -> None:
+    table = population()
+    table.loc[table["annotator_id"] == 0, "group"] = 9
+    frame = GroupFrame(table, metrics="accuracy", groups="group")
+    by_group = frame.interval("by_group")
+    assert by_group["low"].isna().tolist() == [False, False, False, True]
+    assert frame.interval("gap").isna().all(axis=None) and "single annotator" in frame.notes[0]
+    assert frame.interval("overall").notna().all(axis=None)
+    assert (
+        GroupFrame(table, metrics="accuracy", groups="group", min_group_size=2).interval("gap").notna().all(axis=None)
+    )
+
+
+def test_people_as_groups_resample_people() -> None:
+    frame = GroupFrame(population(), metrics="accuracy", groups="annotator_id")
+    assert frame.interval("by_group").isna().all(axis=None) and frame.interval("worst").isna().all(axis=None)
+    for stat in ("gini", "cvar"):
+        low, high = frame.interval(stat).loc["accuracy"]
+        assert low < frame.estimate(stat)[0] < high
+
+
+def test_people_in_several_groups_are_resampled_as_a_whole() -> None:
+    """Everybody answers in both groups, and better in the second by exactly .2: the gap is known, whoever is drawn."""
+    rng = np.random.default_rng(0)
+    own = rng.uniform(0, 0.8, 20)
+    table = pd.DataFrame(
+        {"annotator_id": [*range(20)] * 2, "topic": ["a"] * 20 + ["b"] * 20, "reward": [*own, *(own + 0.2)]}
+    )
+    frame = GroupFrame(table, metrics="reward", groups="topic")
+    np.testing.assert_allclose(frame.interval("gap").loc["reward"], [0.2, 0.2])
+    low, high = frame.interval("overall").loc["reward"]
+    assert high - low > 0.1
+    assert "several groups" in frame.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"accuracy": [1.0, np.nan, 1.0, 0, 0, 0, 1, 1]},
+            "column 'accuracy' is nan in row 1 .*annotator 'ann'.* 1 of 8 rows",
+        ),
+        ({"accuracy": [1.0, 1.0, np.inf, 0, 0, 0, 1, 1]}, "is inf in row 2"),
+        ({"accuracy": ["high"] * 8}, "does not hold numbers"),
+        ({"model": list("aaaabbbb")}, "holds 2 models"),
+    ],
+)
+def test_bad_tables(change: dict[str, list], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GroupFrame(small_table().assign(**change), metrics="accuracy", groups="region")
+
+
+def test_unknown_names_offer_the_nearest() -> None:
+    with pytest.raises(ValueError, match="no column 'regoin'. Did you mean 'region'"):
+        GroupFrame(small_table(), metrics="accuracy", groups="regoin")
+    with pytest.raises(ValueError, match="no rows"):
+        GroupFrame(small_table().iloc[:0], metrics="accuracy")
+    frame = GroupFrame(small_table(), metrics="accuracy")
+    assert frame.by_group.index.tolist() == ["(everybody)"]
+    with pytest.raises(ValueError, match="no statistic 'median'"):
+        frame.interval("median")
+    with pytest.raises(ValueError, match="level is 95"):
+        frame.interval("overall", level=95)
+    with pytest.raises(ValueError, match="alpha is 0"):
+        frame.cvar(0)
+
+
+def test_compare_models_by_hand() -> None:
+    table = population()
+    better = table.assign(model="new", accuracy=table["accuracy"] + 0.1 * (table["group"] == 0))
+    both = pd.concat([table.assign(model="old"), better.sample(frac=1, random_state=0)], ignore_index=True)
+    result = compare_models(both, metric="accuracy", models=("old", "new"), groups="group")
+    np.testing.assert_allclose(result.loc["by_group", "difference"], [0.1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(
+        result.loc["by_group", "low"], [0.1, 0, 0], atol=1e-12
+    )  # the same for everybody: no doubt
+    overall = result.loc[("overall", "")]
+    assert overall["difference"] == pytest.approx(0.1 / 3)
+    assert overall["low"] == pytest.approx(0.1 / 3) == pytest.approx(overall["high"])
+    old, new = (GroupFrame(both[both["model"] == name], metrics="accuracy", groups="group") for name in ("old", "new"))
+    assert result.loc[("gap", ""), "difference"] == pytest.approx(new.gap()["accuracy"] - old.gap()["accuracy"])
+    assert result.loc[("worst", ""), "old"] == pytest.approx(old.worst().loc["accuracy", "value"])
+    assert result.attrs["n_dropped"] == 0
+    fewer = compare_models(both.iloc[5:], metric="accuracy", models=("old", "new"))
+    assert fewer.attrs["n_dropped"] == 5
+
+
+def test_compare_models_refuses_what_cannot_be_paired() -> None:
+    both = pd.concat([population().assign(model=name) for name in ("old", "new")], ignore_index=True)
+    with pytest.raises(ValueError, match="no model 'older'; it has 'old', 'new'"):
+        compare_models(both, metric="accuracy", models=("older", "new"))
+    with pytest.raises(ValueError, match="more than once"):
+        compare_models(pd.concat([both, both.iloc[:1]]), metric="accuracy", models=("old", "new"))
+    both.loc[both["model"] == "new", "row"] += 10**6
+    with pytest.raises(ValueError, match="no judgement in common"):
+        compare_models(both, metric="accuracy", models=("old", "new"))
+
+
+def test_a_hundred_thousand_people_in_seconds() -> None:
+    n = 100_000
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"annotator_id": np.arange(n).repeat(2), "g": np.arange(n).repeat(2) % 4, "accuracy": rng.random(2 * n)}
+    )
+    interval = GroupFrame(table, metrics="accuracy", groups="g").interval("gap", n_resamples=50)
+    assert interval["high"].item() < 0.02
+
+
+def test_people_bootstrap_covers_and_row_bootstrap_does_not() -> None:
+    """Small version of scripts/coverage_bootstrap.py: two groups whose people differ from one another."""
+    rng, hits = np.random.default_rng(5), {"annotator_id": 0, "row": 0}
+    for repetition in range(80):
+        own = np.concatenate([rng.beta(5, 3, 24), rng.beta(7, 2, 30)])  # means 5/8 and 7/9
+        people = np.repeat(np.arange(54), 20)
+        table = pd.DataFrame({"annotator_id": people, "g": people >= 24, "row": np.arange(len(people))})
+        table["accuracy"] = (rng.random(len(people)) < own[people]).astype(float)
+        for unit in hits:
+            frame = GroupFrame(table, metrics="accuracy", groups="g", annotator_column=unit)
+            low, high = frame.interval("gap", seed=repetition, n_resamples=300).loc["accuracy"]
+            hits[unit] += low <= 7 / 9 - 5 / 8 <= high
+    assert 0.82 <= hits["annotator_id"] / 80 <= 0.98
+    assert hits["row"] / 80 < 0.80
