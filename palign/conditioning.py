@@ -72,8 +72,8 @@ class WhoIsAsking:
         if weights.shape != (len(annotator_ids), self.n_types):
             raise ValueError(
                 f"weights of shape {weights.shape} were given for {len(annotator_ids)} annotator ids and "
-                f"{self.n_types} "
-                f"types; give one row per id and one column per type: {(len(annotator_ids), self.n_types)}."
+                f"{self.n_types} types; give one row per id and one column per type: "
+                f"{(len(annotator_ids), self.n_types)}."
             )
         self.types.update({str(i): int(k) for i, k in zip(annotator_ids, weights.argmax(1), strict=True)})
 
@@ -86,8 +86,7 @@ class WhoIsAsking:
         if annotator_id not in self.types:
             raise ValueError(
                 f"annotator_id={annotator_id!r} has no fitted type, so the prompt cannot say who is asking; fit this "
-                "person "
-                "with `PALRewardModel.fit_annotators` and add the result with `WhoIsAsking.add`, or train with "
+                "person with `PALRewardModel.fit_annotators` and add the result with `WhoIsAsking.add`, or train with "
                 "policy_conditioning='none'."
             )
         name = f"type {self.types[annotator_id]}"

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from palign.data.annotators import canonical_id
 from palign.data.binding import BoundRows
 from palign.data.rendering import render_completion, render_prompt
+from palign.functional.reward_scales import RewardScales
 
 
 class Scorer(Protocol):
@@ -36,17 +37,9 @@ class Scorer(Protocol):
         """Rewards `(batch,)` of the completions to the people `annotator_ids`."""
 
 
-@dataclass(frozen=True)
-class RewardScale:
-    """Mean and standard deviation of the rewards one person gives to reference completions."""
-
-    mean: float
-    std: float
-
-
 @dataclass
 class RewardBatch:
-    """Rewards of a batch: `standardized` is what a policy is trained on, `raw` what the reward model said; both `(batch,)`."""
+    """Rewards `(batch,)`: `raw` is what the reward model said, `standardized` what a policy is trained on."""
 
     raw: torch.Tensor
     standardized: torch.Tensor
@@ -61,9 +54,8 @@ class PersonalizedReward:
             `model.score` is called with `weights` and the person does not matter.
         standardize: whether `fit_scales` turns rewards into z-scores against the same person's rewards on reference
             completions.
-        empty_z: the standardized reward of an empty completion, which is never shown to the reward model: it has no
-        text
-            to judge, and an arbitrary high reward there is how policies collapse.
+        empty_z: the standardized reward of an empty completion, which is never shown to the reward model: it has
+            no text to judge, and an arbitrary high reward there is how policies collapse.
         batch_size: texts per call of the reward model.
     """
 
@@ -82,7 +74,7 @@ class PersonalizedReward:
         self.standardize = standardize
         self.empty_z = empty_z
         self.batch_size = batch_size
-        self.scales: dict[str | None, RewardScale] = {}
+        self.scales = RewardScales()
 
     def __call__(
         self,
@@ -108,13 +100,11 @@ class PersonalizedReward:
         """
         if annotator_id is None and self.weights is None:
             raise ValueError(
-                "the reward function got no `annotator_id`: a personalized reward needs to know whom each row "
-                "belongs to. "
-                "Give the training data set an `annotator_id` column (TRL passes every extra column of the data set "
-                "on), "
-                "or build PersonalizedReward with fixed `weights`."
+                "the reward function got no `annotator_id`: a personalized reward needs to know whom each row belongs "
+                "to. Give the training data set an `annotator_id` column (TRL passes every extra column of the data "
+                "set on), or build PersonalizedReward with fixed `weights`."
             )
-        people = None if annotator_id is None else [str(person) for person in annotator_id]
+        people = None if annotator_id is None else [canonical_id(person) for person in annotator_id]
         return self.score(prompts if reward_prompt is None else reward_prompt, completions, people).tolist()
 
     def score(
@@ -137,8 +127,7 @@ class PersonalizedReward:
         if not len(prompts) == len(completions) == len(people):
             raise ValueError(
                 f"{len(prompts)} prompts, {len(completions)} completions and {len(people)} annotator ids were given "
-                "to the "
-                "reward; give three lists of one length, row for row."
+                "to the reward; give three lists of one length, row for row."
             )
         tokenizer = getattr(self.model, "tokenizer", None)
         texts = [render_prompt(prompt, tokenizer) for prompt in prompts]
@@ -149,18 +138,19 @@ class PersonalizedReward:
         raw = self._raw(texts, answers, people)
         return self._finish(raw, texts, answers, people)
 
+    @torch.no_grad()
     def fit_scales(
         self, prompts: Sequence[str], completions: Sequence[str], annotator_ids: Iterable[str] | None
-    ) -> dict[str | None, RewardScale]:
+    ) -> RewardScales:
         """Fit every person's mean and standard deviation on the same reference completions.
 
         Args:
             prompts: list of `n_reference` prompts.
-            completions: list of `n_reference` completions of the reference policy.
+            completions: list of `n_reference` completions of the reference policy; empty ones are left out.
             annotator_ids: whose scales to fit; None with fixed weights.
 
         Returns:
-            Person → `RewardScale`, also kept in `scales`. Under the key None: the mean over people, for strangers.
+            The scales, also kept in `scales`.
 
         Raises:
             ValueError: fewer than two reference completions that are not empty.
@@ -169,21 +159,11 @@ class PersonalizedReward:
         if len(rows) < 2:
             raise ValueError(
                 f"{len(rows)} of the {len(completions)} reference completions hold any text; at least two are needed "
-                "to "
-                "standardize rewards. Give more reference completions, or set standardize=False."
+                "to standardize rewards. Give more reference completions, or set standardize=False."
             )
         texts, answers = [prompts[i] for i in rows], [completions[i].strip() for i in rows]
         people = list(dict.fromkeys(annotator_ids)) if annotator_ids is not None else [None]
-        scales = {person: _scale_of(self._raw(texts, answers, [person] * len(rows))) for person in people}
-        population = RewardScale(
-            float(np.mean([scale.mean for scale in scales.values()])),
-            float(np.mean([scale.std for scale in scales.values()])),
-        )
-        self.scales = {
-            person: scale if scale.std > 1e-6 else RewardScale(scale.mean, max(population.std, 1e-6))
-            for person, scale in scales.items()
-        }
-        self.scales.setdefault(None, population)
+        self.scales.fit({person: self._raw(texts, answers, [person] * len(rows)) for person in people})
         return self.scales
 
     def for_ppo(self, tokenizer: PreTrainedTokenizerBase) -> "PPORewardSocket":
@@ -227,34 +207,21 @@ class PersonalizedReward:
     def _finish(
         self, raw: torch.Tensor, texts: Sequence[str], answers: Sequence[str], people: Sequence[str | None]
     ) -> RewardBatch:
-        scales = [self._scale_for(person) for person in people]
-        mean = torch.tensor([scale.mean for scale in scales])
-        std = torch.tensor([scale.std for scale in scales])
+        mean, std = self.scales.of(people)
         is_empty = torch.tensor([not answer for answer in answers], dtype=torch.bool)
         bad = (~torch.isfinite(raw)) & ~is_empty
         if bad.any():
             row = int(bad.nonzero()[0])
             raise RuntimeError(
                 f"the reward model gave {raw[row].item()} to row {row} of a batch of {len(texts)} ({int(bad.sum())} "
-                "such rows): "
-                f"annotator {people[row]!r}, prompt {_short(texts[row])}, completion {_short(answers[row])}. Score "
-                "this row "
-                "with the reward model alone; if its parameters are not finite, train it again with a lower learning "
-                "rate."
+                f"such rows): annotator {people[row]!r}, prompt {_short(texts[row])}, completion "
+                f"{_short(answers[row])}. Score this row with the reward model alone; if its parameters are not "
+                "finite, train it again with a lower learning rate."
             )
         raw = torch.where(is_empty, mean + self.empty_z * std, raw)
-        if not (self.standardize and self.scales):
+        if not (self.standardize and len(self.scales)):
             return RewardBatch(raw, raw)
         return RewardBatch(raw, (raw - mean) / std)
-
-    def _scale_for(self, person: str | None) -> RewardScale:
-        if person in self.scales:
-            return self.scales[person]
-        return self.scales.get(None, RewardScale(0.0, 1.0))
-
-
-def _scale_of(rewards: torch.Tensor) -> RewardScale:
-    return RewardScale(rewards.mean().item(), rewards.std().item())
 
 
 def _short(text: str, limit: int = 120) -> str:
@@ -292,14 +259,18 @@ class PPORewardSocket(nn.Module):
         if isinstance(reward.model, nn.Module):
             self.reward_model = reward.model  # registered, so that it moves with `.to`
         self.config = getattr(reward.model, "config", None) or SimpleNamespace()
-        self.shares_tokenizer = hasattr(reward.model, "score_tokens") and _same_tokenizer(
-            getattr(reward.model, "tokenizer", None), tokenizer
-        )
+        self.shares_tokenizer = _reads_tokens_of(reward.model, tokenizer)
         self.n_bound = 0
         self.n_consumed = 0
         self.scored: list[ScoredRow] = []
         self._rows: BoundRows | None = None
         self._position = 0
+
+    def prompt_token_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of `prompts` as the reward model reads them, or an empty list where text must be scored."""
+        if not self.shares_tokenizer:
+            return []
+        return [text.ids for text in self.reward.model.backbone.tokenize(list(prompts))]
 
     def bind(self, rows: BoundRows) -> None:
         """Say whose the next `len(rows.prompts)` rewards are.
@@ -316,16 +287,14 @@ class PPORewardSocket(nn.Module):
         if self._rows is not None and self._position != len(self._rows.prompts):
             raise RuntimeError(
                 f"{self._position} of the {len(self._rows.prompts)} rows bound to people were scored before the next "
-                "batch was "
-                "taken: rewards and people are out of step. The loop must score every row of a batch, in batch "
-                "order, before "
-                "it takes the next one."
+                "batch was taken: rewards and people are out of step. The loop must score every row of a batch, in "
+                "batch order, before it takes the next one."
             )
 
     def read_rows(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> SimpleNamespace:
-        """Score the next `input_ids.shape[0]` bound rows; `input_ids` `(rows, context + response)`, masked where padded."""
+        """Score the next bound rows; `input_ids` and `attention_mask` are `(rows, context + response)`."""
         rows, start, stop = self._take(input_ids.shape[0])
-        context = rows.query_ids.shape[1]
+        context = rows.context_length
         self._check_queries(rows, input_ids, attention_mask, start, stop)
         answer_ids = [
             [token for token in ids[mask.bool()].tolist() if token not in self._stop_ids()]
@@ -350,9 +319,9 @@ class PPORewardSocket(nn.Module):
         n_left = 0 if self._rows is None else len(self._rows.prompts) - self._position
         if self._rows is None or n_rows > n_left:
             raise RuntimeError(
-                f"{n_rows} rows are to be scored but {n_left} of the rows bound to people are left: nobody said "
-                "whose these "
-                "are. Take batches through BindingLoader, which binds people to rows when the loop takes a batch."
+                f"{n_rows} rows are to be scored but {n_left} of the rows bound to people are left: nobody said whose "
+                "these are. Take batches through BindingLoader, which binds people to rows when the loop takes a "
+                "batch."
             )
         start = self._position
         self._position += n_rows
@@ -362,22 +331,17 @@ class PPORewardSocket(nn.Module):
     def _check_queries(
         self, rows: BoundRows, input_ids: torch.Tensor, attention_mask: torch.Tensor, start: int, stop: int
     ) -> None:
-        """The prompts scored must be the prompts bound, token by token."""
-        bound = rows.query_ids[start:stop].to(input_ids.device)
-        context = bound.shape[1]
-        is_token = attention_mask[:, :context].bool()
-        expected = torch.masked_fill(bound, ~is_token, 0)
-        differs = (torch.masked_fill(input_ids[:, :context], ~is_token, 0) != expected).any(1)
-        differs |= (is_token != (bound != self.tokenizer.pad_token_id)).any(1)
-        if differs.any():
-            row = start + int(differs.nonzero()[0])
-            raise RuntimeError(
-                f"row {row} is bound to annotator {rows.annotator_ids[row]!r} with the prompt "
-                f"{_short(rows.prompts[row])}, but the "
-                f"tokens to be scored read {_short(self.tokenizer.decode(input_ids[row - start, :context]))}: "
-                "rewards and "
-                "people are out of step. Rows must be scored in the order in which they were bound."
-            )
+        """The prompts to be scored must be those of the bound rows, token by token."""
+        context = rows.context_length
+        ids, mask = input_ids[:, :context].cpu(), attention_mask[:, :context].bool().cpu()
+        for i, row in enumerate(range(start, stop)):
+            if ids[i][mask[i]].tolist() != rows.query_ids[row]:
+                raise RuntimeError(
+                    f"row {row} is bound to annotator {rows.annotator_ids[row]!r} and the prompt "
+                    f"{_short(self.tokenizer.decode(rows.query_ids[row]))}, but the tokens to be scored read "
+                    f"{_short(self.tokenizer.decode(ids[i][mask[i]]))}: rewards and people are out of step. Rows must "
+                    "be scored in the order in which they were bound."
+                )
 
     def _stop_ids(self) -> tuple[int | None, int | None]:
         return self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
@@ -404,7 +368,10 @@ class PPORewardSocket(nn.Module):
             )
 
 
-def _same_tokenizer(first: PreTrainedTokenizerBase | None, second: PreTrainedTokenizerBase) -> bool:
-    if first is None:
+def _reads_tokens_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the reward model reads the policy's token ids as they are: one vocabulary and a causal backbone."""
+    backbone = getattr(model, "backbone", None)
+    if not hasattr(model, "score_tokens") or not getattr(backbone, "is_causal", False):
         return False
-    return first is second or (len(first) == len(second) and first.get_vocab() == second.get_vocab())
+    own = backbone.tokenizer
+    return own is tokenizer or (len(own) == len(tokenizer) and own.get_vocab() == tokenizer.get_vocab())

@@ -17,7 +17,8 @@ class BoundRows:
     """Whose rows the next rewards belong to.
 
     Attributes:
-        query_ids: `(rows, context)` token ids of the policy's prompts, padded, as the loop took them.
+        query_ids: `rows` lists of token ids: the prompts as the policy must meet them, without padding.
+        context_length: padded length of the prompts of this batch.
         prompts: `rows` prompts as the reward model knows them.
         annotator_ids: `rows` people.
         groups: `rows` names to report by, or empty.
@@ -25,7 +26,8 @@ class BoundRows:
         is_training: False for an eval pass.
     """
 
-    query_ids: torch.Tensor
+    query_ids: list[list[int]]
+    context_length: int
     prompts: list[str]
     annotator_ids: list[str]
     groups: list[str] = field(default_factory=list)

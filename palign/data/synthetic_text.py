@@ -76,7 +76,7 @@ class TextAttributes:
 
 
 def text_attributes(text: str) -> TextAttributes:
-    """Read the attributes off `text`: distinct cheerful words, distinct hedges, words, immediate repeats, final stop."""
+    """The attributes of `text`: distinct cheerful words and hedges, words, immediate repeats, a final stop."""
     words = _WORD.findall(text.lower())
     unique = set(words)
     return TextAttributes(
@@ -91,7 +91,7 @@ def text_attributes(text: str) -> TextAttributes:
 def gold_utility(text: str, type_name: str) -> float:
     """Utility of `text` to a person of the type `type_name`: a pure function of the text, in utility units.
 
-    `cheer · min(n_cheerful, 2) + hedge · min(n_hedges, 2) + length · (min(n_words, 20) − 8) / 10`, less 0.5 for every
+    `cheer·min(n_cheerful, 2) + hedge·min(n_hedges, 2) + length·(min(n_words, 20) − 8) / 10`, less 0.5 for every
     immediate repeat of a word and for a text without a final stop. An empty text is worth −3 to everybody.
 
     Raises:
@@ -281,7 +281,7 @@ def preference_rows(
 
 
 def language_model_rows(n_rows: int, *, prompts: list[str] | None = None, seed: int = 0) -> list[dict[str, str]]:
-    """`n_rows` of `prompt` and `completion` to train a language model on; who asks plays no part in what is written."""
+    """`n_rows` of `prompt` and `completion` to train a language model on; nobody's taste plays a part in them."""
     rng = np.random.default_rng(seed)
     prompts = make_prompts() if prompts is None else prompts
     picks = rng.integers(len(prompts), size=n_rows)

@@ -51,7 +51,7 @@ class PALPPOConfig(PPOConfig):
     max_kl: float | None = field(
         default=15.0,
         metadata={
-            "help": "Stop, and go back to the last weights below it, when objective/kl (nats) stays above this; None never stops."
+            "help": "Stop, and go back to the last good weights, when objective/kl stays above this; None never stops."
         },
     )
     max_empty_fraction: float = field(
@@ -69,8 +69,8 @@ class PALPPOConfig(PPOConfig):
         super().__post_init__()
         if self.stop_patience < 1 or self.n_reference_completions < 2:
             raise ValueError(
-                f"stop_patience={self.stop_patience} must be at least 1 and n_reference_completions="
-                f"{self.n_reference_completions} at least 2."
+                f"stop_patience={self.stop_patience} must be at least 1 and "
+                f"n_reference_completions={self.n_reference_completions} at least 2."
             )
         if not 0 < self.max_empty_fraction <= 1:
             raise ValueError(f"max_empty_fraction={self.max_empty_fraction} must be above 0 and at most 1.")

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -35,10 +34,11 @@ class PolicyRows:
     prompt_ids: list[list[int]]
     group_names: list[str]
 
-    def bound(self, rows: Sequence[int], query_ids: torch.Tensor, *, is_training: bool) -> BoundRows:
-        """What to bind for a batch made of `rows`, whose padded prompts are `query_ids` `(rows, context)`."""
+    def bound(self, rows: Sequence[int], *, context_length: int, is_training: bool) -> BoundRows:
+        """What to bind for a batch made of `rows`, whose prompts were padded to `context_length`."""
         return BoundRows(
-            query_ids=query_ids,
+            query_ids=self.dataset[rows]["input_ids"],
+            context_length=context_length,
             prompts=[self.prompts[row] for row in rows],
             annotator_ids=[self.annotator_ids[row] for row in rows],
             groups=[self.groups[row] for row in rows] if self.groups else [],
@@ -69,8 +69,7 @@ def prepare_rows(
         if missing is not None:
             raise ValueError(
                 f"{name}, row {missing}: the column {column!r} is missing or empty; it has {sorted(rows[missing])}. "
-                "Every row "
-                "must be one prompt of one person: `prompt` and `annotator_id`."
+                "Every row must be one prompt of one person: `prompt` and `annotator_id`."
             )
     people = [canonical_id(row["annotator_id"]) for row in rows]
     raw = [row["prompt"] for row in rows]
@@ -87,7 +86,7 @@ def prepare_rows(
         prompts=prompts,
         annotator_ids=people,
         groups=groups,
-        prompt_ids=[_token_ids(tokenizer, prompt) for prompt in prompts] if socket.shares_tokenizer else [],
+        prompt_ids=socket.prompt_token_ids(prompts),
         group_names=list(dict.fromkeys(groups)),
     )
 
@@ -102,8 +101,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
         raise ValueError(
             f"the policy's tokenizer has pad token {tokenizer.pad_token!r} and eos token {tokenizer.eos_token!r}; PPO "
             "tells padding from the end of a completion, so they must differ. Give the tokenizer a pad token of its "
-            "own: "
-            "`tokenizer.add_special_tokens({'pad_token': '[PAD]'})`, and resize the model's embeddings."
+            "own: `tokenizer.add_special_tokens({'pad_token': '[PAD]'})`, and resize the model's embeddings."
         )
     if tokenizer.padding_side != "left":
         raise ValueError(

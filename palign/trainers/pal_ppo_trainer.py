@@ -136,11 +136,13 @@ class PALPPOTrainer(PPOTrainer):
     def _bind_training(self, rows: list[int], batch: dict[str, torch.Tensor]) -> None:
         if self.guard.stop_reason:
             raise _TrainingStopped
-        self.socket.bind(self.train_rows.bound(rows, batch["input_ids"], is_training=True))
+        context_length = batch["input_ids"].shape[1]
+        self.socket.bind(self.train_rows.bound(rows, context_length=context_length, is_training=True))
 
     def _bind_eval(self, rows: list[int], batch: dict[str, torch.Tensor]) -> None:
         assert self.eval_rows is not None
-        self.socket.bind(self.eval_rows.bound(rows, batch["input_ids"], is_training=False))
+        context_length = batch["input_ids"].shape[1]
+        self.socket.bind(self.eval_rows.bound(rows, context_length=context_length, is_training=False))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """TRL's optimizer, clipping gradients to `max_grad_norm` before each step (DeepSpeed clips by itself)."""
@@ -156,7 +158,7 @@ class PALPPOTrainer(PPOTrainer):
 
     def train(self) -> None:
         """TRL's training loop, left early if the guard says so; the metrics of every update are in `history`."""
-        if self.args.standardize_rewards and self.reward.standardize and not self.reward.scales:
+        if self.args.standardize_rewards and self.reward.standardize and not len(self.reward.scales):
             self.fit_reward_scales()
         gc.collect()
         gc.freeze()  # TRL collects garbage twice per update: spare it every object that is there already

@@ -23,15 +23,13 @@ def make_value_model(policy: PreTrainedModel, *, n_layers: int | None = None) ->
         value = AutoModelForSequenceClassification.from_config(config).to(policy.dtype)
     except ValueError as error:
         raise ValueError(
-            f"transformers has no sequence classifier for {type(policy).__name__}, so no value model can be made "
-            "from it; "
-            "pass a `value_model` with a `.score` head and a `base_model_prefix`."
+            f"transformers has no sequence classifier for {type(policy).__name__}, so no value model can be made from "
+            "it; pass a `value_model` with a `.score` head and a `base_model_prefix`."
         ) from error
     if not hasattr(value, "score"):
         raise ValueError(
             f"{type(value).__name__} has no `.score` head, which TRL's PPO asks of a value model; pass a "
-            "`value_model` of "
-            "your own."
+            "`value_model` of your own."
         )
     body = getattr(value, value.base_model_prefix)
     state = getattr(policy, policy.base_model_prefix).state_dict()
