@@ -83,7 +83,7 @@ def test_folders_hold_splits(tmp_path) -> None:
     ):
         load_preferences(tmp_path, split="validation")
     write(tmp_path, "test.csv")
-    with pytest.raises(ValueError, match="holds split 'test' in 2 files"):
+    with pytest.raises(ValueError, match="holds split 'test' in several files"):
         load_preferences(tmp_path, split="test")
 
 
@@ -98,6 +98,14 @@ def test_a_folder_with_one_file_of_any_name_or_a_data_folder(tmp_path) -> None:
     assert len(load_preferences(tmp_path / "two")) == 2
     with pytest.raises(ValueError, match="no split 'train'; its data files are mine.csv"):
         load_preferences(tmp_path / "two", split="train")
+
+
+def test_numbered_parts_are_one_split(tmp_path) -> None:
+    (tmp_path / "train-00000-of-00002.jsonl").write_text(LINES)
+    with pytest.raises(ValueError, match="train-00000-of-00002.jsonl; these are not all the parts"):
+        load_preferences(tmp_path)
+    (tmp_path / "train-00001-of-00002.jsonl").write_text(LINES.replace("007", "8"))
+    assert load_preferences(tmp_path).annotator_ids.tolist() == ["007", "7", "8", "7"]
 
 
 def test_a_folder_saved_by_datasets(tmp_path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from palign.data.checks import MAX_CHARACTERS
+from palign.data.columns import ColumnNames
 from palign.data.loading import load_embeddings, load_preferences
 from palign.data.preferences import Preferences
-from palign.data.rows import ColumnNames
 
 __all__ = ["DataArguments"]
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from palign.data.annotators import AnnotatorIndex, canonical_ids
 from palign.data.checks import MAX_CHARACTERS, Text, unknown_column_message
+from palign.data.columns import ColumnNames
 from palign.data.rendering import render_completion, render_prompt
 
 __all__ = ["Preferences", "render_completion", "render_prompt"]
@@ -131,12 +132,12 @@ class Preferences:
                 `prompt_index`): the number of vectors, or True when it is not known.
             max_characters: longest text allowed; None allows any.
             source: what messages call the rows (a file's name).
-            column_names: other names, as in `palign.data.rows.ColumnNames`: annotator_column="worker", …
+            column_names: other names, as in `palign.data.columns.ColumnNames`: annotator_column="worker", …
 
         Raises:
             TypeError, ValueError: one paragraph that names row, column and what was found.
         """
-        from palign.data.rows import ColumnNames, RowReader
+        from palign.data.rows import RowReader
 
         reader = RowReader(ColumnNames.of(column_names), source, max_characters, embeddings)
         return cls(**reader.read(rows))

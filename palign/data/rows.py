@@ -3,64 +3,45 @@
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from palign.data import checks
 from palign.data.checks import Place, Text
+from palign.data.columns import ColumnNames, check_columns
 
-__all__ = ["ColumnNames", "RowReader"]
+__all__ = ["RowReader", "UniqueTexts"]
 
 logger = logging.getLogger(__name__)
 
-PERSON_WORDS = (
-    "worker",
-    "user",
-    "rater",
-    "annotator",
-    "labeler",
-    "labeller",
-    "participant",
-    "person",
-    "judge",
-    "voter",
-)
 
+class UniqueTexts:
+    """Prompts and completions, each kept once and numbered in order of appearance.
 
-def _named(default: str, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+    Attributes:
+        prompts: unique prompts.
+        items: unique (prompt index, completion).
+    """
 
+    def __init__(self) -> None:
+        self.prompts: list[Text] = []
+        self.items: list[tuple[int, Text]] = []
+        self._prompt_numbers: dict[object, int] = {}
+        self._item_numbers: dict[tuple[int, object], int] = {}
 
-@dataclass
-class ColumnNames:
-    """What the columns are called; the defaults are the names of the documentation."""
-
-    annotator_column: str = _named("annotator_id", "Column with the id of the person who judged.")
-    prompt_column: str = _named("prompt", "Column with the prompt: a text, a list of messages, or nothing.")
-    chosen_column: str = _named("chosen", "Column with the better completion of a pair.")
-    rejected_column: str = _named("rejected", "Column with the worse completion of a pair.")
-    completions_column: str = _named("completions", "Column with two or more completions, best first unless rated.")
-    ratings_column: str = _named("ratings", "Column with one number per completion, higher is better, equal is a tie.")
-    n_ranked_column: str = _named(
-        "n_ranked", "Column that says how many of the completions, from the first, are in order."
-    )
-    chosen_index_column: str = _named("chosen_index", "With embeddings: column with the row of the better item.")
-    rejected_index_column: str = _named("rejected_index", "With embeddings: column with the row of the worse item.")
-    completion_indices_column: str = _named(
-        "completion_indices", "With embeddings: column with the rows of the items."
-    )
-    prompt_index_column: str = _named("prompt_index", "With embeddings: column with the row of the prompt, if any.")
-
-    @classmethod
-    def of(cls, names: Mapping[str, str]) -> "ColumnNames":
-        """From keyword arguments; TypeError for one that does not exist."""
-        allowed = [item.name for item in fields(ColumnNames)]
-        for name in names:
-            if name not in allowed:
-                raise TypeError(f"{name!r} is not an argument here; column names are given by {', '.join(allowed)}.")
-        return cls(**names)
+    def number(self, prompt: Text, completions: list[Text]) -> tuple[int, list[int]]:
+        """The number of a prompt and those of completions of it; new ones are taken in."""
+        number_of_prompt = self._prompt_numbers.setdefault(_key(prompt), len(self.prompts))
+        if number_of_prompt == len(self.prompts):
+            self.prompts.append(prompt)
+        numbers = []
+        for completion in completions:
+            number = self._item_numbers.setdefault((number_of_prompt, _key(completion)), len(self.items))
+            if number == len(self.items):
+                self.items.append((number_of_prompt, completion))
+            numbers.append(number)
+        return number_of_prompt, numbers
 
 
 class RowReader:
@@ -77,23 +58,13 @@ class RowReader:
         self.names, self.source, self.max_characters = names, source, max_characters
         self.is_text = embeddings is False
         self.n_embeddings = None if isinstance(embeddings, bool) else int(embeddings)
-        if self.is_text:
-            self.pair_columns, self.list_column = (
-                (names.chosen_column, names.rejected_column),
-                names.completions_column,
-            )
-        else:
-            self.pair_columns = (names.chosen_index_column, names.rejected_index_column)
-            self.list_column = names.completion_indices_column
-        self.prompts: dict[object, int] = {}
-        self.items: dict[tuple[int, object], int] = {}
-        self.prompt_texts: list[Text] = []
-        self.item_texts: list[tuple[int, Text]] = []
+        self.pair_columns, self.list_column = names.pair(self.is_text), names.several(self.is_text)
+        self.texts = UniqueTexts()
 
     def read(self, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """The fields of `Preferences`."""
         rows = list(rows)
-        self._check_columns(rows)
+        available = check_columns(rows, self.names, is_text=self.is_text, source=self.source)
         ids, prompt_indices, item_indices, ranks, kept = [], [], [], [], []
         for row, record in enumerate(rows):
             annotator = checks.check_annotator(
@@ -114,42 +85,13 @@ class RowReader:
             "item_indices": _padded(item_indices, np.int64),
             "ranks": _padded(ranks, np.int16),
             "prompt_indices": np.array(prompt_indices, dtype=np.int64),
-            "prompts": self.prompt_texts if self.is_text else None,
-            "items": self.item_texts if self.is_text else None,
-            "columns": self._further_columns(rows, kept),
+            "prompts": self.texts.prompts if self.is_text else None,
+            "items": self.texts.items if self.is_text else None,
+            "columns": self._further_columns(rows, kept, available),
         }
 
     def _place(self, row: int, column: str) -> Place:
         return Place(self.source, row, column)
-
-    def _check_columns(self, rows: list[Mapping[str, Any]]) -> None:
-        """Whole columns that are missing, before any row is looked at."""
-        start = f"{self.source}: t" if self.source else "T"
-        if not rows:
-            raise ValueError(f"{start}here are no rows; at least one judgement is needed.")
-        for row, record in enumerate(rows):
-            if not isinstance(record, Mapping):
-                raise TypeError(f"{start}he row {row} (counting from 0) is {checks.shorten(record)}, not a dict.")
-        self.available = list(dict.fromkeys(name for record in rows for name in record))
-        defaults = ColumnNames()
-        for item in fields(ColumnNames):
-            name = getattr(self.names, item.name)
-            if name in self.available or (name == getattr(defaults, item.name) and item.name != "annotator_column"):
-                continue
-            advice = f"Say which one it is with --{item.name}."
-            likely = [c for c in self.available if c.lower().startswith(PERSON_WORDS)]
-            if item.name == "annotator_column" and likely:
-                advice = f"If {likely[0]!r} holds the person who judged, say --annotator_column {likely[0]}."
-            raise ValueError(checks.unknown_column_message(name, self.available, self.source, advice))
-        if self.list_column in self.available or all(name in self.available for name in self.pair_columns):
-            return
-        missing = next((name for name in self.pair_columns if name not in self.available), self.list_column)
-        option = next(item.name for item in fields(ColumnNames) if getattr(self.names, item.name) == missing)
-        hint = f"Rows need {self.pair_columns[0]!r} and {self.pair_columns[1]!r}, or {self.list_column!r}; if they go "
-        hint += f"by another name, say it with --{option} and the like."
-        if self.is_text and self.names.chosen_index_column in self.available:
-            hint += " These rows name vectors: give the file of vectors with --embeddings."
-        raise ValueError(checks.unknown_column_message(missing, self.available, self.source, hint))
 
     def _items_and_ranks(self, record: Mapping[str, Any], row: int) -> tuple[list[Any], list[int]]:
         """The row's items as they stand there, best first, and their ranks."""
@@ -216,16 +158,7 @@ class RowReader:
         keys = [_key(text) for text in texts]
         checks.check_distinct(keys, texts, places[-1], is_pair)
         prompt_text, texts = _in_one_form(prompt_text, texts, places[-1])
-        prompt = self.prompts.setdefault(_key(prompt_text), len(self.prompt_texts))
-        if prompt == len(self.prompt_texts):
-            self.prompt_texts.append(prompt_text)
-        numbers = []
-        for text in texts:
-            number = self.items.setdefault((prompt, _key(text)), len(self.item_texts))
-            if number == len(self.item_texts):
-                self.item_texts.append((prompt, text))
-            numbers.append(number)
-        return prompt, numbers
+        return self.texts.number(prompt_text, texts)
 
     def _report_dropped(self, n_rows: int, n_kept: int) -> None:
         if n_kept == 0:
@@ -235,7 +168,9 @@ class RowReader:
             start = f"{self.source}: " if self.source else ""
             logger.warning("%s%d of %d rows dropped: all their ratings tie.", start, n_rows - n_kept, n_rows)
 
-    def _further_columns(self, rows: list[Mapping[str, Any]], kept: list[int]) -> dict[str, np.ndarray]:
+    def _further_columns(
+        self, rows: list[Mapping[str, Any]], kept: list[int], available: list[str]
+    ) -> dict[str, np.ndarray]:
         """Every column that is not part of the judgement itself."""
         names = self.names
         used = {
@@ -247,7 +182,7 @@ class RowReader:
         }
         used.add(names.prompt_column if self.is_text else names.prompt_index_column)
         columns = {}
-        for name in self.available:
+        for name in available:
             if name not in used:
                 columns[name] = np.fromiter((rows[row].get(name) for row in kept), dtype=object, count=len(kept))
         return columns
