@@ -100,7 +100,7 @@ def score_table(
 
     Returns:
         Columns ``model, annotator_id, row, type?, accuracy, log_likelihood, reward, gold?`` and the further columns;
-        one of these that bears a reserved name (``type`` if types are given, ``reward``, …) comes as ``declared_<name>``.
+        one of these with a reserved name (``type`` if types are given, ``reward``, …) comes as ``declared_<name>``.
     """
     outcomes = pair_outcomes(scores, prefs.ranks)
     table = {"model": model, "annotator_id": prefs.annotator_ids, "row": np.arange(len(prefs))}

@@ -27,7 +27,7 @@ TEXTS_AT_ONCE = 4096  # tokenised, sorted by length and written together
 
 
 def text_key(prompt: str, completion: str | None) -> bytes:
-    """32 bytes that name a text; (``"a"``, ``"b"``), (``"ab"``, ``""``) and (``"ab"``, None) are three different ones."""
+    """32 bytes that name a text: (``"a"``, ``"b"``), (``"ab"``, ``""``) and (``"ab"``, None) are three different."""
     prompt_bytes = prompt.encode("utf-8", "surrogatepass")
     rest = b"-" if completion is None else b"+" + completion.encode("utf-8", "surrogatepass")
     return hashlib.sha256(len(prompt_bytes).to_bytes(8, "little") + prompt_bytes + rest).digest()

@@ -1,0 +1,332 @@
+"""Tidy tables → ``report.json`` and ``report.md``: who is served how well, with counts and intervals, model by model.
+
+``report.json`` holds every number; its layout is documented in ``docs/fairness.md`` and numbered by ``schema_version``.
+``report.md`` is the same for a reader, and goes into a model card. A number that is masked or unknown is ``null`` there
+and "–" here.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from palign.evaluation.comparison import compare_models
+from palign.evaluation.group_frame import GroupFrame
+from palign.evaluation.report_markdown import render_report
+from palign.evaluation.report_words import headline_sentences
+from palign.evaluation.tables import check_columns
+
+__all__ = ["Report", "write_report"]
+
+SCHEMA_VERSION = 1
+ALPHA = 0.1
+SPREADS = ("worst", "gap", "ratio", "gini", "cvar")
+ANNOTATORS_LISTED = 10_000  # above that report.json sums people up and does not list them
+Groups = str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`write_report` wrote: the two paths, the opening sentences, and the content of report.json."""
+
+    json_path: Path
+    markdown_path: Path
+    headline: list[str]
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the numbers of one report are computed; see :func:`write_report`."""
+
+    metrics: tuple[str, ...]
+    groups: tuple[Groups, ...]
+    annotator_column: str
+    weights: str
+    higher_is_better: Mapping[str, bool]
+    min_group_size: int
+    level: float
+    seed: int
+    n_resamples: int
+
+    def frame(self, rows: pd.DataFrame, metrics: Sequence[str], groups: Groups) -> GroupFrame:
+        """One model's frame over one grouping."""
+        return GroupFrame(
+            rows,
+            metrics=metrics,
+            groups=_names(groups),
+            annotator_column=self.annotator_column,
+            weights=self.weights,
+            higher_is_better=self.higher_is_better,
+            min_group_size=self.min_group_size,
+        )
+
+
+def write_report(
+    tables: pd.DataFrame | Sequence[pd.DataFrame],
+    *,
+    output_dir: str | Path,
+    metrics: Sequence[str] = ("accuracy", "log_likelihood", "reward", "gold", "kl"),
+    group_columns: Sequence[Groups] = (),
+    title: str = "Fairness report",
+    baseline: str = "pooled",
+    reference: str = "reference",
+    notes: Sequence[str] = (),
+    extra: Mapping[str, Any] | None = None,
+    annotator_column: str = "annotator_id",
+    weights: str = "judgements",
+    higher_is_better: Mapping[str, bool] | None = None,
+    min_group_size: int = 1,
+    level: float = 0.9,
+    seed: int = 0,
+    n_resamples: int = 1000,
+) -> Report:
+    """Write ``report.json`` and ``report.md`` into ``output_dir``.
+
+    Args:
+        tables: tidy score table(s) with a column ``model``; several are put under one another. A model that has an
+            ``accuracy`` is a reward model; one that has none is a policy, whose rows are completions it wrote.
+        metrics: columns to report; of each model those that it has any number of.
+        group_columns: declared groups; a tuple of names is their intersection. ``type``, where the table has it, and
+            the annotators themselves are always reported.
+        baseline: the reward model that the others are compared with; reference: likewise for policies.
+        notes: sentences to print; extra: figures of the run to print and keep (name → number, text or list).
+        weights, min_group_size: as :class:`GroupFrame`. With ``min_group_size`` above 1 no single person is listed.
+        level, seed, n_resamples: of every interval.
+
+    Raises:
+        ValueError: no rows, no known metric, an unknown column, or a metric with gaps (NaN) within one model.
+    """
+    table = _joined(tables, annotator_column)
+    settings = Settings(
+        tuple(name for name in metrics if name in table),
+        (
+            annotator_column,
+            *(["type"] if "type" in table else []),
+            *(g for g in map(_plain, group_columns) if g != "type"),
+        ),
+        annotator_column,
+        weights,
+        higher_is_better or {},
+        min_group_size,
+        level,
+        seed,
+        n_resamples,
+    )
+    check_columns(table, [name for groups in settings.groups for name in _names(groups)])
+    if not settings.metrics:
+        raise ValueError(
+            f"the table has none of the metrics {', '.join(metrics)}; it has {', '.join(map(str, table))}."
+        )
+    own = {name: _metrics_of(table[table["model"] == name], settings) for name in table["model"].unique()}
+    judges = [name for name in own if "accuracy" in own[name]]
+    policies = [name for name in own if "accuracy" not in own[name]]
+    data = {
+        "schema_version": SCHEMA_VERSION,
+        "title": title,
+        "palign_version": _version(),
+        "settings": _settings_record(settings, baseline, reference),
+        "sections": [
+            _section(kind, table, names, own, against, settings)
+            for kind, names, against in (("reward models", judges, baseline), ("policies", policies, reference))
+            if names
+        ],
+        "notes": list(notes),
+        "extra": dict(extra or {}),
+    }
+    data["headline"] = headline_sentences(data)
+    data = _strict(data)
+    output_dir = Path(output_dir)
+    json_path = _write(output_dir / "report.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
+    markdown_path = _write(output_dir / "report.md", render_report(data))
+    return Report(json_path, markdown_path, data["headline"], data)
+
+
+def _section(
+    kind: str, table: pd.DataFrame, names: list[str], own: dict[str, list[str]], against: str, settings: Settings
+) -> dict[str, Any]:
+    """Everything about the reward models, or about the policies."""
+    models = [_model_record(name, table[table["model"] == name], own[name], settings) for name in names]
+    comparisons, notes = [], []
+    for name in names:
+        if against not in names or name == against:
+            continue
+        for groups in settings.groups[1:] or ((),):
+            for metric in (metric for metric in own[name] if metric in own[against]):
+                try:
+                    comparisons.append(_comparison_record(table, metric, (against, name), groups, settings))
+                except (
+                    ValueError
+                ) as error:  # rows that do not pair: the figures of each stand, the difference does not
+                    notes.append(f"No paired difference of {metric} between {against} and {name}: {error}")
+    return {
+        "name": kind,
+        "baseline": against if against in names else None,
+        "models": models,
+        "comparisons": comparisons,
+        "notes": list(dict.fromkeys(notes)),
+    }
+
+
+def _model_record(name: str, rows: pd.DataFrame, metrics: list[str], settings: Settings) -> dict[str, Any]:
+    frames = [(groups, settings.frame(rows, metrics, groups)) for groups in settings.groups]
+    first = frames[0][1]
+    return {
+        "model": name,
+        "n_judgements": first.n_judgements,
+        "n_annotators": first.n_annotators,
+        "metrics": metrics,
+        "frames": [_frame_record(groups, frame, settings) for groups, frame in frames],
+    }
+
+
+def _frame_record(groups: Groups, frame: GroupFrame, settings: Settings) -> dict[str, Any]:
+    """A frame with every statistic and interval, as plain values."""
+    options = {"level": settings.level, "seed": settings.seed, "n_resamples": settings.n_resamples, "alpha": ALPHA}
+    of_people = groups == settings.annotator_column
+    ends = {stat: frame.interval(stat, **options) for stat in ("overall", *SPREADS)}
+    by_group = None if of_people else frame.interval("by_group", **options)
+    listed = not of_people or (settings.min_group_size <= 1 and len(frame.by_group) <= ANNOTATORS_LISTED)
+    record: dict[str, Any] = {
+        "groups": list(_names(groups)),
+        "n_groups": len(frame.by_group),
+        "notes": frame.notes,
+        "metrics": {},
+    }
+    for metric in frame.metrics:
+        found = {stat: _with_ends(frame.estimate(stat, alpha=ALPHA), ends[stat], metric, frame) for stat in ends}
+        for stat, extreme in (("worst", frame.worst()), ("best", frame.best())):
+            found.setdefault(stat, {"value": extreme.loc[metric, "value"]})
+            found[stat]["group"] = _label(extreme.loc[metric, "group"]) if listed else None
+            found[stat]["n_annotators"] = extreme.loc[metric, "n_annotators"]
+        found["higher_is_better"] = frame.higher_is_better[metric]
+        if of_people:
+            shares = (0.1, 0.5, 0.9)
+            found["quantiles"] = dict(
+                zip(map(str, shares), frame.by_group[metric].quantile(list(shares)), strict=True)
+            )
+        found["by_group"] = _group_records(frame, metric, by_group) if listed else []
+        record["metrics"][metric] = found
+    return record
+
+
+def _with_ends(values: np.ndarray, ends: pd.DataFrame, metric: str, frame: GroupFrame) -> dict[str, float]:
+    return {"value": values[frame.metrics.index(metric)], **ends.loc[metric].to_dict()}
+
+
+def _group_records(frame: GroupFrame, metric: str, ends: pd.DataFrame | None) -> list[dict[str, Any]]:
+    records = []
+    lows, highs = (
+        (
+            ends.xs(metric, level="metric")[side].to_numpy()
+            if ends is not None
+            else np.full(len(frame.by_group), np.nan)
+        )
+        for side in ("low", "high")
+    )
+    columns = (frame.by_group[name].to_numpy() for name in ("n_annotators", "n_judgements", metric))
+    for label, people, rows, value, low, high in zip(frame.by_group.index, *columns, lows, highs, strict=True):
+        counts = {"n_annotators": people, "n_judgements": rows}
+        records.append({"group": _label(label), **counts, "value": value, "low": low, "high": high})
+    return records
+
+
+def _comparison_record(
+    table: pd.DataFrame, metric: str, models: tuple[str, str], groups: Groups, settings: Settings
+) -> dict[str, Any]:
+    found = compare_models(
+        table,
+        metric=metric,
+        models=models,
+        groups=_names(groups),
+        keys=(settings.annotator_column, "row"),
+        weights=settings.weights,
+        higher_is_better=settings.higher_is_better,
+        min_group_size=settings.min_group_size,
+        level=settings.level,
+        seed=settings.seed,
+        n_resamples=settings.n_resamples,
+    )
+    columns = ["first", "second", "difference", "low", "high", "n_annotators", "n_judgements"]
+    rows = [
+        {"stat": stat, "group": group, **dict(zip(columns, values, strict=True))}
+        for (stat, group), values in zip(found.index, found.to_numpy(), strict=True)
+    ]
+    described = {"first": models[0], "second": models[1], "metric": metric, "groups": list(_names(groups))}
+    return {**described, "n_dropped": found.attrs["n_dropped"], "rows": rows}
+
+
+def _joined(tables: pd.DataFrame | Sequence[pd.DataFrame], annotator_column: str) -> pd.DataFrame:
+    parts = [tables] if isinstance(tables, pd.DataFrame) else list(tables)
+    for part in parts:
+        check_columns(part, ["model", annotator_column])
+    if not parts:
+        raise ValueError("no table was given; there is nothing to report.")
+    table = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
+    return table.assign(model=table["model"].astype(str))
+
+
+def _metrics_of(rows: pd.DataFrame, settings: Settings) -> list[str]:
+    found = [name for name in settings.metrics if rows[name].notna().any()]
+    if not found:
+        raise ValueError(
+            f"model {rows['model'].iloc[0]!r} has no number under any of {', '.join(settings.metrics)}; leave it out, "
+            "or "
+            "name its metrics."
+        )
+    return found
+
+
+def _settings_record(settings: Settings, baseline: str, reference: str) -> dict[str, Any]:
+    plain = {name: getattr(settings, name) for name in ("weights", "min_group_size", "level", "seed", "n_resamples")}
+    grouped = [list(_names(groups)) for groups in settings.groups]
+    named = {"metrics": settings.metrics, "groups": grouped, "baseline": baseline, "reference": reference}
+    return {**plain, **named, "annotator_column": settings.annotator_column, "cvar_alpha": ALPHA}
+
+
+def _names(groups: Groups) -> tuple[str, ...]:
+    return (groups,) if isinstance(groups, str) else tuple(groups)
+
+
+def _plain(groups: Groups | Sequence[str]) -> Groups:
+    """A list of names as a tuple, and an intersection of one as that one."""
+    names = _names(groups)
+    return names[0] if len(names) == 1 else names
+
+
+def _label(label: object) -> str | None:
+    return None if label is None else " × ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+
+
+def _version() -> str:
+    import palign
+
+    return palign.__version__
+
+
+def _strict(value: Any) -> Any:
+    """Plain Python values only; NaN and infinity become None."""
+    if isinstance(value, Mapping):
+        return {str(key): _strict(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray, pd.Series)):
+        return [_strict(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return _strict(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _write(path: Path, text: str) -> Path:
+    """Write a whole file or none of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8", errors="replace")
+    os.replace(partial, path)
+    return path

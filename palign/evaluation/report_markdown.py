@@ -1,0 +1,159 @@
+"""report.json's content → report.md. Whatever came from a user's rows or names is text here, never markup."""
+
+import re
+from typing import Any
+
+from palign.evaluation.report_words import WHAT_THE_NUMBERS_ARE, interval_words, span
+
+__all__ = ["escape", "render_report"]
+
+GROUPS_SHOWN = 50  # rows of a table; report.json has them all
+LONGEST_TEXT = 120
+MARKUP = {character: f"&#{ord(character)};" for character in "&<>|`*_[]~#\\@\"'"}
+
+
+def escape(text: object) -> str:
+    """Any text as it stands, on one line, safe in a Markdown table and in the page made of it.
+
+    Pipes, backticks, angle brackets and the rest of Markdown's characters become character references; line breaks
+    and control characters become spaces, links are taken apart, and what is longer than 120 characters is cut.
+    """
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+", " ", str(text)).strip()
+    if len(text) > LONGEST_TEXT:
+        text = text[: LONGEST_TEXT - 1] + "…"
+    marked = "".join(MARKUP.get(character, character) for character in text)
+    return re.sub(r"(?i)(www)\.", r"\1&#46;", marked.replace("://", ":&#47;&#47;"))
+
+
+def render_report(data: dict[str, Any]) -> str:
+    """The whole page, from the content of report.json."""
+    settings = data["settings"]
+    lines = [f"# {escape(data['title'])}", "", *_paragraphs(_escaped_sentence(s) for s in data["headline"])]
+    lines += ["", *(line for text in WHAT_THE_NUMBERS_ARE for line in (text, ""))]
+    unit = (
+        "every judgement counts the same" if settings["weights"] == "judgements" else "every annotator counts the same"
+    )
+    lines += [
+        f"Here {unit}; intervals are {100 * settings['level']:g} %, from {settings['n_resamples']} resamples of "
+        f"annotators within groups (seed {settings['seed']}).",
+        "",
+    ]
+    if settings["min_group_size"] > 1:
+        lines += [f"Numbers of groups with fewer than {settings['min_group_size']} annotators are not shown.", ""]
+    lines += _paragraphs(escape(note) for note in data["notes"])
+    for section in data["sections"]:
+        lines += ["", f"## {section['name'].capitalize()}", "", *_section(section, settings)]
+    if data["extra"]:
+        rows = [[escape(name), escape(span(v) if isinstance(v, float) else v)] for name, v in data["extra"].items()]
+        lines += ["", "## The run", "", *_table(["figure", "value"], rows)]
+    lines += ["", f"palign {escape(data['palign_version'])}, report schema {data['schema_version']}.", ""]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+
+
+def _section(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    lines = ["### Side by side", "", *_side_by_side(section["models"], settings), ""]
+    people = [settings["annotator_column"]]
+    for groups in [g for g in settings["groups"] if g != people]:
+        lines += [f"### By {escape(' × '.join(groups))}", ""]
+        for metric in dict.fromkeys(name for model in section["models"] for name in model["metrics"]):
+            lines += [*_by_group(section, groups, metric), ""]
+    lines += ["### By annotator", "", *_by_annotator(section["models"], people), ""]
+    notes = [*section["notes"]]
+    for model in section["models"]:
+        for frame in model["frames"]:
+            notes += [f"{model['model']}, by {' × '.join(frame['groups'])}: {note}" for note in frame["notes"]]
+    return lines + _paragraphs(escape_long(note) for note in notes)
+
+
+def _side_by_side(models: list[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
+    """Overall and spread of every model, for the first grouping that is not the annotators themselves."""
+    rows = []
+    for model in models:
+        frames = [frame for frame in model["frames"] if frame["groups"] != [settings["annotator_column"]]]
+        frame = (frames or model["frames"])[0]
+        for metric, found in frame["metrics"].items():
+            cells = [
+                _cell(found["overall"]),
+                escape(found["worst"]["group"] or "–"),
+                _cell(found["worst"]),
+                _cell(found["gap"]),
+            ]
+            rows.append([escape(model["model"]), escape(metric), *cells, span(found["ratio"]["value"])])
+    return _table(["model", "metric", "overall", "worst group", "its value", "gap", "ratio"], rows)
+
+
+def _by_group(section: dict[str, Any], groups: list[str], metric: str) -> list[str]:
+    """One table: a row per group, a column per model, and the paired difference from the baseline."""
+    models = [m for m in section["models"] if metric in m["metrics"]]
+    values = {
+        m["model"]: {row["group"]: row for row in _frame(m, groups)["metrics"][metric]["by_group"]} for m in models
+    }
+    compared = {c["second"]: c for c in section["comparisons"] if (c["groups"], c["metric"]) == (groups, metric)}
+    header = [escape(" × ".join(groups)), "annotators", "judgements"]
+    header += [escape(name) for name in values]
+    header += [f"{escape(name)} − {escape(section['baseline'])}" for name in compared]
+    differences = {
+        name: {row["group"]: row for row in comparison["rows"] if row["stat"] == "by_group"}
+        for name, comparison in compared.items()
+    }
+    every = list(dict.fromkeys(group for by_group in values.values() for group in by_group))
+    rows = []
+    for group in every[:GROUPS_SHOWN]:
+        known = [by_group[group] for by_group in values.values() if group in by_group]
+        counts = [
+            "/".join(dict.fromkeys(str(row[name]) for row in known)) for name in ("n_annotators", "n_judgements")
+        ]
+        cells = [_cell(by_group.get(group)) for by_group in values.values()]
+        cells += [_cell(by_group.get(group), signed=True) for by_group in differences.values()]
+        rows.append([escape(group), *counts, *cells])
+    more = [f"{len(every) - GROUPS_SHOWN} further groups are in report.json."] if len(every) > GROUPS_SHOWN else []
+    return [f"**{escape(metric)}**", "", *_table(header, rows), *([""] + more if more else [])]
+
+
+def _by_annotator(models: list[dict[str, Any]], people: list[str]) -> list[str]:
+    rows = []
+    for model in models:
+        for metric, found in _frame(model, people)["metrics"].items():
+            low, middle, high = (span(found["quantiles"][share]) for share in ("0.1", "0.5", "0.9"))
+            tail = [_cell(found["cvar"]), _cell(found["gini"])]
+            rows.append([escape(model["model"]), escape(metric), str(model["n_annotators"]), low, middle, high, *tail])
+    header = [
+        "model",
+        "metric",
+        "annotators",
+        "10 % have less than",
+        "median",
+        "90 % have less than",
+        "mean of the worst tenth",
+    ]
+    return _table([*header, "Gini"], rows)
+
+
+def _frame(model: dict[str, Any], groups: list[str]) -> dict[str, Any]:
+    return next(frame for frame in model["frames"] if frame["groups"] == groups)
+
+
+def _cell(found: dict[str, Any] | None, *, signed: bool = False) -> str:
+    if found is None:
+        return "–"
+    value = found["difference"] if "difference" in found else found["value"]
+    words = interval_words(found, signed=signed)
+    return span(value, signed=signed) + ("" if words == "no interval" else f" ({words})")
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(cells) + " |" for cells in lines]
+
+
+def _paragraphs(texts: Any) -> list[str]:
+    return [line for text in texts for line in (text, "")]
+
+
+def _escaped_sentence(sentence: str) -> str:
+    return f"**Warning**{escape_long(sentence[7:])}" if sentence.startswith("Warning:") else escape_long(sentence)
+
+
+def escape_long(text: str) -> str:
+    """:func:`escape` word by word, so that a sentence is not cut but an id in it is."""
+    return " ".join(escape(word) for word in text.split())

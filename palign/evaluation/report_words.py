@@ -1,0 +1,143 @@
+"""The sentences of a report: who is worst served and by how much, and what such numbers do not show."""
+
+from typing import Any
+
+__all__ = ["WHAT_THE_NUMBERS_ARE", "headline_sentences", "span", "with_interval"]
+
+WHAT_THE_NUMBERS_ARE = (
+    "**What these numbers are.** Each is a mean over judgements that the model did not see in training, within one "
+    "group of people. `accuracy`: share of ordered pairs that the score puts in the person's own order, a tie "
+    "counting "
+    "one half. `log_likelihood`: of the person's ranking, in nats. `reward`: what the reward model gives; of a "
+    "policy's "
+    "completions it is what was optimised, not a proof of quality. `gold`: utility by an independent judge, where "
+    "there "
+    "is one. `kl`: how far a policy has moved from the reference, in nats. Gap: best group minus worst. Intervals "
+    "come "
+    "from resampling people within groups, since one person's judgements hang together.",
+    "**What they do not show.** That a gap is small on these groups says nothing of groups that were not declared, "
+    "nor "
+    "of people who are not in the data. An interval that is wide, or missing, means that there are too few people to "
+    "know, not that all is well. The worst of many groups looks bad partly by chance; its interval allows for that "
+    "only "
+    "roughly. Equal accuracy, equal reward and equal benefit cannot in general all hold at once, and which of them is "
+    "owed is not a question of measurement. A discovered type is a pattern of answers that the model found useful: it "
+    "is not an identity, and nobody should be told that it is theirs.",
+)
+PREFERRED = {"reward models": ("accuracy", "log_likelihood", "reward"), "policies": ("gold", "reward", "kl")}
+
+
+def headline_sentences(data: dict[str, Any]) -> list[str]:
+    """One or two sentences a model, out of the content of report.json; plain text, ids not yet escaped."""
+    sentences = []
+    for section in data["sections"]:
+        for model in section["models"]:
+            metric = next(
+                name for name in (*PREFERRED[section["name"]], *model["metrics"]) if name in model["metrics"]
+            )
+            sentences.append(_of_model(model, metric, data["settings"]))
+            difference = _difference(section, model["model"], metric)
+            if difference:
+                sentences.append(difference)
+            sentences += _of_hacking(section, model["model"])
+    return sentences
+
+
+def _of_model(model: dict[str, Any], metric: str, settings: dict[str, Any]) -> str:
+    grouped = [frame for frame in model["frames"] if frame["groups"] != [settings["annotator_column"]]]
+    level = f"{100 * settings['level']:g} % interval"
+    if not grouped:
+        found = model["frames"][0]["metrics"][metric]
+        share = f"{100 * settings['cvar_alpha']:g} %"
+        return (
+            f"{model['model']}: {metric} is {with_interval(found['overall'], level)} overall; over the worst-served "
+            f"{share} "
+            f"of {model['n_annotators']} annotators it is {with_interval(found['cvar'])}."
+        )
+    found, kind = grouped[0]["metrics"][metric], " × ".join(grouped[0]["groups"])
+    worst, best = found["worst"], found["best"]
+    overall = f"{metric} is {with_interval(found['overall'], level)} overall"
+    if worst["group"] is None:
+        return f"{model['model']}: {overall}; no group by {kind} has enough annotators to be shown."
+    if len(found["by_group"]) == 1 or worst["group"] == best["group"]:
+        return f"{model['model']}: {overall}; only one group by {kind} can be shown, so there is no gap to speak of."
+    return (
+        f"{model['model']}: worst served is {kind} {worst['group']} ({_people(worst['n_annotators'])}), whose "
+        f"{metric} is "
+        f"{with_interval(worst, level)}, {span(found['gap']['value'])} "
+        f"{'below' if found['higher_is_better'] else 'above'} "
+        f"the best-served, {kind} {best['group']} (gap {interval_words(found['gap'])}); {overall}."
+    )
+
+
+def _difference(section: dict[str, Any], name: str, metric: str) -> str | None:
+    for comparison in section["comparisons"]:
+        if (comparison["second"], comparison["metric"]) != (name, metric):
+            continue
+        rows = {row["stat"]: row for row in comparison["rows"]}
+        return (
+            f"{name} against {comparison['first']} on the same judgements: {metric} "
+            f"{with_interval(rows['overall'], signed=True)} "
+            f"overall, {with_interval(rows['worst'], signed=True)} for the worst-served group of each."
+        )
+    return None
+
+
+def _of_hacking(section: dict[str, Any], name: str) -> list[str]:
+    """A warning where the reward of a group rose and its gold utility fell, both beyond their intervals."""
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for comparison in section["comparisons"]:
+        if comparison["second"] == name:
+            kind = " × ".join(comparison["groups"])
+            rows |= {
+                (kind, row["group"], comparison["metric"]): row
+                for row in comparison["rows"]
+                if row["stat"] == "by_group"
+            }
+    warnings = []
+    for (kind, group, metric), gold in rows.items():
+        reward = rows.get((kind, group, "reward"))
+        if metric != "gold" or reward is None:
+            continue
+        if (
+            _at_least(reward["low"], 0.0)
+            and _at_least(0.0, gold["high"])
+            and reward["difference"] > 0 > gold["difference"]
+        ):
+            warnings.append(
+                f"Warning: for {kind} {group} the reward rose by {span(reward['difference'])} and gold utility fell "
+                "by "
+                f"{span(-gold['difference'])} under {name}: the reward is being exploited, not the person served."
+            )
+    return warnings
+
+
+def _at_least(first: float | None, second: float | None) -> bool:
+    return first is not None and second is not None and first >= second
+
+
+def _people(count: int) -> str:
+    return f"{count} annotator{'' if count == 1 else 's'}"
+
+
+def span(value: float | None, *, signed: bool = False) -> str:
+    """A number to three decimals, or "–" for one that is not known."""
+    if value is None or value != value:
+        return "–"
+    text = f"{value:+.3f}" if signed else f"{value:.3f}"
+    return text.replace("-0.000", "0.000").replace("+0.000", "0.000")
+
+
+def interval_words(found: dict[str, Any], *, signed: bool = False) -> str:
+    """ "0.801 to 0.874", or "no interval" where there is none."""
+    low, high = found.get("low"), found.get("high")
+    if low is None or high is None or low != low or high != high:
+        return "no interval"
+    return f"{span(low, signed=signed)} to {span(high, signed=signed)}"
+
+
+def with_interval(found: dict[str, Any], name: str = "", *, signed: bool = False) -> str:
+    """ "0.840 (90 % interval 0.801 to 0.874)"; the value is under ``value`` or ``difference``."""
+    value = found["difference"] if "difference" in found else found["value"]
+    words = interval_words(found, signed=signed)
+    return f"{span(value, signed=signed)} ({f'{name} ' if name and words != 'no interval' else ''}{words})"
