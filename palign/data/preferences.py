@@ -15,6 +15,7 @@ from palign.data.annotators import AnnotatorIndex, canonical_ids
 from palign.data.checks import MAX_CHARACTERS, Text, unknown_column_message
 from palign.data.columns import ColumnNames
 from palign.data.rendering import render_completion, render_prompt
+from palign.data.rows import RowReader
 
 __all__ = ["Preferences", "render_completion", "render_prompt"]
 
@@ -137,8 +138,6 @@ class Preferences:
         Raises:
             TypeError, ValueError: one paragraph that names row, column and what was found.
         """
-        from palign.data.rows import RowReader
-
         reader = RowReader(ColumnNames.of(column_names), source, max_characters, embeddings)
         return cls(**reader.read(rows))
 
