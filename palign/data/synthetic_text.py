@@ -229,9 +229,10 @@ def make_text_population(
     rng = np.random.default_rng(seed)
     exact = np.array(shares) * n_annotators
     counts = np.maximum(1, np.floor(exact).astype(int))
-    while counts.sum() != n_annotators:
-        step = 1 if counts.sum() < n_annotators else -1
-        counts[(exact - counts).argmax() if step > 0 else (exact - counts).argmin()] += step
+    while counts.sum() < n_annotators:
+        counts[(exact - counts).argmax()] += 1
+    while counts.sum() > n_annotators:  # where a small share was rounded up to one person
+        counts[np.where(counts > 1, counts - exact, -np.inf).argmax()] -= 1
     members = rng.permutation(np.repeat(np.arange(len(types)), counts))
     weights = np.eye(len(types))[members]
     if concentration is not None:

@@ -59,7 +59,8 @@ def make_tiny_lm(
     """An untrained Llama shape for `tokenizer`: about 0.4M parameters at the defaults, tied embeddings, float32."""
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=hidden_size * 8 // 3,
-        num_hidden_layers=n_layers, num_attention_heads=n_heads, num_key_value_heads=n_heads, max_position_embeddings=max_length,
+        num_hidden_layers=n_layers, num_attention_heads=n_heads, num_key_value_heads=n_heads,
+        max_position_embeddings=max_length,
         tie_word_embeddings=True, attention_dropout=0.0, pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
