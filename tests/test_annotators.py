@@ -102,7 +102,7 @@ def test_a_file_that_is_no_index(tmp_path, content: str, words: str) -> None:
         AnnotatorIndex.load(path)
 
 
-def test_a_million_people() -> None:
-    index = AnnotatorIndex(np.arange(1_000_000))
-    rows = index.indices(np.array([999_999, 0, 123_456] * 10_000))
-    assert rows[:3].tolist() == [999_999, 0, 123_456] and len(rows) == 30_000
+def test_many_people() -> None:
+    index = AnnotatorIndex(np.arange(200_000))
+    rows = index.indices(np.array([199_999, 0, 123_456] * 10_000))
+    assert rows[:3].tolist() == [199_999, 0, 123_456] and len(rows) == 30_000
