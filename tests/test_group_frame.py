@@ -11,7 +11,7 @@ from palign.evaluation.group_frame import GroupFrame, direction_of
 
 
 def small_table() -> pd.DataFrame:
-    """Eight judgements: north has ann .5 (2 rows) and bo 1 (1 row), south has cy .25 (4), nobody knows of dee 1 (1)."""
+    """Eight judgements: north has ann .5 (2 rows) and bo 1 (1 row), south has cy .25 (4), dee 1 (1) has none."""
     rows = [
         ("ann", "north", 1.0),
         ("ann", "north", 0.0),

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from palign.evaluation.group_frame import GroupFrame, bounds, direction_of
+from palign.evaluation.group_frame import GroupFrame, direction_of
+from palign.evaluation.intervals import bounds
 from palign.evaluation.tables import check_columns
 
 __all__ = ["compare_models"]
@@ -90,11 +91,13 @@ def _differences(
     frame: GroupFrame, stat: str, models: tuple[str, str], level: float, seed: int, n_resamples: int
 ) -> pd.DataFrame:
     values = np.atleast_2d(frame.estimate(stat))
-    draws = frame.replicates(stat, seed=seed, n_resamples=n_resamples)
-    degrees = np.min(np.atleast_2d(frame.degrees_of_freedom(stat, draws)), axis=-1)
+    options = {"seed": seed, "n_resamples": n_resamples}
+    draws = frame.replicates(stat, hold_extremes=True, **options)
+    free = frame.replicates(stat, **options) if stat in ("worst", "gap") else None
+    degrees = np.min(np.atleast_2d(frame.degrees_of_freedom(stat)), axis=-1)
     difference = np.squeeze(values[:, 1] - values[:, 0]) if stat != "by_group" else values[:, 1] - values[:, 0]
-    kind = "reflected" if stat in ("worst", "gap") else "overall"
-    low, high = bounds(difference, draws[..., 1] - draws[..., 0], kind, level, np.squeeze(degrees))
+    change, free = (None if part is None else part[..., 1] - part[..., 0] for part in (draws, free))
+    low, high = bounds(difference, change, level, np.squeeze(degrees), free=free)
     if stat == "by_group":
         names = [" × ".join(label) if isinstance(label, tuple) else label for label in frame.labels]
         people, rows = frame.by_group["n_annotators"].to_numpy(), frame.by_group["n_judgements"].to_numpy()

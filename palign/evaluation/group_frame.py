@@ -9,10 +9,12 @@ Shaped after fairlearn's ``MetricFrame`` (disaggregate first, aggregate last), w
 
 The resampling: of the n annotators of a group, n - 1 are drawn with replacement, which makes the variance of a mean
 unbiased (Rao and Wu 1988) where n draws make it too small by (n - 1)/n; the percentiles are widened from the normal to
-Student's t (Hesterberg 2015, section 3.3). Overall and by-group intervals are percentiles; those of extremes and
-spreads (worst, gap, ratio, gini, cvar) are *basic* intervals, reflected about the estimate, because a maximum over
-groups of noisy numbers is too large and its bootstrap is so once more. Source of the clustering argument: Davison and
-Hinkley, *Bootstrap Methods and their Application*, section 3.8.
+Student's t (Hesterberg 2015, section 3.3). Overall and by-group intervals are these percentiles. The gap between the
+best and the worst of several noisy numbers is too large on average, and its bootstrap is so once more; so for worst,
+gap and ratio the spread is taken with the two groups held that are the extremes of the table, and the interval is
+moved by the bias that the bootstrap shows (mean of the statistic over resamples less its estimate), as it is for gini and
+cvar. ``scripts/coverage_bootstrap.py`` measures the coverage; ``docs/fairness.md`` has the figures. Source of the
+clustering argument: Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,12 +24,14 @@ import pandas as pd
 
 from palign.evaluation.clusters import Clusters, draw_weights
 from palign.evaluation.inequality import cvar, gap, gini, ratio, worst
+from palign.evaluation.intervals import bounds
 from palign.evaluation.tables import check_columns, check_numbers, group_labels
 
 __all__ = ["GroupFrame", "direction_of"]
 
 LESS_IS_BETTER = ("regret", "kl", "loss", "error", "perplexity")
-STATISTICS = ("overall", "by_group", "worst", "gap", "ratio", "gini", "cvar")
+SPREADS = ("worst", "gap", "ratio", "gini", "cvar")
+STATISTICS = ("overall", "by_group", *SPREADS)
 ELEMENTS_AT_ONCE = 4_000_000
 
 
@@ -190,8 +194,19 @@ class GroupFrame:
                 columns.append({"gap": gap, "ratio": ratio}[stat](of_metric))
         return np.stack(columns, axis=-1)
 
-    def replicates(self, stat: str, *, seed: int = 0, n_resamples: int = 1000, alpha: float = 0.1) -> np.ndarray:
+    def replicates(
+        self,
+        stat: str,
+        *,
+        seed: int = 0,
+        n_resamples: int = 1000,
+        alpha: float = 0.1,
+        hold_extremes: bool = False,
+    ) -> np.ndarray:
         """The statistic on ``n_resamples`` resamples of people.
+
+        ``hold_extremes`` takes worst, gap and ratio from the groups that are worst and best in the table, whatever the
+        resample; a gap may then be negative.
 
         Returns:
             (n_resamples, n_metrics), or (n_resamples, n_groups, n_metrics) for ``by_group``. NaN where a resample
@@ -207,10 +222,10 @@ class GroupFrame:
         parts = []
         for start in range(0, n_resamples, at_once):
             drawn = draw_weights(self._clusters.strata, min(at_once, n_resamples - start), rng)
-            parts.append(self._replicates_of(stat, drawn, alpha))
+            parts.append(self._replicates_of(stat, drawn, alpha, hold_extremes))
         return np.concatenate(parts)
 
-    def _replicates_of(self, stat: str, drawn: np.ndarray, alpha: float) -> np.ndarray:
+    def _replicates_of(self, stat: str, drawn: np.ndarray, alpha: float, hold_extremes: bool) -> np.ndarray:
         clusters = self._clusters
         if stat == "overall":
             means = clusters.overall_means(drawn)
@@ -223,9 +238,25 @@ class GroupFrame:
         values[:, self._masked] = np.nan
         if stat in ("gini", "cvar") and single.all() and clusters.is_nested and len(self.labels) > 1:
             return self._statistic(stat, values, clusters.n_drawn(drawn), alpha)
-        result = self._statistic(stat, values, None, alpha)
+        held = hold_extremes and stat in ("worst", "gap", "ratio")
+        result = self._of_held_groups(stat, values) if held else self._statistic(stat, values, None, alpha)
         shown = ~self._masked
         return result if shown.sum() > 1 and not (single & shown).any() else np.full_like(result, np.nan)
+
+    def _of_held_groups(self, stat: str, values: np.ndarray) -> np.ndarray:
+        """worst, gap or ratio of (n, n_groups, n_metrics) between the table's own extreme groups → (n, n_metrics)."""
+        columns = []
+        for place, name in enumerate(self.metrics):
+            shown = self.by_group[name].to_numpy()
+            if np.isnan(shown).all():
+                columns.append(np.full(len(values), np.nan))
+                continue
+            low, high = values[:, np.nanargmin(shown), place], values[:, np.nanargmax(shown), place]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                share = np.where(high > 0, low / high, np.nan)
+            least = low if self.higher_is_better[name] else high
+            columns.append({"worst": least, "gap": high - low, "ratio": share}[stat])
+        return np.stack(columns, axis=-1)
 
     def interval(
         self, stat: str = "by_group", *, level: float = 0.9, seed: int = 0, n_resamples: int = 1000, alpha: float = 0.1
@@ -244,8 +275,12 @@ class GroupFrame:
             raise ValueError(
                 f"level is {level}; it is the coverage aimed at and must lie between 0 and 1, such as 0.9."
             )
-        draws = self.replicates(stat, seed=seed, n_resamples=n_resamples, alpha=alpha)
-        low, high = bounds(self.estimate(stat, alpha=alpha), draws, stat, level, self.degrees_of_freedom(stat, draws))
+        options = {"seed": seed, "n_resamples": n_resamples, "alpha": alpha}
+        draws = self.replicates(stat, hold_extremes=True, **options)
+        free = self.replicates(stat, **options) if stat in SPREADS else None
+        low, high = bounds(self.estimate(stat, alpha=alpha), draws, level, self.degrees_of_freedom(stat), free=free)
+        if stat in ("gap", "gini", "ratio"):
+            low, high = (np.clip(end, 0.0, np.inf if stat == "gap" else 1.0) for end in (low, high))
         if stat != "by_group":
             return pd.DataFrame({"low": low, "high": high}, index=self.metrics)
         names = [*(self.by_group.index.names if self.group_columns else ["group"]), "metric"]
@@ -264,7 +299,7 @@ class GroupFrame:
         values = self.by_group[self.metrics].to_numpy()
         return values if stat == "by_group" else self._statistic(stat, values[None], None, alpha)[0]
 
-    def degrees_of_freedom(self, stat: str, draws: np.ndarray) -> np.ndarray | float:
+    def degrees_of_freedom(self, stat: str) -> np.ndarray | float:
         """For Student's t: n - 1 of the group, of the two extreme groups the smaller, of everybody for the rest."""
         sizes = np.maximum(self._clusters.n_annotators - 1, 1).astype(float)
         if stat == "by_group":
@@ -273,36 +308,3 @@ class GroupFrame:
             return float(max(self._clusters.n_people - 1, 1))
         ends = [self.worst(), self.best()] if stat in ("gap", "ratio") else [self.worst()]
         return np.min([np.maximum(end["n_annotators"].to_numpy(float) - 1, 1) for end in ends], axis=0)
-
-
-def bounds(
-    estimate: np.ndarray, draws: np.ndarray, stat: str, level: float, degrees: np.ndarray | float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Interval ends from replicates (n_resamples, ...) about an estimate (...,): see the module's docstring.
-
-    ``stat`` may also be "reflected": a basic interval without limits, as for a difference of two gaps.
-    """
-    from scipy.stats import norm, t
-
-    tail = np.broadcast_to(norm.cdf(t.ppf((1 - level) / 2, degrees)), np.shape(estimate))
-    unknown = np.isnan(draws).all(axis=0) | np.isnan(estimate)
-    ordered = np.sort(np.where(unknown, 0.0, draws), axis=0)  # NaN, where a resample missed a group, sorts to the end
-    counts = (~np.isnan(ordered)).sum(axis=0)
-    low, high = _quantile(ordered, counts, tail), _quantile(ordered, counts, 1 - tail)
-    if stat in ("worst", "gap", "ratio", "gini", "cvar", "reflected"):
-        low, high = 2 * estimate - high, 2 * estimate - low
-    if stat in ("gap", "gini", "ratio"):
-        low, high = np.maximum(low, 0.0), np.maximum(high, 0.0)
-    if stat in ("ratio", "gini"):
-        low, high = np.minimum(low, 1.0), np.minimum(high, 1.0)
-    return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
-
-
-def _quantile(ordered: np.ndarray, counts: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Linear quantile of the first ``counts`` entries along axis 0 of sorted replicates, one share per place."""
-    place = share * (counts - 1)
-    below = np.floor(place).astype(int)
-    above = np.minimum(below + 1, counts - 1)
-    low = np.take_along_axis(ordered, below[None], 0)[0]
-    high = np.take_along_axis(ordered, above[None], 0)[0]
-    return low + (high - low) * (place - below)

@@ -1,8 +1,8 @@
-"""Tidy tables → ``report.json`` and ``report.md``: who is served how well, with counts and intervals, model by model.
+"""Tidy tables → ``report.json`` and ``report.md``: who is served how well, with counts and intervals.
 
-``report.json`` holds every number; its layout is documented in ``docs/fairness.md`` and numbered by ``schema_version``.
-``report.md`` is the same for a reader, and goes into a model card. A number that is masked or unknown is ``null`` there
-and "–" here.
+``report.json`` holds every number of every model; its layout is documented in ``docs/fairness.md`` and numbered by
+``schema_version``. ``report.md`` is the same for a reader, and goes into a model card. A number that is masked or
+unknown is ``null`` there and "–" here.
 """
 
 import json

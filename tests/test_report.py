@@ -1,0 +1,202 @@
+"""report.json and report.md: strict, complete, honest about what is hidden, and text stays text."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from palign.evaluation.group_frame import GroupFrame
+from palign.evaluation.report import Report, write_report
+from palign.evaluation.report_markdown import escape
+
+EVIL = "<script>alert(1)</script>"
+
+
+def judgements(model: str, right: dict[int, float], n_people: int = 30, n_rows: int = 10) -> pd.DataFrame:
+    """Each person of type k is right in right[k] of the rows, give or take one row by person."""
+    people = np.repeat(np.arange(n_people), n_rows)
+    place = np.tile(np.arange(n_rows), n_people)
+    kind = people % len(right)
+    correct = place < np.array([right[k] for k in kind]) * n_rows + (people // len(right)) % 3 - 1
+    names = np.array([EVIL, *(f"w|{i}`_" for i in range(1, n_people))], dtype=object)
+    country = np.where(people % 5 == 0, None, np.where(people % 2 == 0, "N|L", "`PL`"))
+    table = {
+        "model": model,
+        "annotator_id": names[people],
+        "row": np.arange(len(people)),
+        "type": kind,
+        "country": country,
+    }
+    return pd.DataFrame({**table, "accuracy": correct.astype(float)})
+
+
+def written(model: str, gold: list[float], reward: float, kl: float) -> pd.DataFrame:
+    table = judgements(model, {0: 0.5, 1: 0.5, 2: 0.5}).drop(columns="accuracy")
+    noise = 0.1 * np.sin(np.arange(len(table)))
+    return table.assign(gold=np.array(gold)[table["type"]] + noise, reward=reward + noise, kl=kl)
+
+
+def example(tmp_path: Path, **options: object) -> Report:
+    tables = [
+        judgements("pal", {0: 0.9, 1: 0.8, 2: 0.7}),
+        judgements("pooled", {0: 0.9, 1: 0.5, 2: 0.3}),
+        written("reference", [0.0, 0.0, 0.0], 0.0, 0.0),
+        written("policy", [1.0, 2.0, -0.5], 1.0, 2.5),
+    ]
+    return write_report(tables, output_dir=tmp_path, group_columns=["country"], n_resamples=200, **options)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return example(tmp_path_factory.mktemp("report"), extra={"seconds": 1.5, "bad": float("nan")})
+
+
+def found(data: dict, section: int, model: str, groups: list[str], metric: str) -> dict:
+    record = next(m for m in data["sections"][section]["models"] if m["model"] == model)
+    return next(frame for frame in record["frames"] if frame["groups"] == groups)["metrics"][metric]
+
+
+def test_json_is_strict_and_equals_the_frames(report: Report) -> None:
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    data = json.loads(report.json_path.read_text(encoding="utf-8"), parse_constant=refuse)
+    assert data == report.data
+    assert data["schema_version"] == 1 and data["extra"] == {"seconds": 1.5, "bad": None}
+    assert [s["name"] for s in data["sections"]] == ["reward models", "policies"]
+    table = judgements("pal", {0: 0.9, 1: 0.8, 2: 0.7})
+    frame = GroupFrame(table, metrics="accuracy", groups="country")
+    record = found(data, 0, "pal", ["country"], "accuracy")
+    assert [row["group"] for row in record["by_group"]] == ["N|L", "`PL`", "(missing)"]
+    for row in record["by_group"]:
+        mask = table["country"].isna() if row["group"] == "(missing)" else table["country"] == row["group"]
+        assert row["value"] == pytest.approx(table.loc[mask, "accuracy"].mean())
+        assert row["n_annotators"] == table.loc[mask, "annotator_id"].nunique()
+        assert row["n_judgements"] == mask.sum()
+        assert row["low"] <= row["value"] <= row["high"]
+    assert record["gap"]["value"] == pytest.approx(frame.gap()["accuracy"])
+    assert record["overall"]["value"] == pytest.approx(table["accuracy"].mean())
+    people = found(data, 0, "pal", ["annotator_id"], "accuracy")
+    assert len(people["by_group"]) == 30 and people["by_group"][0]["low"] is None
+    own = table.groupby("annotator_id")["accuracy"].mean()
+    assert people["quantiles"]["0.5"] == pytest.approx(own.median())
+    assert people["cvar"]["value"] == pytest.approx(np.sort(own)[:3].mean())  # the worst tenth of thirty people
+
+
+def test_it_opens_with_who_is_worst_served(report: Report) -> None:
+    assert re.match(
+        r"pal: worst served is type 2 \(10 annotators\), whose accuracy is 0\.\d+ \(90 % interval", report.headline[0]
+    )
+    assert "below the best-served, type 0" in report.headline[0]
+    difference = next(s for s in report.headline if s.startswith("pal against pooled on the same judgements"))
+    expected = np.mean([0, 0.3, 0.4])
+    assert f"accuracy {expected:+.3f}" in difference
+    lines = report.markdown_path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# Fairness report" and "worst served is type 2" in lines[2]
+    text = "\n".join(lines)
+    assert text.index("worst served") < text.index("What they do not show") < text.index("## Reward models")
+
+
+def test_policies_are_set_against_the_reference_with_kl(report: Report) -> None:
+    comparisons = {(c["metric"], tuple(c["groups"])): c for c in report.data["sections"][1]["comparisons"]}
+    gold = {row["group"]: row for row in comparisons["gold", ("type",)]["rows"] if row["stat"] == "by_group"}
+    assert [gold[k]["difference"] for k in "012"] == pytest.approx([1.0, 2.0, -0.5])
+    assert found(report.data, 1, "policy", ["type"], "kl")["overall"]["value"] == pytest.approx(2.5)
+    assert found(report.data, 1, "policy", ["type"], "kl")["higher_is_better"] is False
+    warning = next(s for s in report.headline if s.startswith("Warning"))
+    assert "type 2 the reward rose by 1.000 and gold utility fell by 0.500" in warning
+    assert sum(s.startswith("Warning") for s in report.headline) == 1  # no country lost gold
+    assert "**Warning**" in report.markdown_path.read_text(encoding="utf-8")
+
+
+def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
+    tables = [judgements(f"[m]({EVIL})", {0: 0.9, 1: 0.4}).assign(team=EVIL)]
+    report = write_report(
+        tables,
+        output_dir=tmp_path,
+        group_columns=["team"],
+        title=f"A {EVIL} | title",
+        n_resamples=50,
+        notes=[f"note {EVIL}"],
+        extra={EVIL: "a | b\n# c"},
+    )
+    text = report.markdown_path.read_text(encoding="utf-8")
+    assert "<" not in text
+    assert EVIL in json.loads(report.json_path.read_text())["title"]
+    for line in text.splitlines():
+        if line.startswith("|"):
+            assert line.count("|") in {
+                text.splitlines()[i].count("|")
+                for i in range(len(text.splitlines()))
+                if text.splitlines()[i].startswith("| ---")
+            }
+    assert "](" not in text
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("a|b", "a&#124;b"),
+        ("`x`", "&#96;x&#96;"),
+        ("<b>", "&#60;b&#62;"),
+        ("a\nb\tc", "a b c"),
+        ("_*_", "&#95;&#42;&#95;"),
+        ("https://x.y", "https:&#47;&#47;x.y"),
+        ("www.x.y", "www&#46;x.y"),
+        ("\u202eabc", "abc"),
+        ("é 😀", "é 😀"),
+        ("&lt;", "&#38;lt;"),
+        ("x" * 500, "x" * 119 + "…"),
+    ],
+)
+def test_escape(raw: str, shown: str) -> None:
+    assert escape(raw) == shown
+
+
+def test_small_groups_and_single_people_are_hidden_on_request(tmp_path: Path) -> None:
+    report = example(tmp_path, min_group_size=7)
+    record = found(report.data, 0, "pal", ["country"], "accuracy")
+    hidden = [row for row in record["by_group"] if row["n_annotators"] < 7]
+    assert hidden and all(row["value"] is None and row["low"] is None for row in hidden)
+    people = found(report.data, 0, "pal", ["annotator_id"], "accuracy")
+    assert people["by_group"] == [] and people["worst"]["group"] is None and people["worst"]["value"] is None
+    text = report.json_path.read_text() + report.markdown_path.read_text(encoding="utf-8")
+    assert "alert" not in text and "w|3" not in text
+    assert "fewer than 7" in text
+
+
+@pytest.mark.parametrize("n_people", [1, 2])
+def test_hardly_anybody(tmp_path: Path, n_people: int) -> None:
+    table = judgements("pal", {0: 0.9}, n_people=n_people)
+    report = write_report(table, output_dir=tmp_path / "new" / "folder", n_resamples=50)
+    assert "only one group by type" in report.headline[0]
+    overall = found(report.data, 0, "pal", ["type"], "accuracy")["overall"]
+    assert (overall["low"] is None) is (n_people == 1)
+    bare = write_report(table.drop(columns=["type", "country"]), output_dir=tmp_path, n_resamples=50)
+    assert f"of {n_people} annotators" in bare.headline[0]
+
+
+def test_rows_that_do_not_pair_are_reported_unpaired(tmp_path: Path) -> None:
+    other = judgements("pooled", {0: 0.5, 1: 0.5}).assign(row=lambda t: t["row"] + 10_000)
+    report = write_report([judgements("pal", {0: 0.9, 1: 0.8}), other], output_dir=tmp_path, n_resamples=50)
+    assert report.data["sections"][0]["comparisons"] == []
+    assert "no judgement in common" in report.data["sections"][0]["notes"][0]
+
+
+def test_what_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    table = judgements("pal", {0: 0.9, 1: 0.8})
+    for change, message in (
+        ({"group_columns": ["contry"]}, "no column 'contry'. Did you mean 'country'"),
+        ({"metrics": ["f1"]}, "none of the metrics f1"),
+        ({"tables": table.assign(accuracy=[np.nan, *table["accuracy"][1:]])}, "is nan in row 0"),
+        ({"tables": table.drop(columns="model")}, "no column 'model'"),
+        ({"tables": table.iloc[:0]}, "no rows"),
+        ({"tables": []}, "no table"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_report(change.pop("tables", table), output_dir=tmp_path / "out", n_resamples=20, **change)
+    assert not (tmp_path / "out").exists()
