@@ -12,7 +12,7 @@ unbiased (Rao and Wu 1988) where n draws make it too small by (n - 1)/n; the per
 Student's t (Hesterberg 2015, section 3.3). Overall and by-group intervals are these percentiles. The gap between the
 best and the worst of several noisy numbers is too large on average, and its bootstrap is so once more; so for worst,
 gap and ratio the spread is taken with the two groups held that are the extremes of the table, and the interval is
-moved by the bias that the bootstrap shows (mean of the statistic over resamples less its estimate), as it is for gini and
+moved by the bias that the bootstrap shows (mean of the statistic over resamples less its estimate), as for gini and
 cvar. ``scripts/coverage_bootstrap.py`` measures the coverage; ``docs/fairness.md`` has the figures. Source of the
 clustering argument: Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8.
 """
