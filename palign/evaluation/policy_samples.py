@@ -70,6 +70,29 @@ def sample_policy(
     return PolicySamples(completions, np.concatenate(divergences) if divergences else np.zeros(0))
 
 
+def sample_adapters(
+    policy: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], adapters: Sequence[str], **settings: Any
+) -> PolicySamples:
+    """`sample_policy` with an adapter of its own for each prompt.
+
+    Args:
+        policy: a PEFT model with several adapters.
+        tokenizer: of `policy`.
+        prompts: list of `n_prompts` rendered prompts.
+        adapters: the name of the adapter that serves each prompt.
+        settings: of `sample_policy`.
+    """
+    completions, kl = [""] * len(prompts), np.zeros(len(prompts))
+    for name in dict.fromkeys(adapters):
+        rows = [i for i, adapter in enumerate(adapters) if adapter == name]
+        policy.set_adapter(name)
+        part = sample_policy(policy, tokenizer, [prompts[i] for i in rows], **settings)
+        kl[rows] = part.kl
+        for i, text in zip(rows, part.completions, strict=True):
+            completions[i] = text
+    return PolicySamples(completions, kl)
+
+
 def _adapter_off(policy: Any) -> AbstractContextManager[Any]:
     return policy.disable_adapter() if hasattr(policy, "disable_adapter") else nullcontext()
 

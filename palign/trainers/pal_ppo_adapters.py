@@ -1,7 +1,7 @@
 """`policy_conditioning="adapter"`: one LoRA per prototype, each trained on that prototype's reward alone."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ def train_prototype_adapters(
     n_prototypes: int,
     peft_config: PeftConfig,
     n_value_layers: int | None = None,
+    judge: Callable[[str, str], float] | None = None,
 ) -> PrototypeAdapters:
     """Train the adapters one after another on all prompts, and save each in `output_dir/type_k`.
 
@@ -72,6 +73,7 @@ def train_prototype_adapters(
         n_prototypes: K.
         peft_config: of every adapter.
         n_value_layers: see `make_value_model`.
+        judge: see `PALPPOTrainer`.
     """
     histories = []
     for prototype in range(n_prototypes):
@@ -87,6 +89,7 @@ def train_prototype_adapters(
             train_dataset,
             value_model=make_value_model(model, n_layers=n_value_layers),
             peft_config=copy.deepcopy(peft_config),
+            judge=judge,
         )
         trainer.train()
         trainer.save_model()

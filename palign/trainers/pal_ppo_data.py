@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from palign.conditioning import WhoIsAsking, condition_prompt
 from palign.data.annotators import canonical_id
+from palign.data.loading import read_rows
 from palign.data.rendering import render_prompt
 from palign.rewards import BoundRows, PPORewardSocket
 from palign.trainers.pal_ppo_config import PALPPOConfig
@@ -108,3 +109,41 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
             f"the policy's tokenizer pads on the {tokenizer.padding_side}; PPO generates behind the prompt and needs "
             "`tokenizer.padding_side = 'left'`."
         )
+
+
+def read_prompt_rows(
+    source: str,
+    *,
+    split: str | None = None,
+    annotator_column: str = "annotator_id",
+    prompt_column: str = "prompt",
+    group_columns: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Rows to train a policy on, from a file, a folder or the hub: `prompt`, `annotator_id` and the groups.
+
+    Preference rows will do: what is beside the prompt and the person is left out, and so are repeated rows.
+
+    Raises:
+        ValueError: no rows, or a column that is missing or empty; the message names row and column.
+    """
+    found, name = read_rows(source, split=split)
+    rows: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(found):
+        for column in (annotator_column, prompt_column, *group_columns):
+            if column not in row:
+                raise ValueError(
+                    f"{name}, row {number}: there is no column {column!r}; the row has {', '.join(map(repr, row))}. "
+                    "PPO needs a prompt and a person in every row; say what they are called with --prompt_column and "
+                    "--annotator_column."
+                )
+        try:
+            person = canonical_id(row[annotator_column])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}, row {number}, column {annotator_column!r}: {error}") from error
+        if not row[prompt_column]:
+            raise ValueError(f"{name}, row {number}, column {prompt_column!r}: the prompt is empty. Drop the row.")
+        kept = {"prompt": row[prompt_column], "annotator_id": person, **{c: str(row[c]) for c in group_columns}}
+        rows.setdefault(repr((kept["prompt"], person)), kept)
+    if not rows:
+        raise ValueError(f"{name} has no rows; PPO needs prompts.")
+    return list(rows.values())

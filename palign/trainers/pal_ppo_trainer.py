@@ -11,7 +11,7 @@ Where this differs from TRL's trainer, and why:
 """
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ class PALPPOTrainer(PPOTrainer):
         ref_model: default: the policy without its adapter, or a copy of it.
         peft_config: of the policy's adapter; None trains the whole policy.
         callbacks: as in TRL.
+        judge: an independent judge, (completion, annotator_id) → utility, logged beside the reward to show reward
+            hacking (`objective/gold`, `groups/<name>/gold`); it trains nothing.
 
     Attributes:
         history: one dict of metrics per update, with `step`.
@@ -91,6 +93,7 @@ class PALPPOTrainer(PPOTrainer):
         ref_model: PreTrainedModel | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        judge: Callable[[str, str], float] | None = None,
     ) -> None:
         check_tokenizer(processing_class)
         if args.policy_conditioning is not PolicyConditioning.PROMPT:
@@ -101,6 +104,7 @@ class PALPPOTrainer(PPOTrainer):
                 "WhoIsAsking.from_weights(ids, reward_model.weights_for(ids)), or set policy_conditioning='none'."
             )
         self.reward = reward
+        self.judge = judge
         self.socket = reward.for_ppo(processing_class)
         prepare = {"args": args, "tokenizer": processing_class, "who": who, "socket": self.socket}
         self.train_rows = prepare_rows(train_dataset, name="train_dataset", **prepare)
@@ -211,7 +215,7 @@ class PALPPOTrainer(PPOTrainer):
         self._latest_rows = rows
         return {
             **correct_table_metrics(logs, self.args, self.accelerator.num_processes),
-            **reward_metrics(rows, self.train_rows.group_names, self.accelerator),
+            **reward_metrics(rows, self.train_rows.group_names, self.accelerator, self.judge),
             "policy/grad_norm": float(self._grad_norm),
         }
 

@@ -1,7 +1,7 @@
 """What PALPPOTrainer logs beside TRL's metrics, and what it corrects in them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -49,7 +49,10 @@ def correct_table_metrics(logs: dict[str, float], args: Any, n_processes: int) -
 
 
 def reward_metrics(
-    rows: Sequence[ScoredRow], group_names: Sequence[str], accelerator: Accelerator
+    rows: Sequence[ScoredRow],
+    group_names: Sequence[str],
+    accelerator: Accelerator,
+    judge: Callable[[str, str], float] | None = None,
 ) -> dict[str, float]:
     """Means over the scored rows of all processes, in all and by group.
 
@@ -57,20 +60,23 @@ def reward_metrics(
         rows: this process's rows.
         group_names: the groups in one order on every process.
         accelerator: sums over processes.
+        judge: an independent judge, (completion, annotator_id) → utility; it is logged and trains nothing.
 
     Returns:
         `objective/reward` (standardized), `objective/raw_reward`, `completions/empty_fraction`,
-        `completions/mean_words`, and `groups/<name>/reward`, `groups/<name>/raw_reward` for groups with rows.
+        `completions/mean_words`, and `groups/<name>/reward`, `groups/<name>/raw_reward` for groups with rows; with a
+        judge also `objective/gold` and `groups/<name>/gold`.
     """
-    sums = torch.zeros(len(group_names) + 1, 5)
+    sums = torch.zeros(len(group_names) + 1, 6)
     position = {name: i for i, name in enumerate(group_names)}
     for row in rows:
-        values = (row.raw_reward, row.reward, float(not row.completion), float(len(row.completion.split())), 1.0)
+        gold = 0.0 if judge is None else judge(row.completion, row.annotator_id)
+        values = (row.raw_reward, row.reward, float(not row.completion), len(row.completion.split()), gold, 1.0)
         for cell in {len(group_names), position.get(row.group, len(group_names))}:
             sums[cell] += torch.tensor(values)
     sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu()
-    means = sums[:, :4] / sums[:, 4:].clamp(min=1)
-    raw, reward, empty, words = means[-1].tolist()
+    means = sums[:, :-1] / sums[:, -1:].clamp(min=1)
+    raw, reward, empty, words, gold = means[-1].tolist()
     metrics = {
         "objective/reward": reward,
         "objective/raw_reward": raw,
@@ -78,9 +84,13 @@ def reward_metrics(
         "completions/mean_words": words,
     }
     for name, i in position.items():
-        if sums[i, 4] > 0:
+        if sums[i, -1] > 0:
             metrics[f"groups/{name}/reward"] = means[i, 1].item()
             metrics[f"groups/{name}/raw_reward"] = means[i, 0].item()
+            if judge is not None:
+                metrics[f"groups/{name}/gold"] = means[i, 4].item()
+    if judge is not None:
+        metrics["objective/gold"] = gold
     return metrics
 
 

@@ -1,0 +1,43 @@
+"""Policies on the same rows → the tidy table of the report: one row per completion and policy."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from palign.evaluation.policy_samples import PolicySamples
+from palign.rewards import PersonalizedReward
+
+
+def policy_table(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    samples: PolicySamples,
+    reward: PersonalizedReward,
+    gold: Callable[[str, str], float] | None = None,
+    group_columns: Sequence[str] = ("type",),
+) -> pd.DataFrame:
+    """What one policy wrote for `rows`, judged.
+
+    Args:
+        name: of the policy, the table's column `model`.
+        rows: `n_rows` with `prompt` (as the reward model knows it) and `annotator_id`.
+        samples: one completion for each row.
+        reward: of the person of the row.
+        gold: an independent judge: (completion, annotator_id) → utility.
+        group_columns: columns of `rows` to keep, where the rows have them.
+
+    Returns:
+        Columns `model`, `annotator_id`, `row`, the groups, `prompt`, `completion`, `reward` (standardized as in
+        training), `raw_reward`, `kl` and, with a judge, `gold`.
+    """
+    people = [str(row["annotator_id"]) for row in rows]
+    prompts = [row["prompt"] for row in rows]
+    scored = reward.batch(prompts, samples.completions, people)
+    table = {"model": name, "annotator_id": people, "row": range(len(rows))}
+    table |= {column: [row[column] for row in rows] for column in group_columns if column in rows[0]}
+    table |= {"prompt": prompts, "completion": samples.completions, "kl": samples.kl}
+    table |= {"reward": scored.standardized.numpy(), "raw_reward": scored.raw.numpy()}
+    if gold is not None:
+        table["gold"] = [gold(text, person) for text, person in zip(samples.completions, people, strict=True)]
+    return pd.DataFrame(table)

@@ -1,0 +1,111 @@
+"""The embedded default: from nothing to a population, a language model and a PAL reward model, in the process.
+
+Recipes that train a policy run on this when they are given nothing of the user's.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from palign.conditioning import condition_prompt
+from palign.data.preferences import Preferences
+from palign.data.synthetic_text import (
+    TextPopulation,
+    language_model_rows,
+    make_prompts,
+    make_text_population,
+    preference_rows,
+)
+from palign.models.pal import PALRewardModel
+from palign.models.tiny import make_tiny_lm, make_tiny_tokenizer, train_tiny_lm
+from palign.trainers.pal_reward_config import PALRewardConfig
+from palign.trainers.pal_reward_trainer import PALRewardTrainer
+
+N_EVAL_PROMPTS = 16
+SHARE_TOLD = 0.8  # of the language model's prompts that say who is asking, drawn at random
+
+
+@dataclass
+class EmbeddedDefault:
+    """What the embedded default starts from.
+
+    Attributes:
+        population: people with known types; its gold utility judges policies and trains none.
+        language_model: the policy to start from and the reference; it was told who is asking and learned nothing of
+        it.
+        tokenizer: of `language_model`.
+        train_prompts, eval_prompts: distinct prompts.
+    """
+
+    population: TextPopulation
+    language_model: LlamaForCausalLM
+    tokenizer: PreTrainedTokenizerFast
+    train_prompts: list[str]
+    eval_prompts: list[str]
+
+    def preferences(self, *, n_per_annotator: int, seed: int) -> Preferences:
+        """Pairs of every person over the training prompts."""
+        rows = preference_rows(self.population, n_per_annotator=n_per_annotator, prompts=self.train_prompts, seed=seed)
+        return Preferences.from_rows(rows)
+
+    def prompt_rows(self, prompts: list[str], n_per_annotator: int, *, seed: int) -> list[dict[str, Any]]:
+        """`n_per_annotator` prompts of each person, drawn from `prompts`: `prompt`, `annotator_id`, `type`."""
+        rng, people = np.random.default_rng(seed), self.population
+        return [
+            {"prompt": prompts[i], "annotator_id": person, "type": people.type_of(person)}
+            for person in people.annotator_ids
+            for i in rng.integers(len(prompts), size=n_per_annotator)
+        ]
+
+
+def make_embedded_default(
+    *, n_annotators: int = 60, n_steps: int = 250, seed: int = 0, show_progress: bool = True
+) -> EmbeddedDefault:
+    """Draw the population and train the language model on sentences that nobody's taste plays a part in.
+
+    Args:
+        n_annotators: number of people.
+        n_steps: of the language model.
+        seed: of everything.
+        show_progress: whether to draw a progress bar.
+    """
+    population = make_text_population(n_annotators, seed=seed)
+    rng = np.random.default_rng(seed)
+    prompts = [str(prompt) for prompt in rng.permutation(make_prompts())]
+    rows, n_types = language_model_rows(5000, seed=seed), len(population.type_names)
+    who = [
+        f"type {k}" if told else None
+        for k, told in zip(rng.integers(n_types, size=5000), rng.random(5000) < SHARE_TOLD, strict=True)
+    ]
+    told = [condition_prompt(row["prompt"], name) for row, name in zip(rows, who, strict=True)]
+    completions = [row["completion"] for row in rows]
+    tokenizer = make_tiny_tokenizer(told + completions)
+    model = make_tiny_lm(tokenizer, seed=seed)
+    train_tiny_lm(model, tokenizer, told, completions, n_steps=n_steps, seed=seed, show_progress=show_progress)
+    return EmbeddedDefault(population, model, tokenizer, prompts[N_EVAL_PROMPTS:], prompts[:N_EVAL_PROMPTS])
+
+
+def train_embedded_reward(
+    default: EmbeddedDefault, output_dir: str, *, n_prototypes: int = 3, n_per_annotator: int = 60, seed: int = 0
+) -> PALRewardModel:
+    """Train a PAL reward model on the population's pairs, over a frozen copy of the language model.
+
+    Args:
+        default: see `make_embedded_default`.
+        output_dir: of the trainer.
+        n_prototypes: K.
+        n_per_annotator: pairs per person.
+        seed: of the pairs and of the training.
+    """
+    preferences = default.preferences(n_per_annotator=n_per_annotator, seed=seed)
+    model = PALRewardModel.from_backbone(
+        copy.deepcopy(default.language_model),  # PPO puts its adapter into the other one
+        tokenizer=default.tokenizer,
+        n_prototypes=n_prototypes,
+        annotators=preferences.annotators(),
+    )
+    PALRewardTrainer(model, PALRewardConfig(output_dir=output_dir, seed=seed), preferences, None).train()
+    return model
