@@ -8,6 +8,7 @@ import torch
 
 from palign.data.preferences import Preferences
 from palign.evaluation.scoring import pair_outcomes, score_preferences, score_table
+from palign.functional.losses import plackett_luce
 
 
 def test_a_pair_is_bradley_terry() -> None:
@@ -43,6 +44,19 @@ def test_orders_of_three_sum_to_one_and_shifts_do_nothing() -> None:
     logs = pair_outcomes(scores, ranks)["log_likelihood"]
     assert np.exp(logs).sum() == pytest.approx(1)
     np.testing.assert_allclose(pair_outcomes(scores + 700, ranks)["log_likelihood"], logs)
+
+
+def test_likelihood_is_the_training_loss_of_the_same_rows() -> None:
+    """Two codes for one formula: numpy here, torch in palign.functional."""
+    rng = np.random.default_rng(0)
+    scores, ranks = rng.normal(size=(100, 5)), np.full((100, 5), -1)
+    for row in range(100):
+        n_items = rng.integers(2, 6)
+        drawn = np.sort(rng.integers(0, 4, n_items))
+        drawn[-1] += 1  # at least one item stands below another
+        ranks[row, :n_items] = np.unique(drawn, return_inverse=True)[1]
+    loss = plackett_luce(torch.tensor(scores), torch.tensor(ranks))
+    np.testing.assert_allclose(pair_outcomes(scores, ranks)["log_likelihood"], -loss.numpy(), atol=1e-12)
 
 
 def test_outcomes_refuse_bad_scores() -> None:
