@@ -21,8 +21,9 @@ from transformers import (
     T5Model,
 )
 
-from palign.models.backbones import Backbone, pool
+from palign.models.backbones import Backbone
 from palign.models.checkpoints import read_pooling_hints
+from palign.models.pooling import pool
 
 WORDS = "a b c d e f g h i j k l m n o p the cat dog likes tea sun rain".split()
 HIDDEN = 16

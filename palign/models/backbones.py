@@ -17,9 +17,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from palign.models.architectures import (
+    hidden_size_of,
+    longest_input,
+    sees_only_the_past,
+    special_ids,
+    tokenizer_content,
+    without_head,
+)
 from palign.models.checkpoints import read_pooling_hints, require_model_folder
+from palign.models.pooling import POOLINGS, pack, pool, rows_at
 
-POOLINGS = ("last", "mean", "first", "max")
 FINGERPRINT_ELEMENTS = 2**20  # a tensor up to this size is read in full for the key; a larger one is sampled
 
 
@@ -59,10 +67,10 @@ class Backbone(nn.Module):
         normalize: bool = False,
     ) -> None:
         super().__init__()
-        self.model = _without_head(model)
+        self.model = without_head(model)
         self.tokenizer = tokenizer
-        self.is_causal = _is_causal(self.model.config)
-        self.hidden_size = _hidden_size(self.model.config)
+        self.is_causal = sees_only_the_past(self.model.config)
+        self.hidden_size = hidden_size_of(self.model.config)
         self.pooling = pooling or ("last" if self.is_causal else "mean")
         self.normalize = normalize
         if self.pooling not in POOLINGS:
@@ -75,8 +83,8 @@ class Backbone(nn.Module):
                 f"max_length is {max_length}; it counts tokens of prompt and completion together and must be at least "
                 "4."
             )
-        self.max_length = min(max_length, _longest_input(self.model.config, tokenizer))
-        self._prefix, self._suffix = _special_ids(tokenizer, self.is_causal)
+        self.max_length = min(max_length, longest_input(self.model.config, tokenizer))
+        self._prefix, self._suffix = special_ids(tokenizer, self.is_causal)
         start = getattr(tokenizer, "bos_token_id", None) if self.is_causal and not self._prefix else None
         self._start_of_empty_prompt = [] if start is None else [start]
 
@@ -194,7 +202,7 @@ class Backbone(nn.Module):
             PooledStates: ``text`` (batch, hidden), at least float32; ``prompt`` (batch, hidden) for a causal
             model when ``prompt_lengths`` is given, else None. A row without a real token raises ValueError.
         """
-        input_ids, mask = _packed(input_ids.to(self.device), attention_mask.to(self.device), self._pad_id)
+        input_ids, mask = pack(input_ids.to(self.device), attention_mask.to(self.device), self._pad_id)
         options = {"use_cache": False} if self.is_causal else {}
         states = self.model(input_ids=input_ids, attention_mask=mask, return_dict=True, **options).last_hidden_state
         if states.dtype in (torch.float16, torch.bfloat16):
@@ -209,7 +217,7 @@ class Backbone(nn.Module):
                 "state for an empty prompt. Give each prompt at least one token."
             )
         if self.pooling == "last":
-            return PooledStates(pooled, self._scaled(_rows_at(states, prompt_lengths - 1)))
+            return PooledStates(pooled, self._scaled(rows_at(states, prompt_lengths - 1)))
         positions = torch.arange(mask.shape[1], device=mask.device)
         prompt_mask = (positions < prompt_lengths[:, None]).to(mask.dtype)
         return PooledStates(pooled, self._scaled(pool(states, prompt_mask, self.pooling)))
@@ -234,93 +242,9 @@ class Backbone(nn.Module):
             for key, value in self.model.config.to_dict().items()
             if key not in ("_name_or_path", "transformers_version", "architectures")
         }
-        settings = [config, _tokenizer_content(self.tokenizer), self.pooling, self.max_length, self.normalize]
+        settings = [config, tokenizer_content(self.tokenizer), self.pooling, self.max_length, self.normalize]
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         return digest.hexdigest()
-
-
-def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """States (batch, seq_len, hidden) of right-padded rows and their mask (batch, seq_len) → (batch, hidden)."""
-    if pooling == "last":
-        return _rows_at(states, mask.sum(1) - 1)
-    if pooling == "first":
-        return states[:, 0]
-    real = mask[..., None].to(torch.bool)
-    if pooling == "max":
-        return states.masked_fill(~real, float("-inf")).amax(1)
-    return states.masked_fill(~real, 0.0).sum(1) / mask.sum(1, keepdim=True)
-
-
-def _rows_at(states: Tensor, positions: Tensor) -> Tensor:
-    return states[torch.arange(states.shape[0], device=states.device), positions]
-
-
-def _packed(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> tuple[Tensor, Tensor]:
-    """Move each row's real tokens to the front, in order, overwrite the pads, and cut the common tail of pads."""
-    real = attention_mask.to(torch.bool)
-    lengths = real.sum(1)
-    if input_ids.shape[0] == 0 or int(lengths.min()) == 0:
-        raise ValueError(
-            "a row of attention_mask has no real token (or the batch is empty); there is nothing to pool. Drop it."
-        )
-    order = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)[:, : int(lengths.max())]
-    packed_mask = real.gather(1, order)
-    return input_ids.gather(1, order).masked_fill(~packed_mask, pad_id), packed_mask.to(torch.long)
-
-
-def _without_head(model: nn.Module) -> nn.Module:
-    """The transformer inside a model with a head, and the encoder of an encoder–decoder."""
-    if not hasattr(model, "config"):
-        raise TypeError(
-            f"the backbone is a {type(model).__name__}; give a transformers model (it has a .config), a hub name or a "
-            "folder."
-        )
-    base = model.base_model if hasattr(model, "base_model_prefix") else model
-    return base.get_encoder() if base.config.is_encoder_decoder else base
-
-
-def _is_causal(config: object) -> bool:
-    """Whether a token sees only those before it, by model type: decoders that are not also masked-language models."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    )
-
-    text = config.get_text_config()
-    if (
-        config.is_encoder_decoder
-        or getattr(text, "use_bidirectional_attention", None)
-        or getattr(text, "is_causal", None) is False
-    ):
-        return False
-    names = {config.model_type, text.model_type}
-    if names & set(MODEL_FOR_MASKED_LM_MAPPING_NAMES):
-        return bool(getattr(text, "is_decoder", False))
-    return bool(names & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
-
-
-def _hidden_size(config: object) -> int:
-    text = config.get_text_config()
-    return int(getattr(text, "word_embed_proj_dim", None) or text.hidden_size)
-
-
-def _longest_input(config: object, tokenizer: object) -> int:
-    """The smaller of what the model's positions and its tokenizer allow; tokenizers without a limit say 1e30."""
-    limits = [
-        getattr(config.get_text_config(), "max_position_embeddings", None),
-        getattr(tokenizer, "model_max_length", None),
-    ]
-    return int(min(limit for limit in (*limits, 10**9) if limit and limit > 0))
-
-
-def _special_ids(tokenizer: object, is_causal: bool) -> tuple[list[int], list[int]]:
-    """Ids that the tokenizer puts before and after a text. A causal text is left open: nothing is put after it."""
-    inside = list(tokenizer("a", add_special_tokens=False)["input_ids"])
-    around = list(tokenizer("a", add_special_tokens=True)["input_ids"])
-    for start in range(len(around) - len(inside) + 1):
-        if around[start : start + len(inside)] == inside:
-            return around[:start], [] if is_causal else around[start + len(inside) :]
-    return [], []
 
 
 def _spaced(prompt: str, completion: str) -> str:
@@ -350,14 +274,3 @@ def _checked_texts(prompts: Sequence[str], completions: Sequence[str] | None) ->
                     "rows first (palign.data.preferences.render_prompt, render_completion)."
                 )
     return prompts, completions
-
-
-def _tokenizer_content(tokenizer: object) -> str:
-    """What decides the ids of a text; the tokenizer's momentary padding and truncation left out."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return json.dumps(sorted(tokenizer.get_vocab().items()))
-    content = json.loads(backend.to_str())
-    return json.dumps(
-        {key: value for key, value in content.items() if key not in ("padding", "truncation")}, sort_keys=True
-    )

@@ -1,0 +1,73 @@
+"""What has to be known of a transformers model and its tokenizer before texts can pass through them."""
+
+import json
+
+from torch import nn
+
+__all__ = ["hidden_size_of", "longest_input", "sees_only_the_past", "special_ids", "tokenizer_content", "without_head"]
+
+
+def without_head(model: nn.Module) -> nn.Module:
+    """The transformer inside a model with a head, and the encoder of an encoder–decoder."""
+    if not hasattr(model, "config"):
+        raise TypeError(
+            f"the backbone is a {type(model).__name__}; give a transformers model (it has a .config), a hub name or a "
+            "folder."
+        )
+    base = model.base_model if hasattr(model, "base_model_prefix") else model
+    return base.get_encoder() if base.config.is_encoder_decoder else base
+
+
+def sees_only_the_past(config: object) -> bool:
+    """Whether a token sees only those before it, by model type: decoders that are not also masked-language models."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    text = config.get_text_config()
+    if (
+        config.is_encoder_decoder
+        or getattr(text, "use_bidirectional_attention", None)
+        or getattr(text, "is_causal", None) is False
+    ):
+        return False
+    names = {config.model_type, text.model_type}
+    if names & set(MODEL_FOR_MASKED_LM_MAPPING_NAMES):
+        return bool(getattr(text, "is_decoder", False))
+    return bool(names & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+
+
+def hidden_size_of(config: object) -> int:
+    text = config.get_text_config()
+    return int(getattr(text, "word_embed_proj_dim", None) or text.hidden_size)
+
+
+def longest_input(config: object, tokenizer: object) -> int:
+    """The smaller of what the model's positions and its tokenizer allow; tokenizers without a limit say 1e30."""
+    limits = [
+        getattr(config.get_text_config(), "max_position_embeddings", None),
+        getattr(tokenizer, "model_max_length", None),
+    ]
+    return int(min(limit for limit in (*limits, 10**9) if limit and limit > 0))
+
+
+def special_ids(tokenizer: object, is_causal: bool) -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer puts before and after a text. A causal text is left open: nothing is put after it."""
+    inside = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    around = list(tokenizer("a", add_special_tokens=True)["input_ids"])
+    for start in range(len(around) - len(inside) + 1):
+        if around[start : start + len(inside)] == inside:
+            return around[:start], [] if is_causal else around[start + len(inside) :]
+    return [], []
+
+
+def tokenizer_content(tokenizer: object) -> str:
+    """What decides the ids of a text; the tokenizer's momentary padding and truncation left out."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return json.dumps(sorted(tokenizer.get_vocab().items()))
+    content = json.loads(backend.to_str())
+    return json.dumps(
+        {key: value for key, value in content.items() if key not in ("padding", "truncation")}, sort_keys=True
+    )
