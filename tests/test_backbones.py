@@ -307,6 +307,8 @@ def test_other_bad_input() -> None:
         backbone.encode(["a", "b"], ["a"])
     with pytest.raises(TypeError, match=r"completions\[1\] is a list"):
         backbone.encode(["a", "b"], ["a", [{"role": "user", "content": "b"}]])
+    with pytest.raises(ValueError, match=r"completions\[1\] holds half of a surrogate pair"):
+        backbone.encode(["a", "b"], ["a", "cat \ud83d"])
     with pytest.raises(ValueError, match="no real token"):
         backbone(torch.tensor([[5, 6]]), torch.tensor([[0, 0]]))
     with pytest.raises(ValueError, match="empty prompt"):

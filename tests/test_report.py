@@ -113,6 +113,20 @@ def test_policies_are_set_against_the_reference_with_kl(report: Report) -> None:
     assert "**Warning**" in report.markdown_path.read_text(encoding="utf-8")
 
 
+def test_a_policy_is_set_against_the_one_for_everybody_too(tmp_path: Path) -> None:
+    golds = {"reference": 0.0, "none": 1.0, "prompt": 1.5}
+    tables = [written(name, [gold] * 3, 0.0, 0.0) for name, gold in golds.items()]
+    long_note = "word " * 60 + "end"
+    report = write_report(tables, output_dir=tmp_path, n_resamples=50, notes=[long_note])
+    pairs = {(c["first"], c["second"]): c for c in report.data["sections"][0]["comparisons"] if c["metric"] == "gold"}
+    assert set(pairs) == {("reference", "none"), ("reference", "prompt"), ("none", "prompt")}
+    overall = next(row for row in pairs["none", "prompt"]["rows"] if row["stat"] == "overall")
+    assert overall["difference"] == pytest.approx(0.5)
+    text = report.markdown_path.read_text(encoding="utf-8")
+    assert "none − reference | prompt − reference | prompt − none |" in text
+    assert long_note in text  # a sentence is not cut
+
+
 def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     tables = [judgements(f"[m]({EVIL})", {0: 0.9, 1: 0.4}).assign(team=EVIL)]
     report = write_report(

@@ -75,8 +75,8 @@ def write_report(
     metrics: Sequence[str] = ("accuracy", "log_likelihood", "reward", "gold", "kl"),
     group_columns: Sequence[Groups] = (),
     title: str = "Fairness report",
-    baseline: str = "pooled",
-    reference: str = "reference",
+    baseline: str | Sequence[str] = "pooled",
+    reference: str | Sequence[str] = ("reference", "none"),
     notes: Sequence[str] = (),
     extra: Mapping[str, Any] | None = None,
     annotator_column: str = "annotator_id",
@@ -95,7 +95,8 @@ def write_report(
         metrics: columns to report; of each model those that it has any number of.
         group_columns: declared groups; a tuple of names is their intersection. ``type``, where the table has it, and
             the annotators themselves are always reported.
-        baseline: the reward model that the others are compared with; reference: likewise for policies.
+        baseline: the reward model(s) that the others are compared with, those of them that are in the table;
+            reference: likewise for policies.
         notes: sentences to print; extra: figures of the run to print and keep (name → number, text or list).
         weights, min_group_size: as :class:`GroupFrame`. With ``min_group_size`` above 1 no single person is listed.
         level, seed, n_resamples: of every interval.
@@ -131,10 +132,13 @@ def write_report(
         "schema_version": SCHEMA_VERSION,
         "title": title,
         "palign_version": _version(),
-        "settings": _settings_record(settings, baseline, reference),
+        "settings": _settings_record(settings, _names(baseline), _names(reference)),
         "sections": [
             _section(kind, table, names, own, against, settings)
-            for kind, names, against in (("reward models", judges, baseline), ("policies", policies, reference))
+            for kind, names, against in (
+                ("reward models", judges, _names(baseline)),
+                ("policies", policies, _names(reference)),
+            )
             if names
         ],
         "notes": list(notes),
@@ -149,29 +153,41 @@ def write_report(
 
 
 def _section(
-    kind: str, table: pd.DataFrame, names: list[str], own: dict[str, list[str]], against: str, settings: Settings
+    kind: str,
+    table: pd.DataFrame,
+    names: list[str],
+    own: dict[str, list[str]],
+    against: Sequence[str],
+    settings: Settings,
 ) -> dict[str, Any]:
     """Everything about the reward models, or about the policies."""
     models = [_model_record(name, table[table["model"] == name], own[name], settings) for name in names]
     comparisons, notes = [], []
-    for name in names:
-        if against not in names or name == against:
-            continue
+    baselines = [name for name in against if name in names]
+    for first, second in _pairs(names, baselines):
         for groups in settings.groups[1:] or ((),):
-            for metric in (metric for metric in own[name] if metric in own[against]):
+            for metric in (metric for metric in own[second] if metric in own[first]):
                 try:
-                    comparisons.append(_comparison_record(table, metric, (against, name), groups, settings))
-                except (
-                    ValueError
-                ) as error:  # rows that do not pair: the figures of each stand, the difference does not
-                    notes.append(f"No paired difference of {metric} between {against} and {name}: {error}")
+                    comparisons.append(_comparison_record(table, metric, (first, second), groups, settings))
+                except ValueError as error:  # rows that do not pair: each one's figures stand, the difference does not
+                    notes.append(f"No paired difference of {metric} between {first} and {second}: {error}")
     return {
         "name": kind,
-        "baseline": against if against in names else None,
+        "baselines": baselines,
         "models": models,
         "comparisons": comparisons,
         "notes": list(dict.fromkeys(notes)),
     }
+
+
+def _pairs(names: list[str], baselines: list[str]) -> list[tuple[str, str]]:
+    """Every model with every baseline, itself and, among baselines, the later ones left out."""
+    return [
+        (first, second)
+        for second in names
+        for place, first in enumerate(baselines)
+        if second not in baselines[: place + 1]
+    ]
 
 
 def _model_record(name: str, rows: pd.DataFrame, metrics: list[str], settings: Settings) -> dict[str, Any]:
@@ -283,7 +299,7 @@ def _metrics_of(rows: pd.DataFrame, settings: Settings) -> list[str]:
     return found
 
 
-def _settings_record(settings: Settings, baseline: str, reference: str) -> dict[str, Any]:
+def _settings_record(settings: Settings, baseline: Sequence[str], reference: Sequence[str]) -> dict[str, Any]:
     plain = {name: getattr(settings, name) for name in ("weights", "min_group_size", "level", "seed", "n_resamples")}
     grouped = [list(_names(groups)) for groups in settings.groups]
     named = {"metrics": settings.metrics, "groups": grouped, "baseline": baseline, "reference": reference}

@@ -40,7 +40,7 @@ def render_report(data: dict[str, Any]) -> str:
     ]
     if settings["min_group_size"] > 1:
         lines += [f"Numbers of groups with fewer than {settings['min_group_size']} annotators are not shown.", ""]
-    lines += _paragraphs(escape(note) for note in data["notes"])
+    lines += _paragraphs(escape_long(note) for note in data["notes"])
     for section in data["sections"]:
         lines += ["", f"## {section['name'].capitalize()}", "", *_section(section, settings)]
     if data["extra"]:
@@ -88,10 +88,11 @@ def _by_group(section: dict[str, Any], groups: list[str], metric: str) -> list[s
     values = {
         m["model"]: {row["group"]: row for row in _frame(m, groups)["metrics"][metric]["by_group"]} for m in models
     }
-    compared = {c["second"]: c for c in section["comparisons"] if (c["groups"], c["metric"]) == (groups, metric)}
+    found = [c for c in section["comparisons"] if (c["groups"], c["metric"]) == (groups, metric)]
+    compared = {f"{escape(c['second'])} − {escape(c['first'])}": c for c in found}
     header = [escape(" × ".join(groups)), "annotators", "judgements"]
     header += [escape(name) for name in values]
-    header += [f"{escape(name)} − {escape(section['baseline'])}" for name in compared]
+    header += list(compared)
     differences = {
         name: {row["group"]: row for row in comparison["rows"] if row["stat"] == "by_group"}
         for name, comparison in compared.items()

@@ -36,9 +36,7 @@ def headline_sentences(data: dict[str, Any]) -> list[str]:
                 name for name in (*PREFERRED[section["name"]], *model["metrics"]) if name in model["metrics"]
             )
             sentences.append(_of_model(model, metric, data["settings"]))
-            difference = _difference(section, model["model"], metric)
-            if difference:
-                sentences.append(difference)
+            sentences += _differences(section, model["model"], metric)
             sentences += _of_hacking(section, model["model"])
     return sentences
 
@@ -70,24 +68,26 @@ def _of_model(model: dict[str, Any], metric: str, settings: dict[str, Any]) -> s
     )
 
 
-def _difference(section: dict[str, Any], name: str, metric: str) -> str | None:
+def _differences(section: dict[str, Any], name: str, metric: str) -> list[str]:
+    """What it gained over each model it is compared with; one sentence each, whatever the grouping."""
+    sentences = {}
     for comparison in section["comparisons"]:
-        if (comparison["second"], comparison["metric"]) != (name, metric):
+        first = comparison["first"]
+        if (comparison["second"], comparison["metric"]) != (name, metric) or first in sentences:
             continue
         rows = {row["stat"]: row for row in comparison["rows"]}
-        return (
-            f"{name} against {comparison['first']} on the same judgements: {metric} "
-            f"{with_interval(rows['overall'], signed=True)} "
+        sentences[first] = (
+            f"{name} against {first} on the same judgements: {metric} {with_interval(rows['overall'], signed=True)} "
             f"overall, {with_interval(rows['worst'], signed=True)} for the worst-served group of each."
         )
-    return None
+    return list(sentences.values())
 
 
 def _of_hacking(section: dict[str, Any], name: str) -> list[str]:
     """A warning where the reward of a group rose and its gold utility fell, both beyond their intervals."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for comparison in section["comparisons"]:
-        if comparison["second"] == name:
+        if comparison["second"] == name and comparison["first"] == section["baselines"][0]:
             kind = " × ".join(comparison["groups"])
             rows |= {
                 (kind, row["group"], comparison["metric"]): row

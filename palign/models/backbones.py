@@ -148,8 +148,11 @@ class Backbone(nn.Module):
                 _spaced(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)
             ]
         options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-        prompt_ids = self.tokenizer(prompts, **options)["input_ids"]
-        completion_ids = self.tokenizer(completions, **options)["input_ids"]
+        try:
+            prompt_ids = self.tokenizer(prompts, **options)["input_ids"]
+            completion_ids = self.tokenizer(completions, **options)["input_ids"]
+        except TypeError as error:
+            raise ValueError(_not_unicode_message(prompts, completions)) from error
         return [self._joined(ids, following) for ids, following in zip(prompt_ids, completion_ids, strict=True)]
 
     def _joined(self, prompt_ids: list[int], completion_ids: list[int]) -> TokenizedText:
@@ -274,3 +277,14 @@ def _checked_texts(prompts: Sequence[str], completions: Sequence[str] | None) ->
                     "rows first (palign.data.preferences.render_prompt, render_completion)."
                 )
     return prompts, completions
+
+
+def _not_unicode_message(prompts: list[str], completions: list[str]) -> str:
+    for name, texts in (("prompts", prompts), ("completions", completions)):
+        for row, text in enumerate(texts):
+            if text.encode("utf-8", "replace").decode("utf-8") != text:
+                return (
+                    f"{name}[{row}] holds half of a surrogate pair (a broken emoji, often) and cannot be tokenised: "
+                    f"{text[:40]!r}. Mend the text, or drop the row."
+                )
+    return f"the tokenizer refuses one of {len(prompts)} texts; look for one that is not plain text."
