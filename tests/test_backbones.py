@@ -121,7 +121,7 @@ def test_pooled_by_hand_from_the_unpadded_model(backbone: Backbone) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("side", ["left", "right", "both", "middle"])
-@pytest.mark.parametrize("junk", [0, 9])
+@pytest.mark.parametrize("junk", [0, 9, -100])
 def test_padding_side_and_content_change_nothing(backbone: Backbone, side: str, junk: int) -> None:
     texts = backbone.tokenize(PROMPTS, COMPLETIONS)
     width = max(len(text.ids) for text in texts) + 5

@@ -8,6 +8,7 @@ from palign.evaluation import inequality
 from palign.evaluation.clusters import draw_weights
 from palign.evaluation.comparison import compare_models
 from palign.evaluation.group_frame import GroupFrame, direction_of
+from palign.evaluation.intervals import bounds
 
 
 def small_table() -> pd.DataFrame:
@@ -159,6 +160,39 @@ def test_interval_holds_the_estimate_and_is_repeatable(stat: str) -> None:
     pd.testing.assert_frame_equal(interval, frame.interval(stat, seed=3, n_resamples=400))
     wider = frame.interval(stat, seed=3, n_resamples=400, level=0.99)
     assert (wider["high"] - wider["low"] >= interval["high"] - interval["low"]).all()
+
+
+def test_bounds_by_hand() -> None:
+    draws = np.arange(101.0)[:, None]  # quantiles are their own percentages
+    many = bounds(np.array([50.0]), draws, 0.9, 1e9)
+    np.testing.assert_allclose(many, [[5.0], [95.0]], atol=1e-4)
+    moved = bounds(
+        np.array([50.0]), draws, 0.9, 1e9, free=draws + 8
+    )  # the statistic comes out 8 too high: take it off
+    np.testing.assert_allclose(moved, [[-3.0], [87.0]], atol=1e-4)
+    few = bounds(
+        np.array([50.0]), draws, 0.9, 4
+    )  # Student's t with 4 degrees: 2.132, of which the normal tail is .0165
+    np.testing.assert_allclose(few, [[1.65], [98.35]], atol=0.01)
+    holes = bounds(np.array([50.0]), np.where(draws % 2 == 0, draws, np.nan), 0.9, 1e9)
+    np.testing.assert_allclose(holes, [[5.0], [95.0]], atol=1e-4)
+
+
+def test_extremes_are_held_and_the_rest_of_people_counted() -> None:
+    """Two groups, almost equal: held, the gap of a resample is negative half of the time; free, never."""
+    table = population(n_groups=2, n_people=20)
+    frame = GroupFrame(table, metrics="accuracy", groups="group")
+    held, free = (frame.replicates("gap", hold_extremes=flag, n_resamples=300) for flag in (True, False))
+    by_group = frame.replicates("by_group", n_resamples=300)[..., 0]
+    first, second = by_group[:, int(frame.best()["group"].item())], by_group[:, int(frame.worst()["group"].item())]
+    np.testing.assert_allclose(held[:, 0], first - second)
+    np.testing.assert_allclose(free[:, 0], np.abs(first - second))
+    assert held.min() < 0 <= free.min()
+    expected = bounds(frame.gap().to_numpy(), held, 0.9, 19.0, free=free)  # twenty people in either group
+    ends = frame.interval("gap", n_resamples=300).loc["accuracy"]
+    assert ends["low"] == pytest.approx(max(expected[0].item(), 0))
+    assert ends["high"] == pytest.approx(expected[1].item())
+    assert [frame.degrees_of_freedom(stat) for stat in ("overall", "gini")] == [39.0, 39.0]
 
 
 def test_spread_of_a_mean_is_the_standard_error_over_people() -> None:
