@@ -120,7 +120,7 @@ def test_whole_policy_trains_and_saves_without_an_adapter(tmp_path: Path) -> Non
 
 
 def test_gradients_are_clipped_in_the_optimizer_step(tmp_path: Path) -> None:
-    """Norm measured by independent code right before the step: never above the limit, and above it without clipping."""
+    """The norm, by independent code right before the step: at the limit, and far above it without clipping."""
     norms: dict[float, list[float]] = {}
     for limit in (1e-3, 0.0):
         trainer = make_trainer(tmp_path, max_grad_norm=limit)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding
 
 from palign.data.binding import BindingLoader, BoundRows
-from palign.functional.reward_scales import RewardScale, RewardScales
+from palign.functional.reward_scales import RewardScale
 from palign.models.tiny import make_tiny_tokenizer
 from palign.rewards import PersonalizedReward, PPORewardSocket
 
@@ -77,13 +77,6 @@ def test_standardization_by_hand() -> None:
     plain = PersonalizedReward(WordReward(), standardize=False)
     plain.fit_scales(["p"] * 2, ["a", "a b"], ["2"])
     assert plain.score(["p"], ["a b c d"], ["2"]).tolist() == [8.0]
-
-
-def test_people_who_never_vary_get_the_populations_deviation() -> None:
-    scales = RewardScales()
-    scales.fit({"flat": torch.tensor([1.0, 1.0]), "steep": torch.tensor([0.0, 2.0])})
-    assert scales.scales["flat"].std == pytest.approx(2**0.5 / 2)
-    assert scales.of(["flat", "nobody"])[0].tolist() == [1.0, 1.0]
 
 
 def test_empty_completions_never_reach_the_reward_model() -> None:

@@ -41,3 +41,12 @@ def policy_table(
     if gold is not None:
         table["gold"] = [gold(text, person) for text, person in zip(samples.completions, people, strict=True)]
     return pd.DataFrame(table)
+
+
+def means_by_type(table: pd.DataFrame, metric: str) -> dict[str, float]:
+    """`<model>/<metric>` and, where there are types, `<model>/<type>/<metric>` → mean, for `summary.json`."""
+    means = {f"{model}/{metric}": float(value) for model, value in table.groupby("model")[metric].mean().items()}
+    if "type" in table:
+        by_type = table.groupby(["model", "type"])[metric].mean()
+        means |= {f"{model}/{name}/{metric}": float(value) for (model, name), value in by_type.items()}
+    return means

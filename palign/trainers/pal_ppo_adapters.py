@@ -96,7 +96,8 @@ def train_prototype_adapters(
         trainer.accelerator.wait_for_everyone()
         histories.append(trainer.history)
         model = trainer.accelerator.unwrap_model(trainer.model).policy.unload()
-        model.peft_config = {}
+        if hasattr(model, "peft_config"):
+            del model.peft_config
     folders = [Path(args.output_dir) / adapter_name(k) for k in range(n_prototypes)]
     policy = PeftModel.from_pretrained(model, folders[0], adapter_name=adapter_name(0))
     for prototype, folder in enumerate(folders[1:], 1):

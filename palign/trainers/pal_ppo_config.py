@@ -1,6 +1,7 @@
 """PALPPOConfig: TRL's PPO configuration, and who each prompt belongs to."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from palign.conditioning import PolicyConditioning
 from palign.trainers.trl_ppo import require_trl_ppo
@@ -17,14 +18,15 @@ class PALPPOConfig(PPOConfig):
     bf16: bool | None = field(default=False, metadata={"help": "TRL's PPO takes mixed precision from the launcher."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade compute for memory."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin memory in data loaders (for GPUs)."})
-    report_to: str | list[str] = field(default="none", metadata={"help": "Where metrics are reported."})
     save_strategy: str = field(
         default="no", metadata={"help": "When checkpoints are saved; the end is always saved by recipes."}
     )
     logging_steps: float = field(
         default=10, metadata={"help": "Updates between lines in the log; every update is kept in the history."}
     )
-    stop_token: str | None = field(default="eos", metadata={"help": "Cut completions at this token ('eos'), or None."})
+    stop_token: Literal["eos"] | None = field(
+        default="eos", metadata={"help": "Cut completions at this token ('eos'), or None."}
+    )
     missing_eos_penalty: float | None = field(
         default=1.0,
         metadata={"help": "Taken off the reward of completions that do not end, in standardized reward units."},
@@ -32,6 +34,7 @@ class PALPPOConfig(PPOConfig):
     max_grad_norm: float = field(
         default=1.0, metadata={"help": "Clip gradients to this norm in every optimizer step; 0 never clips."}
     )
+    reward_model_path: str | None = field(default=None, metadata={"help": "Folder or hub name of a PAL reward model."})
     policy_conditioning: PolicyConditioning = field(
         default=PolicyConditioning.PROMPT,
         metadata={

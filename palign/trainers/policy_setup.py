@@ -1,0 +1,88 @@
+"""What policies are trained from: everything made in the process, or the user's model, reward model and rows."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import ModelConfig, get_peft_config
+
+from palign.conditioning import WhoIsAsking
+from palign.models.checkpoints import require_model_folder
+from palign.models.pal import PALRewardModel
+from palign.rewards import PersonalizedReward
+from palign.trainers.embedded import make_embedded_default, train_embedded_reward
+from palign.trainers.pal_ppo_arguments import PolicyArguments
+from palign.trainers.pal_ppo_config import PALPPOConfig
+from palign.trainers.pal_ppo_data import read_prompt_rows
+from palign.trainers.policy_runs import PolicyRuns
+
+N_TRAIN_PROMPTS_EACH = 20
+
+
+def set_up_policies(script: PolicyArguments, args: PALPPOConfig, model_args: ModelConfig) -> PolicyRuns:
+    """Everything that policies are trained from.
+
+    Raises:
+        ValueError: rows or folders that cannot work; said before any model is loaded.
+    """
+    if model_args.model_name_or_path is None:
+        start = _embedded(script, args)
+    else:
+        start = _own(script, args, model_args)
+    reward_model = start.pop("reward_model")
+    people = list(dict.fromkeys(row["annotator_id"] for row in [*start["train_rows"], *start["eval_rows"]]))
+    weights = reward_model.weights_for(people).detach().cpu().numpy()
+    return PolicyRuns(
+        reward=PersonalizedReward(reward_model, standardize=args.standardize_rewards),
+        who=WhoIsAsking.from_weights(people, weights, show_annotator_id=args.show_annotator_id),
+        args=args,
+        peft_config=get_peft_config(model_args),
+        n_value_layers=script.value_model_layers,
+        **start,
+    )
+
+
+def _embedded(script: PolicyArguments, args: PALPPOConfig) -> dict[str, Any]:
+    show = not args.disable_tqdm
+    default = make_embedded_default(
+        n_annotators=script.n_annotators, n_steps=script.lm_steps, seed=args.seed, show_progress=show
+    )
+    reward_model = train_embedded_reward(default, str(Path(args.output_dir) / "reward_model"), seed=args.seed)
+    n_eval_each = max(1, script.n_eval_rows // script.n_annotators)
+    return {
+        "model": default.language_model,
+        "tokenizer": default.tokenizer,
+        "reward_model": reward_model,
+        "train_rows": default.prompt_rows(default.train_prompts, N_TRAIN_PROMPTS_EACH, seed=args.seed),
+        "eval_rows": default.prompt_rows(default.eval_prompts, n_eval_each, seed=args.seed + 1),
+        "judge": default.population.gold,
+    }
+
+
+def _own(script: PolicyArguments, args: PALPPOConfig, model_args: ModelConfig) -> dict[str, Any]:
+    require_model_folder(model_args.model_name_or_path)
+    rows = read_prompt_rows(
+        script.dataset_name,
+        split=script.dataset_split,
+        annotator_column=script.annotator_column,
+        prompt_column=script.prompt_column,
+        group_columns=script.group_columns,
+    )
+    if len(rows) < 2:
+        raise ValueError(
+            f"{script.dataset_name} has {len(rows)} row; at least two are needed, one of them to judge by."
+        )
+    order = np.random.default_rng(args.seed).permutation(len(rows))
+    n_eval = min(script.n_eval_rows, max(1, len(rows) // 10))
+    reward_model = PALRewardModel.from_pretrained(args.reward_model_path)
+    load = {"revision": model_args.model_revision, "trust_remote_code": model_args.trust_remote_code}
+    return {
+        "tokenizer": AutoTokenizer.from_pretrained(model_args.model_name_or_path, padding_side="left", **load),
+        "model": AutoModelForCausalLM.from_pretrained(
+            model_args.model_name_or_path, dtype=model_args.dtype, use_safetensors=True, **load
+        ),
+        "reward_model": reward_model,
+        "train_rows": [rows[i] for i in order[n_eval:]],
+        "eval_rows": [rows[i] for i in order[:n_eval]],
+    }
