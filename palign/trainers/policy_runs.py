@@ -19,6 +19,8 @@ from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 from palign.trainers.value_model import make_value_model
 
+N_TABLE_ROWS = 8  # spread over the eval rows, for the sample table
+
 
 @dataclass
 class PolicyRun:
@@ -100,7 +102,7 @@ class PolicyRuns:
             args,
             self.tokenizer,
             self.train_rows,
-            eval_dataset=self.eval_rows,
+            eval_dataset=self.eval_rows[:: max(1, len(self.eval_rows) // N_TABLE_ROWS)][:N_TABLE_ROWS],
             who=self.who,
             value_model=value_model,
             peft_config=copy.deepcopy(self.peft_config),
