@@ -14,9 +14,10 @@ EMBEDDED_DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/ppo_pal",
     "per_device_train_batch_size": 64,
     "total_episodes": 3840,
-    "num_mini_batches": 2,
+    "num_mini_batches": 4,
     "num_ppo_epochs": 2,
     "learning_rate": 2e-3,
+    "adam_beta2": 0.98,
     "kl_coef": 0.1,
     "response_length": 24,
     "temperature": 1.0,
@@ -70,12 +71,12 @@ def parse_policy_arguments(argv: Sequence[str] | None = None) -> tuple[PolicyArg
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     kinds = (PolicyArguments, PALPPOConfig, ModelConfig)
-    script, args, model_args = TrlParser(kinds).parse_args_and_config(argv)
+    script, args, model_args = TrlParser(kinds, allow_abbrev=False).parse_args_and_config(argv)
     if model_args.model_name_or_path is None:
         for name in ("reward_model_path", "dataset_name"):
             if getattr(args, name, None) or getattr(script, name, None):
                 raise ValueError(f"--{name} was given without --model_name_or_path; a policy of your own needs both.")
-        parser = TrlParser(kinds)
+        parser = TrlParser(kinds, allow_abbrev=False)
         parser.set_defaults(**EMBEDDED_DEFAULTS)
         return parser.parse_args_and_config(argv)
     for name, value in (("reward_model_path", args.reward_model_path), ("dataset_name", script.dataset_name)):

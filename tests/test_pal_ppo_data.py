@@ -1,0 +1,62 @@
+"""Rows for PPO: from files, checked with row and column, and what is bound for a batch of them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
+
+from palign.conditioning import WhoIsAsking
+from palign.rewards import PersonalizedReward
+from palign.trainers.pal_ppo_data import prepare_rows, read_prompt_rows
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_preference_rows_give_each_person_each_prompt_once(tmp_path: Path) -> None:
+    pair = {"prompt": "p", "chosen": "a", "rejected": "b", "worker": 7, "country": "IE"}
+    rows = [pair, {**pair, "chosen": "c"}, {**pair, "worker": "7.0"}, {**pair, "prompt": "q"}]
+    found = read_prompt_rows(write(tmp_path / "r.jsonl", rows), annotator_column="worker", group_columns=["country"])
+    assert found == [
+        {"prompt": "p", "annotator_id": "7", "country": "IE"},
+        {"prompt": "p", "annotator_id": "7.0", "country": "IE"},  # a text is kept letter for letter
+        {"prompt": "q", "annotator_id": "7", "country": "IE"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"prompt": "p"}, r"r.jsonl, row 2: there is no column 'annotator_id'; the row has 'prompt'"),
+        ({"prompt": "p", "annotator_id": None}, r"r.jsonl, row 2, column 'annotator_id'"),
+        ({"prompt": "p", "annotator_id": " "}, r"r.jsonl, row 2, column 'annotator_id'"),
+        ({"prompt": "", "annotator_id": "a"}, r"r.jsonl, row 2, column 'prompt': the prompt is empty"),
+    ],
+)
+def test_bad_rows_say_where(tmp_path: Path, bad: dict, message: str) -> None:
+    good = {"prompt": "p", "annotator_id": "a"}
+    with pytest.raises(ValueError, match=message):
+        read_prompt_rows(write(tmp_path / "r.jsonl", [good, good, bad]))
+
+
+def test_prepared_rows_hold_what_is_bound(tmp_path: Path) -> None:
+    _, tokenizer = tiny_policy()
+    socket = PersonalizedReward(IdReward()).for_ppo(tokenizer)
+    who = WhoIsAsking.from_weights([str(i) for i in range(4)], np.eye(2)[[0, 1, 0, 1]])
+    rows = [{**row, "annotator_id": int(row["annotator_id"])} for row in named_rows(4)]
+    common = {"name": "rows", "tokenizer": tokenizer, "socket": socket}
+    prepared = prepare_rows(rows, args=ppo_config(tmp_path), who=who, **common)
+    bound = prepared.bound([3, 1], context_length=30, is_training=True)
+    assert bound.annotator_ids == ["3", "1"] and bound.groups == ["odd", "odd"]
+    assert bound.prompts == ["person 3 asks about the garden", "person 1 asks about the garden"]
+    assert tokenizer.decode(bound.query_ids[0]).strip() == "[reader: type 1] person 3 asks about the garden"
+    assert prepared.group_names == ["even", "odd"]
+    short = prepare_rows(rows, args=ppo_config(tmp_path, max_prompt_length=2), who=None, **common)
+    assert [tokenizer.decode(ids).strip() for ids in short.dataset["input_ids"]][0] == "the garden"  # the end is kept
+    assert short.prompts[0] == "person 0 asks about the garden"
+    plain = prepare_rows(rows, args=ppo_config(tmp_path, group_column=None), who=None, **common)
+    assert plain.groups == plain.group_names == []
