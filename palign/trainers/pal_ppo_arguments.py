@@ -50,6 +50,7 @@ class PolicyArguments:
     value_model_layers: int | None = field(
         default=None, metadata={"help": "Layers of the policy that the value model keeps; all of them if unset."}
     )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a model of the hub."})
     n_eval_rows: int = field(default=480, metadata={"help": "Held-out rows on which policies are judged, at most."})
     lm_steps: int = field(default=250, metadata={"help": "Embedded default: steps of the language model."})
     n_annotators: int = field(default=60, metadata={"help": "Embedded default: people."})

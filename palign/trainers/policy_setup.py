@@ -76,7 +76,7 @@ def _own(script: PolicyArguments, args: PALPPOConfig, model_args: ModelConfig) -
     order = np.random.default_rng(args.seed).permutation(len(rows))
     n_eval = min(script.n_eval_rows, max(1, len(rows) // 10))
     reward_model = PALRewardModel.from_pretrained(args.reward_model_path)
-    load = {"revision": model_args.model_revision, "trust_remote_code": model_args.trust_remote_code}
+    load = {"revision": model_args.model_revision, "trust_remote_code": script.trust_remote_code}
     return {
         "tokenizer": AutoTokenizer.from_pretrained(model_args.model_name_or_path, padding_side="left", **load),
         "model": AutoModelForCausalLM.from_pretrained(

@@ -1,0 +1,111 @@
+"""recipes/ppo_pal.py end to end on the smoke configuration, on a user's own model and rows, and on bad input."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+from peft import PeftModel
+from ppo_helpers import named_rows, tiny_policy
+from transformers import AutoModelForCausalLM
+
+pytest.importorskip("palign.models.pal")
+
+from palign.models.pal import PALRewardModel  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+SMOKE = str(ROOT / "recipes" / "configs" / "ppo_pal" / "smoke.yaml")
+
+
+@pytest.fixture(scope="module")
+def recipe() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ppo_pal_recipe", ROOT / "recipes" / "ppo_pal.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def finite(summary: dict[str, float]) -> bool:
+    return all(isinstance(value, float) and np.isfinite(value) for value in summary.values())
+
+
+def test_the_embedded_default_runs_from_nothing_to_a_report(recipe: ModuleType, tmp_path: Path, capsys) -> None:
+    summary = recipe.main(["--config", SMOKE, "--output_dir", str(tmp_path)])
+    assert summary == json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert finite(summary)
+    for name in ("reference", "none", "prompt"):
+        for metric in ("gold", "reward", "kl"):
+            assert f"{name}/{metric}" in summary and f"{name}/careful/{metric}" in summary
+    assert summary["reference/kl"] == pytest.approx(0.0, abs=1e-5)
+    assert summary["prompt/n_updates"] == 4
+    assert str(tmp_path / "report.md") in capsys.readouterr().out.splitlines()[-1]
+    samples = pd.read_csv(tmp_path / "samples.csv", keep_default_na=False)
+    assert len(samples) == 3 * 24 and set(samples["type"]) == {"cheerful", "thorough", "careful"}
+    assert samples.groupby("model")["gold"].mean()["prompt"] == pytest.approx(summary["prompt/gold"])
+    history = pd.read_csv(tmp_path / "prompt" / "history.csv")
+    assert {"objective/reward", "objective/gold", "objective/kl", "groups/careful/gold"} <= set(history)
+    assert (tmp_path / "prompt" / "adapter_model.safetensors").exists()
+
+
+def save_own(folder: Path, recipe_folder: Path) -> list[str]:
+    """A policy, a PAL reward model that saw the people, and rows, as a user has them; the flags that name them."""
+    policy, tokenizer = tiny_policy()
+    policy.save_pretrained(folder / "policy")
+    tokenizer.save_pretrained(folder / "policy")
+    from palign.data.annotators import AnnotatorIndex
+
+    people = AnnotatorIndex([str(i) for i in range(40)])
+    backbone, _ = tiny_policy(seed=1)
+    reward_model = PALRewardModel.from_backbone(backbone, tokenizer=tokenizer, n_prototypes=2, annotators=people)
+    reward_model.save_pretrained(folder / "reward")
+    rows = [{"question": row["prompt"], "worker": int(row["annotator_id"]), "country": "IE"} for row in named_rows()]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return [
+        "--model_name_or_path", str(folder / "policy"), "--reward_model_path", str(folder / "reward"),
+        "--dataset_name", str(folder / "rows.jsonl"), "--output_dir", str(recipe_folder),
+        "--prompt_column", "question",
+        "--annotator_column", "worker", "--group_columns", "country", "--total_episodes", "16", "--use_cpu", "true",
+        "--per_device_train_batch_size", "8", "--response_length", "4", "--num_sample_generations", "0",
+    ]  # fmt: skip
+
+
+def test_own_model_reward_and_rows_with_adapters(recipe: ModuleType, tmp_path: Path) -> None:
+    flags = save_own(tmp_path, tmp_path / "out")
+    lora = ["--use_peft", "true", "--lora_target_modules", "all-linear"]
+    summary = recipe.main([*flags, *lora, "--policy_conditioning", "adapter", "--compare_with", "prompt"])
+    assert finite(summary) and "adapter/reward" in summary and "adapter/gold" not in summary
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    loaded = PeftModel.from_pretrained(base, tmp_path / "out" / "adapter" / "type_1")
+    assert loaded.peft_config["default"].r == 16
+    samples = pd.read_csv(tmp_path / "out" / "samples.csv")
+    assert set(samples["country"]) == {"IE"} and set(samples["model"]) == {"reference", "prompt", "adapter"}
+
+
+def test_own_model_trained_whole(recipe: ModuleType, tmp_path: Path) -> None:
+    summary = recipe.main([*save_own(tmp_path, tmp_path / "out"), "--learning_rate", "1e-2"])
+    assert finite(summary) and summary["prompt/kl"] != 0.0
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "prompt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--annotator_column", "rater"), r"row 0: there is no column 'rater'"),
+        (("--model_name_or_path", "./empty"), "empty"),
+        (("--reward_model_path", "./empty"), "empty"),
+        (("--dataset_name", "./nowhere.jsonl"), "nowhere.jsonl"),
+    ],
+)
+def test_bad_input_is_found_before_a_policy_loads(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], message: str
+) -> None:
+    flags = save_own(tmp_path, tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("a policy was loaded"))
+    flags[flags.index(change[0]) + 1] = change[1]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        recipe.main(flags)
