@@ -74,6 +74,7 @@ def test_bad_input() -> None:
         make_tiny_tokenizer(["a"], vocab_size=100)
     tokenizer = make_tiny_tokenizer(["a b"])
     model = make_tiny_lm(tokenizer, hidden_size=16, n_layers=1, n_heads=2)
+    assert math.isfinite(train_tiny_lm(model, tokenizer, ["a"], ["b"], n_steps=1, show_progress=False))
     model.model.embed_tokens.weight.data.fill_(float("nan"))
     with pytest.raises(RuntimeError, match="at step 0"):
         train_tiny_lm(model, tokenizer, ["a"], ["b"], n_steps=20, show_progress=False)

@@ -4,6 +4,7 @@ Both are ordinary transformers objects (`PreTrainedTokenizerFast`, `LlamaForCaus
 model takes these. Nothing is downloaded.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -89,6 +90,14 @@ def _collate(pairs: list[tuple[list[int], list[int]]], pad: int) -> dict[str, to
     return {"input_ids": ids, "attention_mask": (ids != pad).long(), "labels": labels}
 
 
+def _warm_up_and_cosine(step: int, n_steps: int) -> float:
+    """Factor of the learning rate: up over the first tenth of the steps, then down to zero."""
+    n_warm_up = max(1, n_steps // 10)
+    if step < n_warm_up:
+        return (step + 1) / n_warm_up
+    return 0.5 * (1 + math.cos(math.pi * (step - n_warm_up) / max(1, n_steps - n_warm_up)))
+
+
 def train_tiny_lm(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
@@ -101,7 +110,7 @@ def train_tiny_lm(
     seed: int = 0,
     show_progress: bool = True,
 ) -> float:
-    """Train `model` in place on the completions given their prompts, with AdamW and a one-cycle learning rate.
+    """Train `model` in place on the completions given their prompts, with AdamW, a warm-up and a cosine.
 
     Args:
         model: a causal language model on the CPU or an accelerator.
@@ -121,7 +130,7 @@ def train_tiny_lm(
     pairs = encode_pairs(tokenizer, prompts, completions)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=n_steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_up_and_cosine(step, n_steps))
     losses: list[float] = []
     model.train()
     bar = tqdm(range(n_steps), desc="tiny language model", disable=not show_progress)
