@@ -1,0 +1,185 @@
+"""PAL's heads: pooled states and a person's weights in, rewards out.
+
+`FixedPointHead` is PAL-A: a person's ideal point does not depend on the prompt. `PromptPointHead` is PAL-B: it is a
+mixture of K functions of the prompt. Source: Chen et al. (ICLR 2025; arXiv 2406.08469), sections 3.1 and 3.2.
+
+Where we differ: (1) states are centred and scaled before `f`, by numbers taken from the training items and saved with
+the head, so that one learning rate serves every backbone; (2) points are initialised small, so that training starts
+from nearly one pooled reward.
+"""
+
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from palign.functional.ideal_point import Similarity, ideal_point_scores, mix_prototypes
+
+__all__ = ["FixedPointHead", "Mixing", "PromptPointHead"]
+
+STANDARD_SCALE = 0.5  # of one standardised coordinate
+MAX_STANDARDISE = 100_000  # items that centre and scale are taken from
+LOG_SCALE = 2.659260036932778  # ln(1 / 0.07), where the cosine's scale starts (PAL-B, after CLIP)
+
+
+class Mixing(StrEnum):
+    """Where a person's weights mix the prototypes of the `fixed` variant."""
+
+    LATENT = "latent"  # z = w P, P in the preference space
+    PROJECTED = "projected"  # z = w f(P), P among the states
+    INPUT = "input"  # z = f(w P), P among the states
+
+
+class Standardize(nn.Module):
+    """(x − centre) · scale: (..., hidden) → (..., hidden)."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.register_buffer("center", torch.zeros(hidden_size))
+        self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def fit(self, vectors: Tensor) -> None:
+        """Take centre and one common scale from vectors (n, hidden), evenly sampled where there are many."""
+        sample = vectors[:: max(1, len(vectors) // MAX_STANDARDISE)].float()
+        self.center.copy_(sample.mean(0))
+        deviation = (sample - self.center).square().mean().sqrt()
+        self.scale.copy_(STANDARD_SCALE / deviation if deviation > 1e-8 else torch.ones(()))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return (vectors.to(self.center.dtype) - self.center) * self.scale
+
+
+def mlp(hidden_size: int, inner_size: int, preference_dim: int, n_layers: int, dropout: float) -> nn.Sequential:
+    """`n_layers` linear maps hidden → inner → … → preference_dim, GELU and dropout between them."""
+    widths = [hidden_size, *[inner_size] * (n_layers - 1), preference_dim]
+    layers: list[nn.Module] = []
+    for position, (width_in, width_out) in enumerate(zip(widths, widths[1:], strict=False)):
+        layers += [nn.GELU(), nn.Dropout(dropout)] if position else []
+        layers.append(nn.Linear(width_in, width_out))
+    return nn.Sequential(*layers)
+
+
+class PointHead(nn.Module):
+    """What both variants share: f, the similarity, and scores from points and ideal points."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        n_prototypes: int,
+        preference_dim: int = 32,
+        inner_size: int = 64,
+        n_layers: int = 2,
+        dropout: float = 0.4,
+        similarity: Similarity | str = Similarity.SQUARED_DISTANCE,
+    ):
+        super().__init__()
+        self.n_prototypes = n_prototypes
+        self.similarity = Similarity(similarity)
+        self.standardize = Standardize(hidden_size)
+        self.f = mlp(hidden_size, inner_size, preference_dim, n_layers, dropout)
+        is_cosine = self.similarity is Similarity.COSINE
+        self.log_scale = nn.Parameter(torch.tensor(LOG_SCALE)) if is_cosine else None
+
+    def points(self, states: Tensor) -> Tensor:
+        """f(x): (..., hidden) → (..., preference_dim)."""
+        return self.f(self.standardize(states))
+
+    def ideal_points(self, weights: Tensor, prompt_states: Tensor | None = None) -> Tensor:
+        """z: weights (..., n_prototypes) and prompts (..., hidden) → (..., preference_dim)."""
+        raise NotImplementedError
+
+    def forward(self, states: Tensor, weights: Tensor, prompt_states: Tensor | None = None) -> Tensor:
+        """Rewards.
+
+        Args:
+            states: (batch, hidden) or (batch, n_items, hidden).
+            weights: (batch, n_prototypes) on the simplex.
+            prompt_states: (batch, hidden); only PAL-B reads them.
+
+        Returns:
+            (batch,) or (batch, n_items).
+        """
+        return self.score_points(self.points(states), self.ideal_points(weights, prompt_states))
+
+    def score_points(self, points: Tensor, ideal_points: Tensor) -> Tensor:
+        """Points (batch, [n_items,] preference_dim) for ideal points (batch, preference_dim)."""
+        if points.dim() > ideal_points.dim():
+            ideal_points = ideal_points.unsqueeze(-2)
+        return ideal_point_scores(points, ideal_points, similarity=self.similarity, log_scale=self.log_scale)
+
+    def scores_for_all(self, states: Tensor, weights: Tensor, prompt_states: Tensor | None = None) -> Tensor:
+        """Every item for every one of a set of weights.
+
+        Args:
+            states: (batch, n_items, hidden).
+            weights: (n_weights, n_prototypes).
+            prompt_states: (batch, hidden) or None.
+
+        Returns:
+            (batch, n_items, n_weights).
+        """
+        if prompt_states is None:
+            ideal = self.ideal_points(weights)[None]
+        else:
+            ideal = self.ideal_points(weights[None], prompt_states[:, None])
+        points = self.points(states)[:, :, None]
+        return ideal_point_scores(points, ideal[:, None], similarity=self.similarity, log_scale=self.log_scale)
+
+    def prototype_scores(self, states: Tensor, prompt_states: Tensor | None = None) -> Tensor:
+        """Reward of every prototype: (batch, hidden) → (batch, n_prototypes)."""
+        corners = torch.eye(self.n_prototypes, device=states.device)
+        return self.scores_for_all(states[:, None], corners, prompt_states)[:, 0]
+
+    @property
+    def margin_is_linear(self) -> bool:
+        """Whether a margin is linear in the weights, so that fitting a person is a convex problem."""
+        return self.similarity is Similarity.SQUARED_DISTANCE
+
+
+class FixedPointHead(PointHead):
+    """PAL-A: the ideal point is a mixture of K points, mixed where `mixing` says."""
+
+    def __init__(self, hidden_size: int, *, mixing: Mixing | str = Mixing.LATENT, **options: object):
+        super().__init__(hidden_size, **options)
+        self.mixing = Mixing(mixing)
+        width = self.f[-1].out_features if self.mixing is Mixing.LATENT else hidden_size
+        self.prototypes = nn.Embedding(self.n_prototypes, width)
+        nn.init.normal_(self.prototypes.weight, std=STANDARD_SCALE)
+
+    def ideal_points(self, weights: Tensor, prompt_states: Tensor | None = None) -> Tensor:
+        prototypes = self.prototypes.weight
+        if self.mixing is Mixing.PROJECTED:
+            prototypes = self.f(prototypes)
+        mixed = mix_prototypes(weights, prototypes)
+        return self.f(mixed) if self.mixing is Mixing.INPUT else mixed
+
+    def scores_for_all(self, states: Tensor, weights: Tensor, prompt_states: Tensor | None = None) -> Tensor:
+        return super().scores_for_all(states, weights, None)
+
+    @property
+    def margin_is_linear(self) -> bool:
+        return super().margin_is_linear and self.mixing is not Mixing.INPUT
+
+
+class PromptPointHead(PointHead):
+    """PAL-B: the ideal point is a mixture of K functions g_k of the prompt."""
+
+    def __init__(self, hidden_size: int, *, similarity: Similarity | str = Similarity.COSINE, **options: object):
+        super().__init__(hidden_size, similarity=similarity, **options)
+        shape = {
+            name: options[name] for name in ("preference_dim", "inner_size", "n_layers", "dropout") if name in options
+        }
+        defaults = {"preference_dim": 32, "inner_size": 64, "n_layers": 2, "dropout": 0.4}
+        self.standardize_prompt = Standardize(hidden_size)
+        self.g = nn.ModuleList(mlp(hidden_size, **(defaults | shape)) for _ in range(self.n_prototypes))
+
+    def ideal_points(self, weights: Tensor, prompt_states: Tensor | None = None) -> Tensor:
+        if prompt_states is None:
+            raise ValueError(
+                "The `prompt` variant needs the states of the prompts, and none were given. Rows of vectors must carry "
+                "prompt_index; or build the model with variant='fixed'."
+            )
+        states = self.standardize_prompt(prompt_states)
+        return mix_prototypes(weights, torch.stack([g(states) for g in self.g], dim=-2))

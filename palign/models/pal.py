@@ -1,0 +1,346 @@
+"""The PAL reward model: one backbone, K prototypes, and one row of weights for every annotator.
+
+Source: Chen et al., *PAL: Sample-Efficient Personalized Reward Modeling for Pluralistic Alignment* (ICLR 2025;
+arXiv 2406.08469).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from palign.data.annotators import AnnotatorIndex, canonical_ids
+from palign.data.preferences import Preferences
+from palign.data.rendering import render_completion, render_prompt
+from palign.models.embeddings import EmbeddingStore, embed_preferences
+from palign.models.pal_config import PALConfig
+from palign.models.people import AnnotatorWeights
+from palign.models.person_fit import FIT_METHODS, fit_people
+from palign.models.row_batch import RowTensors
+
+if TYPE_CHECKING:
+    from palign.models.backbones import Backbone
+
+__all__ = ["AnnotatorFit", "PALRewardModel"]
+
+SPARSE_FROM = 100_000  # annotators; below, dense gradients are faster
+
+
+@dataclass(frozen=True)
+class AnnotatorFit:
+    """People fitted from their answers: `ids`, `weights` and `spread` (n, n_prototypes), `n_rows` (n,) answers each."""
+
+    ids: list[str]
+    weights: Tensor
+    spread: Tensor
+    n_rows: Tensor
+
+
+class PALRewardModel(nn.Module):
+    """Rewards that know who they are for. Make one with `from_backbone`, `from_embeddings` or `from_pretrained`.
+
+    Args:
+        config: the architecture.
+        annotators: the people who have a row of weights.
+        backbone: turns text into pooled states; None when items are vectors.
+    """
+
+    def __init__(self, config: PALConfig, annotators: AnnotatorIndex, backbone: "Backbone | None" = None):
+        super().__init__()
+        self.config = config
+        self.annotators = annotators
+        self.backbone = backbone
+        self.head = config.make_head()
+        sparse = len(annotators) >= SPARSE_FROM
+        self.people = AnnotatorWeights(len(annotators), config.n_prototypes, partition=config.partition, sparse=sparse)
+        if backbone is not None:
+            backbone.requires_grad_(False)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name_or_path_or_model: "str | Path | nn.Module",
+        *,
+        annotators: AnnotatorIndex,
+        n_prototypes: int = 4,
+        tokenizer: Any = None,
+        dtype: str = "float32",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        pooling: str | None = None,
+        max_length: int = 1024,
+        **options: Any,
+    ) -> "PALRewardModel":
+        """A fresh model on a hub name, a folder, or a transformers model with its tokenizer.
+
+        Args:
+            annotators: everybody who gets weights of their own.
+            options: further fields of `PALConfig` (`variant`, `mixing`, `preference_dim`, …).
+        """
+        from palign.models.backbones import Backbone
+
+        if isinstance(name_or_path_or_model, nn.Module):
+            if tokenizer is None:
+                raise ValueError("A model object needs its tokenizer: from_backbone(model, tokenizer=…, …).")
+            backbone = Backbone(name_or_path_or_model, tokenizer, pooling=pooling, max_length=max_length)
+            source = "backbone"
+        else:
+            backbone = Backbone.from_pretrained(
+                str(name_or_path_or_model), dtype=dtype, revision=revision, trust_remote_code=trust_remote_code,
+                pooling=pooling, max_length=max_length,
+            )  # fmt: skip
+            source = str(name_or_path_or_model)
+        config = PALConfig(
+            hidden_size=backbone.hidden_size, n_prototypes=n_prototypes, backbone=source, backbone_revision=revision,
+            pooling=backbone.pooling, normalize=backbone.normalize, max_length=backbone.max_length, **options,
+        )  # fmt: skip
+        return cls(config, annotators, backbone)
+
+    @classmethod
+    def from_embeddings(
+        cls, *, hidden_size: int, annotators: AnnotatorIndex, n_prototypes: int = 4, **options: Any
+    ) -> "PALRewardModel":
+        """A fresh model over ready vectors of any modality; `options` are further fields of `PALConfig`."""
+        return cls(PALConfig(hidden_size=hidden_size, n_prototypes=n_prototypes, **options), annotators)
+
+    @property
+    def n_prototypes(self) -> int:
+        """K."""
+        return self.config.n_prototypes
+
+    @property
+    def tokenizer(self) -> Any:
+        """The backbone's tokenizer; None when items are vectors."""
+        return None if self.backbone is None else self.backbone.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head is."""
+        return self.people.mean.device
+
+    # who is asking
+
+    def weights_for(self, annotator_ids: Iterable[object], *, unknown: str = "mean") -> Tensor:
+        """Weights (batch, n_prototypes) of people; a stranger gets the population's mean, or `unknown='error'`."""
+        index = self.annotators.indices(annotator_ids, unknown=None if unknown == "error" else -1)
+        return self.people(torch.from_numpy(index).to(self.device)).detach()
+
+    def _weights(self, annotator_ids: Iterable[object] | None, weights: Tensor | None, n_rows: int) -> Tensor:
+        if (annotator_ids is None) == (weights is None):
+            raise ValueError("Say for whom to score: give either annotator_ids or weights, one of the two.")
+        if weights is None:
+            found = self.weights_for([annotator_ids] * n_rows if isinstance(annotator_ids, str) else annotator_ids)
+        else:
+            found = torch.as_tensor(weights, dtype=torch.float32, device=self.device)
+            found = found.expand(n_rows, -1) if found.dim() == 1 else found
+            outside = (found < -1e-6).any() | ((found.sum(-1) - 1).abs() > 1e-3).any() | ~found.isfinite().all()
+            if found.shape[-1] != self.n_prototypes or outside:
+                raise ValueError(
+                    f"weights must be (batch, {self.n_prototypes}), non-negative with rows that sum to one; given were "
+                    f"shape {tuple(found.shape)} with row sums from {found.sum(-1).min():.3g} to "
+                    f"{found.sum(-1).max():.3g}."
+                )
+        if len(found) != n_rows:
+            raise ValueError(f"{n_rows} completions came with {len(found)} people; each completion needs one.")
+        return found
+
+    # scoring
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        weights: Tensor,
+        prompt_lengths: Tensor | None = None,
+        prompt_states: Tensor | None = None,
+    ) -> Tensor:
+        """Rewards (batch,) of tokenised texts (batch, seq_len) for weights (batch, n_prototypes), with gradient."""
+        states = self.backbone(input_ids, attention_mask, prompt_lengths)
+        if prompt_states is None:
+            prompt_states = states.prompt
+        return self.head(states.text, weights, prompt_states if self.needs_prompts else None)
+
+    @property
+    def needs_prompts(self) -> bool:
+        """Whether the head reads the prompt's own state (PAL-B)."""
+        return self.config.variant == "prompt"
+
+    @torch.no_grad()
+    def score_tokens(
+        self, input_ids: Tensor, attention_mask: Tensor, weights: Tensor, prompt_lengths: Tensor | None = None
+    ) -> Tensor:
+        """Rewards (batch,) of texts tokenised by the backbone's tokenizer, any padding; weights (batch, K)."""
+        with self._evaluating():
+            return self(input_ids, attention_mask, weights.to(self.device), prompt_lengths)
+
+    def score(
+        self,
+        prompts: Sequence[Any] | np.ndarray | None,
+        completions: Sequence[Any] | np.ndarray,
+        annotator_ids: Iterable[object] | None = None,
+        *,
+        weights: Tensor | None = None,
+        batch_size: int = 64,
+    ) -> Tensor:
+        """Rewards (batch,), each for its own person.
+
+        Args:
+            prompts: (batch,) texts or lists of messages; vectors (batch, hidden) where the model has no backbone, or
+                None where it needs none.
+            completions: the same; items (batch, hidden) where the model has no backbone.
+            annotator_ids: (batch,) people, or one id for all; strangers get the population's mean weights.
+            weights: (batch, n_prototypes) or (n_prototypes,) on the simplex, instead of people.
+        """
+        people = self._weights(annotator_ids, weights, len(completions))
+        return self._in_batches(prompts, completions, batch_size, lambda x, c, rows: self.head(x, people[rows], c))
+
+    def score_prototypes(
+        self,
+        prompts: Sequence[Any] | np.ndarray | None,
+        completions: Sequence[Any] | np.ndarray,
+        *,
+        batch_size: int = 64,
+    ) -> Tensor:
+        """Rewards (batch, n_prototypes) of every prototype; arguments as `score`."""
+        return self._in_batches(prompts, completions, batch_size, lambda x, c, _: self.head.prototype_scores(x, c))
+
+    @torch.no_grad()
+    def _in_batches(self, prompts: Any, completions: Any, batch_size: int, reward: Any) -> Tensor:
+        parts = []
+        with self._evaluating():
+            for start in range(0, len(completions), batch_size):
+                rows = slice(start, start + batch_size)
+                states, prompt_states = self._states(None if prompts is None else prompts[rows], completions[rows])
+                parts.append(reward(states, prompt_states if self.needs_prompts else None, rows))
+        return torch.cat(parts) if parts else torch.empty(0)
+
+    def _states(self, prompts: Any, completions: Any) -> tuple[Tensor, Tensor | None]:
+        """Pooled states of completions (batch, hidden) and, for PAL-B, of their prompts."""
+        if self.backbone is None:
+            vectors = [None if part is None else self._vectors(part) for part in (completions, prompts)]
+            return vectors[0], vectors[1]
+        texts = [render_prompt(prompt, self.tokenizer) for prompt in prompts]
+        held = [render_completion(p, c, self.tokenizer) for p, c in zip(prompts, completions, strict=True)]
+        states = self.backbone(**self.backbone.encode(texts, held))
+        if self.needs_prompts and states.prompt is None:  # an encoder reads a prompt by itself, each once
+            unique = list(dict.fromkeys(texts))
+            pooled = self.backbone(**self.backbone.encode(unique)).text
+            return states.text, pooled[[unique.index(text) for text in texts]]
+        return states.text, states.prompt
+
+    def _vectors(self, vectors: Any) -> Tensor:
+        found = torch.as_tensor(np.asarray(vectors, dtype=np.float32), device=self.device)
+        if found.dim() != 2 or found.shape[1] != self.config.hidden_size:
+            raise ValueError(
+                f"This model has no backbone and takes vectors (batch, {self.config.hidden_size}); given was shape "
+                f"{tuple(found.shape)}."
+            )
+        return found
+
+    # people
+
+    def row_tensors(
+        self,
+        prefs: Preferences,
+        embeddings: np.ndarray | None = None,
+        *,
+        store: EmbeddingStore | None = None,
+        annotator_index: np.ndarray | None = None,
+        show_progress: bool = False,
+    ) -> RowTensors:
+        """Preferences as tensors over pooled states; texts are embedded, vectors looked up in `embeddings`."""
+        if annotator_index is None:
+            annotator_index = self.annotators.indices(prefs.annotator_ids, unknown=-1)
+        if not prefs.is_text:
+            if embeddings is None:
+                raise ValueError("These rows name vectors by index: give the array they index as `embeddings`.")
+            return RowTensors.of(prefs, annotator_index, embeddings, embeddings if self.needs_prompts else None)
+        if self.backbone is None:
+            raise ValueError("These rows hold text, and this model was made from embeddings: it has no backbone.")
+        store = store or EmbeddingStore(None, self.backbone.fingerprint(), self.config.hidden_size)
+        with self._evaluating(), torch.no_grad():
+            items, prompts = embed_preferences(
+                self.backbone, prefs, store, with_prompts=self.needs_prompts, progress=show_progress
+            )
+        return RowTensors.of(prefs, annotator_index, items, prompts)
+
+    def fit_annotators(
+        self,
+        rows: Preferences,
+        *,
+        embeddings: np.ndarray | None = None,
+        method: str = "posterior",
+        store: EmbeddingStore | None = None,
+        seed: int = 0,
+    ) -> AnnotatorFit:
+        """Weights of people who were not in training, from their answers; nothing of the model changes.
+
+        Args:
+            rows: their answers, text or vectors as in training.
+            embeddings: (n, hidden), where rows name vectors.
+            method: `posterior` (default): Bayes with the seen people as the prior; `map`: the convex maximum a
+                posteriori under a Dirichlet prior with the population's mean; `official`: the schedule of PAL's
+                reference code.
+            seed: of `official`.
+
+        Returns:
+            AnnotatorFit: hand it to `add_annotators`, or its weights to `score(weights=…)`.
+        """
+        if method not in FIT_METHODS:
+            raise ValueError(f"method is {method!r}; it must be one of {', '.join(FIT_METHODS)}.")
+        if not isinstance(rows, Preferences):
+            rows = Preferences.from_rows(rows, embeddings=False if embeddings is None else len(embeddings))
+        people = AnnotatorIndex(dict.fromkeys(canonical_ids(rows.annotator_ids).tolist()))
+        data = self.row_tensors(rows, embeddings, store=store, annotator_index=people.indices(rows.annotator_ids))
+        with self._evaluating(), torch.no_grad():
+            fit = fit_people(self.head, self.people, data, len(people), method=method, seed=seed)
+        n_rows = torch.bincount(data.annotator_index, minlength=len(people))
+        return AnnotatorFit(people.ids, fit.weights, fit.spread, n_rows)
+
+    def add_annotators(self, fit: AnnotatorFit) -> None:
+        """Give fitted people rows of their own; nobody else's score moves by a bit."""
+        self.annotators.add(fit.ids)
+        self.people.append(fit.weights.to(self.device))
+
+    # files
+
+    def save_pretrained(self, save_directory: str | Path, *, card: str | None = None) -> None:
+        """Write model.safetensors, config.json, annotators.json, README.md and, unless it has a name, the backbone."""
+        from palign.models.pal_files import save_model
+
+        save_model(self, Path(save_directory), card)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> "PALRewardModel":
+        """Read a folder, or a hub name, that `save_pretrained` wrote; `options` go to the backbone's loading."""
+        from palign.models.pal_files import load_model
+
+        return load_model(cls, str(name_or_path), options)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Upload what `save_pretrained` writes; returns the address of the commit."""
+        from palign.models.pal_files import push_model
+
+        return push_model(self, repo_id, private, token)
+
+    def _evaluating(self) -> "_Evaluating":
+        return _Evaluating(self)
+
+
+class _Evaluating:
+    """Dropout off inside, every module's mode as it was outside."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.was_training = [module for module in self.model.modules() if module.training]
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for module in self.was_training:
+            module.training = True

@@ -1,0 +1,91 @@
+"""What a PAL reward model is made of, as `config.json` holds it."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from palign.functional.ideal_point import Similarity
+from palign.models.heads import FixedPointHead, Mixing, PointHead, PromptPointHead
+
+__all__ = ["PALConfig"]
+
+VARIANTS = {"fixed": FixedPointHead, "prompt": PromptPointHead}
+
+
+@dataclass
+class PALConfig:
+    """Architecture of a `PALRewardModel`.
+
+    Attributes:
+        hidden_size: width of the pooled states.
+        n_prototypes: K; 1 is the ordinary reward model that serves one average person.
+        variant: `fixed` (PAL-A: the ideal point does not depend on the prompt) or `prompt` (PAL-B).
+        mixing: `latent`, `projected` or `input`, where the `fixed` variant mixes its prototypes.
+        similarity: `squared_distance`, `distance` or `cosine`; None takes the variant's own (PAL-B: cosine).
+        preference_dim: width of the preference space.
+        inner_size, n_layers, dropout: of f and of each g_k; one layer is a linear map.
+        partition: one-hot weights at evaluation.
+        backbone: hub name or path of the backbone, `backbone` for the folder inside the saved model, None for vectors.
+        backbone_revision: of the hub name.
+        pooling, normalize, max_length: of the backbone.
+    """
+
+    hidden_size: int
+    n_prototypes: int = 4
+    variant: str = "fixed"
+    mixing: str = "latent"
+    similarity: str | None = None
+    preference_dim: int = 32
+    inner_size: int = 64
+    n_layers: int = 2
+    dropout: float = 0.4
+    partition: bool = False
+    backbone: str | None = None
+    backbone_revision: str | None = None
+    pooling: str | None = None
+    normalize: bool = False
+    max_length: int = 1024
+    model_type: str = "palign_pal_reward"
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant is {self.variant!r}; it must be 'fixed' (PAL-A) or 'prompt' (PAL-B).")
+        allowed = [kind.value for kind in Mixing]
+        if self.mixing not in allowed:
+            raise ValueError(f"mixing is {self.mixing!r}; it must be one of {', '.join(allowed)}.")
+        if self.similarity is None:
+            self.similarity = "squared_distance" if self.variant == "fixed" else "cosine"
+        allowed = [kind.value for kind in Similarity]
+        if self.similarity not in allowed:
+            raise ValueError(f"similarity is {self.similarity!r}; it must be one of {', '.join(allowed)}.")
+        for name in ("hidden_size", "n_prototypes", "preference_dim", "inner_size", "n_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1).")
+
+    def make_head(self) -> PointHead:
+        """A fresh head of this architecture."""
+        options = {
+            name: getattr(self, name)
+            for name in ("n_prototypes", "preference_dim", "inner_size", "n_layers", "dropout", "similarity")
+        }
+        if self.variant == "fixed":
+            options["mixing"] = self.mixing
+        return VARIANTS[self.variant](self.hidden_size, **options)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "PALConfig":
+        """Read what `save` wrote; ValueError when the file is something else's."""
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if held.get("model_type") != cls.model_type:
+            raise ValueError(
+                f"{path} is the configuration of a {held.get('model_type', 'model of unknown type')!r}, not of a PAL "
+                f"reward model ({cls.model_type!r}). Give a folder that PALRewardModel.save_pretrained wrote."
+            )
+        known = {item.name for item in fields(cls)}
+        return cls(**{name: value for name, value in held.items() if name in known})

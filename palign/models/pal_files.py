@@ -1,0 +1,146 @@
+"""PAL reward models on disk and on the hub: safetensors, config.json, annotators.json, a model card."""
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from palign.data.annotators import AnnotatorIndex
+from palign.models.pal_config import PALConfig
+
+if TYPE_CHECKING:
+    from palign.models.pal import PALRewardModel
+
+__all__ = ["load_model", "push_model", "save_model"]
+
+WEIGHTS, CONFIG, ANNOTATORS = "model.safetensors", "config.json", "annotators.json"
+BACKBONE, ADAPTER = "backbone", "backbone_adapter"
+
+CARD = """---
+library_name: palign
+tags:
+- reward-model
+- pluralistic-alignment
+---
+# PAL reward model
+
+Scores a completion for a given person: {n_prototypes} prototypes, {n_annotators} annotators, variant
+`{variant}`, backbone `{backbone}`.
+
+```python
+from palign import PALRewardModel
+
+model = PALRewardModel.from_pretrained("PATH_OR_NAME")
+model.score(prompts, completions, annotator_ids)
+```
+
+## Intended use and limits
+
+Rewards of different people are on different scales; compare completions for one person, not people. Prototypes are
+discovered from comparisons and are not identities. `annotators.json` holds the annotators' ids as they were given:
+replace ids that name a person before sharing.
+"""
+
+
+def save_model(model: "PALRewardModel", folder: Path, card: str | None = None) -> None:
+    """Write a model; each file is complete or absent."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config, adapter = model.config, False
+    if model.backbone is not None:
+        adapter = hasattr(model.backbone.model, "peft_config")
+        if adapter:
+            model.backbone.model.save_pretrained(folder / ADAPTER)
+        if config.backbone == BACKBONE:
+            inner = model.backbone.model.get_base_model() if adapter else model.backbone.model
+            _save_backbone(inner, model.backbone.tokenizer, folder / BACKBONE, is_wrapped=adapter)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in own_state(model).items()}
+    partial = folder / (WEIGHTS + ".partial")
+    save_file(state, partial, metadata={"format": "pt"})
+    os.replace(partial, folder / WEIGHTS)
+    model.annotators.save(folder / ANNOTATORS)
+    config.save(folder / CONFIG)
+    values = dataclasses.asdict(config) | {"n_annotators": len(model.annotators)}
+    (folder / "README.md").write_text(CARD.format(**values) if card is None else card, encoding="utf-8")
+
+
+def own_state(model: "PALRewardModel") -> dict[str, torch.Tensor]:
+    """What is PAL's own: head and people, not the backbone."""
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("backbone.")}
+
+
+def load_model(cls: "type[PALRewardModel]", name_or_path: str, options: dict[str, Any]) -> "PALRewardModel":
+    """Read what `save_model` wrote, here or on the hub."""
+    from palign.models.checkpoints import looks_like_path
+
+    if looks_like_path(name_or_path) or Path(name_or_path).exists():
+        folder = Path(name_or_path).expanduser()
+    else:
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(name_or_path, revision=options.get("revision")))
+    missing = [name for name in (CONFIG, WEIGHTS, ANNOTATORS) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{name_or_path!r} is not a PAL reward model: it lacks {', '.join(missing)}. Give a folder that "
+            "PALRewardModel.save_pretrained or recipes/pal_reward.py wrote."
+        )
+    config = PALConfig.load(folder / CONFIG)
+    model = cls(config, AnnotatorIndex.load(folder / ANNOTATORS), _load_backbone(config, folder, options))
+    state = load_file(folder / WEIGHTS)
+    for name in ("support", "log_prior"):  # as long as the population was wide
+        setattr(model.people, name, torch.empty_like(state[f"people.{name}"]))
+    absent, unexpected = model.load_state_dict(state, strict=False)
+    absent = [name for name in absent if not name.startswith("backbone.")]
+    if absent or unexpected:
+        raise ValueError(
+            f"{folder / WEIGHTS} does not fit its config.json: missing {absent[:3]}, unexpected {unexpected[:3]}. "
+            "The files are of two different models; save the model again."
+        )
+    return model.eval()
+
+
+def push_model(model: "PALRewardModel", repo_id: str, private: bool | None, token: str | None) -> str:
+    """Upload to the hub; returns the address of the commit."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(model, Path(folder))
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="PAL reward model"))
+
+
+def _save_backbone(model: torch.nn.Module, tokenizer: Any, folder: Path, *, is_wrapped: bool) -> None:
+    """The plain backbone; adapter layers inside it are left to the adapter's own folder."""
+    if is_wrapped:
+        state = {
+            name.replace(".base_layer.", "."): tensor
+            for name, tensor in model.state_dict().items()
+            if ".lora_" not in name and ".modules_to_save." not in name
+        }
+        model.save_pretrained(folder, state_dict=state)
+    else:
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _load_backbone(config: PALConfig, folder: Path, options: dict[str, Any]) -> Any:
+    if config.backbone is None:
+        return None
+    from palign.models.backbones import Backbone
+
+    source = str(folder / BACKBONE) if config.backbone == BACKBONE else config.backbone
+    defaults = {
+        "revision": config.backbone_revision, "pooling": config.pooling, "normalize": config.normalize,
+        "max_length": config.max_length,
+    }  # fmt: skip
+    backbone = Backbone.from_pretrained(source, **(defaults | options))
+    if (folder / ADAPTER).is_dir():
+        from peft import PeftModel
+
+        backbone.model = PeftModel.from_pretrained(backbone.model, folder / ADAPTER)
+    return backbone
