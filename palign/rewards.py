@@ -34,7 +34,11 @@ class Scorer(Protocol):
     def score(
         self, prompts: Sequence[str], completions: Sequence[str], annotator_ids: Sequence[str] | None = None
     ) -> torch.Tensor:
-        """Rewards `(batch,)` of the completions to the people `annotator_ids`."""
+        """Rewards `(batch,)` of the completions to the people `annotator_ids`.
+
+        A model that also has `score_for_weights(prompts, completions, weights)` → `(batch, n_weights)` reads each
+        reference completion once for everybody when reward scales are fitted.
+        """
 
 
 @dataclass
@@ -69,7 +73,7 @@ class PersonalizedReward:
         batch_size: int = 256,
     ) -> None:
         self.__name__ = "personalized_reward"  # TRL names the metrics of a reward function after it
-        self.model = model
+        self.model = model.eval() if isinstance(model, nn.Module) else model
         self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float32)
         self.standardize = standardize
         self.empty_z = empty_z
@@ -163,7 +167,11 @@ class PersonalizedReward:
             )
         texts, answers = [prompts[i] for i in rows], [completions[i].strip() for i in rows]
         people = list(dict.fromkeys(annotator_ids)) if annotator_ids is not None else [None]
-        self.scales.fit({person: self._raw(texts, answers, [person] * len(rows)) for person in people})
+        if self.weights is None and hasattr(self.model, "score_for_weights"):
+            rewards = self.model.score_for_weights(texts, answers, self._weights(people)).float().cpu()
+            self.scales.fit(dict(zip(people, rewards.unbind(1), strict=True)))
+        else:
+            self.scales.fit({person: self._raw(texts, answers, [person] * len(rows)) for person in people})
         return self.scales
 
     def for_ppo(self, tokenizer: PreTrainedTokenizerBase) -> "PPORewardSocket":

@@ -283,3 +283,18 @@ def test_socket_moves_with_the_reward_model() -> None:
     socket = PersonalizedReward(TokenReward(tokenizer)).for_ppo(tokenizer)
     assert isinstance(socket, PPORewardSocket)
     assert [p.dtype for p in socket.to(torch.float64).parameters()] == [torch.float64]
+
+
+def test_scales_of_everybody_from_one_pass_are_the_same() -> None:
+    class OnePass(WordReward):
+        def weights_for(self, people: list[str]) -> torch.Tensor:
+            return torch.tensor([[float(person)] for person in people])
+
+        def score_for_weights(self, prompts: list[str], completions: list[str], weights: Any) -> torch.Tensor:
+            return torch.tensor([[float(len(text.split()))] for text in completions]) @ weights.T
+
+    slow, fast = PersonalizedReward(WordReward()), PersonalizedReward(OnePass())
+    for reward in (slow, fast):
+        reward.fit_scales(["p"] * 4, ["a", "a b", "a b c d", ""], ["2", "10", "7"])
+    assert fast.scales.scales == slow.scales.scales
+    assert fast.model.calls == [] and len(slow.model.calls) == 3
