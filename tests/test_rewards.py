@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from ppo_helpers import IdReward, SeenRow, SpyReward, named_rows, wrong_pairings
+from ppo_helpers import IdReward, SeenRow, SpyReward, named_rows, tiny_policy, wrong_pairings
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding
@@ -298,3 +298,29 @@ def test_scales_of_everybody_from_one_pass_are_the_same() -> None:
         reward.fit_scales(["p"] * 4, ["a", "a b", "a b c d", ""], ["2", "10", "7"])
     assert fast.scales.scales == slow.scales.scales
     assert fast.model.calls == [] and len(slow.model.calls) == 3
+
+
+@pytest.mark.parametrize("variant", ["fixed", "prompt"])
+def test_a_pal_reward_model_in_the_socket_gives_what_its_score_gives(variant: str) -> None:
+    """By token ids and by text, in chunks, with padding: the reward is what `PALRewardModel.score` gives the person."""
+    from palign.data.annotators import AnnotatorIndex
+    from palign.models.pal import PALRewardModel
+
+    backbone, tokenizer = tiny_policy(seed=3)
+    people = AnnotatorIndex([str(i) for i in range(40)])
+    model = PALRewardModel.from_backbone(
+        backbone, tokenizer=tokenizer, n_prototypes=3, annotators=people, variant=variant
+    )
+    torch.nn.init.normal_(model.people.logits.weight, generator=torch.Generator().manual_seed(0))
+    rows, answers = named_rows(7), ["the garden is open.", "open.", "quiet today", "a", "the", "b c d", "is is is"]
+    expected = model.eval().score([r["prompt"] for r in rows], answers, [r["annotator_id"] for r in rows])
+    assert expected.unique().numel() == 7
+    for shares in (True, False):
+        socket = PersonalizedReward(model.train()).for_ppo(tokenizer)
+        assert socket.shares_tokenizer
+        socket.shares_tokenizer = shares
+        ids, bound, context = encode(tokenizer, rows, answers)
+        bound.prompt_ids = socket.prompt_token_ids(bound.prompts)
+        socket.bind(bound)
+        found = [get_reward(socket, chunk, tokenizer.pad_token_id, context)[1] for chunk in ids.split(3)]
+        assert torch.allclose(torch.cat(found), expected, atol=1e-5)
