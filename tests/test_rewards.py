@@ -302,7 +302,7 @@ def test_scales_of_everybody_from_one_pass_are_the_same() -> None:
 
 @pytest.mark.parametrize("variant", ["fixed", "prompt"])
 def test_a_pal_reward_model_in_the_socket_gives_what_its_score_gives(variant: str) -> None:
-    """By token ids and by text, in chunks, with padding: the reward is what `PALRewardModel.score` gives the person."""
+    """By token ids and by text, in chunks, padded: the reward is what `PALRewardModel.score` gives the person."""
     from palign.data.annotators import AnnotatorIndex
     from palign.models.pal import PALRewardModel
 
