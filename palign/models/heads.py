@@ -178,7 +178,7 @@ class PromptPointHead(PointHead):
     def ideal_points(self, weights: Tensor, prompt_states: Tensor | None = None) -> Tensor:
         if prompt_states is None:
             raise ValueError(
-                "The `prompt` variant needs the states of the prompts, and none were given. Rows of vectors must carry "
+                "The `prompt` variant needs the states of the prompts, and none were given. Rows of vectors must have "
                 "prompt_index; or build the model with variant='fixed'."
             )
         states = self.standardize_prompt(prompt_states)

@@ -32,7 +32,7 @@ SPARSE_FROM = 100_000  # annotators; below, dense gradients are faster
 
 @dataclass(frozen=True)
 class AnnotatorFit:
-    """People fitted from their answers: `ids`, `weights` and `spread` (n, n_prototypes), `n_rows` (n,) answers each."""
+    """People fitted from answers: `ids`, `weights` and `spread` (n, n_prototypes), `n_rows` (n,) answers each."""
 
     ids: list[str]
     weights: Tensor
@@ -140,7 +140,7 @@ class PALRewardModel(nn.Module):
             outside = (found < -1e-6).any() | ((found.sum(-1) - 1).abs() > 1e-3).any() | ~found.isfinite().all()
             if found.shape[-1] != self.n_prototypes or outside:
                 raise ValueError(
-                    f"weights must be (batch, {self.n_prototypes}), non-negative with rows that sum to one; given were "
+                    f"weights must be (batch, {self.n_prototypes}), non-negative, rows that sum to one; given were "
                     f"shape {tuple(found.shape)} with row sums from {found.sum(-1).min():.3g} to "
                     f"{found.sum(-1).max():.3g}."
                 )
@@ -154,15 +154,26 @@ class PALRewardModel(nn.Module):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        weights: Tensor,
+        item_rows: Tensor,
+        annotator_index: Tensor,
         prompt_lengths: Tensor | None = None,
-        prompt_states: Tensor | None = None,
-    ) -> Tensor:
-        """Rewards (batch,) of tokenised texts (batch, seq_len) for weights (batch, n_prototypes), with gradient."""
-        states = self.backbone(input_ids, attention_mask, prompt_lengths)
-        if prompt_states is None:
-            prompt_states = states.prompt
-        return self.head(states.text, weights, prompt_states if self.needs_prompts else None)
+        prompt_input_ids: Tensor | None = None,
+        prompt_attention_mask: Tensor | None = None,
+        prompt_rows: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A training batch of `RewardCollator` → scores (rows, max_items); the people's logits (rows, n_prototypes)
+        and their mean over everybody (n_prototypes,), which the prior needs.
+        """
+        states = self.backbone(input_ids, attention_mask, prompt_lengths if self.needs_prompts else None)
+        prompt_states = None
+        if self.needs_prompts:
+            if prompt_input_ids is None:
+                prompt_states = states.prompt[item_rows[:, 0]]
+            else:
+                prompt_states = self.backbone(prompt_input_ids, prompt_attention_mask).text[prompt_rows]
+        logits = self.people.logits(annotator_index)
+        scores = self.head(states.text[item_rows], logits.softmax(-1), prompt_states)
+        return scores, logits, self.people.logits.weight.detach().mean(0)
 
     @property
     def needs_prompts(self) -> bool:
@@ -175,7 +186,8 @@ class PALRewardModel(nn.Module):
     ) -> Tensor:
         """Rewards (batch,) of texts tokenised by the backbone's tokenizer, any padding; weights (batch, K)."""
         with self._evaluating():
-            return self(input_ids, attention_mask, weights.to(self.device), prompt_lengths)
+            states = self.backbone(input_ids, attention_mask, prompt_lengths if self.needs_prompts else None)
+            return self.head(states.text, weights.to(self.device), states.prompt)
 
     def score(
         self,

@@ -18,7 +18,7 @@ SMALLEST = 1e-6  # a stored weight, so that its logarithm exists
 class AnnotatorWeights(nn.Module):
     """w_i = softmax(ω_i), one row of an embedding for each person; and the population, frozen when training ends.
 
-    The population (`mean`, `support`, `log_prior`) does not change when people are added later, so nobody's score moves.
+    The population (`mean`, `support`, `log_prior`) stays when people are added later, so that nobody's score moves.
 
     Args:
         n_annotators: rows.

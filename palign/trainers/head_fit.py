@@ -1,0 +1,130 @@
+"""Fit head and people over vectors that stay as they are: no forward pass of a backbone, a few seconds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from palign.functional.losses import preference_loss
+from palign.models.heads import PointHead
+from palign.models.people import AnnotatorWeights
+from palign.models.row_batch import RowTensors
+
+__all__ = ["HeadFitOptions", "fit_head"]
+
+BETAS = (0.9, 0.99)
+DECAY_FROM = 1 / 3  # of the way; the learning rate then falls to zero in a straight line
+
+
+@dataclass(frozen=True)
+class HeadFitOptions:
+    """As the fields of the same name of `PALRewardConfig`, without their prefix."""
+
+    epochs: int = 30
+    learning_rate: float = 5e-3
+    batch_size: int = 512
+    weight_decay: float = 0.1
+    annotator_learning_rate: float = 5e-2
+    annotator_prior: float = 1.0
+    loss_type: str = "logistic"
+
+
+def fit_head(
+    head: PointHead,
+    people: AnnotatorWeights,
+    data: RowTensors,
+    options: HeadFitOptions,
+    *,
+    seed: int,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> float:
+    """Train `head` and `people` on rows whose annotators are all known.
+
+    Args:
+        on_epoch: called with the number of the epoch (from 1) and its mean loss (nats a row, prior left out).
+
+    Returns:
+        Mean loss of the last epoch.
+
+    Raises:
+        RuntimeError: the loss is no longer finite (says at which epoch).
+    """
+    optimizers = _optimizers(head, people, options)
+    counts = torch.bincount(data.annotator_index, minlength=people.logits.num_embeddings).clamp_min(1)
+    generator = torch.Generator().manual_seed(seed)
+    n_steps = max(1, options.epochs * -(-len(data) // options.batch_size))
+    step, mean_loss = 0, float("nan")
+    head.train(), people.train()
+    for epoch in range(1, options.epochs + 1):
+        total = torch.zeros(())
+        center = people.logits.weight.detach().mean(0)
+        for rows in torch.randperm(len(data), generator=generator).split(options.batch_size):
+            _set_learning_rates(optimizers, step / n_steps)
+            loss, objective = _objective(head, people, data, rows, counts, center, options)
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            objective.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+            total += loss.detach() * len(rows)
+            step += 1
+        mean_loss = float(total) / max(1, len(data))
+        if mean_loss != mean_loss or mean_loss == float("inf"):
+            raise RuntimeError(
+                f"The loss is {mean_loss} in epoch {epoch} of the head's fit. Check the vectors for outliers, or take "
+                f"a smaller head_learning_rate than {options.learning_rate}."
+            )
+        if on_epoch is not None:
+            on_epoch(epoch, mean_loss)
+    head.eval(), people.eval()
+    return mean_loss
+
+
+def _objective(
+    head: PointHead,
+    people: AnnotatorWeights,
+    data: RowTensors,
+    rows: Tensor,
+    counts: Tensor,
+    center: Tensor,
+    options: HeadFitOptions,
+) -> tuple[Tensor, Tensor]:
+    """Mean preference loss of a batch, and the same with the prior."""
+    items, prompts = data.states(rows)
+    index = data.annotator_index[rows]
+    logits = people.logits(index)
+    scores = head(items, logits.softmax(-1), prompts)
+    loss = preference_loss(scores, data.ranks[rows], options.loss_type).mean()
+    if options.annotator_prior == 0 or people.n_prototypes == 1:
+        return loss, loss
+    penalty = options.annotator_prior * (logits - center).square().sum(-1) / counts[index]
+    return loss, loss + penalty.mean()
+
+
+def _optimizers(head: PointHead, people: AnnotatorWeights, options: HeadFitOptions) -> list[torch.optim.Optimizer]:
+    decayed = [p for name, p in head.named_parameters() if p.dim() == 2 and not name.startswith("prototypes")]
+    kept = {id(p) for p in decayed}
+    free = [p for p in head.parameters() if id(p) not in kept]
+    groups = [
+        {"params": decayed, "lr": options.learning_rate, "weight_decay": options.weight_decay},
+        {"params": free, "lr": options.learning_rate, "weight_decay": 0.0},
+    ]
+    table: nn.Parameter = people.logits.weight
+    if people.logits.sparse:
+        own = torch.optim.SparseAdam([table], lr=options.annotator_learning_rate, betas=BETAS)
+        optimizers = [torch.optim.AdamW(groups, betas=BETAS, fused=True), own]
+    else:
+        groups.append({"params": [table], "lr": options.annotator_learning_rate, "weight_decay": 0.0})
+        optimizers = [torch.optim.AdamW(groups, betas=BETAS, fused=True)]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def _set_learning_rates(optimizers: list[torch.optim.Optimizer], progress: float) -> None:
+    factor = min(1.0, (1 - progress) / (1 - DECAY_FROM))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor

@@ -1,0 +1,264 @@
+"""Training of a PAL reward model: head and people over frozen states first, then, if asked, the backbone with them.
+
+Where we differ from the reference code: embeddings are computed once; every text is pooled once; people are shrunk to
+the population by a prior; and training ends with everybody's posterior mean, so that somebody of whom little is known
+is served like the population, and nobody worse than by one pooled reward for want of data.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainerCallback
+
+from palign.data.preferences import Preferences
+from palign.functional.losses import plackett_luce, preference_loss
+from palign.models.embeddings import EmbeddingStore
+from palign.models.pal import PALRewardModel
+from palign.models.person_fit import fit_people
+from palign.models.row_batch import RowTensors
+from palign.trainers.head_fit import HeadFitOptions, fit_head
+from palign.trainers.pal_reward_config import PALRewardConfig
+from palign.trainers.prototype_count import standardize
+from palign.trainers.reward_collator import PairDataset, RewardCollator
+
+__all__ = ["PALRewardTrainer", "head_fit_options"]
+
+logger = logging.getLogger(__name__)
+Rows = Preferences | Iterable[Mapping[str, Any]]
+
+
+def head_fit_options(args: PALRewardConfig) -> HeadFitOptions:
+    """The options of the first stage."""
+    return HeadFitOptions(
+        args.head_epochs, args.head_learning_rate, args.head_batch_size, args.head_weight_decay,
+        args.annotator_learning_rate, args.annotator_prior, args.loss_type,
+    )  # fmt: skip
+
+
+class PALRewardTrainer(Trainer):
+    """A `transformers.Trainer` for `PALRewardModel`.
+
+    Args:
+        model: the model to train, in place.
+        args: `PALRewardConfig`.
+        train_dataset, eval_dataset: `Preferences`, or rows as `Preferences.from_rows` takes them.
+        embeddings: (n, hidden) where rows name vectors.
+        peft_config: a `peft.LoraConfig` puts LoRA on the backbone and trains it in a second stage.
+
+    Raises:
+        ValueError: rows and model do not fit (people without a row of weights, more prototypes than annotators,
+            vectors for a model of text, …), before anything is computed.
+    """
+
+    def __init__(
+        self,
+        model: PALRewardModel,
+        args: PALRewardConfig,
+        train_dataset: Rows,
+        eval_dataset: Rows | None = None,
+        *,
+        embeddings: np.ndarray | None = None,
+        peft_config: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ):
+        self.embeddings = embeddings
+        self.train_rows = self._preferences(train_dataset)
+        self.eval_rows = None if eval_dataset is None else self._preferences(eval_dataset)
+        _check_fit(model, self.train_rows, args, peft_config)
+        if peft_config is not None:
+            from peft import get_peft_model
+
+            model.backbone.model = get_peft_model(model.backbone.model, peft_config)
+        elif args.train_backbone:
+            model.backbone.requires_grad_(True)
+        self.trains_backbone = peft_config is not None or args.train_backbone
+        args.remove_unused_columns, args.label_names = False, []
+        self.head_history: list[dict[str, float]] = []
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=PairDataset(self.train_rows),
+            data_collator=RewardCollator(model.backbone, self.train_rows, model.annotators, model.needs_prompts),
+            callbacks=callbacks,
+        )
+        self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
+
+    # training
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Both stages, as the options say; returns the second stage's `TrainOutput`, or None if there is none."""
+        model = self.accelerator.unwrap_model(self.model)
+        data = self._states(self.train_rows)
+        self._on_main_process(lambda: self._fit_head(model, data))
+        output = None
+        if self.trains_backbone:
+            model.people.logits.sparse = False
+            self._counts = torch.bincount(data.annotator_index, minlength=len(model.annotators)).clamp_min(1)
+            output = super().train(*args, **kwargs)
+            model.eval()
+            data = self._states(self.train_rows)  # the backbone has moved
+        self._on_main_process(lambda: self._place_people(model, data))
+        return output
+
+    def _fit_head(self, model: PALRewardModel, data: RowTensors) -> None:
+        """Stage one, with restarts; the best training loss is kept."""
+        options, best, best_state = head_fit_options(self.args), float("inf"), None
+        for restart in range(self.args.n_restarts):
+            seed = self.args.seed + restart
+            if restart:
+                _draw_again(model, seed)
+            standardize(model.head, data)
+            with tqdm(total=options.epochs, desc="fitting heads", disable=self.args.disable_tqdm) as bar:
+
+                def on_epoch(epoch: int, loss: float, bar: tqdm = bar, restart: int = restart) -> None:
+                    bar.update()
+                    bar.set_postfix(loss=f"{loss:.4f}")
+                    self.head_history.append({"restart": restart, "epoch": epoch, "loss": loss})
+
+                loss = fit_head(model.head, model.people, data, options, seed=seed, on_epoch=on_epoch)
+            if self.args.n_restarts > 1 and loss < best:
+                parts = (model.head.state_dict(), model.people.state_dict())
+                best, best_state = loss, [{name: t.clone() for name, t in part.items()} for part in parts]
+        if best_state is not None:
+            model.head.load_state_dict(best_state[0])
+            model.people.load_state_dict(best_state[1])
+
+    def _place_people(self, model: PALRewardModel, data: RowTensors) -> None:
+        """Freeze the population; replace everybody's weights by their posterior mean under it."""
+        counts = torch.bincount(data.annotator_index, minlength=len(model.annotators))
+        model.people.freeze_population(counts, seed=self.args.seed)
+        if self.args.smooth_annotators and self.args.loss_type == "logistic" and model.n_prototypes > 1:
+            fit = fit_people(model.head, model.people, data, len(model.annotators), method="posterior")
+            model.people.store(fit.weights)
+            model.people.freeze_population(counts, seed=self.args.seed)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Mean preference loss of the rows of a batch, and the people's prior (stage two)."""
+        ranks = inputs.pop("ranks")
+        scores, logits, center = model(**inputs)
+        loss = preference_loss(scores, ranks, self.args.loss_type).mean()
+        if self.args.annotator_prior and logits.shape[1] > 1:
+            n_rows = self._counts.to(logits.device)[inputs["annotator_index"]]
+            loss = loss + (self.args.annotator_prior * (logits - center).square().sum(-1) / n_rows).mean()
+        return (loss, {"scores": scores}) if return_outputs else loss
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Backbone at `learning_rate`; head and people at a tenth of what they had in stage one."""
+        if self.optimizer is None:
+            model, options = self.accelerator.unwrap_model(self.model), self.args
+            groups = [
+                {"params": [p for p in model.backbone.parameters() if p.requires_grad],
+                 "weight_decay": options.weight_decay},
+                {"params": list(model.head.parameters()), "lr": options.head_learning_rate / 10,
+                 "weight_decay": options.head_weight_decay},
+                {"params": list(model.people.parameters()), "lr": options.annotator_learning_rate / 10,
+                 "weight_decay": 0.0},
+            ]  # fmt: skip
+            self.optimizer = torch.optim.AdamW(groups, lr=options.learning_rate)
+        return self.optimizer
+
+    # judging
+
+    def evaluate(
+        self, eval_dataset: Rows | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Pair accuracy over strictly ordered items and mean log-likelihood (nats a row) of held-out rows."""
+        rows = self.eval_rows if eval_dataset is None else self._preferences(eval_dataset)
+        if rows is None:
+            raise ValueError("There is nothing to evaluate on: give eval_dataset, here or to the trainer.")
+        scores, ranks = self.predict_scores(rows), torch.from_numpy(rows.ranks.astype(np.int64))
+        better = (ranks[:, None, :] > ranks[:, :, None]) & (ranks[:, :, None] >= 0)
+        gaps = scores[:, :, None] - scores[:, None, :]
+        right = ((gaps > 0).float() + 0.5 * (gaps == 0).float())[better]
+        metrics = {
+            f"{metric_key_prefix}_accuracy": float(right.mean()),
+            f"{metric_key_prefix}_log_likelihood": float(-plackett_luce(scores, ranks).mean()),
+        }
+        self.log(dict(metrics))
+        return metrics
+
+    @torch.no_grad()
+    def predict_scores(self, rows: Preferences, *, weights: Tensor | None = None) -> Tensor:
+        """Rewards (n_rows, max_items) of every item for the person of its row, or for `weights`; 0 at padding."""
+        model = self.accelerator.unwrap_model(self.model)
+        model.eval()
+        data = self._states(rows)
+        people = model.people(data.annotator_index) if weights is None else weights.expand(len(data), -1)
+        parts = []
+        for start in range(0, len(data), 4096):
+            part = slice(start, start + 4096)
+            items, prompts = data.states(part)
+            parts.append(model.head(items, people[part], prompts))
+        scores = torch.cat(parts) if parts else torch.empty(0, rows.ranks.shape[1])
+        return scores.masked_fill(data.ranks < 0, 0.0)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """What `PALRewardModel.save_pretrained` writes, once, by the main process."""
+        if self.args.should_save:
+            self.accelerator.unwrap_model(self.model).save_pretrained(output_dir or self.args.output_dir)
+
+    # plumbing
+
+    def _preferences(self, rows: Rows) -> Preferences:
+        if isinstance(rows, Preferences):
+            return rows
+        return Preferences.from_rows(rows, embeddings=False if self.embeddings is None else len(self.embeddings))
+
+    def _states(self, rows: Preferences) -> RowTensors:
+        """Rows as tensors; texts pass the backbone as it is now, each once, and are kept where the options say."""
+        model, store = self.accelerator.unwrap_model(self.model), None
+        if rows.is_text:
+            store = EmbeddingStore(
+                self.args.embedding_cache_dir, model.backbone.fingerprint(), model.config.hidden_size
+            )
+        return model.row_tensors(rows, self.embeddings, store=store, show_progress=not self.args.disable_tqdm)
+
+    def _on_main_process(self, work: Any) -> None:
+        """Do something to head and people once, and give every process the result."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self.accelerator.is_main_process:
+            work()
+        if self.accelerator.num_processes > 1:
+            held = [{"head": model.head.state_dict(), "people": model.people.state_dict()}]
+            torch.distributed.broadcast_object_list(held)
+            for name in ("support", "log_prior"):
+                setattr(model.people, name, torch.empty_like(held[0]["people"][name]))
+            model.head.load_state_dict(held[0]["head"])
+            model.people.load_state_dict(held[0]["people"])
+
+
+def _draw_again(model: PALRewardModel, seed: int) -> None:
+    """Fresh parameters for head and people."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.head.load_state_dict(model.config.make_head().state_dict())
+        nn.init.normal_(model.people.logits.weight, std=0.1)
+
+
+def _check_fit(model: PALRewardModel, rows: Preferences, args: PALRewardConfig, peft_config: Any) -> None:
+    if len(rows) == 0:
+        raise ValueError("There are no rows to train on.")
+    people = rows.annotators()
+    if model.n_prototypes > len(people):
+        raise ValueError(
+            f"n_prototypes is {model.n_prototypes}, and the rows come from {len(people)} annotators; there cannot be "
+            f"more prototypes than people. Take at most {len(people)}, or 'auto'."
+        )
+    model.annotators.indices(people.ids)  # strangers raise
+    if rows.is_text != (model.backbone is not None):
+        held, made = ("text", "for vectors") if rows.is_text else ("indices of vectors", "on a backbone")
+        raise ValueError(
+            f"The rows hold {held} and the model was made {made}. Use PALRewardModel.from_backbone for text, "
+            "PALRewardModel.from_embeddings for vectors."
+        )
+    if not rows.is_text and (peft_config is not None or args.train_backbone):
+        raise ValueError(
+            "There is no backbone to train: rows of vectors have none. Leave out use_peft/train_backbone."
+        )
