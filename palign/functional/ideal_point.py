@@ -27,7 +27,8 @@ def mix_prototypes(weights: Tensor, prototypes: Tensor) -> Tensor:
 
     Args:
         weights: (..., n_prototypes) on the simplex.
-        prototypes: (n_prototypes, preference_dim), or (..., n_prototypes, preference_dim) where they depend on the row.
+        prototypes: (n_prototypes, preference_dim), or (..., n_prototypes, preference_dim) where they depend on the
+            row.
 
     Returns:
         (..., preference_dim).

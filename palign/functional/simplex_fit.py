@@ -193,8 +193,7 @@ def _minimise(
     """Damped Newton for the people of a block → weights, objective, Hessian there, squared decrement."""
     hessians = weights.new_empty(*weights.shape, weights.shape[1])
     objective, decrements = weights.new_empty(len(weights)), weights.new_full((len(weights),), float("inf"))
-    weights = weights.clone()
-    rows, now = torch.arange(len(weights), device=weights.device), weights
+    rows, now = torch.arange(len(weights), device=weights.device), weights.clone()
     logits = block.logits(now)
     value = block.loss(logits) - (barrier * now.log()).sum(1)
     for _ in range(MAX_STEPS):
