@@ -55,7 +55,7 @@ class DataArguments(ColumnNames):
         """The rows of `dataset_name`, checked, with every group column there; `n_embeddings` = len(self.vectors())."""
         if self.dataset_name is None:
             raise ValueError("No rows are named: give --dataset_name FILE, FOLDER or a name on the hub.")
-        return self._load(self.dataset_name, self.dataset_split, n_embeddings)
+        return self.load(self.dataset_name, self.dataset_split, n_embeddings)
 
     def eval_rows(self, n_embeddings: int | None = None) -> Preferences | None:
         """The rows to evaluate on; None when none are named."""
@@ -65,9 +65,10 @@ class DataArguments(ColumnNames):
         if source is None:
             raise ValueError("--eval_dataset_split names a split of nothing: give --eval_dataset_name as well.")
         is_file = Path(source).is_file()
-        return self._load(source, self.eval_dataset_split or (None if is_file else "test"), n_embeddings)
+        return self.load(source, self.eval_dataset_split or (None if is_file else "test"), n_embeddings)
 
-    def _load(self, source: str, split: str | None, n_embeddings: int | None) -> Preferences:
+    def load(self, source: str, split: str | None, n_embeddings: int | None) -> Preferences:
+        """Rows of any source under these column names, checked, with every group column there."""
         names = {item.name: getattr(self, item.name) for item in fields(ColumnNames)}
         limit = self.max_characters or None
         prefs = load_preferences(source, split=split, n_embeddings=n_embeddings, max_characters=limit, **names)

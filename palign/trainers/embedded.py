@@ -89,7 +89,14 @@ def make_embedded_default(
 
 
 def train_embedded_reward(
-    default: EmbeddedDefault, output_dir: str, *, n_prototypes: int = 3, n_per_annotator: int = 60, seed: int = 0
+    default: EmbeddedDefault,
+    output_dir: str,
+    *,
+    n_prototypes: int = 3,
+    n_per_annotator: int = 60,
+    seed: int = 0,
+    use_cpu: bool = False,
+    disable_tqdm: bool = False,
 ) -> PALRewardModel:
     """Train a PAL reward model on the population's pairs, over a frozen copy of the language model.
 
@@ -99,6 +106,7 @@ def train_embedded_reward(
         n_prototypes: K.
         n_per_annotator: pairs per person.
         seed: of the pairs and of the training.
+        use_cpu, disable_tqdm: of the trainer.
     """
     preferences = default.preferences(n_per_annotator=n_per_annotator, seed=seed)
     model = PALRewardModel.from_backbone(
@@ -106,6 +114,8 @@ def train_embedded_reward(
         tokenizer=default.tokenizer,
         n_prototypes=n_prototypes,
         annotators=preferences.annotators(),
+        pooling="mean",  # of so small a model, the mean of the states tells more than the last one
     )
-    PALRewardTrainer(model, PALRewardConfig(output_dir=output_dir, seed=seed), preferences, None).train()
+    args = PALRewardConfig(output_dir=output_dir, seed=seed, n_restarts=2, use_cpu=use_cpu, disable_tqdm=disable_tqdm)
+    PALRewardTrainer(model, args, preferences).train()
     return model

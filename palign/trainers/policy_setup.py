@@ -48,7 +48,14 @@ def _embedded(script: PolicyArguments, args: PALPPOConfig) -> dict[str, Any]:
     default = make_embedded_default(
         n_annotators=script.n_annotators, n_steps=script.lm_steps, seed=args.seed, show_progress=show
     )
-    reward_model = train_embedded_reward(default, str(Path(args.output_dir) / "reward_model"), seed=args.seed)
+    reward_model = train_embedded_reward(
+        default,
+        str(Path(args.output_dir) / "reward_model"),
+        seed=args.seed,
+        use_cpu=args.use_cpu,
+        disable_tqdm=args.disable_tqdm,
+    )
+    reward_model.save_pretrained(Path(args.output_dir) / "reward_model")
     n_eval_each = max(1, script.n_eval_rows // script.n_annotators)
     return {
         "model": default.language_model,

@@ -1,0 +1,93 @@
+"""Command-line arguments of `recipes/pal_reward.py`, and their values where nothing of the user's is given."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import ModelConfig, TrlParser
+
+from palign.data.arguments import DataArguments
+from palign.trainers.pal_reward_config import PALRewardConfig
+
+__all__ = ["RewardArguments", "parse_reward_arguments"]
+
+DEFAULTS: dict[str, Any] = {"output_dir": "outputs/pal_reward", "save_strategy": "no", "report_to": "none"}
+
+
+@dataclass
+class RewardArguments:
+    """The head, and what is reported beside it."""
+
+    n_prototypes: str = field(
+        default="4", metadata={"help": "K, a number, or 'auto': chosen on annotators held out of training."}
+    )
+    variant: str = field(default="fixed", metadata={"help": "'fixed' (PAL-A) or 'prompt' (PAL-B)."})
+    mixing: str = field(default="latent", metadata={"help": "'latent', 'projected' or 'input' (fixed variant)."})
+    similarity: str | None = field(
+        default=None, metadata={"help": "'squared_distance', 'distance' or 'cosine'; the variant's own if unset."}
+    )
+    preference_dim: int = field(default=32, metadata={"help": "Width of the preference space."})
+    inner_size: int = field(default=64, metadata={"help": "Width of the hidden layers of f and g."})
+    n_layers: int = field(default=2, metadata={"help": "Linear layers of f and g; 1 is a linear map."})
+    head_dropout: float = field(default=0.4, metadata={"help": "Dropout inside f and g."})
+    partition: bool = field(default=False, metadata={"help": "One-hot weights at evaluation."})
+    pooling: str | None = field(default=None, metadata={"help": "'last', 'mean', 'first' or 'max'; as the model."})
+    max_length: int = field(default=1024, metadata={"help": "Tokens of prompt and completion that are read."})
+    pooled_baseline: bool = field(default=True, metadata={"help": "Train the K = 1 model and report it beside."})
+    eval_fraction: float = field(
+        default=0.2, metadata={"help": "Share of everybody's rows held out where no rows to evaluate on are named."}
+    )
+    newcomers_dataset_name: str | None = field(
+        default=None, metadata={"help": "Answers of people who were not in training, to place them by."}
+    )
+    newcomers_eval_dataset_name: str | None = field(
+        default=None, metadata={"help": "Answers of the same newcomers, to judge their placing by."}
+    )
+    newcomer_answers: list[int] = field(
+        default_factory=lambda: [1, 2, 5, 10, 20],
+        metadata={"help": "Numbers of answers that newcomers are placed by."},
+    )
+    fit_method: str = field(
+        default="posterior", metadata={"help": "How newcomers are placed: 'posterior', 'map' or 'official'."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.n_prototypes != "auto" and not (self.n_prototypes.isdigit() and int(self.n_prototypes) >= 1):
+            raise ValueError(f"--n_prototypes is {self.n_prototypes!r}; it must be a number from 1 on, or 'auto'.")
+        if not 0 < self.eval_fraction < 1:
+            raise ValueError(f"--eval_fraction is {self.eval_fraction}; it must lie between 0 and 1.")
+        if (self.newcomers_dataset_name is None) != (self.newcomers_eval_dataset_name is None):
+            raise ValueError(
+                "Newcomers need two sets of rows: --newcomers_dataset_name to place them by and "
+                "--newcomers_eval_dataset_name to judge the placing by. One of them was given."
+            )
+
+    def head_options(self) -> dict[str, Any]:
+        """Fields of `PALConfig`."""
+        names = ("variant", "mixing", "similarity", "preference_dim", "inner_size", "n_layers", "partition")
+        return {name: getattr(self, name) for name in names} | {"dropout": self.head_dropout}
+
+
+def parse_reward_arguments(
+    argv: Sequence[str] | None = None,
+) -> tuple[RewardArguments, DataArguments, PALRewardConfig, ModelConfig]:
+    """Read flags over YAML (`--config FILE.yaml`) over defaults; an unknown key is an error.
+
+    Raises:
+        ValueError: an unknown key, rows of text without a model, or a model together with vectors.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = TrlParser((RewardArguments, DataArguments, PALRewardConfig, ModelConfig), allow_abbrev=False)
+    parser.set_defaults(**DEFAULTS)
+    script, data_args, args, model_args = parser.parse_args_and_config(argv)
+    if data_args.embeddings is not None and model_args.model_name_or_path is not None:
+        raise ValueError("Both --embeddings and --model_name_or_path are given; items are vectors or text. Give one.")
+    if data_args.dataset_name is not None and data_args.embeddings is None and model_args.model_name_or_path is None:
+        raise ValueError(
+            "--dataset_name is given with neither --model_name_or_path (a backbone for text) nor --embeddings (a .npy "
+            "file, for rows that name vectors). Give one of the two."
+        )
+    if data_args.dataset_name is None and (data_args.embeddings or model_args.model_name_or_path):
+        raise ValueError("No rows are named: give --dataset_name FILE, FOLDER or a name on the hub.")
+    return script, data_args, args, model_args

@@ -1,0 +1,210 @@
+"""From arguments to rows, vectors and fresh models: what `recipes/pal_reward.py` starts from."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from transformers import set_seed
+
+from palign.data.annotators import AnnotatorIndex
+from palign.data.arguments import DataArguments
+from palign.data.preferences import Preferences
+from palign.data.splits import split_by_row
+from palign.data.synthetic import make_gaussian_population
+from palign.models.checkpoints import require_model_folder
+from palign.models.embeddings import EmbeddingStore
+from palign.models.pal import PALRewardModel
+from palign.models.pal_config import PALConfig
+from palign.trainers.pal_reward_arguments import RewardArguments
+from palign.trainers.pal_reward_config import PALRewardConfig
+from palign.trainers.pal_reward_trainer import PALRewardTrainer, head_fit_options
+from palign.trainers.prototype_count import PrototypeChoice, choose_n_prototypes
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
+
+    from palign.models.backbones import Backbone
+
+__all__ = ["RewardSetup", "dominant_prototypes", "set_up_reward"]
+
+EMBEDDED = {"n_annotators": 60, "n_types": 3, "n_rows": 60, "n_newcomers": 40}
+
+
+@dataclass
+class RewardSetup:
+    """Rows, vectors and what a fresh model is made of.
+
+    Attributes:
+        n_prototypes: K, chosen if it was to be.
+        choice: how it was chosen, or None.
+        newcomers: rows to place newcomers by and rows to judge by, or None.
+    """
+
+    script: RewardArguments
+    args: PALRewardConfig
+    train_rows: Preferences
+    eval_rows: Preferences
+    embeddings: np.ndarray | None
+    backbone: "Backbone | None"
+    backbone_name: str | None
+    newcomers: tuple[Preferences, Preferences] | None
+    group_columns: list[str]
+    n_prototypes: int = 1
+    choice: PrototypeChoice | None = None
+    annotators: AnnotatorIndex = field(default_factory=AnnotatorIndex)
+
+    def config(self, n_prototypes: int) -> PALConfig:
+        """The architecture with that K."""
+        options = self.script.head_options()
+        if self.backbone is None:
+            return PALConfig(self.embeddings.shape[1], n_prototypes, **options)
+        backbone = self.backbone
+        return PALConfig(
+            backbone.hidden_size, n_prototypes, backbone=self.backbone_name, pooling=backbone.pooling,
+            normalize=backbone.normalize, max_length=backbone.max_length, **options,
+        )  # fmt: skip
+
+    def make_model(self, n_prototypes: int) -> PALRewardModel:
+        """A fresh model; the same seed gives the same one. A backbone that will be trained is copied."""
+        set_seed(self.args.seed)
+        backbone = copy.deepcopy(self.backbone) if self.trains_backbone else self.backbone
+        index = AnnotatorIndex(self.annotators.ids)
+        return PALRewardModel(self.config(n_prototypes), index, backbone)
+
+    trains_backbone: bool = False
+
+    def newcomer_accuracies(self, trainer: PALRewardTrainer) -> dict[str, float]:
+        """`newcomers/<n>/accuracy`: newcomers placed by their first n answers, judged on their other rows."""
+        if self.newcomers is None:
+            return {}
+        place, judge = self.newcomers
+        found = {}
+        for n_answers in self.script.newcomer_answers:
+            fit = trainer.model.fit_annotators(
+                first_rows(place, n_answers), embeddings=self.embeddings, method=self.script.fit_method,
+                store=self.store(), seed=self.args.seed,
+            )  # fmt: skip
+            rows = AnnotatorIndex(fit.ids).indices(judge.annotator_ids)
+            scores = trainer.predict_scores(judge, weights=fit.weights[torch.from_numpy(rows)]).numpy()
+            present = np.where(judge.ranks >= 0, scores, -np.inf)
+            found[f"newcomers/{n_answers}/accuracy"] = float((present.argmax(1) == 0).mean())
+        return found
+
+    def store(self) -> EmbeddingStore | None:
+        """Where embeddings of texts are kept; None where items are vectors."""
+        if self.backbone is None or self.trains_backbone:
+            return None
+        return EmbeddingStore(self.args.embedding_cache_dir, self.backbone.fingerprint(), self.backbone.hidden_size)
+
+    def notes(self) -> list[str]:
+        """Sentences for the report."""
+        if self.choice is None:
+            return []
+        rows = [
+            f"K = {int(row['n_prototypes'])}: {row['log_likelihood']:.3f} (accuracy {row['accuracy']:.3f})"
+            for row in self.choice.table
+        ]
+        return [
+            f"K = {self.n_prototypes} was chosen on annotators held out of training, by the log-likelihood of an "
+            f"answer (nats): {'; '.join(rows)}. The smallest K within one standard error of the best is taken."
+        ]
+
+
+def set_up_reward(
+    script: RewardArguments, data_args: DataArguments, args: PALRewardConfig, model_args: "ModelConfig"
+) -> RewardSetup:
+    """Check and read everything, cheapest first; choose K where it is 'auto'."""
+    if model_args.model_name_or_path is not None:
+        require_model_folder(model_args.model_name_or_path)
+    if data_args.dataset_name is None:
+        train, evaluation, embeddings, newcomers = _embedded(args.seed)
+    else:
+        embeddings = data_args.vectors()
+        n_embeddings = None if embeddings is None else len(embeddings)
+        train, evaluation = data_args.train_rows(n_embeddings), data_args.eval_rows(n_embeddings)
+        newcomers = _newcomers(script, data_args, n_embeddings)
+        if evaluation is None:
+            train, evaluation = split_by_row(train, fraction=script.eval_fraction, seed=args.seed)
+    annotators = train.annotators()
+    if script.n_prototypes != "auto" and int(script.n_prototypes) > len(annotators):
+        raise ValueError(
+            f"--n_prototypes is {script.n_prototypes}, and the rows come from {len(annotators)} annotators; there "
+            f"cannot be more prototypes than people. Take at most {len(annotators)}, or 'auto'."
+        )
+    setup = RewardSetup(
+        script, args, train, evaluation, embeddings, _backbone(script, model_args), model_args.model_name_or_path,
+        newcomers, data_args.group_columns, annotators=annotators,
+        trains_backbone=bool(model_args.use_peft or args.train_backbone),
+    )  # fmt: skip
+    _choose(setup)
+    return setup
+
+
+def first_rows(rows: Preferences, n: int) -> Preferences:
+    """The first n rows of everybody."""
+    order = np.argsort(rows.annotators().indices(rows.annotator_ids), kind="stable")
+    people = rows.annotators().indices(rows.annotator_ids)[order]
+    starts = np.r_[0, np.flatnonzero(np.diff(people)) + 1]
+    position = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    return rows.select(np.sort(order[position < n]))
+
+
+def dominant_prototypes(model: PALRewardModel) -> dict[str, str]:
+    """Everybody's largest weight, as a discovered type."""
+    largest = model.people.all().argmax(1).tolist()
+    return {name: f"prototype_{k}" for name, k in zip(model.annotators.ids, largest, strict=True)}
+
+
+def _choose(setup: RewardSetup) -> None:
+    if setup.script.n_prototypes != "auto":
+        setup.n_prototypes = int(setup.script.n_prototypes)
+        return
+    held: list[Any] = [None]
+    model = setup.make_model(1)
+    data = model.row_tensors(
+        setup.train_rows, setup.embeddings, store=setup.store(), show_progress=not setup.args.disable_tqdm
+    )
+    if PartialState().is_main_process:
+        held[0] = choose_n_prototypes(
+            data, setup.config(1), head_fit_options(setup.args), seed=setup.args.seed,
+            show_progress=not setup.args.disable_tqdm,
+        )  # fmt: skip
+    setup.choice = broadcast_object_list(held)[0]
+    setup.n_prototypes = setup.choice.n_prototypes
+
+
+def _backbone(script: RewardArguments, model_args: "ModelConfig") -> "Backbone | None":
+    if model_args.model_name_or_path is None:
+        return None
+    from palign.models.backbones import Backbone
+
+    dtype = model_args.dtype if model_args.dtype not in (None, "auto") else "float32"
+    return Backbone.from_pretrained(
+        model_args.model_name_or_path, dtype=dtype, revision=model_args.model_revision,
+        trust_remote_code=getattr(model_args, "trust_remote_code", False), pooling=script.pooling,
+        max_length=script.max_length,
+    )  # fmt: skip
+
+
+def _newcomers(
+    script: RewardArguments, data_args: DataArguments, n_embeddings: int | None
+) -> tuple[Preferences, Preferences] | None:
+    if script.newcomers_dataset_name is None:
+        return None
+    names = (script.newcomers_dataset_name, script.newcomers_eval_dataset_name)
+    return tuple(data_args.load(name, None, n_embeddings) for name in names)
+
+
+def _embedded(seed: int) -> tuple[Preferences, Preferences, np.ndarray, tuple[Preferences, Preferences]]:
+    """Three types of people over vectors, with their truth known, and newcomers."""
+    people = make_gaussian_population(n_types=EMBEDDED["n_types"], n_annotators=EMBEDDED["n_annotators"], seed=seed)
+    new = people.newcomers(EMBEDDED["n_newcomers"], seed=seed + 1)
+    rows = [
+        population.comparisons(EMBEDDED["n_rows"], seed=seed + number, beta=8.0)
+        for number, population in enumerate((people, people, new, new))
+    ]
+    return rows[0], rows[1], people.items, (rows[2], rows[3])

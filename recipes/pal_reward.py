@@ -1,0 +1,77 @@
+"""A reward model that knows who it scores for.
+
+    accelerate launch recipes/pal_reward.py                                   # the embedded default, vectors, seconds
+    accelerate launch recipes/pal_reward.py --dataset_name ROWS --model_name_or_path BACKBONE --n_prototypes auto
+    accelerate launch recipes/pal_reward.py --dataset_name ROWS --embeddings VECTORS.npy --eval_dataset_name TEST
+
+Writes into `--output_dir`: the model (model.safetensors, config.json, annotators.json, README.md), report.md,
+report.json, scores.csv and summary.json.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+from accelerate import PartialState
+from trl import get_peft_config
+
+from palign.evaluation.report import write_report
+from palign.evaluation.scoring import score_table
+from palign.trainers.pal_reward_arguments import parse_reward_arguments
+from palign.trainers.pal_reward_trainer import PALRewardTrainer
+from palign.trainers.reward_setup import RewardSetup, dominant_prototypes, set_up_reward
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Train PAL and the pooled baseline, place newcomers, report; returns what summary.json holds."""
+    start = time.monotonic()
+    script, data_args, args, model_args = parse_reward_arguments(argv)
+    setup = set_up_reward(script, data_args, args, model_args)
+    peft_config = get_peft_config(model_args)
+    trainers = {}
+    for name, n_prototypes in {"pooled": 1, "pal": setup.n_prototypes}.items():
+        if name == "pal" or (script.pooled_baseline and setup.n_prototypes > 1):
+            trainers[name] = PALRewardTrainer(
+                setup.make_model(n_prototypes), args, setup.train_rows, setup.eval_rows,
+                embeddings=setup.embeddings, peft_config=peft_config,
+            )  # fmt: skip
+            trainers[name].train()
+    trainers["pal"].save_model()
+    seconds = time.monotonic() - start
+    if not PartialState().is_main_process:
+        return {}
+    return judge(setup, trainers, args.output_dir, seconds)
+
+
+def judge(
+    setup: RewardSetup, trainers: dict[str, PALRewardTrainer], output_dir: str, seconds: float
+) -> dict[str, float]:
+    """Held-out accuracy of everybody, of types and of newcomers, as scores.csv, report and summary.json."""
+    output, model = Path(output_dir), trainers["pal"].model
+    types = None if "type" in setup.eval_rows.columns else dominant_prototypes(model)
+    table = pd.concat(
+        score_table(trainer.predict_scores(setup.eval_rows).numpy(), setup.eval_rows, model=name, types=types)
+        for name, trainer in trainers.items()
+    )
+    table.to_csv(output / "scores.csv", index=False)
+    summary = {"n_prototypes": float(setup.n_prototypes)}
+    for name, rows in table.groupby("model", sort=False):
+        summary |= {f"{name}/{metric}": float(rows[metric].mean()) for metric in ("accuracy", "log_likelihood")}
+        by_type = rows.groupby("type")["accuracy"].mean()
+        summary |= {f"{name}/worst_type_accuracy": float(by_type.min())}
+    summary |= setup.newcomer_accuracies(trainers["pal"])
+    summary["training_seconds"] = seconds
+    report = write_report(
+        table, output_dir=output, metrics=("accuracy", "log_likelihood", "reward"), group_columns=setup.group_columns,
+        title="PAL reward model", notes=setup.notes(), extra=summary,
+    )  # fmt: skip
+    (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    print(
+        f"\n{pd.Series(summary).round(4).to_string()}\n\nmodel: {output}\nreport: {report.markdown_path}", flush=True
+    )
+    return summary
+
+
+if __name__ == "__main__":
+    main()
