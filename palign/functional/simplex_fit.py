@@ -104,7 +104,7 @@ def map_weights(
         tolerance: squared Newton decrement (nats) at which a person is done.
 
     Raises:
-        ValueError: a concentration, a prior mean or a start that is none.
+        ValueError: a concentration, a prior mean or a start that is none; a score that is not finite.
         RuntimeError: someone is not at the optimum after 100 Newton steps (says how many and how far).
     """
     if not concentration > 0:
@@ -120,6 +120,7 @@ def map_weights(
     spread, objective = torch.empty_like(weights), weights.new_empty(n_annotators)
     unfinished = []
     scores = prototype_scores.detach().double()
+    _check_finite(scores, ranks)
     for block in stage_blocks(scores, ranks, annotator_index, n_annotators):
         fitted, objective[block.people], hessian, decrement = _minimise(
             block, weights[block.people], barrier, tolerance
@@ -185,6 +186,16 @@ def _checked_prior(prior_mean: Tensor, n_prototypes: int) -> Tensor:
             f"{[round(number, 4) for number in prior.flatten().tolist()[:8]]} of shape {tuple(prior.shape)}."
         )
     return prior / prior.sum()
+
+
+def _check_finite(scores: Tensor, ranks: Tensor) -> None:
+    bad = (~scores.isfinite().all(-1) & (ranks >= 0)).nonzero()
+    if len(bad):
+        row, item = bad[0].tolist()
+        raise ValueError(
+            f"prototype_scores, row {row}, item {item} (counting from 0): {scores[row, item].tolist()[:8]} is not "
+            "finite, so nobody can be placed by it. Look for NaN in the embeddings or in the trained model."
+        )
 
 
 def _minimise(
