@@ -30,6 +30,23 @@ class Mixing(StrEnum):
     INPUT = "input"  # z = f(w P), P among the states
 
 
+class ByteDropout(nn.Module):
+    """Dropout that spends one byte of randomness on an element: on a CPU half of a head's step goes into the 64 bits
+    that `nn.Dropout` draws for each. The rate is rounded to 1/256, and the scale is exact for the rounded rate.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.n_kept = 256 - round(256 * rate)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not self.training or self.n_kept == 256:
+            return inputs
+        words = torch.empty(-(-inputs.numel() // 8), dtype=torch.int64, device=inputs.device).random_(-(2**63), None)
+        kept = words.view(torch.uint8)[: inputs.numel()].view(inputs.shape) < self.n_kept
+        return inputs * (kept * (256 / self.n_kept))
+
+
 class Standardize(nn.Module):
     """(x − centre) · scale: (..., hidden) → (..., hidden)."""
 
@@ -46,8 +63,15 @@ class Standardize(nn.Module):
         deviation = (sample - self.center).square().mean().sqrt()
         self.scale.copy_(STANDARD_SCALE / deviation if deviation > 1e-8 else torch.ones(()))
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        return (vectors.to(self.center.dtype) - self.center) * self.scale
+    def then(self, network: nn.Sequential, vectors: Tensor) -> Tensor:
+        """network((x − centre) · scale): (..., hidden) → (..., out).
+
+        Centre and scale are folded into the first linear map, which spares two passes over the vectors in every step.
+        """
+        first = network[0]
+        weight = first.weight * self.scale
+        inner = nn.functional.linear(vectors.to(weight.dtype), weight, first.bias - weight @ self.center)
+        return network[1:](inner)
 
 
 def mlp(hidden_size: int, inner_size: int, preference_dim: int, n_layers: int, dropout: float) -> nn.Sequential:
@@ -55,7 +79,7 @@ def mlp(hidden_size: int, inner_size: int, preference_dim: int, n_layers: int, d
     widths = [hidden_size, *[inner_size] * (n_layers - 1), preference_dim]
     layers: list[nn.Module] = []
     for position, (width_in, width_out) in enumerate(zip(widths, widths[1:], strict=False)):
-        layers += [nn.GELU(), nn.Dropout(dropout)] if position else []
+        layers += [nn.GELU(), ByteDropout(dropout)] if position else []
         layers.append(nn.Linear(width_in, width_out))
     return nn.Sequential(*layers)
 
@@ -84,7 +108,7 @@ class PointHead(nn.Module):
 
     def points(self, states: Tensor) -> Tensor:
         """f(x): (..., hidden) → (..., preference_dim)."""
-        return self.f(self.standardize(states))
+        return self.standardize.then(self.f, states)
 
     def ideal_points(self, weights: Tensor, prompt_states: Tensor | None = None) -> Tensor:
         """z: weights (..., n_prototypes) and prompts (..., hidden) → (..., preference_dim)."""
@@ -181,5 +205,5 @@ class PromptPointHead(PointHead):
                 "The `prompt` variant needs the states of the prompts, and none were given. Rows of vectors must have "
                 "prompt_index; or build the model with variant='fixed'."
             )
-        states = self.standardize_prompt(prompt_states)
-        return mix_prototypes(weights, torch.stack([g(states) for g in self.g], dim=-2))
+        points = [self.standardize_prompt.then(g, prompt_states) for g in self.g]
+        return mix_prototypes(weights, torch.stack(points, dim=-2))
