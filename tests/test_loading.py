@@ -140,6 +140,29 @@ FILE_FAULTS = {
     "one object": ("a.json", '{"mode": "pure", "seed": 0}', "a.json holds one object with the keys mode, seed"),
     "broken json": ("a.json", '[{"a": 1},\n{"a"}]', "a.json, line 2: not JSON"),
     "json number": ("a.json", "3", "a.json holds 3; a list"),
+    "a key twice": (
+        "a.jsonl", LINES + '{"annotator_id": "a", "chosen": "x", "rejected": "y", "chosen": "z"}\n',
+        r"a.jsonl, line 3 \(counting from 1\): the key 'chosen' is there twice",
+    ),
+    "a key twice in a message": (
+        "a.jsonl", '{"chosen": [{"role": "user", "role": "user"}]}', "a.jsonl, line 1 .* the key 'role' is there twice"
+    ),
+    "a key twice in a list": ("a.json", '[{"a": 1, "a": 2}]', "a.json: an object has the key 'a' twice"),
+    "a key twice on a line of a.json": ("a.json", '{"b": 1}\n{"a": 1, "a": 2}', "a.json, line 2 .* the key 'a' is"),
+    "half an emoji": (
+        "a.jsonl", LINES + '{"annotator_id": "a", "chosen": "x\\ud83d", "rejected": "y"}',
+        r"a.jsonl, row 2 \(counting from 0\), column 'chosen': half a surrogate pair",
+    ),
+    "semicolons": (
+        "a.csv", "annotator_id;chosen;rejected\na;x;y\n",
+        r"a.csv: the cells are separated by semicolons \(';'\), not commas; the header is 'annotator_id;chosen;",
+    ),
+    "semicolons, and commas in cells": (
+        "a.csv", "annotator_id;chosen;rejected\na;x;y\nb;x, y;z, z, z\n", "separated by semicolons"
+    ),
+    "tabs": ("a.csv", "annotator_id\tchosen\trejected\na\tx\ty\n", "separated by tabs"),
+    "no parquet": ("a.parquet", LINES, "a.parquet is no readable parquet file .* copy or write it again"),
+    "no gzip": ("a.jsonl.gz", LINES, "a.jsonl.gz is no readable gzip file .* take .gz off its name"),
     "unknown suffix": ("a.xlsx", "x", "a.xlsx: cannot read .xlsx"),
 }  # fmt: skip
 
@@ -150,6 +173,16 @@ def test_faults_of_files(tmp_path, fault: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=words):
         load_preferences(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.gz", "a.csv.gz"])
+@pytest.mark.parametrize("damage", ["cut", "blanked"])
+def test_damaged_files_are_named(tmp_path, name: str, damage: str) -> None:
+    path = write(tmp_path, name)
+    raw = bytearray(path.read_bytes())
+    path.write_bytes(raw[: len(raw) // 2] if damage == "cut" else raw[:-40] + bytes(40))
+    with pytest.raises(ValueError, match=rf"^{name} is no readable (parquet|gzip) file \(.*again"):
+        load_preferences(path)
 
 
 def test_bytes_that_are_no_utf8_name_their_line(tmp_path) -> None:

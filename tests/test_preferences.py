@@ -55,7 +55,7 @@ def test_rows_that_tie_entirely_are_dropped_with_one_warning(caplog) -> None:
     prefs = Preferences.from_rows([ROWS[0], tied, ROWS[2], tied], source="f.jsonl")
     assert len(prefs) == 2 and "t" not in prefs.annotators() and prefs.column("country").tolist() == ["NL", None]
     assert [r.getMessage() for r in caplog.records] == ["f.jsonl: 2 of 4 rows dropped: all their ratings tie."]
-    with pytest.raises(ValueError, match="In all 2 rows every rating ties"):
+    with pytest.raises(ValueError, match="In each of the 2 rows all ratings tie"):
         Preferences.from_rows([tied, tied])
 
 

@@ -24,8 +24,8 @@ TEXT_FAULTS = {
     "NaN id": ({**GOOD, "annotator_id": math.nan}, ValueError, "annotator_id", "id is nan"),
     "bool id": ({**GOOD, "annotator_id": True}, TypeError, "annotator_id", "id is True"),
     "one completion": ({**GOOD, "rejected": None}, ValueError, "rejected", "one completion only.*drop the row"),
-    "one in the list": ({**LIST, "completions": ["x"]}, ValueError, "completions", "one of the completions is there"),
-    "none in the list": ({**LIST, "completions": []}, ValueError, "completions", "none of the completions is there"),
+    "one in the list": ({**LIST, "completions": ["x"]}, ValueError, "completions", "only one completion is there"),
+    "none in the list": ({**LIST, "completions": []}, ValueError, "completions", "no completions are there"),
     "nothing": ({"annotator_id": "a", "prompt": "p"}, ValueError, "chosen", "neither 'chosen' and 'rejected' nor"),
     "equal": ({**GOOD, "rejected": "x"}, ValueError, "rejected", "chosen and rejected are the same, 'x'.*Drop it"),
     "equal conversations": (
@@ -39,6 +39,8 @@ TEXT_FAULTS = {
     "infinite rating": ({**LIST, "ratings": [1, 2, math.inf]}, ValueError, "ratings", "position 2.*found inf"),
     "text rating": ({**LIST, "ratings": [1, "2", 3]}, TypeError, "ratings", r"position 1.*found '2' \(str\)"),
     "two ratings of three": ({**LIST, "ratings": [1, 2]}, ValueError, "ratings", "2 ratings for 3 completions"),
+    "one rating of three": ({**LIST, "ratings": [1]}, ValueError, "ratings", "1 rating for 3 completions"),
+    "no rating of three": ({**LIST, "ratings": []}, ValueError, "ratings", "0 ratings for 3 completions"),
     "ratings no list": ({**LIST, "ratings": 3}, TypeError, "ratings", r"a list of ratings is needed, found 3 \(int\)"),
     "n_ranked 0": ({**LIST, "n_ranked": 0}, ValueError, "n_ranked", "0 of 3 completions.*allowed is 1 … 3"),
     "n_ranked 1.5": ({**LIST, "n_ranked": 1.5}, TypeError, "n_ranked", "whole number is needed, found 1.5"),
@@ -50,6 +52,12 @@ TEXT_FAULTS = {
     "text for a list": ({**LIST, "completions": "x, y"}, TypeError, "completions", "a list of completions.*'x, y'"),
     "prompt a number": ({**GOOD, "prompt": 1.5}, TypeError, "prompt", r"found 1.5 \(float\)"),
     "message without role": ({**GOOD, "chosen": [{"content": "x"}]}, TypeError, "chosen", "message 0 must be"),
+    "half an emoji": (
+        {**GOOD, "chosen": "ab\ud83d"}, ValueError, "chosen", r"half a surrogate pair, '.ud83d', stands at character 2"
+    ),
+    "half an emoji in a list": ({**LIST, "completions": ["x", "\ude00"]}, ValueError, "completions", "at character 0"),
+    "half an emoji in the prompt": ({**GOOD, "prompt": messages("\ud83d")}, ValueError, "prompt", "half a surrogate"),
+    "half an emoji in the id": ({**GOOD, "annotator_id": "a\ud83d"}, ValueError, "annotator_id", "half a surrogate"),
     "too long": (
         {**GOOD, "chosen": "x" * 1_000_000}, ValueError, "chosen",
         "a text of 1,000,000 characters; the limit is 100,000.*--max_characters",
@@ -93,6 +101,27 @@ def test_faults_of_vector_rows(fault: str) -> None:
     with pytest.raises(error) as caught:
         Preferences.from_rows(rows, embeddings=5)
     assert str(caught.value).startswith(f"row 2 (counting from 0), column '{column}'") and caught.match(words)
+
+
+def test_all_ratings_tie_in_one_row_and_in_all() -> None:
+    tied = {"annotator_id": "a", "completions": ["x", "y"], "ratings": [1, 1]}
+    with pytest.raises(ValueError, match="^In the only row all ratings tie, so nothing is said"):
+        Preferences.from_rows([tied])
+    with pytest.raises(ValueError, match="^f: in each of the 3 rows all ratings tie"):
+        Preferences.from_rows([tied] * 3, source="f")
+
+
+def test_blanks_around_ids_are_kept_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    names = [" a", "a", "b c", "d\t", " a", " e", "f "]
+    with caplog.at_level("WARNING"):
+        prefs = Preferences.from_rows([{**GOOD, "annotator_id": name} for name in names], source="f.csv")
+    assert prefs.annotator_ids.tolist() == names
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("f.csv: 4 annotator ids begin or end with a blank (' a', 'd\\t', ' e', …)")
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        Preferences.from_rows([GOOD, {**GOOD, "annotator_id": " a"}])
+    assert caplog.messages[0].startswith("1 annotator id begins or ends with a blank (' a'), kept letter for letter")
 
 
 def test_whole_floats_are_indices() -> None:

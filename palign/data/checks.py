@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from palign.data.annotators import canonical_id
 
-__all__ = ["MAX_CHARACTERS", "Place", "Text", "check_annotator", "check_distinct", "check_index", "check_n_ranked"]
-__all__ += ["check_ratings", "check_sequence", "check_text", "shorten", "unknown_column_message"]
+__all__ = ["MAX_CHARACTERS", "Place", "Text", "check_annotator", "check_distinct", "check_index", "check_list"]
+__all__ += ["check_n_ranked", "check_ratings", "check_sequence", "check_text", "shorten", "unknown_column_message"]
 
 MAX_CHARACTERS = 100_000
 Text = str | list[dict[str, str]]  # plain, or conversational: messages with a role and a content
@@ -41,13 +41,15 @@ def shorten(value: object, width: int = 60) -> str:
 def check_annotator(value: object, place: Place) -> str:
     """The canonical id of the person who judged; TypeError or ValueError where there is none."""
     try:
-        return canonical_id(value)
+        name = canonical_id(value)
     except (TypeError, ValueError) as error:
         found = "is missing" if value is None or value == "" else f"is {shorten(value)}"
         raise type(error)(
             f"{place}: the annotator's id {found}. Every row needs the id of the person who judged: a text or a "
             "number. Fill it in or drop the row; if another column holds the ids, name it with --annotator_column."
         ) from None
+    _check_encodable(name, place)
+    return name
 
 
 def check_text(value: object, place: Place, max_characters: int | None) -> Text:
@@ -63,6 +65,7 @@ def check_text(value: object, place: Place, max_characters: int | None) -> Text:
             f'{place}: a text or a list of messages ({{"role": …, "content": …}}) is needed, {found}. '
             "Correct or drop the row."
         )
+    _check_encodable(value, place)
     if max_characters is not None and length > max_characters:
         raise ValueError(
             f"{place}: a text of {length:,} characters; the limit is {max_characters:,}, because no model here reads "
@@ -70,6 +73,19 @@ def check_text(value: object, place: Place, max_characters: int | None) -> Text:
             "--max_characters."
         )
     return value
+
+
+def _check_encodable(value: Text, place: Place) -> None:
+    """Half a surrogate pair (from JSON that was cut or escaped amiss) is no character: tokenizers fail on it."""
+    for text in [value] if isinstance(value, str) else [message["content"] for message in value]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{place}: half a surrogate pair, {text[error.start]!a}, stands at character {error.start} (counting "
+                "from 0): a text that was cut in the middle of an emoji, or escaped amiss. Mend the text or drop the "
+                "row."
+            ) from None
 
 
 def _check_messages(messages: Sequence[object], place: Place) -> int:
@@ -87,15 +103,21 @@ def _check_messages(messages: Sequence[object], place: Place) -> int:
 
 def check_sequence(value: object, place: Place, what: str) -> list:
     """A list of at least two: `what` names its members in the messages."""
-    if isinstance(value, (str, bytes, dict)) or not isinstance(value, Iterable):
-        raise TypeError(f"{place}: a list of {what} is needed, found {shorten(value)} ({type(value).__name__}).")
-    values = list(value)
+    values = check_list(value, place, what)
     if len(values) < 2:
+        found = f"only one {what.removesuffix('s')} is" if values else f"no {what} are"
         raise ValueError(
-            f"{place}: {'one' if values else 'none'} of the {what} is there, and a comparison needs two or more. Drop "
-            "the row or add what it was compared with."
+            f"{place}: {found} there, and a comparison needs two or more. Drop the row or add what it was compared "
+            "with."
         )
     return values
+
+
+def check_list(value: object, place: Place, what: str) -> list:
+    """A list of any length: `what` names its members in the message."""
+    if isinstance(value, (str, bytes, dict)) or not isinstance(value, Iterable):
+        raise TypeError(f"{place}: a list of {what} is needed, found {shorten(value)} ({type(value).__name__}).")
+    return list(value)
 
 
 def check_distinct(keys: Sequence[object], shown: Sequence[object], place: Place, is_pair: bool) -> None:
@@ -135,7 +157,10 @@ def check_index(value: object, place: Place, n_embeddings: int | None) -> int:
 def check_ratings(values: Sequence[object], n_items: int, place: Place) -> list[float]:
     """Finite numbers, one per completion, higher is better."""
     if len(values) != n_items:
-        raise ValueError(f"{place}: {len(values)} ratings for {n_items} completions; there must be one for each.")
+        ratings = "1 rating" if len(values) == 1 else f"{len(values)} ratings"
+        raise ValueError(
+            f"{place}: {ratings} for {n_items} completions; there must be one for each. Correct or drop the row."
+        )
     for position, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,8 @@ def file_rows(path: Path, names: ColumnNames) -> list[dict[str, Any]]:
     if path.stat().st_size == 0:
         raise ValueError(f"{path.name} is empty (0 bytes); at least one judgement is needed.")
     if suffix == ".parquet":
-        import pyarrow.parquet
-
-        return pyarrow.parquet.read_table(path).to_pylist()
-    raw = gzip.decompress(path.read_bytes()) if suffix.endswith(".gz") else path.read_bytes()
+        return _parquet_rows(path)
+    raw = _unpacked(path) if suffix.endswith(".gz") else path.read_bytes()
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -85,10 +84,48 @@ def file_rows(path: Path, names: ColumnNames) -> list[dict[str, Any]]:
     return _json_rows(text, path.name)
 
 
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path.name} is no readable parquet file ({str(error).splitlines()[0][:200]}). It may be cut off, or "
+            "another kind of file under this name: copy or write it again, or give it the suffix of what it is."
+        ) from error
+
+
+def _unpacked(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{path.name} is no readable gzip file ({error}). It may be cut off, or not be packed at all: copy or "
+            f"pack it again, or take .gz off its name."
+        ) from error
+
+
+def _one_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of a key that is there twice Python would keep the last without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        again = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise _TwiceError(again)
+    return found
+
+
+class _TwiceError(ValueError):
+    """A key that is there twice."""
+
+
 def _json_rows(text: str, name: str) -> list[dict[str, Any]]:
     """A JSON list of objects; files called .json with an object on every line are common, and read too."""
     try:
-        rows = json.loads(text)
+        rows = json.loads(text, object_pairs_hook=_one_of_each)
+    except _TwiceError as error:
+        raise ValueError(f"{name}: an object has the key {str(error)!r} twice; leave one of them out.") from None
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return list(_json_lines(text, name))
@@ -109,7 +146,12 @@ def _json_lines(text: str, name: str) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_one_of_each)
+        except _TwiceError as error:
+            raise ValueError(
+                f"{name}, line {number} (counting from 1): the key {str(error)!r} is there twice; which one counts is "
+                "anybody's guess. Leave one of them out."
+            ) from None
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{name}, line {number} (counting from 1): not JSON ({error.msg} at character {error.colno}): "
@@ -127,7 +169,10 @@ def _csv_rows(text: str, name: str, names: ColumnNames) -> list[dict[str, Any]]:
     try:
         frame = pandas.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False, engine="c")
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError) as error:
+        _check_separator(text, name)
         raise ValueError(f"{name}: not CSV ({str(error).strip()}). Quote cells that hold commas or lines.") from error
+    if len(frame.columns) == 1:
+        _check_separator(text, name)
     rows = [{key: value or None for key, value in row.items()} for row in frame.to_dict("records")]
     if not rows:
         raise ValueError(f"{name} has a header and no rows; at least one judgement is needed.")
@@ -140,6 +185,17 @@ def _csv_rows(text: str, name: str, names: ColumnNames) -> list[dict[str, Any]]:
         for number, row in enumerate(rows):
             row[column] = _parsed(row[column], (int, float), column, number, name)
     return rows
+
+
+def _check_separator(text: str, name: str) -> None:
+    """A header without a comma and with another separator: spreadsheets write these."""
+    header = text.lstrip().split("\n", 1)[0]
+    for separator, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if "," not in header and separator in header:
+            raise ValueError(
+                f"{name}: the cells are separated by {word} ({separator!r}), not commas; the header is "
+                f"{shorten(header.strip())}. Save it with commas, or as JSONL or parquet."
+            )
 
 
 def _parsed(cell: str | None, kind: type | tuple[type, ...], column: str, row: int, name: str) -> Any:

@@ -80,6 +80,7 @@ class RowReader:
             ranks.append(order)
             kept.append(row)
         self._report_dropped(len(rows), len(kept))
+        self._report_blanks(ids)
         return {
             "annotator_ids": _shared(ids),
             "item_indices": _padded(item_indices, np.int64),
@@ -133,7 +134,7 @@ class RowReader:
                 f"{place}: the row gives {self.names.n_ranked_column!r} as well as ratings. Completions are ordered "
                 "by one of the two: leave the other empty."
             )
-        values = checks.check_ratings(checks.check_sequence(ratings, place, "ratings"), len(held), place)
+        values = checks.check_ratings(checks.check_list(ratings, place, "ratings"), len(held), place)
         rank_of = {value: rank for rank, value in enumerate(sorted(set(values), reverse=True))}
         best_first = sorted(range(len(held)), key=lambda position: rank_of[values[position]])
         return [held[position] for position in best_first], [rank_of[values[position]] for position in best_first]
@@ -163,10 +164,24 @@ class RowReader:
     def _report_dropped(self, n_rows: int, n_kept: int) -> None:
         if n_kept == 0:
             start = f"{self.source}: i" if self.source else "I"
-            raise ValueError(f"{start}n all {n_rows} rows every rating ties, so none of them says anything.")
+            where = "n the only row" if n_rows == 1 else f"n each of the {n_rows} rows"
+            raise ValueError(
+                f"{start}{where} all ratings tie, so nothing is said. Give rows in which one completion is better."
+            )
         if n_kept < n_rows:
             start = f"{self.source}: " if self.source else ""
             logger.warning("%s%d of %d rows dropped: all their ratings tie.", start, n_rows - n_kept, n_rows)
+
+    def _report_blanks(self, names: list[str]) -> None:
+        padded = [name for name in dict.fromkeys(names) if name != name.strip()]
+        if padded:
+            start = f"{self.source}: " if self.source else ""
+            shown = ", ".join(map(repr, padded[:3])) + (", …" if len(padded) > 3 else "")
+            logger.warning(
+                "%s%d annotator id%s with a blank (%s), kept letter for letter: ' a' and 'a' are two people. "
+                "Strip them if they are one.",
+                start, len(padded), " begins or ends" if len(padded) == 1 else "s begin or end", shown,
+            )  # fmt: skip
 
     def _further_columns(
         self, rows: list[Mapping[str, Any]], kept: list[int], available: list[str]
