@@ -11,9 +11,10 @@ from nearly one pooled reward.
 from enum import StrEnum
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from palign.functional.ideal_point import Similarity, ideal_point_scores, mix_prototypes
+from palign.functional.ideal_point import MAX_SCALE, Similarity, ideal_point_scores, mix_prototypes
 
 __all__ = ["FixedPointHead", "Mixing", "PromptPointHead"]
 
@@ -37,7 +38,7 @@ class ByteDropout(nn.Module):
 
     def __init__(self, rate: float):
         super().__init__()
-        self.n_kept = 256 - round(256 * rate)
+        self.n_kept = max(1, 256 - round(256 * rate))
 
     def forward(self, inputs: Tensor) -> Tensor:
         if not self.training or self.n_kept == 256:
@@ -61,7 +62,7 @@ class Standardize(nn.Module):
         sample = vectors[:: max(1, len(vectors) // MAX_STANDARDISE)].float()
         self.center.copy_(sample.mean(0))
         deviation = (sample - self.center).square().mean().sqrt()
-        self.scale.copy_(STANDARD_SCALE / deviation if deviation > 1e-8 else torch.ones(()))
+        self.scale.copy_(STANDARD_SCALE / deviation if deviation > 1e-8 else torch.ones_like(deviation))
 
     def then(self, network: nn.Sequential, vectors: Tensor) -> Tensor:
         """network((x − centre) · scale): (..., hidden) → (..., out).
@@ -100,6 +101,7 @@ class PointHead(nn.Module):
     ):
         super().__init__()
         self.n_prototypes = n_prototypes
+        self.preference_dim = preference_dim
         self.similarity = Similarity(similarity)
         self.standardize = Standardize(hidden_size)
         self.f = mlp(hidden_size, inner_size, preference_dim, n_layers, dropout)
@@ -144,16 +146,19 @@ class PointHead(nn.Module):
         Returns:
             (batch, n_items, n_weights).
         """
-        if prompt_states is None:
-            ideal = self.ideal_points(weights)[None]
-        else:
-            ideal = self.ideal_points(weights[None], prompt_states[:, None])
-        points = self.points(states)[:, :, None]
-        return ideal_point_scores(points, ideal[:, None], similarity=self.similarity, log_scale=self.log_scale)
+        points, ideal = self.points(states), self.ideal_points_for_all(weights, prompt_states)
+        if self.similarity is Similarity.COSINE:  # a product of matrices, not a table of differences
+            scale = self.log_scale.exp().clamp(max=MAX_SCALE)
+            return scale * (F.normalize(points, dim=-1) @ F.normalize(ideal, dim=-1).mT)
+        return ideal_point_scores(points[:, :, None], ideal[:, None], similarity=self.similarity)
+
+    def ideal_points_for_all(self, weights: Tensor, prompt_states: Tensor | None = None) -> Tensor:
+        """z of every row for every one of a set of weights (n_weights, n_prototypes): (batch or 1, n_weights, d)."""
+        return self.ideal_points(weights)[None]
 
     def prototype_scores(self, states: Tensor, prompt_states: Tensor | None = None) -> Tensor:
         """Reward of every prototype: (batch, hidden) → (batch, n_prototypes)."""
-        corners = torch.eye(self.n_prototypes, device=states.device)
+        corners = torch.eye(self.n_prototypes, device=self.standardize.center.device)
         return self.scores_for_all(states[:, None], corners, prompt_states)[:, 0]
 
     @property
@@ -179,9 +184,6 @@ class FixedPointHead(PointHead):
         mixed = mix_prototypes(weights, prototypes)
         return self.f(mixed) if self.mixing is Mixing.INPUT else mixed
 
-    def scores_for_all(self, states: Tensor, weights: Tensor, prompt_states: Tensor | None = None) -> Tensor:
-        return super().scores_for_all(states, weights, None)
-
     @property
     def margin_is_linear(self) -> bool:
         return super().margin_is_linear and self.mixing is not Mixing.INPUT
@@ -200,10 +202,17 @@ class PromptPointHead(PointHead):
         self.g = nn.ModuleList(mlp(hidden_size, **(defaults | shape)) for _ in range(self.n_prototypes))
 
     def ideal_points(self, weights: Tensor, prompt_states: Tensor | None = None) -> Tensor:
+        return mix_prototypes(weights, self.prototypes_of(prompt_states))
+
+    def ideal_points_for_all(self, weights: Tensor, prompt_states: Tensor | None = None) -> Tensor:
+        return weights @ self.prototypes_of(prompt_states)
+
+    def prototypes_of(self, prompt_states: Tensor | None) -> Tensor:
+        """g_k(c): (..., hidden) → (..., n_prototypes, preference_dim)."""
         if prompt_states is None:
             raise ValueError(
-                "The `prompt` variant needs the states of the prompts, and none were given. Rows of vectors must have "
-                "prompt_index; or build the model with variant='fixed'."
+                "The `prompt` variant needs the states of the prompts, and none were given. Give prompts to `score`, "
+                "prompt_lengths to `score_tokens`, prompt_index in rows of vectors; or build the model with "
+                "variant='fixed'."
             )
-        points = [self.standardize_prompt.then(g, prompt_states) for g in self.g]
-        return mix_prototypes(weights, torch.stack(points, dim=-2))
+        return torch.stack([self.standardize_prompt.then(g, prompt_states) for g in self.g], dim=-2)

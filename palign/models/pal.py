@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from palign.data.annotators import AnnotatorIndex, canonical_ids
 from palign.data.preferences import Preferences
-from palign.data.rendering import render_completion, render_prompt
 from palign.models.embeddings import EmbeddingStore, embed_preferences
 from palign.models.pal_config import PALConfig
 from palign.models.people import AnnotatorWeights
 from palign.models.person_fit import FIT_METHODS, fit_people
 from palign.models.row_batch import RowTensors
+from palign.models.scoring_inputs import checked_weights, require_same_length, text_states, vector_states
 
 if TYPE_CHECKING:
     from palign.models.backbones import Backbone
@@ -45,14 +45,14 @@ class PALRewardModel(nn.Module):
 
     Args:
         config: the architecture.
-        annotators: the people who have a row of weights.
+        annotators: the people who have a row of weights; the model keeps a list of its own.
         backbone: turns text into pooled states; None when items are vectors.
     """
 
     def __init__(self, config: PALConfig, annotators: AnnotatorIndex, backbone: "Backbone | None" = None):
         super().__init__()
         self.config = config
-        self.annotators = annotators
+        self.annotators = AnnotatorIndex(annotators.ids)
         self.backbone = backbone
         self.head = config.make_head()
         sparse = len(annotators) >= SPARSE_FROM
@@ -83,6 +83,7 @@ class PALRewardModel(nn.Module):
         """
         from palign.models.backbones import Backbone
 
+        PALConfig(hidden_size=1, n_prototypes=n_prototypes, **options)  # says what is wrong before a model is loaded
         if isinstance(name_or_path_or_model, nn.Module):
             if tokenizer is None:
                 raise ValueError("A model object needs its tokenizer: from_backbone(model, tokenizer=…, …).")
@@ -126,24 +127,19 @@ class PALRewardModel(nn.Module):
 
     def weights_for(self, annotator_ids: Iterable[object], *, unknown: str = "mean") -> Tensor:
         """Weights (batch, n_prototypes) of people; a stranger gets the population's mean, or `unknown='error'`."""
+        if unknown not in ("mean", "error"):
+            raise ValueError(f"unknown is {unknown!r}; it must be 'mean' or 'error'.")
         index = self.annotators.indices(annotator_ids, unknown=None if unknown == "error" else -1)
-        return self.people(torch.from_numpy(index).to(self.device)).detach()
+        with self._evaluating(), torch.no_grad():
+            return self.people(torch.from_numpy(index).to(self.device))
 
     def _weights(self, annotator_ids: Iterable[object] | None, weights: Tensor | None, n_rows: int) -> Tensor:
         if (annotator_ids is None) == (weights is None):
             raise ValueError("Say for whom to score: give either annotator_ids or weights, one of the two.")
-        if weights is None:
-            found = self.weights_for([annotator_ids] * n_rows if isinstance(annotator_ids, str) else annotator_ids)
-        else:
-            found = torch.as_tensor(weights, dtype=torch.float32, device=self.device)
-            found = found.expand(n_rows, -1) if found.dim() == 1 else found
-            outside = (found < -1e-6).any() | ((found.sum(-1) - 1).abs() > 1e-3).any() | ~found.isfinite().all()
-            if found.shape[-1] != self.n_prototypes or outside:
-                raise ValueError(
-                    f"weights must be (batch, {self.n_prototypes}), non-negative, rows that sum to one; given were "
-                    f"shape {tuple(found.shape)} with row sums from {found.sum(-1).min():.3g} to "
-                    f"{found.sum(-1).max():.3g}."
-                )
+        if weights is not None:
+            return checked_weights(weights, n_rows, self.n_prototypes, self.device)
+        is_one = np.isscalar(annotator_ids)
+        found = self.weights_for([annotator_ids] * n_rows if is_one else annotator_ids)
         if len(found) != n_rows:
             raise ValueError(f"{n_rows} completions came with {len(found)} people; each completion needs one.")
         return found
@@ -207,6 +203,7 @@ class PALRewardModel(nn.Module):
             annotator_ids: (batch,) people, or one id for all; strangers get the population's mean weights.
             weights: (batch, n_prototypes) or (n_prototypes,) on the simplex, instead of people.
         """
+        require_same_length(prompts, completions, needs_prompts=False)
         people = self._weights(annotator_ids, weights, len(completions))
         return self._in_batches(prompts, completions, batch_size, lambda x, c, rows: self.head(x, people[rows], c))
 
@@ -222,36 +219,21 @@ class PALRewardModel(nn.Module):
 
     @torch.no_grad()
     def _in_batches(self, prompts: Any, completions: Any, batch_size: int, reward: Any) -> Tensor:
-        parts = []
+        require_same_length(prompts, completions, needs_prompts=self.needs_prompts or self.backbone is not None)
+        parts = [torch.empty(0, device=self.device)] if len(completions) == 0 else []
         with self._evaluating():
             for start in range(0, len(completions), batch_size):
                 rows = slice(start, start + batch_size)
                 states, prompt_states = self._states(None if prompts is None else prompts[rows], completions[rows])
-                parts.append(reward(states, prompt_states if self.needs_prompts else None, rows))
-        return torch.cat(parts) if parts else torch.empty(0)
+                parts.append(reward(states, prompt_states, rows))
+        return torch.cat(parts)
 
     def _states(self, prompts: Any, completions: Any) -> tuple[Tensor, Tensor | None]:
         """Pooled states of completions (batch, hidden) and, for PAL-B, of their prompts."""
-        if self.backbone is None:
-            vectors = [None if part is None else self._vectors(part) for part in (completions, prompts)]
-            return vectors[0], vectors[1]
-        texts = [render_prompt(prompt, self.tokenizer) for prompt in prompts]
-        held = [render_completion(p, c, self.tokenizer) for p, c in zip(prompts, completions, strict=True)]
-        states = self.backbone(**self.backbone.encode(texts, held))
-        if self.needs_prompts and states.prompt is None:  # an encoder reads a prompt by itself, each once
-            unique = list(dict.fromkeys(texts))
-            pooled = self.backbone(**self.backbone.encode(unique)).text
-            return states.text, pooled[[unique.index(text) for text in texts]]
-        return states.text, states.prompt
-
-    def _vectors(self, vectors: Any) -> Tensor:
-        found = torch.as_tensor(np.asarray(vectors, dtype=np.float32), device=self.device)
-        if found.dim() != 2 or found.shape[1] != self.config.hidden_size:
-            raise ValueError(
-                f"This model has no backbone and takes vectors (batch, {self.config.hidden_size}); given was shape "
-                f"{tuple(found.shape)}."
-            )
-        return found
+        if self.backbone is not None:
+            return text_states(self.backbone, prompts, completions, with_prompts=self.needs_prompts)
+        states = vector_states(completions, self.config.hidden_size, self.device)
+        return states, vector_states(prompts, self.config.hidden_size, self.device) if self.needs_prompts else None
 
     # people
 
@@ -262,6 +244,7 @@ class PALRewardModel(nn.Module):
         *,
         store: EmbeddingStore | None = None,
         annotator_index: np.ndarray | None = None,
+        batch_size: int = 32,
         show_progress: bool = False,
     ) -> RowTensors:
         """Preferences as tensors over pooled states; texts are embedded, vectors looked up in `embeddings`."""
@@ -270,15 +253,30 @@ class PALRewardModel(nn.Module):
         if not prefs.is_text:
             if embeddings is None:
                 raise ValueError("These rows name vectors by index: give the array they index as `embeddings`.")
-            return RowTensors.of(prefs, annotator_index, embeddings, embeddings if self.needs_prompts else None)
+            embeddings = self._embeddings(embeddings)
+            prompts = embeddings if self.needs_prompts else None
+            return RowTensors.of(prefs, annotator_index, embeddings, prompts).to(self.device)
         if self.backbone is None:
             raise ValueError("These rows hold text, and this model was made from embeddings: it has no backbone.")
         store = store or EmbeddingStore(None, self.backbone.fingerprint(), self.config.hidden_size)
         with self._evaluating(), torch.no_grad():
             items, prompts = embed_preferences(
-                self.backbone, prefs, store, with_prompts=self.needs_prompts, progress=show_progress
+                self.backbone, prefs, store, with_prompts=self.needs_prompts, batch_size=batch_size,
+                progress=show_progress,
+            )  # fmt: skip
+        return RowTensors.of(prefs, annotator_index, items, prompts).to(self.device)
+
+    def _embeddings(self, embeddings: np.ndarray) -> np.ndarray:
+        if self.backbone is not None:
+            raise ValueError("These rows name vectors, and this model was made on a backbone: give it rows of text.")
+        if not isinstance(embeddings, np.ndarray):
+            embeddings = np.asarray(embeddings, dtype=np.float32)
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.config.hidden_size:
+            raise ValueError(
+                f"embeddings have shape {embeddings.shape}; this model takes (n, {self.config.hidden_size}). Give the "
+                "file it was trained on, or make a model of that hidden_size."
             )
-        return RowTensors.of(prefs, annotator_index, items, prompts)
+        return embeddings
 
     def fit_annotators(
         self,
@@ -310,13 +308,14 @@ class PALRewardModel(nn.Module):
         data = self.row_tensors(rows, embeddings, store=store, annotator_index=people.indices(rows.annotator_ids))
         with self._evaluating(), torch.no_grad():
             fit = fit_people(self.head, self.people, data, len(people), method=method, seed=seed)
-        n_rows = torch.bincount(data.annotator_index, minlength=len(people))
-        return AnnotatorFit(people.ids, fit.weights, fit.spread, n_rows)
+        n_rows = torch.bincount(data.annotator_index, minlength=len(people)).cpu()
+        return AnnotatorFit(people.ids, fit.weights.cpu(), fit.spread.cpu(), n_rows)
 
     def add_annotators(self, fit: AnnotatorFit) -> None:
         """Give fitted people rows of their own; nobody else's score moves by a bit."""
+        weights = checked_weights(fit.weights, len(fit.ids), self.n_prototypes, self.device)
         self.annotators.add(fit.ids)
-        self.people.append(fit.weights.to(self.device))
+        self.people.append(weights)
 
     # files
 

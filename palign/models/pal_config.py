@@ -27,6 +27,7 @@ class PALConfig:
         partition: one-hot weights at evaluation.
         backbone: hub name or path of the backbone, `backbone` for the folder inside the saved model, None for vectors.
         backbone_revision: of the hub name.
+        backbone_adapter: whether the saved model holds LoRA weights for the backbone.
         pooling, normalize, max_length: of the backbone.
     """
 
@@ -42,6 +43,7 @@ class PALConfig:
     partition: bool = False
     backbone: str | None = None
     backbone_revision: str | None = None
+    backbone_adapter: bool = False
     pooling: str | None = None
     normalize: bool = False
     max_length: int = 1024
@@ -59,8 +61,9 @@ class PALConfig:
         if self.similarity not in allowed:
             raise ValueError(f"similarity is {self.similarity!r}; it must be one of {', '.join(allowed)}.")
         for name in ("hidden_size", "n_prototypes", "preference_dim", "inner_size", "n_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name} is {number!r}; it must be a whole number, at least 1.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1).")
 
@@ -76,12 +79,21 @@ class PALConfig:
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        path.write_text(self.to_json_string(), encoding="utf-8")
+
+    def to_json_string(self) -> str:
+        """JSON, also for loggers that ask a model's configuration for it."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def to_dict(self) -> dict[str, object]:
+        """The fields."""
+        return asdict(self)
 
     @classmethod
     def load(cls, path: Path) -> "PALConfig":
         """Read what `save` wrote; ValueError when the file is something else's."""
         held = json.loads(path.read_text(encoding="utf-8"))
+        held = held if isinstance(held, dict) else {}
         if held.get("model_type") != cls.model_type:
             raise ValueError(
                 f"{path} is the configuration of a {held.get('model_type', 'model of unknown type')!r}, not of a PAL "

@@ -15,7 +15,7 @@ from palign.models.pal_config import PALConfig
 if TYPE_CHECKING:
     from palign.models.pal import PALRewardModel
 
-__all__ = ["load_model", "push_model", "save_model"]
+__all__ = ["load_backbone_state", "load_model", "load_own_state", "push_model", "save_model"]
 
 WEIGHTS, CONFIG, ANNOTATORS = "model.safetensors", "config.json", "annotators.json"
 BACKBONE, ADAPTER = "backbone", "backbone_adapter"
@@ -49,9 +49,9 @@ replace ids that name a person before sharing.
 def save_model(model: "PALRewardModel", folder: Path, card: str | None = None) -> None:
     """Write a model; each file is complete or absent."""
     folder.mkdir(parents=True, exist_ok=True)
-    config, adapter = model.config, False
+    adapter = model.backbone is not None and hasattr(model.backbone.model, "peft_config")
+    config = dataclasses.replace(model.config, backbone_adapter=adapter)
     if model.backbone is not None:
-        adapter = hasattr(model.backbone.model, "peft_config")
         if adapter:
             model.backbone.model.save_pretrained(folder / ADAPTER)
         if config.backbone == BACKBONE:
@@ -81,7 +81,8 @@ def load_model(cls: "type[PALRewardModel]", name_or_path: str, options: dict[str
     else:
         from huggingface_hub import snapshot_download
 
-        folder = Path(snapshot_download(name_or_path, revision=options.get("revision")))
+        options = dict(options)  # the revision is that of this repository, not of the backbone's
+        folder = Path(snapshot_download(name_or_path, revision=options.pop("revision", None)))
     missing = [name for name in (CONFIG, WEIGHTS, ANNOTATORS) if not (folder / name).is_file()]
     if missing:
         raise ValueError(
@@ -90,17 +91,38 @@ def load_model(cls: "type[PALRewardModel]", name_or_path: str, options: dict[str
         )
     config = PALConfig.load(folder / CONFIG)
     model = cls(config, AnnotatorIndex.load(folder / ANNOTATORS), _load_backbone(config, folder, options))
-    state = load_file(folder / WEIGHTS)
-    for name in ("support", "log_prior"):  # as long as the population was wide
-        setattr(model.people, name, torch.empty_like(state[f"people.{name}"]))
-    absent, unexpected = model.load_state_dict(state, strict=False)
-    absent = [name for name in absent if not name.startswith("backbone.")]
-    if absent or unexpected:
-        raise ValueError(
-            f"{folder / WEIGHTS} does not fit its config.json: missing {absent[:3]}, unexpected {unexpected[:3]}. "
-            "The files are of two different models; save the model again."
-        )
+    load_own_state(model, folder)
     return model.eval()
+
+
+def load_own_state(model: "PALRewardModel", folder: Path) -> None:
+    """Head and people of a folder into a model of the same configuration and people."""
+    state, own = load_file(folder / WEIGHTS), own_state(model)
+    for name in ("support", "log_prior"):  # as long as the population was wide
+        own[f"people.{name}"] = state.get(f"people.{name}")
+        if own[f"people.{name}"] is not None:
+            setattr(model.people, name, torch.empty_like(own[f"people.{name}"]))
+    wrong = [
+        name for name in sorted(own.keys() | state.keys())
+        if name not in own or name not in state or own[name] is None or own[name].shape != state[name].shape
+    ]  # fmt: skip
+    if wrong:
+        raise ValueError(
+            f"{folder / WEIGHTS} does not fit {CONFIG} and {ANNOTATORS} beside it: {', '.join(wrong[:3])} missing, "
+            "unexpected or of another shape. The files are of different models; save the model again."
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def load_backbone_state(model: "PALRewardModel", folder: Path) -> None:
+    """A trained backbone, LoRA or whole, out of a folder that `save_model` wrote, into a model that has its like."""
+    if (folder / ADAPTER).is_dir() and hasattr(model.backbone.model, "peft_config"):
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model.backbone.model, load_file(folder / ADAPTER / "adapter_model.safetensors"))
+    elif (folder / BACKBONE).is_dir():
+        saved = type(model.backbone.model).from_pretrained(folder / BACKBONE, use_safetensors=True)
+        model.backbone.model.load_state_dict(saved.state_dict())
 
 
 def push_model(model: "PALRewardModel", repo_id: str, private: bool | None, token: str | None) -> str:
@@ -118,7 +140,7 @@ def _save_backbone(model: torch.nn.Module, tokenizer: Any, folder: Path, *, is_w
     """The plain backbone; adapter layers inside it are left to the adapter's own folder."""
     if is_wrapped:
         state = {
-            name.replace(".base_layer.", "."): tensor
+            name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
             for name, tensor in model.state_dict().items()
             if ".lora_" not in name and ".modules_to_save." not in name
         }
@@ -139,7 +161,7 @@ def _load_backbone(config: PALConfig, folder: Path, options: dict[str, Any]) -> 
         "max_length": config.max_length,
     }  # fmt: skip
     backbone = Backbone.from_pretrained(source, **(defaults | options))
-    if (folder / ADAPTER).is_dir():
+    if config.backbone_adapter:
         from peft import PeftModel
 
         backbone.model = PeftModel.from_pretrained(backbone.model, folder / ADAPTER)

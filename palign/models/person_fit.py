@@ -1,49 +1,65 @@
 """Fitting people on a head that stays as it is: rows → their weights on the simplex."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from palign.functional.ideal_point import Similarity
 from palign.functional.losses import plackett_luce
-from palign.functional.simplex_fit import WeightFit, map_weights, official_weights, posterior_weights
+from palign.functional.simplex_fit import (
+    WeightFit,
+    map_weights,
+    official_weights,
+    pair_log_likelihoods,
+    posterior_weights,
+)
 from palign.models.heads import PointHead
 from palign.models.people import AnnotatorWeights
 from palign.models.row_batch import RowTensors
 
-__all__ = ["FIT_METHODS", "fit_people", "linear_scores", "support_log_likelihoods"]
+__all__ = ["FIT_METHODS", "fit_people", "linear_scores", "log_likelihoods"]
 
 FIT_METHODS = ("posterior", "map", "official")
 CHUNK = 4096  # rows at once
+MAX_ENTRIES = 2**25  # of one table in between
 PRIOR_ANSWERS = 1.0  # that the Dirichlet prior of `map` is worth
 
 
 @torch.no_grad()
-def support_log_likelihoods(head: PointHead, data: RowTensors, support: Tensor) -> Tensor:
-    """(rows, n_support) nats: log p(answer | w) of every row for every w of the support (n_support, n_prototypes)."""
-    parts = []
+def log_likelihoods(head: PointHead, data: RowTensors, support: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """log p(answer | w) in nats of every row for every w of the support (n_support, n_prototypes), part by part.
+
+    Yields:
+        rows of the part, and (rows, n_support).
+    """
     linear = linear_scores(head, data) if head.margin_is_linear else None
-    for start in range(0, len(data), CHUNK):
-        rows = slice(start, start + CHUNK)
+    is_pairs = data.ranks.shape[1] == 2 and bool((data.ranks[:, 0] == 0).all() & (data.ranks[:, 1] == 1).all())
+    for rows in _parts(head, data, len(support), is_linear=linear is not None):
+        if linear is not None and is_pairs:
+            yield rows, pair_log_likelihoods(linear[rows, 0] - linear[rows, 1], support)
+            continue
         if linear is None:
-            scores = head.scores_for_all(*_moved(head, data, rows, support))
+            items, prompts = data.states(rows)
+            scores = head.scores_for_all(items, support, prompts)
         else:
             scores = linear[rows] @ support.T
-        parts.append(-plackett_luce(scores.transpose(1, 2), data.ranks[rows, None].to(scores.device)))
-    return torch.cat(parts) if parts else support.new_zeros(0, len(support))
+        yield rows, -plackett_luce(scores.transpose(1, 2), data.ranks[rows, None])
 
 
 @torch.no_grad()
 def linear_scores(head: PointHead, data: RowTensors) -> Tensor:
     """(rows, max_items, n_prototypes) scores of which a margin is linear in w: those of the prototypes."""
-    corners = torch.eye(head.n_prototypes)
-    if data.prompt_states is None and data.item_indices.numel() > len(data.item_states):
-        states = data.item_states.float()
-        parts = [head.scores_for_all(part[:, None], corners)[:, 0] for part in states.split(4 * CHUNK)]
-        return torch.cat(parts)[data.item_indices]
-    parts = [
-        head.scores_for_all(*_moved(head, data, slice(start, start + CHUNK), corners))
-        for start in range(0, len(data), CHUNK)
-    ]
-    return torch.cat(parts) if parts else torch.zeros(0, data.ranks.shape[1], head.n_prototypes)
+    corners = torch.eye(head.n_prototypes, device=data.annotator_index.device)
+    if data.prompt_states is None:  # an item has one score whoever meets it: compute each once
+        named, inverse = torch.unique(data.item_indices, return_inverse=True)
+        parts = [head.scores_for_all(data.item_vectors(part)[:, None], corners)[:, 0] for part in named.split(CHUNK)]
+        return torch.cat(parts)[inverse] if parts else corners.new_zeros(*data.ranks.shape, head.n_prototypes)
+    parts = []
+    for rows in _parts(head, data, head.n_prototypes, is_linear=False):
+        items, prompts = data.states(rows)
+        parts.append(head.scores_for_all(items, corners, prompts))
+    return torch.cat(parts) if parts else corners.new_zeros(*data.ranks.shape, head.n_prototypes)
 
 
 def fit_people(
@@ -51,10 +67,7 @@ def fit_people(
 ) -> WeightFit:
     """Fit `n_people`, whose rows `data.annotator_index` numbers; `method` is one of `FIT_METHODS`."""
     if method == "posterior":
-        likelihoods = support_log_likelihoods(head, data, people.support)
-        return posterior_weights(
-            likelihoods, data.annotator_index, people.support, people.log_prior, n_annotators=n_people
-        )
+        return _posterior(head, people, data, n_people)
     if not head.margin_is_linear:
         raise ValueError(
             f"method {method!r} needs a margin that is linear in the weights (squared distance, mixing 'latent' or "
@@ -67,14 +80,31 @@ def fit_people(
             scores, data.ranks, data.annotator_index, n_annotators=n_people, prior_mean=mean / mean.sum(),
             concentration=PRIOR_ANSWERS,
         )  # fmt: skip
-    if data.ranks.shape[1] != 2:
+    if not ((data.ranks >= 0).sum(1) == 2).all():
         raise ValueError("method 'official' fits pairs only; these rows rank more than two items.")
     generator = torch.Generator().manual_seed(seed)
-    margins = scores[:, 0] - scores[:, 1]
+    margins = (scores[:, 0] - scores[:, 1]).cpu()
     with torch.enable_grad():
-        return official_weights(margins, data.annotator_index, n_annotators=n_people, generator=generator)
+        return official_weights(margins, data.annotator_index.cpu(), n_annotators=n_people, generator=generator)
 
 
-def _moved(head: PointHead, data: RowTensors, rows: slice, weights: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    items, prompts = data.states(rows)
-    return items, weights, prompts
+def _posterior(head: PointHead, people: AnnotatorWeights, data: RowTensors, n_people: int) -> WeightFit:
+    """Answers are added up person by person as they come, so that millions of them need no table of their own."""
+    total = people.support.new_zeros(n_people, len(people.support))
+    for rows, likelihoods in log_likelihoods(head, data, people.support):
+        total.index_add_(0, data.annotator_index[rows], likelihoods)
+    everybody = torch.arange(n_people, device=total.device)
+    return posterior_weights(total, everybody, people.support, people.log_prior, n_annotators=n_people)
+
+
+def _parts(head: PointHead, data: RowTensors, n_weights: int, *, is_linear: bool) -> Iterator[slice]:
+    """Rows in parts whose tables in between keep to `MAX_ENTRIES`."""
+    n_items = data.ranks.shape[1]
+    if is_linear:
+        entries = n_items * n_items * n_weights
+    else:
+        rowwise = 1 if head.similarity is Similarity.COSINE else n_items
+        entries = max(rowwise * n_weights * head.preference_dim, n_items * n_items * n_weights)
+    at_once = max(1, min(CHUNK, MAX_ENTRIES // entries))
+    for start in range(0, len(data), at_once):
+        yield slice(start, start + at_once)

@@ -10,6 +10,9 @@ from palign.data.preferences import Preferences
 
 __all__ = ["RowTensors"]
 
+MAX_COPY = 2**30  # bytes of a table of vectors that is copied to the device; a larger one is read where it lies
+CHECKED_AT_ONCE = 2**24  # numbers
+
 
 @dataclass(frozen=True)
 class RowTensors:
@@ -18,7 +21,7 @@ class RowTensors:
     Attributes:
         item_states: (n_vectors, hidden) float32, may be a memory map.
         prompt_states: (n_prompt_vectors, hidden) or None.
-        item_indices: (rows, max_items) int64 into `item_states`; 0 at padding.
+        item_indices: (rows, max_items) int64 into `item_states`; at padding that of the first item of the row.
         ranks: (rows, max_items) int64, −1 is padding.
         prompt_indices: (rows,) int64 into `prompt_states`.
         annotator_index: (rows,) int64, −1 is nobody known.
@@ -42,21 +45,24 @@ class RowTensors:
         """Check the indices against the vectors and wrap everything.
 
         Raises:
-            ValueError: an index beyond the vectors, or NaN among the vectors that rows name.
+            ValueError: an index beyond the vectors, a row without a prompt where prompts are needed, or NaN or
+                infinity in a vector that a row names.
         """
-        _check_range(prefs.item_indices, len(item_states), "item")
+        own = prefs.item_indices
+        own = np.where(own < 0, own[:, :1], own)
+        _check_indices(own, item_states, "item")
         if prompt_states is not None:
-            _check_range(prefs.prompt_indices, len(prompt_states), "prompt")
             if len(prefs) and prefs.prompt_indices.min() < 0:
                 row = int(np.flatnonzero(prefs.prompt_indices < 0)[0])
                 raise ValueError(
                     f"Row {row} (counting from 0) names no prompt, and the `prompt` variant needs one in every row. "
                     "Give prompt_index, or build the model with variant='fixed'."
                 )
+            _check_indices(prefs.prompt_indices[:, None], prompt_states, "prompt")
         return cls(
             _as_tensor(item_states),
             None if prompt_states is None else _as_tensor(prompt_states),
-            torch.from_numpy(np.maximum(prefs.item_indices, 0)),
+            torch.from_numpy(own.astype(np.int64)),
             torch.from_numpy(prefs.ranks.astype(np.int64)),
             torch.from_numpy(prefs.prompt_indices.astype(np.int64)),
             torch.from_numpy(np.asarray(annotator_index, dtype=np.int64)),
@@ -64,6 +70,15 @@ class RowTensors:
 
     def __len__(self) -> int:
         return len(self.annotator_index)
+
+    def to(self, device: torch.device) -> "RowTensors":
+        """Indices, and tables of vectors up to 1 GiB, on that device; `states` takes larger ones there by rows."""
+        if torch.device(device) == self.annotator_index.device:
+            return self
+        tables = (self.item_states, self.prompt_states)
+        moved = [t if t is None or t.nbytes > MAX_COPY else t.to(device) for t in tables]
+        names = ("item_indices", "ranks", "prompt_indices", "annotator_index")
+        return RowTensors(*moved, *(getattr(self, name).to(device) for name in names))
 
     def select(self, rows: Tensor) -> "RowTensors":
         """Some rows over the same vectors."""
@@ -76,26 +91,51 @@ class RowTensors:
         )
 
     def states(self, rows: Tensor | slice) -> tuple[Tensor, Tensor | None]:
-        """Items (rows, max_items, hidden) and prompts (rows, hidden) or None, as float32."""
+        """Items (rows, max_items, hidden) and prompts (rows, hidden) or None, as float32, where the indices are."""
         indices = self.item_indices[rows]
-        items = self.item_states.index_select(0, indices.reshape(-1)).float().view(*indices.shape, -1)
+        items = self._taken(self.item_states, indices.reshape(-1)).view(*indices.shape, self.item_states.shape[1])
         if self.prompt_states is None:
             return items, None
-        return items, self.prompt_states.index_select(0, self.prompt_indices[rows]).float()
+        return items, self._taken(self.prompt_states, self.prompt_indices[rows])
+
+    def item_vectors(self, indices: Tensor) -> Tensor:
+        """Rows (n,) of `item_states` as float32 (n, hidden), where the indices of the rows are."""
+        return self._taken(self.item_states, indices)
+
+    def prompt_vectors(self, indices: Tensor) -> Tensor:
+        """The same of `prompt_states`."""
+        return self._taken(self.prompt_states, indices)
+
+    def _taken(self, table: Tensor, indices: Tensor) -> Tensor:
+        return table.index_select(0, indices.to(table.device)).to(self.annotator_index.device).float()
 
 
 def _as_tensor(vectors: np.ndarray) -> Tensor:
     """Half precision stays as it is on disk where it is memory-mapped; small tables become float32."""
-    vectors = np.asarray(vectors) if vectors.flags.writeable else vectors
-    if vectors.nbytes < 2**30:
-        return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32).copy())
+    if vectors.nbytes < MAX_COPY:
+        return torch.from_numpy(np.array(vectors, dtype=np.float32, order="C"))
     return torch.from_numpy(np.asarray(vectors))
 
 
-def _check_range(indices: np.ndarray, n_vectors: int, what: str) -> None:
-    if len(indices) and indices.max() >= n_vectors:
+def _check_indices(indices: np.ndarray, vectors: np.ndarray, what: str) -> None:
+    """Indices (rows, n) lie within the vectors, and the vectors they name are finite."""
+    if indices.size == 0:
+        return
+    n_vectors = len(vectors)
+    if indices.max() >= n_vectors:
         row = int(np.argwhere(indices >= n_vectors)[0][0])
         raise ValueError(
             f"Row {row} (counting from 0) names {what} vector {int(indices[row].max())}, and the embeddings have "
             f"{n_vectors} rows (0 to {n_vectors - 1}). Check that the rows and the embedding file belong together."
         )
+    named = np.unique(indices)
+    at_once = max(1, CHECKED_AT_ONCE // vectors.shape[1])
+    for start in range(0, len(named), at_once):
+        part = named[start : start + at_once]
+        bad = part[~np.isfinite(vectors[part]).all(axis=1)]
+        if len(bad):
+            row = int(np.argwhere((indices == bad[0]).any(axis=1))[0][0])
+            raise ValueError(
+                f"Row {row} (counting from 0) names {what} vector {int(bad[0])}, which holds NaN or infinity; so do "
+                f"{len(bad)} or more vectors that rows name. Mend the embedding file, or drop the rows."
+            )

@@ -50,8 +50,11 @@ class PALRewardConfig(TrainingArguments):
         super().__post_init__()
         if self.loss_type not in ("logistic", "hinge"):
             raise ValueError(f"loss_type is {self.loss_type!r}; it must be 'logistic' or 'hinge'.")
-        for name in ("head_batch_size", "n_restarts"):
+        for name in ("head_batch_size", "n_restarts", "embedding_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.annotator_prior < 0:
-            raise ValueError(f"annotator_prior is {self.annotator_prior}; it must be 0 or more.")
+        for name in (
+            "head_epochs", "head_learning_rate", "head_weight_decay", "annotator_learning_rate", "annotator_prior",
+        ):  # fmt: skip
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite.")

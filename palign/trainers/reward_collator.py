@@ -34,9 +34,9 @@ class RewardCollator:
     """Row numbers → tensors.
 
     Keys: `input_ids`, `attention_mask` (n_texts, seq_len), `prompt_lengths` (n_texts,); `item_rows` (rows, max_items)
-    into the texts, 0 at padding; `ranks` (rows, max_items), −1 at padding; `annotator_index` (rows,). Where the head
-    reads prompts and the backbone is an encoder: `prompt_input_ids`, `prompt_attention_mask` (n_prompts, prompt_len)
-    and `prompt_rows` (rows,).
+    into the texts, the row's first at padding; `ranks` (rows, max_items), −1 at padding; `annotator_index` (rows,).
+    Where the head reads prompts, and the backbone is an encoder or a prompt was cut to make room for its completion:
+    `prompt_input_ids`, `prompt_attention_mask` (n_prompts, prompt_len) and `prompt_rows` (rows,).
     """
 
     def __init__(
@@ -44,22 +44,25 @@ class RewardCollator:
     ):
         self.backbone, self.rows = backbone, rows
         self.index = annotators.indices(rows.annotator_ids)
-        self.reads_prompts_alone = needs_prompts and backbone is not None and not backbone.is_causal
+        self.needs_prompts = needs_prompts
 
     def __call__(self, numbers: list[int]) -> dict[str, Tensor]:
         rows, tokenizer = self.rows, self.backbone.tokenizer
-        width = int(rows.n_items[numbers].max())
-        items, inverse = np.unique(np.maximum(rows.item_indices[numbers, :width], 0), return_inverse=True)
+        own = rows.item_indices[numbers]
+        own = own[:, : int((own >= 0).sum(1).max())]
+        width = own.shape[1]
+        items, inverse = np.unique(np.where(own < 0, own[:, :1], own), return_inverse=True)
         held = [rows.items[item] for item in items]
         prompts = [render_prompt(rows.prompts[prompt], tokenizer) for prompt, _ in held]
         completions = [render_completion(rows.prompts[prompt], completion, tokenizer) for prompt, completion in held]
-        batch = self.backbone.encode(prompts, completions)
+        texts = self.backbone.tokenize(prompts, completions)
+        batch = self.backbone.collate(texts)
         batch |= {
             "item_rows": torch.from_numpy(inverse.reshape(len(numbers), width)),
             "ranks": torch.from_numpy(rows.ranks[numbers, :width].astype(np.int64)),
             "annotator_index": torch.from_numpy(self.index[numbers]),
         }
-        if self.reads_prompts_alone:
+        if self.needs_prompts and (not self.backbone.is_causal or any(text.prompt_was_cut for text in texts)):
             unique, prompt_rows = np.unique(rows.prompt_indices[numbers], return_inverse=True)
             alone = self.backbone.encode([render_prompt(rows.prompts[prompt], tokenizer) for prompt in unique])
             batch |= {

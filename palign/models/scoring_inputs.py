@@ -1,0 +1,93 @@
+"""What a reward model is asked to score: texts or vectors, and for whom. Checked, and turned into pooled states."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from palign.data.rendering import render_completion, render_prompt
+
+if TYPE_CHECKING:
+    from palign.models.backbones import Backbone
+
+__all__ = ["checked_weights", "require_same_length", "text_states", "vector_states"]
+
+SUM_TOLERANCE = 1e-3
+
+
+def require_same_length(prompts: Any, completions: Any, *, needs_prompts: bool) -> None:
+    """One prompt for each completion; None where no prompts are needed."""
+    for name, values in (("prompts", prompts), ("completions", completions)):
+        if isinstance(values, str):
+            raise TypeError(
+                f"{name} is a single text, {values[:40]!r}; give a list with one entry for each completion."
+            )
+    if prompts is None and needs_prompts:
+        raise ValueError(
+            "prompts is None, and this model reads them: give one for each completion (only a `fixed` model of "
+            "vectors does without)."
+        )
+    if prompts is not None and len(prompts) != len(completions):
+        raise ValueError(
+            f"{len(completions)} completions came with {len(prompts)} prompts; give one prompt for each completion."
+        )
+
+
+def checked_weights(weights: Any, n_rows: int, n_prototypes: int, device: torch.device) -> Tensor:
+    """Weights (n_rows, n_prototypes) on the simplex, out of those or of one (n_prototypes,) for all rows."""
+    found = torch.as_tensor(weights, dtype=torch.float32, device=device)
+    found = found.expand(n_rows, -1) if found.dim() == 1 else found
+    if found.shape != (n_rows, n_prototypes):
+        raise ValueError(
+            f"weights have shape {tuple(found.shape)}; {n_rows} completions and {n_prototypes} prototypes need "
+            f"({n_rows}, {n_prototypes}), or ({n_prototypes},) for all of them."
+        )
+    off = ~((found >= -1e-6).all(1) & ((found.sum(1) - 1).abs() <= SUM_TOLERANCE))  # NaN is off as well
+    if off.any():
+        row = int(off.nonzero()[0])
+        shown = ", ".join(f"{number:.4g}" for number in found[row, :8].tolist())
+        raise ValueError(
+            f"Row {row} (counting from 0) of weights is ({shown}), with sum {float(found[row].sum()):.4g}; weights "
+            "must be 0 or more and each row must sum to 1."
+        )
+    return found
+
+
+def vector_states(vectors: Any, hidden_size: int, device: torch.device) -> Tensor:
+    """Ready vectors (batch, hidden_size) as float32; ValueError for another shape, NaN or infinity."""
+    held = vectors.detach().float().cpu() if isinstance(vectors, Tensor) else np.asarray(vectors, dtype=np.float32)
+    found = torch.as_tensor(held, device=device)
+    if found.dim() != 2 or found.shape[1] != hidden_size:
+        raise ValueError(
+            f"This model has no backbone and takes vectors (batch, {hidden_size}); given was shape "
+            f"{tuple(found.shape)}."
+        )
+    bad = ~found.isfinite().all(1)
+    if bad.any():
+        raise ValueError(f"Vector {int(bad.nonzero()[0])} (counting from 0 in its batch) holds NaN or infinity.")
+    return found
+
+
+def text_states(
+    backbone: "Backbone", prompts: Sequence[Any], completions: Sequence[Any], *, with_prompts: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Pooled states of completions (batch, hidden) and, on request, of their prompts.
+
+    A causal pass holds the prompt's state too. It is read alone, each different one once, by an encoder, and where
+    prompts were cut to make room for their completions: a prompt then has one state whatever follows it.
+    """
+    rendered = [render_prompt(prompt, backbone.tokenizer) for prompt in prompts]
+    held = [render_completion(p, c, backbone.tokenizer) for p, c in zip(prompts, completions, strict=True)]
+    texts = backbone.tokenize(rendered, held)
+    batch = backbone.collate(texts)
+    if not with_prompts:
+        return backbone(batch["input_ids"], batch["attention_mask"]).text, None
+    if backbone.is_causal and not any(text.prompt_was_cut for text in texts):
+        return tuple(backbone(**batch))
+    row_of = {text: row for row, text in enumerate(dict.fromkeys(rendered))}
+    alone = backbone.encode(list(row_of))
+    pooled = backbone(alone["input_ids"], alone["attention_mask"]).text
+    states = backbone(batch["input_ids"], batch["attention_mask"]).text
+    return states, pooled[[row_of[text] for text in rendered]]
