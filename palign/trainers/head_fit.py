@@ -57,7 +57,7 @@ def fit_head(
     step, mean_loss = 0, float("nan")
     head.train(), people.train()
     for epoch in range(1, options.epochs + 1):
-        total = torch.zeros(())
+        total = torch.zeros((), device=data.annotator_index.device)
         center = people.logits.weight.detach().mean(0)
         for rows in torch.randperm(len(data), generator=generator).split(options.batch_size):
             _set_learning_rates(optimizers, step / n_steps)

@@ -7,6 +7,7 @@ is served like the population, and nobody worse than by one pooled reward for wa
 
 import logging
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from palign.data.preferences import Preferences
 from palign.functional.losses import plackett_luce, preference_loss
 from palign.models.embeddings import EmbeddingStore
 from palign.models.pal import PALRewardModel
+from palign.models.pal_files import BACKBONE, load_backbone_state, load_own_state
 from palign.models.person_fit import fit_people
 from palign.models.row_batch import RowTensors
 from palign.trainers.head_fit import HeadFitOptions, fit_head
@@ -71,11 +73,13 @@ class PALRewardTrainer(Trainer):
         self.eval_rows = None if eval_dataset is None else self._preferences(eval_dataset)
         _check_fit(model, self.train_rows, args, peft_config)
         if peft_config is not None:
-            from peft import get_peft_model
+            from peft import TaskType, get_peft_model
 
+            peft_config.task_type = TaskType.FEATURE_EXTRACTION  # other types ask for a head, which a backbone lacks
             model.backbone.model = get_peft_model(model.backbone.model, peft_config)
         elif args.train_backbone:
             model.backbone.requires_grad_(True)
+            model.config.backbone, model.config.backbone_revision = BACKBONE, None  # saved with the model from now on
         self.trains_backbone = peft_config is not None or args.train_backbone
         args.remove_unused_columns, args.label_names = False, []
         self.head_history: list[dict[str, float]] = []
@@ -83,6 +87,7 @@ class PALRewardTrainer(Trainer):
             model=model,
             args=args,
             train_dataset=PairDataset(self.train_rows),
+            eval_dataset=None if self.eval_rows is None else PairDataset(self.eval_rows),
             data_collator=RewardCollator(model.backbone, self.train_rows, model.annotators, model.needs_prompts),
             callbacks=callbacks,
         )
@@ -120,7 +125,9 @@ class PALRewardTrainer(Trainer):
                     bar.set_postfix(loss=f"{loss:.4f}")
                     self.head_history.append({"restart": restart, "epoch": epoch, "loss": loss})
 
-                loss = fit_head(model.head, model.people, data, options, seed=seed, on_epoch=on_epoch)
+                with torch.random.fork_rng():  # dropout too: the same seed gives the same head
+                    torch.manual_seed(seed)
+                    loss = fit_head(model.head, model.people, data, options, seed=seed, on_epoch=on_epoch)
             if self.args.n_restarts > 1 and loss < best:
                 parts = (model.head.state_dict(), model.people.state_dict())
                 best, best_state = loss, [{name: t.clone() for name, t in part.items()} for part in parts]
@@ -190,19 +197,29 @@ class PALRewardTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         data = self._states(rows)
-        people = model.people(data.annotator_index) if weights is None else weights.expand(len(data), -1)
+        device = data.annotator_index.device
+        people = model.people(data.annotator_index) if weights is None else weights.to(device).expand(len(data), -1)
         parts = []
         for start in range(0, len(data), 4096):
             part = slice(start, start + 4096)
             items, prompts = data.states(part)
             parts.append(model.head(items, people[part], prompts))
-        scores = torch.cat(parts) if parts else torch.empty(0, rows.ranks.shape[1])
-        return scores.masked_fill(data.ranks < 0, 0.0)
+        scores = torch.cat(parts) if parts else torch.empty(data.ranks.shape, device=device)
+        return scores.masked_fill(data.ranks < 0, 0.0).cpu()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What `PALRewardModel.save_pretrained` writes, once, by the main process."""
         if self.args.should_save:
             self.accelerator.unwrap_model(self.model).save_pretrained(output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Head, people and what was trained of the backbone, from a checkpoint of stage two."""
+        model = self.accelerator.unwrap_model(self.model if model is None else model)
+        load_own_state(model, Path(resume_from_checkpoint))
+        load_backbone_state(model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
 
     # plumbing
 
@@ -218,7 +235,10 @@ class PALRewardTrainer(Trainer):
             store = EmbeddingStore(
                 self.args.embedding_cache_dir, model.backbone.fingerprint(), model.config.hidden_size
             )
-        return model.row_tensors(rows, self.embeddings, store=store, show_progress=not self.args.disable_tqdm)
+        return model.row_tensors(
+            rows, self.embeddings, store=store, batch_size=self.args.embedding_batch_size,
+            show_progress=not self.args.disable_tqdm,
+        )  # fmt: skip
 
     def _on_main_process(self, work: Any) -> None:
         """Do something to head and people once, and give every process the result."""
@@ -258,6 +278,8 @@ def _check_fit(model: PALRewardModel, rows: Preferences, args: PALRewardConfig, 
             f"The rows hold {held} and the model was made {made}. Use PALRewardModel.from_backbone for text, "
             "PALRewardModel.from_embeddings for vectors."
         )
+    if peft_config is not None and args.train_backbone:
+        raise ValueError("Both LoRA and train_backbone are asked for; train the backbone in one of the two ways.")
     if not rows.is_text and (peft_config is not None or args.train_backbone):
         raise ValueError(
             "There is no backbone to train: rows of vectors have none. Leave out use_peft/train_backbone."

@@ -57,9 +57,10 @@ def fit_fresh_head(
 def standardize(head: PointHead, data: RowTensors) -> None:
     """Take centre and scale of the states that rows name."""
     used = torch.unique(data.item_indices[data.ranks >= 0])
-    head.standardize.fit(data.item_states[used[:: max(1, len(used) // 100_000)]])
+    used = used[:: max(1, len(used) // 100_000)]
+    head.standardize.fit(data.item_vectors(used))
     if data.prompt_states is not None and hasattr(head, "standardize_prompt"):
-        head.standardize_prompt.fit(data.prompt_states[torch.unique(data.prompt_indices)])
+        head.standardize_prompt.fit(data.prompt_vectors(torch.unique(data.prompt_indices)))
 
 
 def choose_n_prototypes(
