@@ -3,7 +3,7 @@
     accelerate launch recipes/ppo_pal.py                     # the embedded default, from nothing
     accelerate launch recipes/ppo_pal.py --model_name_or_path MODEL --reward_model_path PAL_REWARD --dataset_name ROWS
 
-Writes into `--output_dir`: `<conditioning>/` (policy and history.csv), samples.csv, report.md, report.json,
+Writes into `--output_dir`: `<conditioning>/` (policy and history.csv), samples.jsonl, report.md, report.json,
 summary.json.
 """
 
@@ -60,14 +60,14 @@ def judge(
     group_columns: list[str],
     seconds: float,
 ) -> dict[str, float]:
-    """Reward, gold utility and KL of every policy by type, as samples.csv, report and summary.json."""
+    """Reward, gold utility and KL of every policy by type, as samples.jsonl, report and summary.json."""
     output, rows = Path(runs.args.output_dir), runs.eval_rows
     if runs.args.standardize_rewards and not len(runs.reward.scales):
         people = [row["annotator_id"] for row in rows]
         runs.reward.fit_scales([row["prompt"] for row in rows], samples["reference"].completions, people)
     groups = ["type", *group_columns]
     table = pd.concat([policy_table(name, rows, s, runs.reward, runs.judge, groups) for name, s in samples.items()])
-    table.to_csv(output / "samples.csv", index=False)
+    table.to_json(output / "samples.jsonl", orient="records", lines=True, force_ascii=False)
     metrics = [name for name in ("gold", "reward", "kl") if name in table]
     report = write_report(
         table, output_dir=output, metrics=metrics, group_columns=group_columns, title="Policies trained with PPO",

@@ -42,7 +42,7 @@ def test_the_embedded_default_runs_from_nothing_to_a_report(recipe: ModuleType, 
     assert summary["reference/kl"] == pytest.approx(0.0, abs=1e-5)
     assert summary["prompt/n_updates"] == 4
     assert str(tmp_path / "report.md") in capsys.readouterr().out.splitlines()[-1]
-    samples = pd.read_csv(tmp_path / "samples.csv", keep_default_na=False)
+    samples = pd.read_json(tmp_path / "samples.jsonl", lines=True)
     assert len(samples) == 3 * 24 and set(samples["type"]) == {"cheerful", "thorough", "careful"}
     assert samples.groupby("model")["gold"].mean()["prompt"] == pytest.approx(summary["prompt/gold"])
     history = pd.read_csv(tmp_path / "prompt" / "history.csv")
@@ -80,7 +80,7 @@ def test_own_model_reward_and_rows_with_adapters(recipe: ModuleType, tmp_path: P
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
     loaded = PeftModel.from_pretrained(base, tmp_path / "out" / "adapter" / "type_1")
     assert loaded.peft_config["default"].r == 16
-    samples = pd.read_csv(tmp_path / "out" / "samples.csv")
+    samples = pd.read_json(tmp_path / "out" / "samples.jsonl", lines=True)
     assert set(samples["country"]) == {"IE"} and set(samples["model"]) == {"reference", "prompt", "adapter"}
 
 
