@@ -76,7 +76,9 @@ class PALRewardTrainer(Trainer):
             from peft import TaskType, get_peft_model
 
             peft_config.task_type = TaskType.FEATURE_EXTRACTION  # other types ask for a head, which a backbone lacks
-            model.backbone.model = get_peft_model(model.backbone.model, peft_config)
+            with torch.random.fork_rng():  # the trainer's own seed comes only after this
+                torch.manual_seed(args.seed)
+                model.backbone.model = get_peft_model(model.backbone.model, peft_config)
         elif args.train_backbone:
             model.backbone.requires_grad_(True)
             model.config.backbone, model.config.backbone_revision = BACKBONE, None  # saved with the model from now on
