@@ -258,7 +258,8 @@ class PALRewardModel(nn.Module):
             return RowTensors.of(prefs, annotator_index, embeddings, prompts).to(self.device)
         if self.backbone is None:
             raise ValueError("These rows hold text, and this model was made from embeddings: it has no backbone.")
-        store = store or EmbeddingStore(None, self.backbone.fingerprint(), self.config.hidden_size)
+        if store is None:  # an empty store is false, and is to be filled
+            store = EmbeddingStore(None, self.backbone.fingerprint(), self.config.hidden_size)
         with self._evaluating(), torch.no_grad():
             items, prompts = embed_preferences(
                 self.backbone, prefs, store, with_prompts=self.needs_prompts, batch_size=batch_size,
