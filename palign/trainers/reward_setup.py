@@ -127,17 +127,12 @@ def set_up_reward(
         n_embeddings = None if embeddings is None else len(embeddings)
         train, evaluation = data_args.train_rows(n_embeddings), data_args.eval_rows(n_embeddings)
         newcomers = _newcomers(script, data_args, n_embeddings)
+        _check_count(script.n_prototypes, len(train.annotators()))
         if evaluation is None:
             train, evaluation = split_by_row(train, fraction=script.eval_fraction, seed=args.seed)
-    annotators = train.annotators()
-    if script.n_prototypes != "auto" and int(script.n_prototypes) > len(annotators):
-        raise ValueError(
-            f"--n_prototypes is {script.n_prototypes}, and the rows come from {len(annotators)} annotators; there "
-            f"cannot be more prototypes than people. Take at most {len(annotators)}, or 'auto'."
-        )
     setup = RewardSetup(
         script, args, train, evaluation, embeddings, _backbone(script, model_args), model_args.model_name_or_path,
-        newcomers, data_args.group_columns, annotators=annotators,
+        newcomers, data_args.group_columns, annotators=train.annotators(),
         trains_backbone=bool(model_args.use_peft or args.train_backbone),
     )  # fmt: skip
     _choose(setup)
@@ -157,6 +152,14 @@ def dominant_prototypes(model: PALRewardModel) -> dict[str, str]:
     """Everybody's largest weight, as a discovered type."""
     largest = model.people.all().argmax(1).tolist()
     return {name: f"prototype_{k}" for name, k in zip(model.annotators.ids, largest, strict=True)}
+
+
+def _check_count(n_prototypes: str, n_annotators: int) -> None:
+    if n_prototypes != "auto" and int(n_prototypes) > n_annotators:
+        raise ValueError(
+            f"--n_prototypes is {n_prototypes}, and the rows come from {n_annotators} annotators; there cannot be more "
+            f"prototypes than people. Take at most {n_annotators}, or 'auto'."
+        )
 
 
 def _choose(setup: RewardSetup) -> None:
