@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 import torch
 from reward_helpers import (
-    HIDDEN, make_people, make_transformer, state_bits, text_model, text_rows, vector_model, vector_rows, vectors,
-)  # fmt: skip
+    HIDDEN,
+    make_people,
+    make_transformer,
+    state_bits,
+    text_model,
+    text_rows,
+    vector_model,
+    vector_rows,
+    vectors,
+)
 
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences

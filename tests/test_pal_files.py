@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 import torch
 from reward_helpers import (
-    HIDDEN, SMALL, make_people, make_transformer, spread_out, text_model, vector_model, vector_rows, vectors,
-)  # fmt: skip
+    HIDDEN,
+    SMALL,
+    make_people,
+    make_transformer,
+    spread_out,
+    text_model,
+    vector_model,
+    vector_rows,
+    vectors,
+)
 
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
