@@ -66,10 +66,13 @@ class CountedTexts:
 
 
 @pytest.mark.parametrize(("kind", "variant"), [("llama", "fixed"), ("llama", "prompt"), ("bert", "prompt")])
-def test_every_text_passes_the_backbone_once(kind: str, variant: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_every_text_passes_the_backbone_once(on_disk: bool, kind: str, variant: str, tmp_path: Path) -> None:
     model, data = text_model(kind, variant=variant), rows(24)
     counted = CountedTexts(model.backbone)
-    args = config(tmp_path, head_epochs=4, n_restarts=3, embedding_cache_dir=str(tmp_path / "cache"))
+    args = config(
+        tmp_path, head_epochs=4, n_restarts=3, embedding_cache_dir=str(tmp_path / "cache") if on_disk else None
+    )
     trainer = PALRewardTrainer(model, args, data, data)
     trainer.train()
     alone = len(data.prompts) if kind == "bert" else 0
@@ -78,7 +81,7 @@ def test_every_text_passes_the_backbone_once(kind: str, variant: str, tmp_path: 
     other = text_model(kind, variant=variant, n_prototypes=2)  # another K
     again = CountedTexts(other.backbone)
     PALRewardTrainer(other, args, data).train()
-    assert (counted.n, again.n) == (len(data.items) + alone, 0)
+    assert (counted.n, again.n) == (len(data.items) + alone, 0 if on_disk else len(data.items) + alone)
 
 
 def test_batch_size_of_the_embedding_is_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

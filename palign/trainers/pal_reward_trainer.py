@@ -69,6 +69,7 @@ class PALRewardTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
     ):
         self.embeddings = embeddings
+        self._store: EmbeddingStore | None = None
         self.train_rows = self._preferences(train_dataset)
         self.eval_rows = None if eval_dataset is None else self._preferences(eval_dataset)
         _check_fit(model, self.train_rows, args, peft_config)
@@ -232,13 +233,13 @@ class PALRewardTrainer(Trainer):
 
     def _states(self, rows: Preferences) -> RowTensors:
         """Rows as tensors; texts pass the backbone as it is now, each once, and are kept where the options say."""
-        model, store = self.accelerator.unwrap_model(self.model), None
+        model = self.accelerator.unwrap_model(self.model)
         if rows.is_text:
-            store = EmbeddingStore(
-                self.args.embedding_cache_dir, model.backbone.fingerprint(), model.config.hidden_size
-            )
+            fingerprint = model.backbone.fingerprint()
+            if self._store is None or self._store.fingerprint != fingerprint:
+                self._store = EmbeddingStore(self.args.embedding_cache_dir, fingerprint, model.config.hidden_size)
         return model.row_tensors(
-            rows, self.embeddings, store=store, batch_size=self.args.embedding_batch_size,
+            rows, self.embeddings, store=self._store, batch_size=self.args.embedding_batch_size,
             show_progress=not self.args.disable_tqdm,
         )  # fmt: skip
 
