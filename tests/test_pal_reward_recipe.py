@@ -1,4 +1,4 @@
-"""recipes/pal_reward.py end to end: embedded default, a user's own text and vectors, and bad input before any model."""
+"""recipes/pal_reward.py end to end: embedded default, own text, own vectors, and bad input before any model."""
 
 import importlib.util
 import json

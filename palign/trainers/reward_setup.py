@@ -157,8 +157,8 @@ def dominant_prototypes(model: PALRewardModel) -> dict[str, str]:
 def _check_count(n_prototypes: str, n_annotators: int) -> None:
     if n_prototypes != "auto" and int(n_prototypes) > n_annotators:
         raise ValueError(
-            f"--n_prototypes is {n_prototypes}, and the rows come from {n_annotators} annotators; there cannot be more "
-            f"prototypes than people. Take at most {n_annotators}, or 'auto'."
+            f"--n_prototypes is {n_prototypes}, and the rows come from {n_annotators} annotators; there cannot be "
+            f"more prototypes than people. Take at most {n_annotators}, or 'auto'."
         )
 
 
