@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         if name == "pal" or (script.pooled_baseline and setup.n_prototypes > 1):
             trainers[name] = PALRewardTrainer(
                 setup.make_model(n_prototypes), args, setup.train_rows, setup.eval_rows,
-                embeddings=setup.embeddings, peft_config=peft_config,
+                embeddings=setup.embeddings, peft_config=peft_config, store=setup.store,
             )  # fmt: skip
             trainers[name].train()
     trainers["pal"].save_model()

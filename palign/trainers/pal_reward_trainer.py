@@ -51,6 +51,7 @@ class PALRewardTrainer(Trainer):
         train_dataset, eval_dataset: `Preferences`, or rows as `Preferences.from_rows` takes them.
         embeddings: (n, hidden) where rows name vectors.
         peft_config: a `peft.LoraConfig` puts LoRA on the backbone and trains it in a second stage.
+        store: embeddings that are shared between trainers; one of its own, where `args` say, if None.
 
     Raises:
         ValueError: rows and model do not fit (people without a row of weights, more prototypes than annotators,
@@ -66,10 +67,11 @@ class PALRewardTrainer(Trainer):
         *,
         embeddings: np.ndarray | None = None,
         peft_config: Any = None,
+        store: EmbeddingStore | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
         self.embeddings = embeddings
-        self._store: EmbeddingStore | None = None
+        self._store = store
         self.train_rows = self._preferences(train_dataset)
         self.eval_rows = None if eval_dataset is None else self._preferences(eval_dataset)
         _check_fit(model, self.train_rows, args, peft_config)

@@ -1,8 +1,9 @@
 """How many prototypes? As many as strangers need: K is chosen on annotators who were not trained on.
 
-A part of the annotators is held out; the head is fitted on the others with each K. Each person held out is placed by
+Twice a quarter of the annotators is held out and the head is fitted on the others. Each person held out is placed by
 one half of their answers and judged by the log-likelihood of the other half. The smallest K within one standard error
 of the best is taken; the error is that of the paired differences between people (Breiman et al. 1984, one-SE rule).
+That error does not hold the luck of a fit, so a gain below three per cent (five, to leave K = 1) does not count either.
 Heads trained to the end are over-confident by different amounts, so each K is first given the temperature that suits
 it best: K is chosen by what it knows, not by how loudly it says it.
 """
@@ -27,13 +28,16 @@ __all__ = ["PrototypeChoice", "choose_n_prototypes", "fit_fresh_head"]
 
 CANDIDATES = (1, 2, 3, 4, 5, 6, 8)
 HELD_OUT = 0.25
-TEMPERATURES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25)
+WORTH = 0.03  # of the log-likelihood: what another prototype must bring
+DIFFER = 0.05  # the same for leaving K = 1: that people differ at all is the larger claim
+N_FOLDS = 2  # one split of people and one fit a K leave the choice to chance
+TEMPERATURES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0)
 MIN_HELD_OUT = 4
 
 
 @dataclass(frozen=True)
 class PrototypeChoice:
-    """`n_prototypes`; `table`: a dict for each K with n_prototypes, log_likelihood (nats an answer, mean over people),
+    """`n_prototypes`; `table`: a dict for each K with n_prototypes, log_likelihood (nats an answer),
     standard_error of its difference to the best, accuracy (of held-out answers) and temperature.
     """
 
@@ -86,29 +90,50 @@ def choose_n_prototypes(
             f"quarter of them who are held out, at least {MIN_HELD_OUT}. Give a number, as --n_prototypes 2."
         )
     rng = np.random.default_rng(seed)
-    held_out = torch.zeros(len(counts), dtype=torch.bool)
-    held_out[torch.from_numpy(rng.choice(eligible, size=n_held_out, replace=False))] = True
-    is_out = held_out[data.annotator_index]
-    train, rest = data.select(torch.where(~is_out)[0]), data.select(torch.where(is_out)[0])
-    place, judge = _halves(rest, rng)
-    allowed = [k for k in candidates if k <= int((~held_out & (counts > 0)).sum())]
+    dealt = rng.permutation(eligible)
+    folds = [
+        _fold(data, torch.from_numpy(dealt[number * n_held_out : (number + 1) * n_held_out]), len(counts), rng)
+        for number in range(N_FOLDS)
+    ]
+    n_trained_on = min(int((counts > 0).sum()) - n_held_out, len(data))
+    allowed = [k for k in candidates if k <= n_trained_on]
     table, per_person = [], []
     for k in tqdm(allowed, desc="choosing K", disable=not show_progress):
-        head, people, _ = fit_fresh_head(replace(config, n_prototypes=k), train, len(counts), options, seed=seed)
-        likelihoods, accuracy, temperature = _judged(head, people, place, judge, held_out)
-        per_person.append(likelihoods)
+        judged = []
+        for number, (train, place, judge, held_out) in enumerate(folds):
+            architecture, fit_seed = replace(config, n_prototypes=k), seed + number
+            head, people, _ = fit_fresh_head(architecture, train, len(counts), options, seed=fit_seed)
+            judged.append(_judged(head, people, place, judge, held_out))
+        per_person.append(torch.cat([likelihoods for likelihoods, *_ in judged]))
+        accuracy, temperature = (float(np.mean(values)) for values in list(zip(*judged, strict=True))[1:])
         table.append({"n_prototypes": k, "accuracy": accuracy, "temperature": temperature})
     return _one_standard_error(table, per_person)
 
 
+def _fold(
+    data: RowTensors, people: Tensor, n_annotators: int, rng: np.random.Generator
+) -> tuple[RowTensors, RowTensors, RowTensors, Tensor]:
+    """Rows to train on; rows of these people to place them by and to judge; who they are (n_annotators,) bool."""
+    held_out = torch.zeros(n_annotators, dtype=torch.bool)
+    held_out[people] = True
+    is_out = held_out[data.annotator_index]
+    place, judge = _halves(data.select(torch.where(is_out)[0]), rng)
+    return data.select(torch.where(~is_out)[0]), place, judge, held_out
+
+
 def _one_standard_error(table: list[dict[str, float]], per_person: list[Tensor]) -> PrototypeChoice:
-    best = max(per_person, key=lambda likelihoods: float(likelihoods.mean()))
-    chosen = None
-    for row, likelihoods in zip(table, per_person, strict=True):
-        gap = best - likelihoods
-        error = float(gap.std() / len(gap) ** 0.5)
-        row |= {"log_likelihood": float(likelihoods.mean()), "standard_error": error}
-        if chosen is None and float(gap.mean()) <= error:
+    """The rule, from (n_people, 2) sums and numbers of answers for each K; answers of one person hang together."""
+    n_answers = per_person[0][:, 1]
+    sums = [likelihoods[:, 0] for likelihoods in per_person]
+    best = max(sums, key=lambda values: float(values.sum()))
+    mean, chosen = float(best.sum() / n_answers.sum()), None
+    for row, values in zip(table, sums, strict=True):
+        gap = float((best - values).sum() / n_answers.sum())
+        residual = best - values - gap * n_answers
+        error = float(residual.square().sum().sqrt() / n_answers.sum())
+        row |= {"log_likelihood": float(values.sum() / n_answers.sum()), "standard_error": error}
+        least = (DIFFER if row["n_prototypes"] == 1 else WORTH) * abs(mean)
+        if chosen is None and gap <= max(error, least):
             chosen = int(row["n_prototypes"])
     return PrototypeChoice(chosen, table)
 
@@ -127,7 +152,7 @@ def _halves(rows: RowTensors, rng: np.random.Generator) -> tuple[RowTensors, Row
 def _judged(
     head: PointHead, people: AnnotatorWeights, place: RowTensors, judge: RowTensors, held_out: Tensor
 ) -> tuple[Tensor, float, float]:
-    """Mean log-likelihood of every person held out (n_held_out,), accuracy of the first item, temperature."""
+    """Log-likelihoods and numbers of answers of people held out (n_held_out, 2), accuracy, temperature."""
     fit = fit_people(head, people, place, len(held_out), method="posterior")
     parts = []
     for start in range(0, len(judge), 4096):
@@ -137,7 +162,9 @@ def _judged(
     scores = torch.cat(parts)
     totals = {t: -plackett_luce(t * scores, judge.ranks) for t in TEMPERATURES}
     temperature = max(totals, key=lambda t: float(totals[t].mean()))
-    sums = torch.zeros(len(held_out)).index_add_(0, judge.annotator_index, totals[temperature])
+    zeros = torch.zeros(len(held_out))
+    sums = zeros.index_add(0, judge.annotator_index, totals[temperature])
     counts = torch.bincount(judge.annotator_index, minlength=len(held_out))
     right = scores.masked_fill(judge.ranks < 0, float("-inf")).argmax(1) == 0
-    return (sums / counts.clamp_min(1))[held_out & (counts > 0)], float(right.float().mean()), temperature
+    likelihoods = torch.stack([sums, counts.float()], 1)[held_out & (counts > 0)]
+    return likelihoods, float(right.float().mean()), temperature

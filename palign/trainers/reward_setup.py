@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,7 +87,7 @@ class RewardSetup:
         for n_answers in self.script.newcomer_answers:
             fit = trainer.model.fit_annotators(
                 first_rows(place, n_answers), embeddings=self.embeddings, method=self.script.fit_method,
-                store=self.store(), seed=self.args.seed,
+                store=None if self.trains_backbone else self.store, seed=self.args.seed,
             )  # fmt: skip
             rows = AnnotatorIndex(fit.ids).indices(judge.annotator_ids)
             scores = trainer.predict_scores(judge, weights=fit.weights[torch.from_numpy(rows)]).numpy()
@@ -94,9 +95,10 @@ class RewardSetup:
             found[f"newcomers/{n_answers}/accuracy"] = float((present.argmax(1) == 0).mean())
         return found
 
+    @cached_property
     def store(self) -> EmbeddingStore | None:
-        """Where embeddings of texts are kept; None where items are vectors."""
-        if self.backbone is None or self.trains_backbone:
+        """Embeddings of texts under the frozen backbone, for every K and everybody; None where items are vectors."""
+        if self.backbone is None:
             return None
         return EmbeddingStore(self.args.embedding_cache_dir, self.backbone.fingerprint(), self.backbone.hidden_size)
 
@@ -110,7 +112,7 @@ class RewardSetup:
         ]
         return [
             f"K = {self.n_prototypes} was chosen on annotators held out of training, by the log-likelihood of an "
-            f"answer (nats): {'; '.join(rows)}. The smallest K within one standard error of the best is taken."
+            f"answer (nats): {'; '.join(rows)}. The smallest K that is not clearly worse than the best is taken."
         ]
 
 
@@ -169,7 +171,7 @@ def _choose(setup: RewardSetup) -> None:
     held: list[Any] = [None]
     model = setup.make_model(1)
     data = model.row_tensors(
-        setup.train_rows, setup.embeddings, store=setup.store(), show_progress=not setup.args.disable_tqdm
+        setup.train_rows, setup.embeddings, store=setup.store, show_progress=not setup.args.disable_tqdm
     )
     if PartialState().is_main_process:
         held[0] = choose_n_prototypes(
