@@ -67,11 +67,16 @@ def test_one_standard_error_by_hand() -> None:
     best = torch.tensor([-0.5, -0.4, -0.5, -0.4])
     clear, near = best - torch.tensor([0.0, 0.2, 0.0, 0.2]), best - torch.tensor([0.0, 0.4, 0.0, -0.2])
     table = [{"n_prototypes": 1}, {"n_prototypes": 2}, {"n_prototypes": 3}]
-    choice = _one_standard_error(table, [best - 1, clear, best])
+
+    def of_two_answers(mean: torch.Tensor) -> torch.Tensor:
+        return torch.stack([2 * mean, torch.full_like(mean, 2.0)], 1)
+
+    choice = _one_standard_error(table, [of_two_answers(mean) for mean in (best - 1, clear, best)])
     assert choice.n_prototypes == 3
     assert choice.table[1]["standard_error"] == pytest.approx(0.11547 / 2, abs=1e-4)
+    near_best = [of_two_answers(mean) for mean in (best - 1, near, best)]
     # mean .05, deviation .2517, error .126: within one standard error, so the smaller K is taken
-    assert _one_standard_error([dict(row) for row in table], [best - 1, near, best]).n_prototypes == 2
+    assert _one_standard_error([dict(row) for row in table], near_best).n_prototypes == 2
 
 
 def test_rankings_and_text_like_rows_choose_too() -> None:

@@ -3,7 +3,7 @@
 Twice a quarter of the annotators is held out and the head is fitted on the others. Each person held out is placed by
 one half of their answers and judged by the log-likelihood of the other half. The smallest K within one standard error
 of the best is taken; the error is that of the paired differences between people (Breiman et al. 1984, one-SE rule).
-That error does not hold the luck of a fit, so a gain below three per cent (five, to leave K = 1) does not count either.
+That error does not hold the luck of a fit: a gain below three per cent (five, to leave K = 1) does not count either.
 Heads trained to the end are over-confident by different amounts, so each K is first given the temperature that suits
 it best: K is chosen by what it knows, not by how loudly it says it.
 """
@@ -130,7 +130,8 @@ def _one_standard_error(table: list[dict[str, float]], per_person: list[Tensor])
     for row, values in zip(table, sums, strict=True):
         gap = float((best - values).sum() / n_answers.sum())
         residual = best - values - gap * n_answers
-        error = float(residual.square().sum().sqrt() / n_answers.sum())
+        n_people = len(residual)
+        error = float((residual.square().sum() * n_people / (n_people - 1)).sqrt() / n_answers.sum())
         row |= {"log_likelihood": float(values.sum() / n_answers.sum()), "standard_error": error}
         least = (DIFFER if row["n_prototypes"] == 1 else WORTH) * abs(mean)
         if chosen is None and gap <= max(error, least):
