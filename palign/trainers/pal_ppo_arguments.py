@@ -13,7 +13,7 @@ from palign.trainers.pal_ppo_config import PALPPOConfig
 EMBEDDED_DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/ppo_pal",
     "per_device_train_batch_size": 64,
-    "total_episodes": 3840,
+    "total_episodes": 5120,
     "num_mini_batches": 4,
     "num_ppo_epochs": 2,
     "learning_rate": 2e-3,
