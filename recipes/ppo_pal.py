@@ -3,7 +3,7 @@
     accelerate launch recipes/ppo_pal.py                     # the embedded default, from nothing
     accelerate launch recipes/ppo_pal.py --model_name_or_path MODEL --reward_model_path PAL_REWARD --dataset_name ROWS
 
-Writes into `--output_dir`: `<conditioning>/` (policy and history.csv), samples.jsonl, report.md, report.json,
+Writes into `--output_dir`: `<conditioning>/` (policy, history.csv and history.svg), samples.jsonl, report.md, report.json,
 summary.json.
 """
 
@@ -16,6 +16,7 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from palign.conditioning import PolicyConditioning
+from palign.evaluation.figures import draw_training
 from palign.evaluation.policy_samples import PolicySamples, sample_adapters, sample_policy
 from palign.evaluation.policy_table import means_by_type, policy_table
 from palign.evaluation.report import write_report
@@ -69,6 +70,8 @@ def judge(
     table = pd.concat([policy_table(name, rows, s, runs.reward, runs.judge, groups) for name, s in samples.items()])
     table.to_json(output / "samples.jsonl", orient="records", lines=True, force_ascii=False)
     metrics = [name for name in ("gold", "reward", "kl") if name in table]
+    for name, history in histories.items():
+        draw_training(history, output / name / "history.svg", title=f"PPO, {name}: reward and judge as it was trained")
     report = write_report(
         table, output_dir=output, metrics=metrics, group_columns=group_columns, title="Policies trained with PPO",
         notes=[training_note(name, history) for name, history in histories.items()],
@@ -93,7 +96,9 @@ def training_note(name: str, history: pd.DataFrame) -> str:
         f"update {int(row.step)}: " + ", ".join(f"{columns[c]} {row[c]:.2f}" for c in shown)
         for _, row in steps.iterrows()
     ]
-    return f"As `{name}` was trained, {'; '.join(parts)} (all updates: {name}/history.csv)."
+    return (
+        f"As `{name}` was trained, {'; '.join(parts)} (all updates: {name}/history.csv, drawn in {name}/history.svg)."
+    )
 
 
 if __name__ == "__main__":

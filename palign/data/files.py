@@ -19,6 +19,7 @@ SUFFIXES = (*KINDS, ".jsonl.gz", ".json.gz", ".csv.gz")
 
 
 def suffix_of(path: Path) -> str:
+    """The suffix that says how a file is read, lower-case: `.jsonl.gz` as one, else the last."""
     name = path.name.lower()
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), path.suffix.lower())
 
@@ -62,6 +63,7 @@ def _all_parts(parts: list[Path]) -> list[Path]:
 
 
 def file_rows(path: Path, names: ColumnNames) -> list[dict[str, Any]]:
+    """The rows of one file as dicts; ValueError names a file that is empty, damaged or of another kind."""
     suffix = suffix_of(path)
     if suffix not in SUFFIXES:
         raise ValueError(f"{path.name}: cannot read {suffix or 'a file without a suffix'}; {', '.join(SUFFIXES)} are.")

@@ -39,6 +39,7 @@ def sees_only_the_past(config: object) -> bool:
 
 
 def hidden_size_of(config: object) -> int:
+    """Width of the states that a model of this configuration gives."""
     text = config.get_text_config()
     return int(getattr(text, "word_embed_proj_dim", None) or text.hidden_size)
 

@@ -47,7 +47,7 @@ replace ids that name a person before sharing.
 
 
 def save_model(model: "PALRewardModel", folder: Path, card: str | None = None) -> None:
-    """Write a model; each file is complete or absent."""
+    """Write a model; the weights are complete or absent, whenever the process is killed."""
     folder.mkdir(parents=True, exist_ok=True)
     adapter = model.backbone is not None and hasattr(model.backbone.model, "peft_config")
     config = dataclasses.replace(model.config, backbone_adapter=adapter)

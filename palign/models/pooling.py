@@ -25,6 +25,7 @@ def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
 
 def rows_at(states: Tensor, positions: Tensor) -> Tensor:
+    """States (batch, seq_len, hidden) at one position of each row (batch,) → (batch, hidden)."""
     return states[torch.arange(states.shape[0], device=states.device), positions]
 
 
