@@ -3,8 +3,8 @@
     accelerate launch recipes/ppo_pal.py                     # the embedded default, from nothing
     accelerate launch recipes/ppo_pal.py --model_name_or_path MODEL --reward_model_path PAL_REWARD --dataset_name ROWS
 
-Writes into `--output_dir`: `<conditioning>/` (policy, history.csv, history.svg), samples.jsonl, report.md, report.json and
-summary.json.
+Writes into `--output_dir`: `<conditioning>/` (policy, history.csv, history.svg), samples.jsonl, report.md,
+report.json and summary.json.
 """
 
 import json

@@ -462,3 +462,14 @@ def test_model_object_needs_its_tokenizer_and_stays_frozen() -> None:
     assert model.tokenizer is tokenizer and model.backbone.hidden_size == HIDDEN
     assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
     assert vector_model().tokenizer is None
+
+
+def test_score_for_weights_is_score_for_each_of_them() -> None:
+    torch.manual_seed(0)
+    model = PALRewardModel.from_embeddings(hidden_size=4, n_prototypes=3, annotators=AnnotatorIndex(["a"])).eval()
+    items = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    weights = torch.tensor([[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]])
+    together = model.score_for_weights(None, items, weights)
+    apart = torch.stack([model.score(None, items, weights=one) for one in weights], 1)
+    assert together.shape == (5, 2)
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)

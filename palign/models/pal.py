@@ -217,6 +217,20 @@ class PALRewardModel(nn.Module):
         """Rewards (batch, n_prototypes) of every prototype; arguments as `score`."""
         return self._in_batches(prompts, completions, batch_size, lambda x, c, _: self.head.prototype_scores(x, c))
 
+    def score_for_weights(
+        self,
+        prompts: Sequence[Any] | np.ndarray | None,
+        completions: Sequence[Any] | np.ndarray,
+        weights: Tensor,
+        *,
+        batch_size: int = 64,
+    ) -> Tensor:
+        """Rewards (batch, n_weights) of every completion for every one of weights (n_weights, n_prototypes)."""
+        weights = weights.to(self.device)
+        return self._in_batches(
+            prompts, completions, batch_size, lambda x, c, _: self.head.scores_for_all(x[:, None], weights, c)[:, 0]
+        )
+
     @torch.no_grad()
     def _in_batches(self, prompts: Any, completions: Any, batch_size: int, reward: Any) -> Tensor:
         require_same_length(prompts, completions, needs_prompts=self.needs_prompts or self.backbone is not None)
