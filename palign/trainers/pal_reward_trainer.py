@@ -28,7 +28,7 @@ from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.prototype_count import standardize
 from palign.trainers.reward_collator import PairDataset, RewardCollator
 
-__all__ = ["PALRewardTrainer", "head_fit_options"]
+__all__ = ["PALRewardTrainer", "check_prototype_count", "head_fit_options"]
 
 logger = logging.getLogger(__name__)
 Rows = Preferences | Iterable[Mapping[str, Any]]
@@ -267,15 +267,20 @@ def _draw_again(model: PALRewardModel, seed: int) -> None:
         nn.init.normal_(model.people.logits.weight, std=0.1)
 
 
+def check_prototype_count(n_prototypes: int, n_annotators: int) -> None:
+    """ValueError where there are more prototypes than people."""
+    if n_prototypes > n_annotators:
+        raise ValueError(
+            f"n_prototypes is {n_prototypes}, and the rows come from {n_annotators} annotators; there cannot be more "
+            f"prototypes than people. Take at most {n_annotators}, or 'auto'."
+        )
+
+
 def _check_fit(model: PALRewardModel, rows: Preferences, args: PALRewardConfig, peft_config: Any) -> None:
     if len(rows) == 0:
         raise ValueError("There are no rows to train on.")
     people = rows.annotators()
-    if model.n_prototypes > len(people):
-        raise ValueError(
-            f"n_prototypes is {model.n_prototypes}, and the rows come from {len(people)} annotators; there cannot be "
-            f"more prototypes than people. Take at most {len(people)}, or 'auto'."
-        )
+    check_prototype_count(model.n_prototypes, len(people))
     model.annotators.indices(people.ids)  # strangers raise
     if rows.is_text != (model.backbone is not None):
         held, made = ("text", "for vectors") if rows.is_text else ("indices of vectors", "on a backbone")

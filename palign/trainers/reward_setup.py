@@ -22,7 +22,7 @@ from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
 from palign.trainers.pal_reward_arguments import RewardArguments
 from palign.trainers.pal_reward_config import PALRewardConfig
-from palign.trainers.pal_reward_trainer import PALRewardTrainer, head_fit_options
+from palign.trainers.pal_reward_trainer import PALRewardTrainer, check_prototype_count, head_fit_options
 from palign.trainers.prototype_count import PrototypeChoice, choose_n_prototypes
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ def set_up_reward(
         n_embeddings = None if embeddings is None else len(embeddings)
         train, evaluation = data_args.train_rows(n_embeddings), data_args.eval_rows(n_embeddings)
         newcomers = _newcomers(script, data_args, n_embeddings)
-        _check_count(script.n_prototypes, len(train.annotators()))
+        if script.n_prototypes != "auto":
+            check_prototype_count(int(script.n_prototypes), len(train.annotators()))
         if evaluation is None:
             train, evaluation = split_by_row(train, fraction=script.eval_fraction, seed=args.seed)
     setup = RewardSetup(
@@ -154,14 +155,6 @@ def dominant_prototypes(model: PALRewardModel) -> dict[str, str]:
     """Everybody's largest weight, as a discovered type."""
     largest = model.people.all().argmax(1).tolist()
     return {name: f"prototype_{k}" for name, k in zip(model.annotators.ids, largest, strict=True)}
-
-
-def _check_count(n_prototypes: str, n_annotators: int) -> None:
-    if n_prototypes != "auto" and int(n_prototypes) > n_annotators:
-        raise ValueError(
-            f"--n_prototypes is {n_prototypes}, and the rows come from {n_annotators} annotators; there cannot be "
-            f"more prototypes than people. Take at most {n_annotators}, or 'auto'."
-        )
 
 
 def _choose(setup: RewardSetup) -> None:
