@@ -1,6 +1,5 @@
 """recipes/pal_reward.py end to end: embedded default, own text, own vectors, and bad input before any model."""
 
-import importlib.util
 import json
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from ppo_helpers import tiny_policy
+from recipe_helpers import load_recipe
 
 from palign.models.pal import PALRewardModel
 
@@ -20,10 +20,7 @@ QUIET = ["--disable_tqdm", "true", "--use_cpu", "true"]
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pal_reward_recipe", ROOT / "recipes" / "pal_reward.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe("pal_reward")
 
 
 def write(path: Path, rows: list[dict]) -> str:

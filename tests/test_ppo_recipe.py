@@ -1,6 +1,5 @@
 """recipes/ppo_pal.py end to end on the smoke configuration, on a user's own model and rows, and on bad input."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +9,7 @@ import pandas as pd
 import pytest
 from peft import PeftModel
 from ppo_helpers import named_rows, tiny_policy
+from recipe_helpers import load_recipe
 from transformers import AutoModelForCausalLM
 
 pytest.importorskip("palign.models.pal")
@@ -22,10 +22,7 @@ SMOKE = str(ROOT / "recipes" / "configs" / "ppo_pal" / "smoke.yaml")
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ppo_pal_recipe", ROOT / "recipes" / "ppo_pal.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe("ppo_pal")
 
 
 def finite(summary: dict[str, float]) -> bool:
