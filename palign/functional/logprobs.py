@@ -1,0 +1,58 @@
+"""Logits and token ids → log-probabilities of completions, one value per sequence."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["completion_logps", "token_logps"]
+
+
+def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
+    """log softmax(logits) at the targets, nats, at least float32.
+
+    A gathered logit less the row's logsumexp, one sequence at a time: no second (batch, seq_len, vocab) tensor stands
+    beside the logits.
+
+    Args:
+        logits: (batch, seq_len, vocab), of the positions that predict the targets (already shifted).
+        targets: (batch, seq_len) int64.
+
+    Returns:
+        (batch, seq_len).
+    """
+    if logits.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"logits {tuple(logits.shape)} must have one row of the vocabulary for each of the targets "
+            f"{tuple(targets.shape)}."
+        )
+    if logits.numel() == 0:
+        return logits.sum(-1)
+    return torch.stack([_row_logps(row, ids) for row, ids in zip(logits, targets, strict=True)])
+
+
+def _row_logps(logits: Tensor, targets: Tensor) -> Tensor:
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+def completion_logps(logits: Tensor, input_ids: Tensor, completion_mask: Tensor) -> Tensor:
+    """Log-probability of each sequence's completion given what stands before it: nats, summed over its tokens.
+
+    The logits at position t predict the token at t + 1; the shift is made here. A completion that begins at position
+    0 has nothing before it: that token is not scored.
+
+    Args:
+        logits: (batch, seq_len, vocab).
+        input_ids: (batch, seq_len), padded on any side.
+        completion_mask: (batch, seq_len), 1 on the completion's tokens; what stands elsewhere is not read.
+
+    Returns:
+        (batch,), float32 or float64.
+    """
+    if input_ids.shape != completion_mask.shape or logits.shape[:-1] != input_ids.shape:
+        raise ValueError(
+            f"logits {tuple(logits.shape)}, input_ids {tuple(input_ids.shape)} and completion_mask "
+            f"{tuple(completion_mask.shape)} must share (batch, seq_len)."
+        )
+    scored = completion_mask[:, 1:].bool()
+    targets = input_ids[:, 1:].masked_fill(~scored, 0)
+    return token_logps(logits[:, :-1], targets).masked_fill(~scored, 0.0).sum(-1)

@@ -1,0 +1,52 @@
+"""Log-probabilities of completions: by hand, against log_softmax, whatever the padding holds."""
+
+import math
+
+import pytest
+import torch
+
+from palign.functional.logprobs import completion_logps, token_logps
+
+
+def test_by_hand() -> None:
+    """Vocabulary of two, logits (0, log 3): probabilities 1/4 and 3/4. Tokens 1 and 0: log 3/16."""
+    logits = torch.tensor([0.0, math.log(3.0)]).expand(1, 4, 2)
+    found = completion_logps(logits, torch.tensor([[0, 1, 0, 1]]), torch.tensor([[0, 1, 1, 0]]))
+    assert found.tolist() == pytest.approx([math.log(3 / 16)], abs=1e-6)
+
+
+def test_equals_log_softmax_and_its_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 7, 11, generator=generator, dtype=torch.float64, requires_grad=True)
+    ids = torch.randint(11, (5, 7), generator=generator)
+    mask = torch.randint(2, (5, 7), generator=generator)
+    expected = (logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0] * mask[:, 1:]).sum(1)
+    found = completion_logps(logits, ids, mask)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    weights = torch.arange(5.0, dtype=torch.float64)
+    mine, theirs = (torch.autograd.grad((x * weights).sum(), logits, retain_graph=True)[0] for x in (found, expected))
+    torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=0)
+
+
+def test_what_stands_outside_the_completion_is_not_read() -> None:
+    logits, ids = torch.randn(2, 5, 6), torch.randint(6, (2, 5))
+    mask = torch.tensor([[0, 0, 1, 1, 0], [0, 1, 1, 0, 0]])
+    found = completion_logps(logits, ids, mask)
+    other = logits.clone()
+    other[0, [0, 3, 4]], other[1, [2, 3, 4]] = float("nan"), float("inf")
+    torch.testing.assert_close(completion_logps(other, ids.masked_fill(mask == 0, -100), mask), found)
+
+
+def test_half_precision_is_summed_in_float32() -> None:
+    logits, ids = torch.randn(2, 300, 50).bfloat16(), torch.randint(50, (2, 300))
+    found = completion_logps(logits, ids, torch.ones_like(ids))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, completion_logps(logits.double(), ids, torch.ones_like(ids)).float())
+
+
+def test_shapes_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"logits \(2, 3, 4\), input_ids \(2, 4\)"):
+        completion_logps(torch.zeros(2, 3, 4), torch.zeros(2, 4).long(), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"targets \(2, 4\)"):
+        token_logps(torch.zeros(2, 3, 4), torch.zeros(2, 4).long())
