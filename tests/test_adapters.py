@@ -316,6 +316,7 @@ def test_loading_says_what_is_wrong(tmp_path: Path) -> None:
         load_type_adapters(make_base(n_layers=1), tmp_path)
     with pytest.raises(ValueError, match="already carries an adapter"):
         load_type_adapters(make_policy(1), tmp_path)
+    save_type_adapters(make_policy(2), tmp_path)
     (tmp_path / "type_1" / "adapter_model.safetensors").write_bytes(b"not a tensor file")
     with pytest.raises(ValueError, match="type_1.*damaged"):
         read_type_adapters(make_policy(2), tmp_path)

@@ -152,6 +152,19 @@ class EmbeddingStore:
         new = {key: i for key, i in new.items() if key not in self._rows}
         self._append(list(new), states[list(new.values())])
 
+    def rows_of_keys(self, keys: Sequence[bytes]) -> np.ndarray:
+        """As :meth:`rows`, by keys of 32 bytes; what other processes have added meanwhile is seen."""
+        if any(key not in self._rows for key in keys):
+            self._read_new_keys()
+        return np.array([self._rows.get(key, -1) for key in keys], dtype=np.int64)
+
+    def append(self, keys: Sequence[bytes], vectors: np.ndarray) -> None:
+        """Keep vectors (n, hidden) float32 under keys of 32 bytes each; a key that is there keeps its vector."""
+        with self._locked():
+            self._read_new_keys()
+            new = {key: i for i, key in enumerate(keys) if key not in self._rows}
+            self._append(list(new), vectors[list(new.values())])
+
     def _append(self, keys: list[bytes], vectors: np.ndarray) -> None:
         """Vectors to disk first, then keys; whatever lies beyond the complete rows is overwritten."""
         if not np.isfinite(vectors).all():

@@ -1,0 +1,163 @@
+"""Log-probabilities under the reference, once for each different item, kept on disk by content.
+
+The same pass gives a pooled hidden state of the completion, for the cheap reward on frozen embeddings. Both lie in an
+:class:`EmbeddingStore` of width 1 + hidden, under a key of the base's weights and of the item's token ids.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from palign.models.adapters import route
+from palign.models.architectures import hidden_size_of, without_head
+from palign.models.backbones import FINGERPRINT_ELEMENTS
+from palign.models.completions import TokenizedItems, policy_logps
+from palign.models.embeddings import EmbeddingStore
+
+__all__ = ["ReferencePass", "base_fingerprint", "reference_pass"]
+
+ITEMS_AT_ONCE = 4096  # sorted by length and written together
+SAYS_NOTHING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache",
+                "pad_token_id", "bos_token_id", "eos_token_id")  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class ReferencePass:
+    """What the reference says of items, row for row.
+
+    Attributes:
+        logps: (n_items,) float32, nats summed over completion tokens.
+        states: (n_items, hidden) float32, the last hidden layer's mean over completion tokens.
+    """
+
+    logps: np.ndarray
+    states: np.ndarray
+
+
+def reference_pass(
+    model: nn.Module,
+    items: TokenizedItems,
+    *,
+    cache_dir: str | Path | None = None,
+    batch_size: int = 32,
+    rank: int = 0,
+    n_ranks: int = 1,
+    show_progress: bool = True,
+) -> ReferencePass:
+    """Log-probabilities and pooled states of all items under the base, from the cache where they are there.
+
+    Args:
+        model: a causal language model; of a PeftModel the base, with adapters off.
+        items: unique items.
+        cache_dir: folder of all reference caches; None keeps nothing.
+        batch_size: items in a forward pass.
+        rank, n_ranks: with several processes of one group all call this, with one `cache_dir`; each computes its
+            share. What is not found on this machine's disk afterwards is computed here.
+        show_progress: whether to draw a progress bar.
+    """
+    if n_ranks > 1 and cache_dir is None:
+        raise ValueError(f"{n_ranks} processes share the reference pass through its cache; give a cache_dir.")
+    width = 1 + hidden_size_of(model.config)
+    store = EmbeddingStore(cache_dir, base_fingerprint(model), width)
+    keys = [_item_key(items, number) for number in range(len(items))]
+    options = {"batch_size": batch_size, "show_progress": show_progress and rank == 0}
+    if n_ranks > 1:
+        own = np.array([int.from_bytes(key[:4], "little") % n_ranks == rank for key in keys])
+        _fill(store, model, items, keys, np.flatnonzero((store.rows_of_keys(keys) < 0) & own), **options)
+        torch.distributed.barrier()
+    _fill(store, model, items, keys, np.flatnonzero(store.rows_of_keys(keys) < 0), **options)
+    rows = store.rows_of_keys(keys)
+    in_order = np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))) if len(rows) else False
+    found = store.vectors[rows[0] : rows[0] + len(rows)] if in_order else store.vectors[rows]
+    return ReferencePass(np.array(found[:, 0]), found[:, 1:])
+
+
+def _fill(
+    store: EmbeddingStore,
+    model: nn.Module,
+    items: TokenizedItems,
+    keys: list[bytes],
+    missing: np.ndarray,
+    *,
+    batch_size: int,
+    show_progress: bool,
+) -> None:
+    """Compute the items numbered in `missing` and append them, part by part; a kill loses one part at most."""
+    with tqdm(total=len(missing), desc="reference", unit="text", disable=not (show_progress and len(missing))) as bar:
+        for start in range(0, len(missing), ITEMS_AT_ONCE):
+            part = missing[start : start + ITEMS_AT_ONCE]
+            store.append([keys[number] for number in part], _compute(model, items, part, batch_size, bar))
+
+
+@torch.no_grad()
+def _compute(model: nn.Module, items: TokenizedItems, numbers: np.ndarray, batch_size: int, bar: tqdm) -> np.ndarray:
+    """Log-probability and pooled state side by side, (n, 1 + hidden) float32, in the order of `numbers`."""
+    device, was_training = next(model.parameters()).device, model.training
+    place = np.empty(len(items), dtype=np.int64)
+    place[numbers] = np.arange(len(numbers))
+    found = np.zeros((len(numbers), 1 + hidden_size_of(model.config)), dtype=np.float32)
+    model.eval()
+    try:
+        with route(model, None) if isinstance(model, PeftModel) else nullcontext(), _last_states(model) as states:
+            for chosen in items.batches_by_length(numbers, batch_size):
+                batch = {name: tensor.to(device) for name, tensor in items.collate(chosen).items()}
+                logps = policy_logps(model, **batch)
+                mask = batch["completion_mask"][..., None]
+                pooled = (states.pop().float() * mask).sum(1) / mask.sum(1).clamp_min(1)
+                found[place[chosen]] = torch.cat([logps[:, None], pooled], dim=1).float().cpu().numpy()
+                bar.update(len(chosen))
+    finally:
+        model.train(was_training)
+    return found
+
+
+@contextmanager
+def _last_states(model: nn.Module) -> Iterator[list[Tensor]]:
+    """A list that receives the last hidden layer (batch, seq_len, hidden) of every forward in this context."""
+    states: list[Tensor] = []
+    transformer = without_head(_plain(model))
+    handle = transformer.register_forward_hook(lambda _, __, output: states.append(output[0]))
+    try:
+        yield states
+    finally:
+        handle.remove()
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def base_fingerprint(model: nn.Module) -> str:
+    """A content key (64 hex digits) of the base: weights, configuration, and autocast as it is on now.
+
+    Adapters do not enter: a base has the same key before and after they are added. Tensors above a million elements
+    are sampled evenly, the rest read in full.
+    """
+    digest = hashlib.sha256(b"reference 1")
+    tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in _plain(model).state_dict().items()}
+    for name, tensor in sorted(tensors.items()):
+        if ".lora_" in name:
+            continue
+        flat = tensor.detach().reshape(-1)
+        flat = flat[:: max(1, flat.numel() // FINGERPRINT_ELEMENTS)].contiguous().cpu()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    config = {key: value for key, value in model.config.to_dict().items() if key not in SAYS_NOTHING}
+    kind = next(model.parameters()).device.type
+    autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "off"
+    digest.update(json.dumps([config, autocast], sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _item_key(items: TokenizedItems, number: int) -> bytes:
+    start = int(items.prompt_lengths[number]).to_bytes(8, "little")
+    return hashlib.sha256(start + items.tokens(number).astype("<i4").tobytes()).digest()
