@@ -281,6 +281,46 @@ def preference_rows(
     return rows
 
 
+def ranking_rows(
+    population: TextPopulation,
+    *,
+    n_per_annotator: int = 12,
+    n_items: int = 4,
+    prompts: list[str] | None = None,
+    sharpness: float = 3.0,
+    seed: int = 0,
+) -> list[dict[str, object]]:
+    """Rankings of `n_items` completions by every person: `n_annotators * n_per_annotator` rows for
+    `Preferences.from_rows`.
+
+    Args:
+        population: who judges.
+        n_per_annotator: rankings per person.
+        n_items: distinct completions of one prompt in each.
+        prompts: what is asked; default `make_prompts()`.
+        sharpness: rankings are drawn by Plackett–Luce on sharpness · gold utility.
+        seed: of texts and choices.
+
+    Returns:
+        Rows with `annotator_id`, `prompt`, `completions` (best first) and `type` (the person's dominant type).
+    """
+    rng = np.random.default_rng(seed)
+    prompts = make_prompts() if prompts is None else prompts
+    rows: list[dict[str, object]] = []
+    for person in population.annotator_ids:
+        for _ in range(n_per_annotator):
+            prompt = prompts[int(rng.integers(len(prompts)))]
+            texts: dict[str, None] = {}
+            while len(texts) < n_items:
+                texts[write_completion(prompt, rng)] = None
+            drawn = {text: sharpness * population.gold(text, person) + rng.gumbel() for text in texts}
+            rows.append({
+                "annotator_id": person, "prompt": prompt, "completions": sorted(drawn, key=drawn.get, reverse=True),
+                "type": population.type_of(person),
+            })  # fmt: skip
+    return rows
+
+
 def language_model_rows(n_rows: int, *, prompts: list[str] | None = None, seed: int = 0) -> list[dict[str, str]]:
     """`n_rows` of `prompt` and `completion` to train a language model on; nobody's taste plays a part in them."""
     rng = np.random.default_rng(seed)

@@ -217,6 +217,30 @@ class TypePolicies(nn.Module):
                 columns.append(self._column(batch, None if needs_grad is None else needs_grad[:, k]))
         return torch.stack(columns, dim=1)
 
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """What `transformers.Trainer` calls; recomputation runs under the adapter of its forward.
+
+        Raises:
+            ValueError: reentrant checkpointing is asked for, which cannot be told whose adapter was active.
+        """
+        given = activation_checkpointing_kwargs or {}
+        if given.get("use_reentrant"):
+            raise ValueError(
+                "gradient checkpointing with use_reentrant=True would recompute under the wrong adapter; leave it out "
+                "(gradient_checkpointing_kwargs), non-reentrant checkpointing is used."
+            )
+        base, settings = self.policy.get_base_model(), given | checkpointing_kwargs(self.policy)
+        if hasattr(base, "activation_checkpointing_enable"):
+            base.activation_checkpointing_enable(activation_checkpointing_kwargs=settings, **options)
+        else:  # an earlier transformers
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """The former name of `activation_checkpointing_enable`."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs)
+
     def _column(self, batch: tuple[Tensor, Tensor, Tensor], wanted: Tensor | None) -> Tensor:
         if wanted is None or bool(wanted.all()):
             return policy_logps(self.policy, *batch)

@@ -1,0 +1,100 @@
+"""Are there enough votes to tell types apart? A look at who said how much, before anything is trained.
+
+Types are found by what one person says again and again. One binary vote a person says nothing about types, whatever
+the number of people: θ and −θ in equal shares give the same votes as no taste at all (Chidambaram et al., arXiv
+2510.15716). A winner out of three, or a full ranking, says more each time.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from palign.data.preferences import Preferences
+
+__all__ = ["VoteCounts", "count_votes"]
+
+# accuracy of the likeliest type with three generic types of people, d = 6, n = 300: 5 and 10 votes a person
+EXPECTED = {"binary": (0.77, 0.91), "best-of-M": (0.86, 0.96), "ranking": (0.93, 0.985)}
+ENOUGH = {"binary": 8, "best-of-M": 5, "ranking": 3}
+
+
+@dataclass(frozen=True)
+class VoteCounts:
+    """How much each person said, and what that is enough for.
+
+    Attributes:
+        kind: the most telling form that at least half of the rows have: 'binary', 'best-of-M' or 'ranking'.
+        n_annotators: people.
+        median: votes of the median person.
+        largest_share: rows of the busiest person, as a share of all.
+        warnings: sentences.
+    """
+
+    kind: str
+    n_annotators: int
+    median: float
+    largest_share: float
+    warnings: tuple[str, ...]
+
+
+def count_votes(rows: Preferences, n_types: int | str) -> VoteCounts:
+    """Refuse what cannot show types; warn of what shows them poorly.
+
+    Args:
+        rows: everybody's judgements.
+        n_types: K asked for, or 'auto'.
+
+    Raises:
+        ValueError: no rows; more types than annotators; K above 1 with one annotator, or with binary votes of which
+            the median annotator gave fewer than two.
+    """
+    if len(rows) == 0:
+        raise ValueError("There are no rows to train on.")
+    people = rows.annotators()
+    counts = np.bincount(people.indices(rows.annotator_ids), minlength=len(people))
+    kind, median = _kind(rows), float(np.median(counts))
+    several = n_types == "auto" or int(n_types) > 1
+    if several and len(people) == 1:
+        raise ValueError(
+            f"All {len(rows):,} rows come from one annotator ({people.ids[0]!r}); types are differences between "
+            "people. Give rows of several people (--annotator_column names the column), or n_types=1, which is plain DPO."
+        )
+    if n_types != "auto" and int(n_types) > len(people):
+        raise ValueError(
+            f"n_types is {n_types}, and the rows come from {len(people)} annotators; there cannot be more types than "
+            f"people. Take at most {len(people)}, or 'auto'."
+        )
+    if several and kind == "binary" and median < 2:
+        raise ValueError(
+            f"The median annotator gave {median:g} binary vote; types cannot be told from single binary votes, "
+            "however many people give one (two opposed tastes look like none). Collect two votes or more from each person, or "
+            "best-of-three choices or rankings, or take n_types=1."
+        )
+    return VoteCounts(kind, len(people), median, float(counts.max() / counts.sum()), _warnings(kind, counts, several))
+
+
+def _kind(rows: Preferences) -> str:
+    """By the number of stages of the median row: winners that beat something."""
+    present = rows.ranks >= 0
+    worst = np.where(present, rows.ranks, -1).max(1)
+    n_stages = ((rows.ranks < worst[:, None]) & present).sum(1)
+    if np.median(rows.n_items) <= 2:
+        return "binary"
+    return "best-of-M" if np.median(n_stages) <= 1 else "ranking"
+
+
+def _warnings(kind: str, counts: np.ndarray, several: bool) -> tuple[str, ...]:
+    found, median = [], float(np.median(counts))
+    if several and median < ENOUGH[kind]:
+        five, ten = EXPECTED[kind]
+        found.append(
+            f"The median annotator gave {median:g} {kind} votes, fewer than {ENOUGH[kind]}: many people's type will "
+            f"stay unsure. With three distinct types, about {five:.0%} of people are placed right by five such votes, "
+            f"{ten:.1%} by ten."
+        )
+    if counts.max() > 0.5 * counts.sum() and len(counts) > 1:
+        found.append(
+            f"One annotator gave {counts.max():,} of the {counts.sum():,} rows. A person counts once in the mixing "
+            "weights, but their type's policy is trained mostly on them."
+        )
+    return tuple(found)

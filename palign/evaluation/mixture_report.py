@@ -1,0 +1,78 @@
+"""What there is to say about a mixture: did it find the types there are, how was K chosen, what do its types write."""
+
+import html
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from palign.data.preferences import Preferences
+from palign.data.rendering import render_prompt
+from palign.functional.partitions import adjusted_rand_index, type_accuracy
+from palign.models.mixture_files import MixtureRecord
+
+if TYPE_CHECKING:
+    from palign.models.mixture_policy import MixturePolicy
+
+__all__ = ["check_notes", "choice_note", "compare_types", "side_by_side"]
+
+
+def compare_types(record: MixtureRecord, truth: np.ndarray | None) -> dict[str, float]:
+    """`types/ari` and `types/accuracy` (after the best matching) of the likeliest types with the declared ones.
+
+    Args:
+        record: of the mixture.
+        truth: (n_annotators,) declared types in the order of `record.annotators`; None gives an empty dict.
+    """
+    if truth is None:
+        return {}
+    declared = torch.from_numpy(np.unique(truth, return_inverse=True)[1])
+    found = torch.from_numpy(record.responsibilities.argmax(1))
+    return {
+        "types/ari": float(adjusted_rand_index(found, declared)),
+        "types/accuracy": float(type_accuracy(found, declared)),
+    }
+
+
+def choice_note(record: MixtureRecord) -> list[str]:
+    """How K was chosen, as a sentence for the report; none where it was given."""
+    rows = record.details.get("choice_of_k") or []
+    if not rows:
+        return []
+    parts = [f"K = {int(row['n_types'])}: {row['log_likelihood']:.3f}" for row in rows]
+    return [
+        f"K = {record.n_types} was chosen on annotators held out of training, by the log-likelihood of a row (nats) "
+        f"under the cheap head: {'; '.join(parts)}. The smallest K that is not clearly worse than the best is taken."
+    ]
+
+
+def check_notes(record: MixtureRecord) -> list[str]:
+    """The checks of the mixture, those that ask for a look first."""
+    order = {"stop": 0, "look": 1, "ok": 2}
+    checks: list[dict[str, Any]] = sorted(
+        record.details.get("checks", []), key=lambda check: order.get(check["verdict"], 3)
+    )
+    return [f"{check['name']} ({check['verdict']}): {check['message']}" for check in checks]
+
+
+def side_by_side(
+    policy: "MixturePolicy", rows: Preferences, *, n_prompts: int = 6, max_new_tokens: int = 48, seed: int = 0
+) -> str:
+    """A Markdown table: what each type answers to the same held-out prompts. Texts are escaped."""
+    numbers = np.unique(rows.prompt_indices[rows.prompt_indices >= 0])
+    numbers = numbers[:: max(1, len(numbers) // n_prompts)][:n_prompts]
+    prompts = [rows.prompts[number] for number in numbers]
+    answers = [
+        policy.generate(prompts, type=k, max_new_tokens=max_new_tokens, seed=seed + k) for k in range(policy.n_types)
+    ]
+    shares = [f"type_{k} ({weight:.0%})" for k, weight in enumerate(policy.mixing_weights.tolist())]
+    lines = [f"| prompt | {' | '.join(shares)} |", "|" + "---|" * (policy.n_types + 1)]
+    for place, prompt in enumerate(prompts):
+        cells = [render_prompt(prompt, policy.tokenizer), *(said[place] for said in answers)]
+        lines.append("| " + " | ".join(_cell(text) for text in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """One line that no markup in it can leave."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("`", "\\`")

@@ -1,0 +1,168 @@
+"""A mixture on disk: adapters by type, mixture.json, responsibilities.parquet, a model card."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from palign.data.annotators import AnnotatorIndex
+
+__all__ = ["BASE", "MixtureRecord", "load_mixture", "mixture_card", "save_mixture"]
+
+WORDS, PEOPLE, CARD, BASE = "mixture.json", "responsibilities.parquet", "README.md", "base_model"
+FORMAT = 1
+
+
+@dataclass
+class MixtureRecord:
+    """All of a mixture but the adapters.
+
+    Attributes:
+        annotators: who was trained on.
+        responsibilities: (n_annotators, n_types) float64.
+        n_rows: (n_annotators,) rows of each.
+        mixing_weights: (n_types,) float64.
+        beta: DPO's.
+        max_length: tokens that were read of prompt and completion.
+        base_model: name or folder of the model below the adapters; None is the folder `base_model` beside them.
+        history: a dict for each EM round.
+        details: whatever else explains the run: seeds, configuration, choice of K, checks.
+    """
+
+    annotators: AnnotatorIndex
+    responsibilities: np.ndarray
+    n_rows: np.ndarray
+    mixing_weights: np.ndarray
+    beta: float
+    max_length: int
+    base_model: str | None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_types(self) -> int:
+        """K."""
+        return len(self.mixing_weights)
+
+
+def save_mixture(record: MixtureRecord, folder: str | Path) -> None:
+    """Write all but the adapters; each file is complete or as it was before."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    gamma = record.responsibilities
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -np.where(gamma > 0, gamma * np.log(gamma), 0.0).sum(1)
+    table = {"annotator_id": record.annotators.ids, "n_rows": record.n_rows, "entropy": entropy}
+    table |= {"type": gamma.argmax(1)} | {f"type_{k}": gamma[:, k] for k in range(record.n_types)}
+    pd.DataFrame(table).to_parquet(folder / (PEOPLE + ".partial"), index=False)
+    os.replace(folder / (PEOPLE + ".partial"), folder / PEOPLE)
+    words = {
+        "format": FORMAT, "n_types": record.n_types, "mixing_weights": record.mixing_weights.tolist(),
+        "beta": record.beta, "max_length": record.max_length, "base_model": record.base_model,
+        "rounds": record.history, **record.details,
+    }  # fmt: skip
+    _write(folder / WORDS, json.dumps(words, indent=1, ensure_ascii=False) + "\n")
+    _write(folder / CARD, mixture_card(record))
+
+
+def load_mixture(folder: str | Path) -> MixtureRecord:
+    """Read what `save_mixture` wrote.
+
+    Raises:
+        ValueError: a file is missing, of another format, or the two disagree.
+    """
+    folder = Path(folder).expanduser()
+    missing = [name for name in (WORDS, PEOPLE) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{str(folder)!r} is not a mixture: it lacks {', '.join(missing)}. Give a folder that MixtureDPOTrainer "
+            "or recipes/em_dpo.py wrote."
+        )
+    try:
+        words = json.loads((folder / WORDS).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder / WORDS} is not JSON ({error}).") from error
+    if words.get("format") != FORMAT:
+        raise ValueError(f"{folder / WORDS} has format {words.get('format')!r}; this version reads {FORMAT}.")
+    table = pd.read_parquet(folder / PEOPLE)
+    names = [f"type_{k}" for k in range(words["n_types"])]
+    lacking = [name for name in ("annotator_id", "n_rows", *names) if name not in table]
+    if lacking:
+        raise ValueError(f"{folder / PEOPLE} lacks {', '.join(lacking)}; mixture.json speaks of {len(names)} types.")
+    known = {"format", "n_types", "mixing_weights", "beta", "max_length", "base_model", "rounds"}
+    return MixtureRecord(
+        AnnotatorIndex(table["annotator_id"]), table[names].to_numpy(np.float64), table["n_rows"].to_numpy(),
+        np.asarray(words["mixing_weights"], dtype=np.float64), words["beta"], words["max_length"],
+        words["base_model"], words["rounds"], {name: value for name, value in words.items() if name not in known},
+    )  # fmt: skip
+
+
+def mixture_card(record: MixtureRecord) -> str:
+    """The README.md of a mixture, for people."""
+    gamma = record.responsibilities
+    sizes = np.bincount(gamma.argmax(1), minlength=record.n_types)
+    types = "\n".join(f"| `type_{k}` | {record.mixing_weights[k]:.1%} | {sizes[k]} |" for k in range(record.n_types))
+    checks = "\n".join(f"- {check['name']}: **{check['verdict']}**. {check['message']}" for check in _checks(record))
+    base = record.base_model or f"the folder `{BASE}`"
+    return CARD_TEXT.format(
+        base=base, n_types=record.n_types, n_annotators=len(gamma), n_rows=int(record.n_rows.sum()), types=types,
+        sure=float((gamma.max(1) > 0.9).mean()) if len(gamma) else 0.0,
+        checks=f"\n## Checks\n\n{checks}\n" if checks else "",
+    )  # fmt: skip
+
+
+def _checks(record: MixtureRecord) -> list[dict[str, Any]]:
+    return record.details.get("checks", [])
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def as_details(value: Any) -> dict[str, Any]:
+    """A dataclass as what `MixtureRecord.details` holds."""
+    return asdict(value)
+
+
+CARD_TEXT = """---
+library_name: peft
+tags:
+- dpo
+- lora
+- pluralistic-alignment
+---
+# Mixture of {n_types} preference types
+
+One LoRA adapter for each type of annotator, on {base}. Types were discovered by EM mixture-DPO from {n_rows:,}
+judgements of {n_annotators:,} annotators.
+
+| adapter | mixing weight | annotators whose likeliest type it is |
+|---|---|---|
+{types}
+
+{sure:.0%} of the annotators belong to one type with a probability above .9.
+{checks}
+## Use
+
+```python
+from palign import MixturePolicy
+
+policy = MixturePolicy.from_pretrained("PATH")
+policy.generate(prompts, annotator_ids=people)  # each by their likeliest type
+policy.posterior(rows_of_newcomers)  # their types, from their votes
+```
+
+Every `type_k` is a plain PEFT adapter: `PeftModel.from_pretrained(base_model, "PATH/type_0")`.
+
+## Intended use and limits
+
+Types are patterns in votes; they are no identities, and people inside a type differ. Serving people by type can keep
+from them what they would not have chosen and would have wanted to see. `responsibilities.parquet` holds the
+annotators' ids as they were given: replace ids that name a person before sharing.
+"""

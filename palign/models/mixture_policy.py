@@ -1,0 +1,257 @@
+"""K policies on one base, and who is served by which."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from palign.data.annotators import AnnotatorIndex
+from palign.data.preferences import Preferences
+from palign.data.rendering import render_prompt
+from palign.functional.mixture import responsibilities, sum_by_annotator
+from palign.models.adapters import TypePolicies, load_type_adapters, route
+from palign.models.checkpoints import require_model_folder
+from palign.models.completions import TokenizedItems
+from palign.models.mixture_files import BASE, MixtureRecord, load_mixture
+from palign.models.reference_logps import reference_pass
+from palign.models.type_scores import implicit_rewards, row_log_likelihoods, type_logps
+
+__all__ = ["MixturePolicy", "TypePosterior"]
+
+Rows = Preferences | Iterable[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class TypePosterior:
+    """Who belongs to which type, as far as their votes say.
+
+    Attributes:
+        annotators: the people, in order of first appearance.
+        responsibilities: (n_annotators, n_types), rows sum to 1.
+        n_rows: (n_annotators,) votes of each.
+    """
+
+    annotators: AnnotatorIndex
+    responsibilities: Tensor
+    n_rows: Tensor
+
+    @property
+    def types(self) -> dict[str, int]:
+        """Everybody's likeliest type."""
+        return dict(zip(self.annotators.ids, self.responsibilities.argmax(1).tolist(), strict=True))
+
+
+class MixturePolicy:
+    """A language model with one adapter for each type, the share of each type, and the people it knows.
+
+    Args:
+        policies: the adapters on their base.
+        tokenizer: of the base.
+        record: people, responsibilities, mixing weights, beta.
+        reference_cache_dir: folder of reference log-probabilities; in memory if None.
+    """
+
+    def __init__(
+        self,
+        policies: TypePolicies,
+        tokenizer: PreTrainedTokenizerBase,
+        record: MixtureRecord,
+        *,
+        reference_cache_dir: str | Path | None = None,
+    ):
+        self.policies, self.tokenizer, self.record = policies, tokenizer, record
+        self.reference_cache_dir = reference_cache_dir
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        model: Any = None,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype = "auto",
+        trust_remote_code: bool = False,
+    ) -> "MixturePolicy":
+        """Read what `MixtureDPOTrainer.save_model` wrote.
+
+        Args:
+            folder: with mixture.json, responsibilities.parquet and type_0 …
+            model: the base, if it is loaded already; else it is read from where mixture.json says.
+
+        Raises:
+            ValueError: a file or an adapter is missing, or the base is not a model folder.
+        """
+        folder = Path(folder).expanduser()
+        record = load_mixture(folder)
+        name = record.base_model or str(folder / BASE)
+        if model is None:
+            require_model_folder(name)
+            load = {"trust_remote_code": trust_remote_code}
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **load)
+        own = folder / "tokenizer_config.json"
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder) if own.is_file() else name, trust_remote_code=trust_remote_code
+        )
+        policies = TypePolicies(load_type_adapters(model, folder, record.n_types))
+        policies.to(device).eval()
+        return cls(policies, tokenizer, record)
+
+    @property
+    def n_types(self) -> int:
+        """K."""
+        return self.record.n_types
+
+    @property
+    def mixing_weights(self) -> Tensor:
+        """(n_types,) float64: the share of each type among the annotators."""
+        return torch.from_numpy(self.record.mixing_weights)
+
+    def responsibilities_for(self, annotator_ids: Sequence[object]) -> Tensor:
+        """(n_ids, n_types) of people that were trained on; a stranger has the mixing weights."""
+        rows = self.record.annotators.indices(annotator_ids, unknown=-1)
+        known = np.concatenate([self.record.responsibilities, self.record.mixing_weights[None]])
+        return torch.from_numpy(known[rows])
+
+    # judging
+
+    def type_rewards(self, rows: Rows, *, batch_size: int = 32) -> Tensor:
+        """(rows, max_items, n_types) float64: β·h_k of every item, 0 at padding."""
+        prefs = _preferences(rows)
+        items = TokenizedItems.of(prefs, self.tokenizer, max_length=self.record.max_length)
+        used = np.zeros(len(prefs.items), dtype=bool)
+        used[prefs.item_indices[prefs.item_indices >= 0]] = True
+        reference = reference_pass(
+            self.policies.policy, items, cache_dir=self.reference_cache_dir, batch_size=batch_size, show_progress=False
+        )
+        wanted = np.repeat(used[:, None], self.n_types, axis=1)
+        logps = type_logps(self.policies, items, wanted, batch_size=batch_size)
+        return implicit_rewards(prefs, logps, np.asarray(reference.logps, dtype=np.float64), beta=self.record.beta)
+
+    def scores(self, rows: Rows, *, batch_size: int = 32) -> Tensor:
+        """(rows, max_items) float64: Σ_k γ_ik β·h_k, the reward that the person of the row is expected to give."""
+        prefs = _preferences(rows)
+        gamma = self.responsibilities_for(prefs.annotator_ids)
+        return (self.type_rewards(prefs, batch_size=batch_size) * gamma[:, None]).sum(2)
+
+    def posterior(self, rows: Rows, *, batch_size: int = 32) -> TypePosterior:
+        """The types of people from their votes, mixing weights as the prior (Bayes; by stages, in log space).
+
+        Args:
+            rows: `Preferences`, or rows as `Preferences.from_rows` takes them; the people may be strangers.
+        """
+        prefs = _preferences(rows)
+        people = prefs.annotators()
+        index = torch.from_numpy(people.indices(prefs.annotator_ids))
+        likelihoods = row_log_likelihoods(self.type_rewards(prefs, batch_size=batch_size), prefs.ranks)
+        summed = sum_by_annotator(likelihoods, index, len(people))
+        return TypePosterior(
+            people, responsibilities(summed, self.mixing_weights), torch.bincount(index, minlength=len(people))
+        )
+
+    # speaking
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Any],
+        *,
+        annotator_ids: Sequence[object] | None = None,
+        type: int | None = None,  # noqa: A002  (the field's word)
+        weights: Any = None,
+        max_new_tokens: int = 128,
+        temperature: float = 1.0,
+        batch_size: int = 32,
+        seed: int = 0,
+        **generation: Any,
+    ) -> list[str]:
+        """One completion for each prompt, said by one type.
+
+        Args:
+            prompts: (n_prompts,) texts or lists of messages.
+            annotator_ids: (n_prompts,) who asks: their likeliest type answers; for a stranger one is drawn by the
+                mixing weights.
+            type: 0 … n_types − 1, for all prompts.
+            weights: (n_types,) or (n_prompts, n_types): for each prompt one type is drawn, which then says the whole
+                answer.
+            max_new_tokens, temperature: of the draw; temperature 0 takes the likeliest token.
+            seed: of both draws.
+            generation: further options of `generate`.
+
+        Raises:
+            ValueError: not exactly one of the three, or one that does not fit.
+        """
+        types = self._types_for(len(prompts), annotator_ids, type, weights, seed)
+        texts = [render_prompt(prompt, self.tokenizer) for prompt in prompts]
+        answers = [""] * len(texts)
+        self.policies.eval()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for k in range(self.n_types):
+                rows = np.flatnonzero(types == k)
+                with route(self.policies.policy, f"type_{k}"):
+                    for start in range(0, len(rows), batch_size):
+                        part = rows[start : start + batch_size]
+                        said = self._said([texts[i] for i in part], max_new_tokens, temperature, generation)
+                        for i, text in zip(part, said, strict=True):
+                            answers[i] = text
+        return answers
+
+    def _said(
+        self, texts: list[str], max_new_tokens: int, temperature: float, generation: dict[str, Any]
+    ) -> list[str]:
+        tokenizer, policy = self.tokenizer, self.policies.policy
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        ids = tokenizer(texts)["input_ids"]
+        longest = max(len(row) for row in ids)
+        padded = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in ids])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids])
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        sequences = policy.generate(
+            input_ids=padded.to(policy.device), attention_mask=mask.to(policy.device), pad_token_id=pad,
+            max_new_tokens=max_new_tokens, **(sampling if temperature > 0 else {"do_sample": False}), **generation,
+        )  # fmt: skip
+        return [text.strip() for text in tokenizer.batch_decode(sequences[:, longest:], skip_special_tokens=True)]
+
+    def _types_for(
+        self, n_prompts: int, annotator_ids: Sequence[object] | None, fixed: int | None, weights: Any, seed: int
+    ) -> np.ndarray:
+        """(n_prompts,) the type that answers each."""
+        given = [name for name, v in zip(("annotator_ids", "type", "weights"), (annotator_ids, fixed, weights),
+                                         strict=True) if v is not None]  # fmt: skip
+        if len(given) != 1:
+            raise ValueError(
+                f"generate was given {' and '.join(given) or 'none'} of annotator_ids, type and weights; give exactly "
+                "one, to say which type answers."
+            )
+        if fixed is not None:
+            if not 0 <= fixed < self.n_types:
+                raise ValueError(f"type is {fixed}; this mixture has types 0 to {self.n_types - 1}.")
+            return np.full(n_prompts, fixed)
+        rng = np.random.default_rng(seed)
+        if annotator_ids is not None:
+            if len(annotator_ids) != n_prompts:
+                raise ValueError(
+                    f"{n_prompts} prompts came with {len(annotator_ids)} annotator ids; give one for each."
+                )
+            rows = self.record.annotators.indices(annotator_ids, unknown=-1)
+            drawn = rng.choice(self.n_types, size=n_prompts, p=self.record.mixing_weights)
+            return np.where(rows >= 0, self.record.responsibilities.argmax(1)[rows], drawn)
+        return _drawn(np.asarray(weights, dtype=np.float64), n_prompts, self.n_types, rng)
+
+
+def _drawn(weights: np.ndarray, n_prompts: int, n_types: int, rng: np.random.Generator) -> np.ndarray:
+    if weights.shape not in ((n_types,), (n_prompts, n_types)):
+        raise ValueError(f"weights have shape {weights.shape}; ({n_types},) or ({n_prompts}, {n_types}) is needed.")
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and (weights.sum(-1) > 0).all()):
+        raise ValueError("weights must be finite, 0 or more, and not all 0.")
+    shares = (weights / weights.sum(-1, keepdims=True)).cumsum(-1)
+    return (rng.random(n_prompts)[:, None] > np.broadcast_to(shares, (n_prompts, n_types))[:, :-1]).sum(1)
+
+
+def _preferences(rows: Rows) -> Preferences:
+    return rows if isinstance(rows, Preferences) else Preferences.from_rows(rows)

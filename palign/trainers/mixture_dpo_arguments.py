@@ -1,0 +1,98 @@
+"""Command-line arguments of `recipes/em_dpo.py`, and their values where nothing of the user's is given."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import ModelConfig, TrlParser
+
+from palign.data.arguments import DataArguments
+from palign.trainers.mixture_dpo_config import MixtureDPOConfig
+
+__all__ = ["BASELINES", "MixtureArguments", "parse_mixture_arguments"]
+
+BASELINES = ("pooled", "cluster", "oracle")
+DEFAULTS: dict[str, Any] = {
+    "output_dir": "outputs/em_dpo", "report_to": "none", "lora_target_modules": ["all-linear"], "lora_dropout": 0.0,
+    "logging_steps": 10,
+}  # fmt: skip
+EMBEDDED_DEFAULTS: dict[str, Any] = {
+    "baselines": list(BASELINES), "per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 6.0,
+    "beta": 0.2, "lora_r": 16, "lora_alpha": 16, "e_step_batch_size": 64,
+}  # fmt: skip
+
+
+@dataclass
+class MixtureArguments:
+    """What is trained beside the mixture, and what is shown of it."""
+
+    baselines: list[str] = field(
+        default_factory=lambda: ["pooled"],
+        metadata={
+            "help": "Trained and reported beside the mixture: 'pooled' (one DPO), 'cluster' (hard clusters, no EM), "
+            "'oracle' (the groups of type_column)."
+        },
+    )
+    type_column: str = field(
+        default="type",
+        metadata={"help": "Column with the true or declared type of an annotator, for 'oracle' and for comparison."},
+    )
+    eval_fraction: float = field(
+        default=0.2, metadata={"help": "Share of the prompts held out where no rows to evaluate on are named."}
+    )
+    n_sample_prompts: int = field(default=6, metadata={"help": "Held-out prompts that every type answers."})
+    max_new_tokens: int = field(default=48, metadata={"help": "Length of those answers."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a model of the hub."})
+    lm_steps: int = field(default=250, metadata={"help": "Embedded default: steps of the language model."})
+    n_annotators: int = field(default=60, metadata={"help": "Embedded default: people."})
+    n_per_annotator: int = field(default=16, metadata={"help": "Embedded default: rankings of each person."})
+    n_items: int = field(default=4, metadata={"help": "Embedded default: completions in a ranking; 2 gives pairs."})
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.baselines if name not in BASELINES]
+        if unknown:
+            raise ValueError(f"--baselines holds {', '.join(unknown)}; choose from {', '.join(BASELINES)}.")
+        if not 0 < self.eval_fraction < 1:
+            raise ValueError(f"--eval_fraction is {self.eval_fraction}; it must lie between 0 and 1.")
+        for name in ("lm_steps", "n_annotators", "n_per_annotator"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.n_items < 2:
+            raise ValueError(f"--n_items is {self.n_items}; a judgement compares at least 2 completions.")
+
+
+def parse_mixture_arguments(
+    argv: Sequence[str] | None = None,
+) -> tuple[MixtureArguments, DataArguments, MixtureDPOConfig, ModelConfig]:
+    """Read flags over YAML (`--config FILE.yaml`) over defaults; an unknown key is an error.
+
+    Without `--model_name_or_path` and `--dataset_name` the defaults are those of the embedded default.
+
+    Raises:
+        ValueError: an unknown key, rows without a model or a model without rows, or rows of vectors.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    kinds = (MixtureArguments, DataArguments, MixtureDPOConfig, ModelConfig)
+    script, data_args, args, model_args = _parser(kinds, DEFAULTS).parse_args_and_config(argv)
+    if data_args.embeddings is not None:
+        raise ValueError("--embeddings is given, and policies are trained on text; leave it out.")
+    given = {
+        "--dataset_name": data_args.dataset_name is not None,
+        "--model_name_or_path": model_args.model_name_or_path is not None,
+    }
+    if not any(given.values()):
+        return _parser(kinds, DEFAULTS | EMBEDDED_DEFAULTS).parse_args_and_config(argv)
+    if not all(given.values()):
+        lacking = next(name for name, is_given in given.items() if not is_given)
+        raise ValueError(
+            f"{lacking} is missing: rows of your own need a model (--model_name_or_path) and a model needs rows "
+            "(--dataset_name). Give both, or neither for the embedded default."
+        )
+    return script, data_args, args, model_args
+
+
+def _parser(kinds: tuple[type, ...], defaults: dict[str, Any]) -> TrlParser:
+    parser = TrlParser(kinds, allow_abbrev=False)
+    parser.set_defaults(**defaults)
+    return parser

@@ -1,0 +1,98 @@
+"""Options of `MixtureDPOTrainer`."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from transformers import TrainingArguments
+
+__all__ = ["MStep", "MixtureDPOConfig", "TypesFrom"]
+
+
+class TypesFrom(StrEnum):
+    """Where the responsibilities come from."""
+
+    EM = "em"  # started on frozen embeddings, then updated after every round
+    CLUSTER = "cluster"  # the start made hard and left alone
+    GIVEN = "given"  # handed in as `responsibilities`, left alone
+
+
+class MStep(StrEnum):
+    """How a row reaches the types."""
+
+    SAMPLED = "sampled"  # each row trains one type in an epoch, drawn by its annotator's responsibilities
+    WEIGHTED = "weighted"  # each row trains every type that is responsible for it, its loss multiplied by that
+
+
+@dataclass
+class MixtureDPOConfig(TrainingArguments):
+    """EM outside, DPO inside: `num_train_epochs` passes over the rows are divided evenly over `n_rounds` M-steps, and
+    an E-step follows each. Optimizer and learning-rate schedule run through all rounds: every M-step goes on from the
+    last one. Everything else is as in `TrainingArguments` and, by name, in TRL's `DPOConfig`.
+    """
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the adapters (AdamW)."})
+    n_types: str = field(
+        default="auto",
+        metadata={"help": "Latent types K, a number or 'auto': chosen by held-out likelihood on frozen embeddings."},
+    )
+    max_types: int = field(default=6, metadata={"help": "Largest K that 'auto' tries."})
+    beta: float = field(default=0.1, metadata={"help": "DPO's beta: higher keeps the policies nearer the reference."})
+    n_rounds: int = field(default=2, metadata={"help": "M-steps, each followed by an E-step."})
+    types_from: str = field(
+        default="em", metadata={"help": "'em', 'cluster' (hard clusters, no EM) or 'given' (types known beforehand)."}
+    )
+    m_step: str = field(
+        default="sampled",
+        metadata={
+            "help": "'sampled': a row trains one type, drawn by responsibility, so that K types cost about one DPO "
+            "run; 'weighted': every type that is responsible for it."
+        },
+    )
+    min_responsibility: float = field(
+        default=1e-3, metadata={"help": "m_step='weighted': a type less responsible for a row than this skips it."}
+    )
+    temper_start: float = field(
+        default=0.2,
+        metadata={
+            "help": "The first E-step multiplies log-likelihoods by this; the last by 1. Policies believe the votes "
+            "they were trained on, and a tempered E-step leaves people free to move."
+        },
+    )
+    max_length: int = field(default=1024, metadata={"help": "Tokens of prompt and completion together."})
+    disable_dropout: bool = field(default=True, metadata={"help": "Switch off dropout everywhere, as TRL does."})
+    n_restarts: int = field(default=8, metadata={"help": "Starts of the EM on frozen embeddings; the best is kept."})
+    head_dim: int = field(
+        default=64, metadata={"help": "Principal components of the frozen embeddings that the cheap head reads."}
+    )
+    head_ridge: float = field(default=1.0, metadata={"help": "Shrinkage of each type's cheap head to the pooled one."})
+    n_permutations: int = field(
+        default=19, metadata={"help": "Shuffles of annotator ids in the test whether types exist at all; 0 skips it."}
+    )
+    reference_cache_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of the reference log-probabilities; `reference_logps` in output_dir if unset."},
+    )
+    e_step_batch_size: int = field(default=32, metadata={"help": "Completions in a forward pass without gradient."})
+    save_strategy: str = field(
+        default="no", metadata={"help": "Checkpoints beside those after every round: 'no', 'steps' or 'epoch'."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.n_types = str(self.n_types)
+        if self.n_types != "auto" and not (self.n_types.isdigit() and int(self.n_types) >= 1):
+            raise ValueError(f"n_types is {self.n_types!r}; it must be a whole number from 1 on, or 'auto'.")
+        self.types_from, self.m_step = TypesFrom(self.types_from).value, MStep(self.m_step).value
+        for name in ("max_types", "n_rounds", "n_restarts", "head_dim", "e_step_batch_size", "max_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("beta", "temper_start", "head_ridge"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive and finite.")
+        if self.temper_start > 1:
+            raise ValueError(f"temper_start is {self.temper_start}; above 1 an E-step would count votes twice.")
+        if not 0 <= self.min_responsibility < 1 or self.n_permutations < 0:
+            raise ValueError(
+                f"min_responsibility is {self.min_responsibility} (0 or more, below 1) and n_permutations is "
+                f"{self.n_permutations} (0 or more)."
+            )

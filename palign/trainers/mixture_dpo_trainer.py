@@ -1,0 +1,493 @@
+"""EM mixture-DPO: latent annotator types and one LoRA adapter for each (Chidambaram et al., arXiv 2405.15065).
+
+Annotator i has a latent type z_i with prior η; type k prefers by Plackett–Luce on β·h_k, h_k = log π_k − log π_ref.
+E-step: γ_ik ∝ η_k Π_rows p_k(row). M-step: every adapter is trained by DPO with each row's loss multiplied by γ.
+
+Where we differ from the paper, and why:
+
+1. EM is first run to the end on a linear reward over frozen embeddings (seconds); K and the first responsibilities
+   come from there. The paper starts the language models from a random or clustered assignment.
+2. M-steps go on from the adapters of the round before; the paper starts each again from the reference.
+3. Reference log-probabilities are computed once for each different completion, and kept on disk.
+4. A row trains one type drawn by its responsibilities (`m_step="sampled"`): an unbiased gradient at the price of one
+   DPO run for all types together. `"weighted"` is the sum over types.
+5. E-steps are tempered in all rounds but the last.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from peft import PeftConfig
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainingArguments,
+)
+
+from palign.data.preferences import Preferences
+from palign.data.vote_counts import VoteCounts, count_votes
+from palign.functional.losses import plackett_luce, strictly_below
+from palign.functional.mixture import (
+    log_evidence,
+    mixing_weights,
+    responsibilities,
+    sum_by_annotator,
+    temper_schedule,
+)
+from palign.models.adapters import (
+    TypePolicies,
+    adapter_state,
+    add_type_adapters,
+    read_type_adapters,
+    require_grad,
+    restore_adapter_state,
+    save_type_adapters,
+)
+from palign.models.completions import TokenizedItems
+from palign.models.mixture_files import BASE, MixtureRecord, save_mixture
+from palign.models.mixture_policy import MixturePolicy
+from palign.models.reference_logps import reference_pass
+from palign.models.type_scores import implicit_rewards, row_log_likelihoods, type_logps
+from palign.trainers.cheap_start import CheapStart, cheap_start, given_start
+from palign.trainers.mixture_collator import MixtureCollator
+from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
+from palign.trainers.mixture_state import MixtureState, round_ends
+from palign.trainers.reward_collator import PairDataset
+
+__all__ = ["MixtureDPOTrainer"]
+
+logger = logging.getLogger(__name__)
+SURE = 0.9
+Rows = Preferences | Iterable[Mapping[str, Any]]
+
+
+class DivergenceError(RuntimeError):
+    """The loss of one type is not finite."""
+
+
+class MixtureDPOTrainer(Trainer):
+    """A `transformers.Trainer` that finds types of annotators and trains one LoRA for each.
+
+    Args:
+        model: a causal language model without adapters, which is also the reference.
+        args: `MixtureDPOConfig`.
+        train_dataset, eval_dataset: `Preferences`, or rows as `Preferences.from_rows` takes them.
+        processing_class: the tokenizer.
+        peft_config: a `peft.LoraConfig` for each type.
+        responsibilities: (n_annotators, n_types) in the order of `Preferences.annotators()`, for types_from='given'.
+
+    Raises:
+        ValueError: rows, options and model do not fit, before the model is run.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: MixtureDPOConfig,
+        train_dataset: Rows,
+        eval_dataset: Rows | None = None,
+        *,
+        processing_class: PreTrainedTokenizerBase,
+        peft_config: PeftConfig,
+        responsibilities: np.ndarray | Tensor | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ):
+        self.train_rows, self.eval_rows = _preferences(train_dataset), _preferences(eval_dataset)
+        n_types = "auto" if args.n_types == "auto" else int(args.n_types)
+        given = given_start(responsibilities, self.train_rows, args)
+        self.votes: VoteCounts = count_votes(self.train_rows, n_types if given is None else given.n_types)
+        for warning in self.votes.warnings:
+            logger.warning(warning)
+        self.annotators = self.train_rows.annotators()
+        self.annotator_index = torch.from_numpy(self.annotators.indices(self.train_rows.annotator_ids))
+        self.items = TokenizedItems.of(self.train_rows, processing_class, max_length=args.max_length)
+        model.to(args.device)
+        self._reference_dir = args.reference_cache_dir or str(Path(args.output_dir) / "reference_logps")
+        reference = reference_pass(
+            model.eval(), self.items, cache_dir=self._reference_dir, batch_size=args.e_step_batch_size,
+            show_progress=not args.disable_tqdm,
+        )  # fmt: skip
+        self.reference_logps = reference.logps
+        self._reference_on_device = torch.from_numpy(reference.logps.astype(np.float32)).to(args.device)
+        self.start: CheapStart = given or cheap_start(
+            self.train_rows, reference.states, self.annotator_index, len(self.annotators), args
+        )
+        self.mixture = MixtureState(
+            self.start.responsibilities.double(),
+            mixing_weights(self.start.responsibilities.double()),
+            torch.zeros(len(self.annotators), self.start.n_types, dtype=torch.float64),
+            self._nothing_recorded(),
+        )
+        self._base_model = _named_base(model, processing_class, Path(args.output_dir))
+        self.policies = TypePolicies(add_type_adapters(model, peft_config, self.start.n_types, seed=args.seed))
+        if args.disable_dropout:
+            _disable_dropout(self.policies)
+        args.remove_unused_columns, args.label_names = False, []
+        super().__init__(
+            model=self.policies,
+            args=args,
+            train_dataset=PairDataset(self.train_rows),
+            eval_dataset=None if self.eval_rows is None else PairDataset(self.eval_rows),
+            data_collator=MixtureCollator(self.train_rows, self.items),
+            processing_class=processing_class,
+            callbacks=[*(callbacks or []), RoundCallback(self)],
+        )
+        self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
+        self._weights: tuple[tuple[int, int], Tensor] | None = None
+        self._snapshot: tuple[dict[str, Tensor], MixtureState] | None = None
+        self._clear_sums()
+
+    @property
+    def n_types(self) -> int:
+        """K."""
+        return self.mixture.n_types
+
+    # training
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """All rounds, from the start or from a checkpoint; returns `TrainOutput`.
+
+        Raises:
+            RuntimeError: the loss of a type is not finite. The adapters and responsibilities are then as they were
+                when the round began, and so is what lies in `output_dir`.
+        """
+        require_grad(self.policies.policy)
+        self._take_snapshot()
+        try:
+            return super().train(*args, **kwargs)
+        except DivergenceError as error:
+            self._undo_round()
+            raise RuntimeError(
+                f"{error} Round {self.mixture.round + 1} is undone: adapters and responsibilities are those after "
+                f"{self.mixture.round} rounds, and {self.args.output_dir} holds what was saved then. Lower "
+                f"learning_rate ({self.args.learning_rate}) or max_grad_norm ({self.args.max_grad_norm}), look at the "
+                "rows of that type's annotators, or train in float32; then go on with resume_from_checkpoint=True."
+            ) from error
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Σ_k of the mean over the rows of w_k · (−log p_k), in nats: as many DPO losses as there are types."""
+        ranks, slots, items = inputs["ranks"], inputs["slots"], inputs["items"]
+        weights = self._row_type_weights().to(ranks.device)[inputs["rows"]]
+        trains = weights > 0
+        present = ranks >= 0
+        cells = torch.zeros(len(items), self.n_types, dtype=torch.int, device=ranks.device)
+        row_of, _ = present.nonzero(as_tuple=True)
+        cells.index_add_(0, slots[present], trains[row_of].int())
+        logps = model(inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"], needs_grad=cells > 0)
+        rewards = self.args.beta * (logps - self._reference_on_device[items][:, None])
+        scores = rewards[slots].movedim(-1, 0)
+        losses = plackett_luce(scores, ranks).T
+        self._refuse_divergence(losses, trains)
+        losses = losses.where(trains, 0.0)
+        loss = (weights * losses).mean(0).sum()
+        self._note(scores.detach().movedim(0, -1), losses.detach(), weights, ranks, inputs["rows"])
+        return (loss, {"losses": losses}) if return_outputs else loss
+
+    def _row_type_weights(self) -> Tensor:
+        """(rows, n_types): fixed within an epoch of a round, whatever was interrupted in between."""
+        key = (self.mixture.round, int(self.state.epoch or 0))
+        if self._weights is None or self._weights[0] != key:
+            seed = (self.args.seed * 1009 + key[0]) * 10007 + key[1]
+            self._weights = (
+                key,
+                self.mixture.row_type_weights(
+                    self.annotator_index,
+                    MStep(self.args.m_step),
+                    min_responsibility=self.args.min_responsibility,
+                    seed=seed,
+                ),
+            )
+        return self._weights[1]
+
+    def _refuse_divergence(self, losses: Tensor, trains: Tensor) -> None:
+        bad = (~torch.isfinite(losses) & trains).any(0).int()
+        if self.accelerator.num_processes > 1:
+            bad = self.accelerator.reduce(bad, reduction="sum")
+        if bool(bad.any()):
+            types = ", ".join(f"type_{k}" for k in bad.nonzero().flatten().tolist())
+            raise DivergenceError(f"The loss of {types} is not finite at step {self.state.global_step + 1}.")
+
+    # rounds
+
+    def begin(self) -> None:
+        """Called when training begins: which steps end a round."""
+        n_rounds = self.args.n_rounds if self._runs_em else 1
+        self._ends = round_ends(self.state.max_steps, n_rounds)
+        self._tempers = temper_schedule(len(self._ends), self.args.temper_start)
+        self._take_snapshot()
+
+    @property
+    def _runs_em(self) -> bool:
+        return self.args.types_from == TypesFrom.EM and self.n_types > 1
+
+    def end_step(self) -> bool:
+        """Called after each optimizer step; True when a round ended and a checkpoint should be written."""
+        if self.state.global_step not in self._ends[self.mixture.round :]:
+            return False
+        self._e_step(self._tempers[self.mixture.round])
+        self.mixture.round += 1
+        self._take_snapshot()
+        self.save_model()
+        return self.mixture.round < len(self._ends)
+
+    def _e_step(self, temper: float) -> None:
+        """Likelihoods under the adapters as they are, where no forward pass of this round gave them; γ and η."""
+        state = self.mixture
+        by_row = self._row_log_likelihoods()
+        state.log_likelihoods = sum_by_annotator(by_row, self.annotator_index, len(self.annotators))
+        before = state.responsibilities
+        if self._runs_em:
+            state.responsibilities = self._posterior(state, temper)
+            state.mixing_weights = mixing_weights(state.responsibilities)
+        evidence = log_evidence(state.log_likelihoods, state.mixing_weights)
+        largest = state.responsibilities.max(1)
+        found = {
+            "mixture/evidence": float(evidence.sum() / len(self.annotator_index)),
+            "mixture/moved": float((before.argmax(1) != largest.indices).double().mean()),
+            "mixture/mean_max_responsibility": float(largest.values.mean()),
+            "mixture/temper": temper,
+        } | {f"mixture/weight_type_{k}": float(w) for k, w in enumerate(state.mixing_weights)}
+        state.history.append({"round": state.round + 1, "step": self.state.global_step, **found})
+        state.recorded = self._nothing_recorded(state.n_types)
+        self.log(dict(found))
+
+    def _posterior(self, state: MixtureState, temper: float) -> Tensor:
+        """(n_annotators, n_types): Bayes under the adapters, in early rounds with the cheap head's word beside theirs.
+
+        Young adapters say little, and a posterior from nothing is the prior: everybody would fall to the largest
+        type. So the two log-likelihoods are averaged, the adapters' share rising to 1 in the last round. Where even
+        then less than half as many people are sure of their type as before, the adapters were trained too little to
+        judge, and responsibilities stay.
+        """
+        share = (state.round + 1) / len(self._ends)
+        evidence = share * temper * state.log_likelihoods
+        if self.start.log_likelihoods is not None and share < 1:
+            evidence = evidence + (1 - share) * self.start.log_likelihoods
+        found = responsibilities(evidence, state.mixing_weights)
+        n_sure, n_were = (int((gamma.amax(1) > SURE).sum()) for gamma in (found, state.responsibilities))
+        if n_sure >= n_were / 2:
+            return found
+        logger.warning(
+            "The adapters place %d people surely, and %d were before: they are trained too little to tell types, and "
+            "responsibilities stay as they were. Train longer (num_train_epochs), or raise learning_rate.",
+            n_sure, n_were,
+        )  # fmt: skip
+        return state.responsibilities
+
+    def _row_log_likelihoods(self) -> Tensor:
+        """(rows, n_types) nats: those recorded in this round's passes, the others computed now, by all processes."""
+        recorded, prefs = self._gathered_records(), self.train_rows
+        missing = torch.isnan(recorded).numpy()
+        wanted = np.zeros((len(self.items), self.n_types), dtype=bool)
+        present = prefs.item_indices >= 0
+        row_of, _ = present.nonzero()
+        np.logical_or.at(wanted, prefs.item_indices[present], missing[row_of])
+        logps = self._type_logps(wanted)
+        rewards = implicit_rewards(prefs, logps, self.reference_logps.astype(np.float64), beta=self.args.beta)
+        computed = row_log_likelihoods(rewards, prefs.ranks)
+        return torch.where(torch.isnan(recorded), computed, recorded)
+
+    def _type_logps(self, wanted: np.ndarray) -> np.ndarray:
+        settings = {"batch_size": self.args.e_step_batch_size, "show_progress": not self.args.disable_tqdm}
+        n_ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        own = type_logps(self.policies, self.items, wanted, rank=rank, n_ranks=n_ranks, **settings)
+        return own if n_ranks == 1 else _merged(gather_object([own]))
+
+    def _nothing_recorded(self, n_types: int | None = None) -> Tensor:
+        shape = (len(self.train_rows), self.start.n_types if n_types is None else n_types)
+        return torch.full(shape, float("nan"), dtype=torch.float64)
+
+    def _gathered_records(self) -> Tensor:
+        recorded = self.mixture.recorded
+        if self.accelerator.num_processes == 1:
+            return recorded
+        return torch.from_numpy(_merged(gather_object([recorded.numpy()])))
+
+    # what was learned so far
+
+    def _take_snapshot(self) -> None:
+        self._snapshot = adapter_state(self.policies.policy), self.mixture.clone()
+
+    def _undo_round(self) -> None:
+        adapters, state = self._snapshot
+        restore_adapter_state(self.policies.policy, adapters)
+        self.mixture = state
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Adapters, tokenizer, mixture.json, responsibilities.parquet and the state to resume from."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if state_dict is not None:
+            state_dict = {name.removeprefix("policy."): tensor for name, tensor in state_dict.items()}
+        save_type_adapters(self.policies.policy, folder, state_dict)
+        self.processing_class.save_pretrained(folder)
+        save_mixture(self.record(), folder)
+        self.mixture.save(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Adapters and responsibilities of a checkpoint of these rows."""
+        state = MixtureState.load(resume_from_checkpoint)
+        if state.responsibilities.shape != self.mixture.responsibilities.shape:
+            found, needed = tuple(state.responsibilities.shape), tuple(self.mixture.responsibilities.shape)
+            raise ValueError(
+                f"The checkpoint {resume_from_checkpoint} is of {found[0]} annotators and {found[1]} types, these "
+                f"rows and options of {needed[0]} and {needed[1]}. Resume with the rows and the n_types of that run."
+            )
+        read_type_adapters(self.policies.policy, resume_from_checkpoint)
+        require_grad(self.policies.policy)
+        self.mixture = state
+        self._take_snapshot()
+
+    def record(self) -> MixtureRecord:
+        """Everything but the adapters, as mixture.json and responsibilities.parquet hold it."""
+        state, n_people = self.mixture, len(self.annotators)
+        return MixtureRecord(
+            self.annotators, state.responsibilities.numpy(),
+            torch.bincount(self.annotator_index, minlength=n_people).numpy(), state.mixing_weights.numpy(),
+            self.args.beta, self.args.max_length, self._base_model, state.history,
+            {
+                "seed": self.args.seed, "types_from": self.args.types_from, "m_step": self.args.m_step,
+                "votes": asdict(self.votes), "configuration": self._configuration(),
+                "choice_of_k": self.start.choice, "checks": self.start.checks,
+            },
+        )  # fmt: skip
+
+    def mixture_policy(self) -> MixturePolicy:
+        """What was learned, as `MixturePolicy.from_pretrained` would give it; shares the adapters with the trainer."""
+        return MixturePolicy(
+            self.policies, self.processing_class, self.record(), reference_cache_dir=self._reference_dir
+        )
+
+    # judging and logging
+
+    def evaluate(
+        self, eval_dataset: Rows | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Held-out rows: accuracy of the expected reward over strictly ordered pairs, and log-likelihood (nats a row)
+        of the mixture; a stranger has the mixing weights for responsibilities.
+        """
+        rows = self.eval_rows if eval_dataset is None else _preferences(eval_dataset)
+        if rows is None:
+            raise ValueError("There is nothing to evaluate on: give eval_dataset, here or to the trainer.")
+        policy = self.mixture_policy()
+        rewards = policy.type_rewards(rows, batch_size=self.args.e_step_batch_size)
+        gamma = policy.responsibilities_for(rows.annotator_ids)
+        right, n_pairs = pair_order((rewards * gamma[:, None]).sum(2), torch.from_numpy(rows.ranks.astype(np.int64)))
+        likelihoods = row_log_likelihoods(rewards, rows.ranks)
+        metrics = {
+            f"{metric_key_prefix}_accuracy": float(right.sum() / n_pairs.sum()),
+            f"{metric_key_prefix}_log_likelihood": float((gamma.log() + likelihoods).logsumexp(1).mean()),
+        }
+        self.log(dict(metrics))
+        return metrics
+
+    def _note(self, scores: Tensor, losses: Tensor, weights: Tensor, ranks: Tensor, rows: Tensor) -> None:
+        """Sums for the next log, and likelihoods for the next E-step where every type saw the row."""
+        if not self.model.training:
+            return
+        self._loss_sums += torch.stack([(weights * losses).sum(0), weights.sum(0)]).cpu()
+        mine = weights / weights.sum(1, keepdim=True).clamp_min(1e-12)
+        expected = (scores * mine[:, None]).sum(2)
+        right, n_pairs = pair_order(expected, ranks)
+        top = expected.where(ranks == 0, 0.0).sum(1) / (ranks == 0).sum(1)
+        low = (ranks > 0).sum(1).clamp_min(1)
+        rest = expected.where(ranks > 0, 0.0).sum(1) / low
+        self._reward_sums += torch.stack(
+            [right.sum(), n_pairs.sum(), top.sum(), rest.sum(), torch.tensor(len(rows), device=right.device)]
+        ).cpu()
+        if self.args.m_step == MStep.WEIGHTED:
+            seen = (weights > 0).cpu()
+            rows = rows.cpu()
+            old = self.mixture.recorded[rows]
+            self.mixture.recorded[rows] = torch.where(seen, -losses.double().cpu(), old)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds to the training loss its parts by type, and TRL's `rewards/…` under the types that were trained."""
+        if "loss" in logs and bool(self._reward_sums[-1] > 0):
+            losses, totals = self._loss_sums
+            for k in torch.where(totals > 0)[0].tolist():
+                logs[f"mixture/loss_type_{k}"] = float(losses[k] / totals[k])
+            right, n_pairs, top, rest, n_rows = self._reward_sums.tolist()
+            logs |= {
+                "rewards/chosen": top / n_rows, "rewards/rejected": rest / n_rows,
+                "rewards/margins": (top - rest) / n_rows, "rewards/accuracies": right / max(n_pairs, 1.0),
+            }  # fmt: skip
+            self._clear_sums()
+        super().log(logs, start_time)
+
+    def _clear_sums(self) -> None:
+        self._loss_sums = torch.zeros(2, self.n_types)
+        self._reward_sums = torch.zeros(5)
+
+    def _configuration(self) -> dict[str, Any]:
+        names = [f.name for f in fields(MixtureDPOConfig) if f.name not in {f.name for f in fields(TrainingArguments)}]
+        names += ["learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"]
+        return {name: getattr(self.args, name) for name in names if name != "reference_cache_dir"}
+
+
+class RoundCallback(TrainerCallback):
+    """Rounds begin and end with the trainer's own steps, so that its checkpoints and its schedule know of them."""
+
+    def __init__(self, trainer: MixtureDPOTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
+        self.trainer.begin()
+
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
+        should_log = control.should_log
+        if self.trainer.end_step():
+            control.should_save = True
+        control.should_log = should_log  # logging the round would count as the step's own log
+
+
+def pair_order(scores: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Strictly ordered pairs that the scores order the same way (a tie is half), and all such pairs: (rows,) each."""
+    better = strictly_below(ranks)
+    gaps = scores[:, :, None] - scores[:, None, :]
+    right = ((gaps > 0).double() + 0.5 * (gaps == 0).double()) * better
+    return right.sum((1, 2)), better.sum((1, 2)).double()
+
+
+def _named_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output_dir: Path) -> str | None:
+    """The base's name or folder; one made in the process is saved beside the adapters, and None says so."""
+    beside = output_dir / BASE
+    if not model.name_or_path:
+        if PartialState().is_main_process:
+            model.save_pretrained(beside)
+            tokenizer.save_pretrained(beside)
+        model.name_or_path = str(beside)
+    return None if Path(model.name_or_path) == beside else model.name_or_path
+
+
+def _merged(parts: list[np.ndarray]) -> np.ndarray:
+    """Arrays of one shape in which each cell is known to one process at most, NaN elsewhere."""
+    merged = parts[0].copy()
+    for part in parts[1:]:
+        merged = np.where(np.isnan(merged), part, merged)
+    return merged
+
+
+def _disable_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def _preferences(rows: Rows | None) -> Preferences | None:
+    return rows if rows is None or isinstance(rows, Preferences) else Preferences.from_rows(rows)

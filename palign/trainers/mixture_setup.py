@@ -1,0 +1,173 @@
+"""From arguments to rows, a language model and one trainer after another: what `recipes/em_dpo.py` starts from."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from peft import PeftConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from trl import ModelConfig, get_peft_config
+
+from palign.data.arguments import DataArguments
+from palign.data.preferences import Preferences
+from palign.data.splits import split_by_prompt, split_by_row
+from palign.data.synthetic_text import ranking_rows
+from palign.data.vote_counts import count_votes
+from palign.models.checkpoints import require_model_folder
+from palign.models.mixture_files import BASE
+from palign.trainers.embedded import make_embedded_default
+from palign.trainers.mixture_dpo_arguments import MixtureArguments
+from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
+from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
+
+__all__ = ["MixtureSetup", "declared_types", "set_up_mixture"]
+
+
+@dataclass
+class MixtureSetup:
+    """What the mixture and its baselines share.
+
+    Attributes:
+        model: the language model to start from, and the reference; without adapters between two trainings.
+        tokenizer: of `model`.
+        train_rows, eval_rows: judgements.
+        args: of the mixture.
+        peft_config: of every adapter.
+        truth: (n_annotators,) the declared type of each annotator of `train_rows`; None where there is none.
+        group_columns: declared groups to report by.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    train_rows: Preferences
+    eval_rows: Preferences
+    args: MixtureDPOConfig
+    peft_config: PeftConfig
+    truth: np.ndarray | None
+    group_columns: list[str]
+
+    def trainer(self, name: str) -> MixtureDPOTrainer:
+        """A trainer of the mixture ('em') or of a baseline ('pooled', 'cluster', 'oracle'); the model must be free."""
+        args, given = copy.copy(self.args), None
+        args.reference_cache_dir = self.args.reference_cache_dir or str(Path(self.args.output_dir) / "reference_logps")
+        if name != "em":
+            args.output_dir = str(Path(self.args.output_dir) / "baselines" / name)
+        if name == "pooled":
+            args.n_types, args.types_from = "1", TypesFrom.EM.value
+        elif name == "cluster":
+            args.types_from = TypesFrom.CLUSTER.value
+        elif name == "oracle":
+            args.types_from = TypesFrom.GIVEN.value
+            _, types = np.unique(self.truth, return_inverse=True)
+            given = torch.eye(int(types.max()) + 1, dtype=torch.float64)[types]
+        set_seed(args.seed)
+        return MixtureDPOTrainer(
+            self.model, args, self.train_rows, self.eval_rows, processing_class=self.tokenizer,
+            peft_config=copy.deepcopy(self.peft_config), responsibilities=given,
+        )  # fmt: skip
+
+    def release(self, trainer: MixtureDPOTrainer) -> None:
+        """Take a trainer's adapters off the model, for the next one."""
+        self.model = trainer.policies.policy.unload()
+        if hasattr(self.model, "peft_config"):
+            del self.model.peft_config
+
+
+def set_up_mixture(
+    script: MixtureArguments, data_args: DataArguments, args: MixtureDPOConfig, model_args: ModelConfig
+) -> MixtureSetup:
+    """Check and read everything, cheapest first.
+
+    Raises:
+        ValueError: rows, folders or options that cannot work; said before any model is loaded.
+    """
+    model_args.use_peft = True
+    if model_args.model_name_or_path is None:
+        model, tokenizer, train, evaluation = _embedded(script, args)
+    else:
+        require_model_folder(model_args.model_name_or_path)
+        train, evaluation = data_args.train_rows(), data_args.eval_rows()
+        if evaluation is None:
+            train, evaluation = _held_out(train, script.eval_fraction, args.seed)
+        _check_rows(script, args, train)
+        model, tokenizer = _load(model_args, script.trust_remote_code)
+    return MixtureSetup(
+        model, tokenizer, train, evaluation, args, get_peft_config(model_args),
+        declared_types(train, script.type_column), data_args.group_columns,
+    )  # fmt: skip
+
+
+def declared_types(rows: Preferences, column: str) -> np.ndarray | None:
+    """(n_annotators,) object: the value of `column` of each annotator, None where the rows have no such column.
+
+    Raises:
+        ValueError: an annotator with two values, or with none.
+    """
+    if column not in rows.columns:
+        return None
+    people, values = rows.annotators(), rows.columns[column]
+    found: dict[str, Any] = {}
+    for row, (person, value) in enumerate(zip(rows.annotator_ids, values, strict=True)):
+        if value is None or found.setdefault(person, value) != value:
+            fault = "has none" if value is None else f"had {found[person]!r} before and has {value!r}"
+            raise ValueError(
+                f"Row {row} (counting from 0), column {column!r}: annotator {person!r} {fault}; an annotator has one "
+                "type. Mend the column, or name another with --type_column."
+            )
+    return np.array([str(found[person]) for person in people.ids], dtype=object)
+
+
+def _check_rows(script: MixtureArguments, args: MixtureDPOConfig, train: Preferences) -> None:
+    """What the trainer would refuse after the model is loaded, said before."""
+    count_votes(train, args.n_types)
+    if "oracle" in script.baselines and declared_types(train, script.type_column) is None:
+        raise ValueError(
+            f"--baselines oracle needs the type of every annotator, and the rows have no column "
+            f"{script.type_column!r}; they have {', '.join(train.columns) or 'no further column'}. Name it with "
+            "--type_column, or leave oracle out."
+        )
+
+
+def _held_out(rows: Preferences, fraction: float, seed: int) -> tuple[Preferences, Preferences]:
+    """By prompt; where one prompt is asked of everybody, by row."""
+    if len(np.unique(rows.prompt_indices)) >= 5:
+        return split_by_prompt(rows, fraction=fraction, seed=seed)
+    return split_by_row(rows, fraction=fraction, seed=seed)
+
+
+def _load(model_args: ModelConfig, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    load = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
+    name = model_args.model_name_or_path
+    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", **load)
+    return AutoModelForCausalLM.from_pretrained(name, dtype=model_args.dtype, use_safetensors=True, **load), tokenizer
+
+
+def _embedded(
+    script: MixtureArguments, args: MixtureDPOConfig
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Preferences, Preferences]:
+    """Three types of people who rank sentences; evaluation is on prompts that training never saw."""
+    default = make_embedded_default(
+        n_annotators=script.n_annotators, n_steps=script.lm_steps, seed=args.seed, show_progress=not args.disable_tqdm
+    )
+    rows = [
+        ranking_rows(
+            default.population,
+            n_per_annotator=script.n_per_annotator,
+            n_items=script.n_items,
+            prompts=prompts,
+            seed=seed,
+        )  # fmt: skip
+        for seed, prompts in enumerate((default.train_prompts, default.eval_prompts), start=2 * args.seed)
+    ]
+    for row in (row for part in rows for row in part):  # prompt and completion are tokenised as one text
+        row["completions"] = [f" {text}" for text in row["completions"]]
+    base = Path(args.output_dir) / BASE  # so that the adapters can be loaded by anybody
+    if PartialState().is_main_process:
+        default.language_model.save_pretrained(base)
+        default.tokenizer.save_pretrained(base)
+    default.language_model.name_or_path = str(base)
+    return default.language_model, default.tokenizer, *(Preferences.from_rows(part) for part in rows)

@@ -1,0 +1,100 @@
+"""What EM knows between two rounds, saved with every checkpoint."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from palign.functional.mixture import assign_rows, row_weights
+from palign.trainers.mixture_dpo_config import MStep
+
+__all__ = ["MixtureState", "round_ends"]
+
+TENSORS, WORDS = "mixture_state.safetensors", "mixture_state.json"
+
+
+@dataclass
+class MixtureState:
+    """Responsibilities and what was measured on the way.
+
+    Attributes:
+        responsibilities: (n_annotators, n_types) float64.
+        mixing_weights: (n_types,) float64.
+        log_likelihoods: (n_annotators, n_types) float64 nats under the adapters; zeros before the first E-step.
+        recorded: (rows, n_types) float64 log-likelihoods seen in the forward passes of this round; NaN is not seen.
+        round: M-steps done.
+        history: one dict for each round.
+    """
+
+    responsibilities: Tensor
+    mixing_weights: Tensor
+    log_likelihoods: Tensor
+    recorded: Tensor
+    round: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def n_types(self) -> int:
+        """K."""
+        return self.responsibilities.shape[1]
+
+    def clone(self) -> "MixtureState":
+        """A copy that later rounds leave alone."""
+        tensors = (self.responsibilities, self.mixing_weights, self.log_likelihoods, self.recorded)
+        return MixtureState(*(tensor.clone() for tensor in tensors), self.round, [dict(row) for row in self.history])
+
+    def row_type_weights(
+        self, annotator_index: Tensor, m_step: MStep, *, min_responsibility: float, seed: int
+    ) -> Tensor:
+        """(rows, n_types) float32 loss weights; a column's mean over all rows is 1, or 0 where its type is dead.
+
+        Args:
+            annotator_index: (rows,) whose row it is.
+            m_step: sampled: one type for each row, drawn by responsibility; weighted: the responsibilities.
+            min_responsibility: weighted: what is below is 0.
+            seed: of the draw.
+        """
+        if m_step is MStep.WEIGHTED:
+            kept = self.responsibilities * (self.responsibilities >= min_responsibility)
+            return row_weights(kept, annotator_index).float()
+        generator = torch.Generator().manual_seed(seed)
+        types = assign_rows(self.responsibilities, annotator_index, generator)
+        counts = torch.bincount(types, minlength=self.n_types).clamp_min(1)
+        weights = torch.zeros(len(types), self.n_types)
+        weights[torch.arange(len(types)), types] = (len(types) / counts[types]).float()
+        return weights
+
+    def save(self, folder: str | Path) -> None:
+        """Two small files in a checkpoint."""
+        folder = Path(folder)
+        tensors = {
+            name: getattr(self, name).contiguous()
+            for name in ("responsibilities", "mixing_weights", "log_likelihoods", "recorded")
+        }
+        save_file(tensors, folder / TENSORS)
+        (folder / WORDS).write_text(json.dumps({"round": self.round, "history": self.history}), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "MixtureState":
+        """ValueError when the folder is not a checkpoint of this trainer."""
+        folder = Path(folder)
+        missing = [name for name in (TENSORS, WORDS) if not (folder / name).is_file()]
+        if missing:
+            raise ValueError(
+                f"{str(folder)!r} is not a checkpoint of MixtureDPOTrainer: it lacks {', '.join(missing)}."
+            )
+        words = json.loads((folder / WORDS).read_text(encoding="utf-8"))
+        return cls(**load_file(folder / TENSORS), round=words["round"], history=words["history"])
+
+
+def round_ends(n_steps: int, n_rounds: int) -> list[int]:
+    """The optimizer steps after which a round ends, rising, the last being `n_steps`; never two at one step.
+
+    Five steps in two rounds end at 2 and 5 (half a step is rounded down, so that the last round is the longer one).
+    """
+    ends = [n_steps * number // n_rounds for number in range(1, n_rounds + 1)]
+    return sorted({end for end in ends if end > 0})

@@ -1,0 +1,84 @@
+"""Latent types of annotators, and one LoRA adapter for each: EM mixture-DPO.
+
+    accelerate launch recipes/em_dpo.py                     # the embedded default, from nothing
+    accelerate launch recipes/em_dpo.py --model_name_or_path MODEL --dataset_name ROWS --n_types auto
+
+Writes into `--output_dir`: type_0/ … (plain PEFT adapters), mixture.json, responsibilities.parquet, README.md,
+samples.md, scores.csv, report.md, report.json and summary.json; baselines in `baselines/`.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from accelerate import PartialState
+from transformers import set_seed
+
+from palign.evaluation.mixture_report import check_notes, choice_note, compare_types, side_by_side
+from palign.evaluation.report import write_report
+from palign.evaluation.scoring import score_table
+from palign.models.mixture_policy import MixturePolicy
+from palign.trainers.mixture_dpo_arguments import MixtureArguments, parse_mixture_arguments
+from palign.trainers.mixture_setup import MixtureSetup, set_up_mixture
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Train the baselines and the mixture, judge them on held-out rows, report; returns what summary.json holds."""
+    start = time.monotonic()
+    script, data_args, args, model_args = parse_mixture_arguments(argv)
+    set_seed(args.seed)
+    setup = set_up_mixture(script, data_args, args, model_args)
+    policies, scores, seconds = {}, {}, {}
+    for name in [*script.baselines, "em"]:
+        began = time.monotonic()
+        trainer = setup.trainer(name)
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint if name == "em" else None)
+        trainer.save_model()
+        seconds[f"{name}/training_seconds"] = time.monotonic() - began
+        policies[name] = trainer.mixture_policy()
+        scores[name] = policies[name].scores(setup.eval_rows).numpy()
+        if name != "em":
+            setup.release(trainer)
+    if not PartialState().is_main_process:
+        return {}
+    seconds["training_seconds"] = time.monotonic() - start
+    return judge(setup, script, policies["em"], scores, seconds)
+
+
+def judge(
+    setup: MixtureSetup,
+    script: MixtureArguments,
+    policy: MixturePolicy,
+    scores: dict[str, Any],
+    seconds: dict[str, float],
+) -> dict[str, float]:
+    """Accuracy on held-out rows by declared type, agreement of the types found with it, samples, report, summary."""
+    output, rows, record = Path(setup.args.output_dir), setup.eval_rows, policy.record
+    names = [f"type_{k}" for k in record.responsibilities.argmax(1)]
+    found = dict(zip(record.annotators.ids, names, strict=True))
+    types = None if "type" in rows.columns else found
+    table = pd.concat(score_table(values, rows, model=name, types=types) for name, values in scores.items())
+    table.to_csv(output / "scores.csv", index=False)
+    summary = {"n_types": float(policy.n_types)} | compare_types(record, setup.truth)
+    for (name, kind), part in table.groupby(["model", "type"], sort=False):
+        summary[f"{name}/{kind}/accuracy"] = float(part["accuracy"].mean())
+    for name, part in table.groupby("model", sort=False):
+        summary |= {f"{name}/{metric}": float(part[metric].mean()) for metric in ("accuracy", "log_likelihood")}
+    summary |= seconds
+    samples = side_by_side(policy, rows, n_prompts=script.n_sample_prompts, max_new_tokens=script.max_new_tokens)
+    (output / "samples.md").write_text(samples, encoding="utf-8")
+    report = write_report(
+        table, output_dir=output, metrics=("accuracy", "log_likelihood", "reward"), group_columns=setup.group_columns,
+        title="EM mixture-DPO", notes=[*choice_note(record), *check_notes(record)], extra=summary,
+    )  # fmt: skip
+    (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    shown = table.groupby(["model", "type"], sort=False)["accuracy"].mean().unstack(0)
+    print(f"\n{samples}\n{shown.round(3).to_string()}\n\n{pd.Series(summary).round(3).to_string()}")
+    print(f"\nadapters: {output}\nsamples: {output / 'samples.md'}\nreport: {report.markdown_path}", flush=True)
+    return summary
+
+
+if __name__ == "__main__":
+    main()
