@@ -116,7 +116,7 @@ def bootstrap_means(per_prompt: Tensor, *, n_draws: int = 1000, seed: int = 0) -
     counts = torch.zeros(n_draws, n_prompts, dtype=torch.float64)
     counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
     values = per_prompt.detach().double().cpu()
-    return (counts @ values.flatten(1) / n_prompts).view(n_draws, *values.shape[1:])
+    return (counts @ values.reshape(n_prompts, -1) / n_prompts).view(n_draws, *values.shape[1:])
 
 
 def interval(estimate: Tensor, draws: Tensor, *, level: float = 0.95) -> Interval:
