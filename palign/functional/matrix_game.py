@@ -3,8 +3,8 @@
 A float64 is a whole number times a power of two, so a table of them is a table of whole numbers in some unit. Pivots
 that divide by the previous pivot (Edmonds 1967) keep them whole. There are no tolerances: a tie is a tie, the second
 aim is pursued on exactly those weights that are best for the first, and answers are rounded once, at the end. HiGHS,
-whose tolerances are absolute, missed the value of one of 668 random tables of mixed scale by half; it serves for tables
-of more than `EXACT_LIMIT` rows and columns, where whole numbers grow long.
+whose tolerances are absolute, missed the value of one of 668 random tables of mixed scale by half; it serves for
+tables of more than `EXACT_LIMIT` rows and columns, where whole numbers grow long.
 """
 
 from dataclasses import dataclass
