@@ -1,0 +1,211 @@
+"""Where EM over annotators may begin. Uniform responsibilities are a fixed point, exactly: no start may be near them.
+
+`spectral_start` sums up each person by what they prefer: the mean, over the stages of their rows, of what the winner's
+features exceed the mean of the beaten by. Types differ in the mean of that vector, along few directions. It is
+whitened by its own second moment over stages, reduced by a singular value decomposition and parted by k-means++ (Arthur
+and Vassilvitskii 2007), a person weighing as much as they have stages. One-hot features make it a table of net wins.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import sparse
+from torch import Tensor
+
+from palign.functional.losses import strictly_below
+
+__all__ = ["Stages", "find_stages", "net_wins", "random_start", "soften", "spectral_start"]
+
+OWN_SHARE = 0.9  # of a person, on their own cluster
+MOMENT_STAGES = 50_000  # enough for a second moment
+MAX_DENSE = 50_000_000  # entries of that sample: stages times dim
+LLOYD_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of some rankings: a winner and those it beat.
+
+    Attributes:
+        winner: (n_stages,) int64 into the features.
+        losers: (n_stages, n_losers) int64 into the features; what stands at padding is not read.
+        absent: (n_stages, n_losers) bool, True at padding.
+        annotator: (n_stages,) int64, whose they are.
+        n_annotators: how many people there are, also those without a stage.
+    """
+
+    winner: Tensor
+    losers: Tensor
+    absent: Tensor
+    annotator: Tensor
+    n_annotators: int
+
+    def counts(self) -> Tensor:
+        """(n_annotators,) int64: stages of each person."""
+        return torch.bincount(self.annotator, minlength=self.n_annotators)
+
+
+def find_stages(item_indices: Tensor, ranks: Tensor, annotator_index: Tensor, n_annotators: int) -> Stages:
+    """Rows as stages.
+
+    Args:
+        item_indices: (rows, max_items) int64 into a table of features; any valid index at padding.
+        ranks: (rows, max_items) integers, 0 is best, equal ranks tie, −1 is padding.
+        annotator_index: (rows,) int64 in [0, n_annotators).
+
+    Raises:
+        ValueError: shapes that do not fit; an annotator out of range.
+    """
+    rows = len(ranks)
+    if item_indices.shape != ranks.shape or annotator_index.shape != (rows,) or ranks.ndim != 2:
+        raise ValueError(
+            f"item_indices {tuple(item_indices.shape)}, ranks {tuple(ranks.shape)} and annotator_index "
+            f"{tuple(annotator_index.shape)} do not fit; they are (rows, max_items) twice and (rows,)."
+        )
+    if rows and not (0 <= int(annotator_index.min()) and int(annotator_index.max()) < n_annotators):
+        raise ValueError(
+            f"annotator_index runs from {int(annotator_index.min())} to {int(annotator_index.max())}; it must lie in "
+            f"0…{n_annotators - 1}, one number for each annotator."
+        )
+    beaten = strictly_below(ranks)
+    row, winner = beaten.any(-1).nonzero(as_tuple=True)
+    lost = beaten[row, winner]
+    n_losers = int(lost.sum(1).max()) if len(row) else 1
+    places = lost.byte().argsort(dim=1, descending=True, stable=True)[:, :n_losers]
+    items = item_indices.long()[row]
+    return Stages(
+        items.gather(1, winner[:, None])[:, 0],
+        items.gather(1, places),
+        ~lost.gather(1, places),
+        annotator_index.long()[row],
+        n_annotators,
+    )
+
+
+def net_wins(features: Tensor, stages: Stages) -> Tensor:
+    """(n_annotators, dim) float64: mean over a person's stages of winner − mean of the beaten; 0 without stages."""
+    n_stages, n_losers = stages.losers.shape
+    present = (~stages.absent).double()
+    share = -(present / present.sum(1, keepdim=True)) / stages.counts()[stages.annotator, None]
+    share = torch.cat([share, 1 / stages.counts()[stages.annotator, None].double()], 1)
+    items = torch.cat([stages.losers, stages.winner[:, None]], 1)
+    owners = stages.annotator[:, None].expand(n_stages, n_losers + 1)
+    table = sparse.csr_array(
+        (share.flatten().numpy(), (owners.flatten().numpy(), items.flatten().numpy())),
+        shape=(stages.n_annotators, len(features)),
+    )
+    return torch.from_numpy(table @ features.double().numpy())
+
+
+def spectral_start(
+    features: Tensor,
+    stages: Stages,
+    n_types: int,
+    *,
+    seed: int = 0,
+    n_kmeans: int = 20,
+    n_components: int | None = None,
+) -> Tensor:
+    """Responsibilities from clusters of people, `OWN_SHARE` on their own and the rest spread.
+
+    Args:
+        features: (n_item_vectors, dim).
+        stages: of the rankings (`find_stages`).
+        n_types: at most the number of annotators who have a stage.
+        seed: of k-means++; the result is the same for the same seed.
+        n_kmeans: runs of k-means, of which the best is kept.
+        n_components: directions kept; n_types if None, one for each difference between types and one to spare.
+
+    Returns:
+        (n_annotators, n_types) float64. People without a stage get equal shares.
+    """
+    counts = stages.counts()
+    known = counts > 0
+    _check_n_types(n_types, int(known.sum()))
+    if n_types == 1:
+        return torch.ones(stages.n_annotators, 1, dtype=torch.float64)
+    wins = net_wins(features, stages)[known] @ _whitening(features, stages)
+    weights = counts[known].double()
+    wins = wins - (weights @ wins) / weights.sum()
+    scaled = weights.sqrt()[:, None] * wins
+    n_components = min(n_types if n_components is None else n_components, *wins.shape)
+    directions = torch.linalg.svd(scaled, full_matrices=False)[2][:n_components]
+    clusters = torch.zeros(stages.n_annotators, dtype=torch.int64)
+    clusters[known] = _kmeans(wins @ directions.T, weights, n_types, np.random.default_rng(seed), n_kmeans)
+    return soften(clusters, n_types).masked_fill(~known[:, None], 1 / n_types)
+
+
+def random_start(n_annotators: int, n_types: int, *, seed: int) -> Tensor:
+    """Responsibilities of a random partition into parts of equal size, softened: (n_annotators, n_types)."""
+    _check_n_types(n_types, n_annotators)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(n_annotators))
+    return soften(order % n_types, n_types)
+
+
+def soften(clusters: Tensor, n_types: int, own_share: float = OWN_SHARE) -> Tensor:
+    """(n_annotators,) int64 clusters → (n_annotators, n_types): `own_share` on one's own, the rest spread evenly."""
+    one_hot = F.one_hot(clusters, n_types).double()
+    return one_hot if n_types == 1 else one_hot * own_share + (1 - one_hot) * (1 - own_share) / (n_types - 1)
+
+
+def _check_n_types(n_types: int, n_known: int) -> None:
+    if not 1 <= n_types <= n_known:
+        raise ValueError(
+            f"n_types is {n_types} and {n_known} annotators have judged anything; it must lie between 1 and their number."
+        )
+
+
+def _whitening(features: Tensor, stages: Stages) -> Tensor:
+    """(dim, dim): inverse root of the second moment of winner − mean of the beaten, shrunk towards its diagonal."""
+    dim = features.shape[1]
+    n = min(len(stages.winner), MOMENT_STAGES, max(dim, MAX_DENSE // (dim * (1 + stages.losers.shape[1]))))
+    some = torch.linspace(0, len(stages.winner) - 1, n).long()
+    present = (~stages.absent[some]).double()[..., None]
+    beaten = (features[stages.losers[some]].double() * present).sum(1) / present.sum(1)
+    gaps = features[stages.winner[some]].double() - beaten
+    moment = gaps.T @ gaps / n
+    shrinkage = dim / (dim + n)
+    moment = (1 - shrinkage) * moment + shrinkage * moment.diagonal().mean() * torch.eye(dim, dtype=moment.dtype)
+    values, vectors = torch.linalg.eigh(moment)
+    floor = float(values.max()) * 1e-6
+    return vectors * values.clamp_min(floor if floor > 0 else 1.0).rsqrt() @ vectors.T
+
+
+def _kmeans(points: Tensor, weights: Tensor, n_types: int, rng: np.random.Generator, n_runs: int) -> Tensor:
+    """(n,) clusters of weighted points, the best of some runs from k-means++ seeds."""
+    best, least = None, float("inf")
+    for _ in range(n_runs):
+        centres = _plus_plus(points, weights, n_types, rng)
+        for _ in range(LLOYD_STEPS):
+            distances = torch.cdist(points, centres).square()
+            own, clusters = distances.min(1)
+            mass = F.one_hot(clusters, n_types).double() * weights[:, None]
+            total = mass.sum(0)
+            # a centre that lost everybody moves to the point that is worst served
+            moved = torch.where(
+                total[:, None] > 0,
+                (mass.T @ points) / total.clamp_min(1e-300)[:, None],
+                points[(own * weights).argmax()],
+            )
+            if torch.allclose(moved, centres, rtol=1e-9, atol=1e-12):
+                break
+            centres = moved
+        inertia = float((own * weights).sum())
+        if inertia < least:
+            best, least = clusters, inertia
+    return best
+
+
+def _plus_plus(points: Tensor, weights: Tensor, n_types: int, rng: np.random.Generator) -> Tensor:
+    """Centres among the points, each far from those before it."""
+    chosen = [rng.choice(len(points), p=(weights / weights.sum()).numpy())]
+    while len(chosen) < n_types:
+        mass = torch.cdist(points, points[chosen]).min(1).values.square() * weights
+        mass[chosen] = 0
+        if not float(mass.sum()) > 0:
+            mass = weights.clone()
+            mass[chosen] = 0
+        chosen.append(rng.choice(len(points), p=(mass / mass.sum()).numpy()))
+    return points[chosen]
