@@ -11,7 +11,7 @@ plain completions end in eos, conversational ones go through the chat template. 
 
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from palign.data.rendering import render_completion
 from palign.functional.logprobs import token_logps
 from palign.models.architectures import special_ids
 
-__all__ = ["TokenizedItems", "policy_logps"]
+__all__ = ["TokenizedItems", "policy_logps", "prompt_ids"]
 
 logger = logging.getLogger(__name__)
 TEXTS_AT_ONCE = 8192
@@ -147,6 +147,20 @@ class TokenizedItems:
             room = batch_size if max_tokens is None else min(batch_size, max(1, max_tokens // longest))
             yield numbers[start : start + room]
             start += room
+
+
+def prompt_ids(prompts: Sequence[Any], tokenizer: Any) -> list[list[int]]:
+    """What a policy reads before it answers: the ids that `TokenizedItems` gives the prompt's part of an item.
+
+    Args:
+        prompts: texts, or lists of messages.
+        tokenizer: with a chat template for the latter.
+    """
+    reader = _Reader(tokenizer)
+    return [
+        reader._ids([prompt])[0] if isinstance(prompt, str) else reader._template(prompt, add_generation_prompt=True)
+        for prompt in prompts
+    ]
 
 
 class _Reader:

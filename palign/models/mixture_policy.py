@@ -12,11 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
-from palign.data.rendering import render_prompt
 from palign.functional.mixture import responsibilities, sum_by_annotator
 from palign.models.adapters import TypePolicies, load_type_adapters, route
 from palign.models.checkpoints import require_model_folder
-from palign.models.completions import TokenizedItems
+from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.mixture_files import BASE, MixtureRecord, load_mixture
 from palign.models.reference_logps import reference_pass
 from palign.models.type_scores import implicit_rewards, row_log_likelihoods, type_logps
@@ -186,8 +185,8 @@ class MixturePolicy:
             ValueError: not exactly one of the three, or one that does not fit.
         """
         types = self._types_for(len(prompts), annotator_ids, type, weights, seed)
-        texts = [render_prompt(prompt, self.tokenizer) for prompt in prompts]
-        answers = [""] * len(texts)
+        ids = prompt_ids(prompts, self.tokenizer)
+        answers = [""] * len(ids)
         self.policies.eval()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -196,17 +195,16 @@ class MixturePolicy:
                 with route(self.policies.policy, f"type_{k}"):
                     for start in range(0, len(rows), batch_size):
                         part = rows[start : start + batch_size]
-                        said = self._said([texts[i] for i in part], max_new_tokens, temperature, generation)
+                        said = self._said([ids[i] for i in part], max_new_tokens, temperature, generation)
                         for i, text in zip(part, said, strict=True):
                             answers[i] = text
         return answers
 
     def _said(
-        self, texts: list[str], max_new_tokens: int, temperature: float, generation: dict[str, Any]
+        self, ids: list[list[int]], max_new_tokens: int, temperature: float, generation: dict[str, Any]
     ) -> list[str]:
         tokenizer, policy = self.tokenizer, self.policies.policy
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        ids = tokenizer(texts)["input_ids"]
         longest = max(len(row) for row in ids)
         padded = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in ids])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids])

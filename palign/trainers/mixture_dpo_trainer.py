@@ -190,7 +190,7 @@ class MixtureDPOTrainer(Trainer):
         rewards = self.args.beta * (logps - self._reference_on_device[items][:, None])
         scores = rewards[slots].movedim(-1, 0)
         losses = plackett_luce(scores, ranks).T
-        self._refuse_divergence(losses, trains)
+        self._refuse_divergence(logps)
         losses = losses.where(trains, 0.0)
         loss = (weights * losses).mean(0).sum()
         self._note(scores.detach().movedim(0, -1), losses.detach(), weights, ranks, inputs["rows"])
@@ -212,8 +212,8 @@ class MixtureDPOTrainer(Trainer):
             )
         return self._weights[1]
 
-    def _refuse_divergence(self, losses: Tensor, trains: Tensor) -> None:
-        bad = (~torch.isfinite(losses) & trains).any(0).int()
+    def _refuse_divergence(self, logps: Tensor) -> None:
+        bad = (~torch.isfinite(logps)).any(0).int()  # a type without rows in this batch shows in its filler
         if self.accelerator.num_processes > 1:
             bad = self.accelerator.reduce(bad, reduction="sum")
         if bool(bad.any()):
