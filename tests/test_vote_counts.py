@@ -39,7 +39,7 @@ def test_median_kind_and_busiest_by_hand() -> None:
     ],
 )
 def test_kinds(rows: Preferences, kind: str) -> None:
-    found = count_votes(rows, "auto")
+    found = count_votes(rows, 2)
     assert found.kind == kind and found.warnings == ()
 
 
@@ -78,6 +78,13 @@ def test_one_annotator_and_too_many_types() -> None:
         count_votes(pairs({"a": 9, "b": 9}), 3)
     with pytest.raises(ValueError, match="no rows"):
         count_votes(pairs({"a": 1}).select([]), 1)
+
+
+def test_auto_needs_people_to_hold_out() -> None:
+    rows = pairs({f"p{i}": 9 for i in range(7)} | {"once": 1})
+    with pytest.raises(ValueError, match="only 7 annotators have two rows or more.*--n_types 2"):
+        count_votes(rows, "auto")
+    assert count_votes(pairs({f"p{i}": 9 for i in range(8)}), "auto").n_annotators == 8
 
 
 def test_one_busy_annotator_among_many_idle_ones() -> None:

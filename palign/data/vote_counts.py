@@ -15,6 +15,7 @@ __all__ = ["VoteCounts", "count_votes"]
 
 # accuracy of the likeliest type with three generic types of people, d = 6, n = 300: 5 and 10 votes a person
 EXPECTED = {"binary": (0.77, 0.91), "best-of-M": (0.86, 0.96), "ranking": (0.93, 0.985)}
+LEAST_FOR_AUTO = 8  # people of two rows or more
 ENOUGH = {"binary": 8, "best-of-M": 5, "ranking": 3}
 
 
@@ -46,7 +47,7 @@ def count_votes(rows: Preferences, n_types: int | str) -> VoteCounts:
 
     Raises:
         ValueError: no rows; more types than annotators; K above 1 with one annotator, or with binary votes of which
-            the median annotator gave fewer than two.
+            the median annotator gave fewer than two; 'auto' with fewer than eight annotators of two rows.
     """
     if len(rows) == 0:
         raise ValueError("There are no rows to train on.")
@@ -69,6 +70,12 @@ def count_votes(rows: Preferences, n_types: int | str) -> VoteCounts:
             f"The median annotator gave {median:g} binary vote; types cannot be told from single binary votes, "
             "however many people give one (two opposed tastes look like none). Collect two votes or more from each person, or "
             "best-of-three choices or rankings, or take n_types=1."
+        )
+    n_eligible = int((counts >= 2).sum())
+    if n_types == "auto" and n_eligible < LEAST_FOR_AUTO:
+        raise ValueError(
+            f"n_types is 'auto', and only {n_eligible} annotators have two rows or more; K is chosen on people held out "
+            f"of the fit, and {LEAST_FOR_AUTO} are needed for that. Give a number, as --n_types 2."
         )
     return VoteCounts(kind, len(people), median, float(counts.max() / counts.sum()), _warnings(kind, counts, several))
 

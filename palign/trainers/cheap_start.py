@@ -16,6 +16,7 @@ from torch import Tensor
 
 from palign.data.preferences import Preferences
 from palign.functional.linear_mixture import LinearMixture, fit_linear_mixture
+from palign.functional.type_count import choose_n_types
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 
 __all__ = ["CheapStart", "cheap_start", "given_start", "reward_features"]
@@ -102,7 +103,6 @@ def _fitted(
     data = (features, own, torch.from_numpy(rows.ranks.astype(np.int64)), annotator_index, n_annotators)
     options = {"ridge": args.head_ridge, "temper_start": args.temper_start, "seed": args.seed}
     choice = None
-    # TYPECOUNT
     if args.n_types == "auto":
         choice = choose_n_types(*data, max_types=min(args.max_types, n_annotators), **options)
         logger.info("n_types=%d was chosen by held-out likelihood.", choice.n_types)
