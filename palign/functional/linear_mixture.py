@@ -78,7 +78,7 @@ def fit_linear_mixture(
     temper_start: float = 0.2,
     n_tempered: int = 10,
     max_steps: int = 200,
-    tolerance: float = 1e-7,
+    tolerance: float = 1e-6,
     seed: int = 0,
 ) -> LinearMixture:
     """Fit by EM from several starts; the one of the greatest penalised likelihood is kept.
@@ -125,7 +125,10 @@ def linear_log_likelihoods(
     annotator_index: Tensor,
     n_annotators: int,
 ) -> Tensor:
-    """log p_k of all that a person said: (n_types, dim) and rows as in `fit_linear_mixture` → (n_annotators, n_types)."""
+    """log p_k of all that a person said, (n_annotators, n_types) nats.
+
+    `theta` is (n_types, dim); rows as in `fit_linear_mixture`.
+    """
     stages = find_stages(item_indices, ranks, annotator_index, n_annotators)
     return _Problem(features, stages).log_likelihoods(theta.double())
 

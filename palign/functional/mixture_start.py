@@ -2,8 +2,9 @@
 
 `spectral_start` sums up each person by what they prefer: the mean, over the stages of their rows, of what the winner's
 features exceed the mean of the beaten by. Types differ in the mean of that vector, along few directions. It is
-whitened by its own second moment over stages, reduced by a singular value decomposition and parted by k-means++ (Arthur
-and Vassilvitskii 2007), a person weighing as much as they have stages. One-hot features make it a table of net wins.
+whitened by its own second moment over stages, reduced by a singular value decomposition and parted by k-means++
+(Arthur and Vassilvitskii 2007), a person weighing as much as they have stages. One-hot features make it a table of
+net wins.
 """
 
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ def soften(clusters: Tensor, n_types: int, own_share: float = OWN_SHARE) -> Tens
 def _check_n_types(n_types: int, n_known: int) -> None:
     if not 1 <= n_types <= n_known:
         raise ValueError(
-            f"n_types is {n_types} and {n_known} annotators have judged anything; it must lie between 1 and their number."
+            f"n_types is {n_types} and {n_known} annotators have judged anything; it must lie between 1 and that number."
         )
 
 
