@@ -1,0 +1,344 @@
+"""What policies on one base answer, and what every type thinks of it: samples, log-probabilities, values.
+
+Every policy answers the same prompts at temperature 1 without truncation. The log-probabilities of all completions
+under all types, the reference and the speaker are computed once and kept on disk by content: adapters, prompts and
+settings. `L_ij = E_x E_{y~π_j} h_i` is estimated by the full-vocabulary expectation at every sampled prefix.
+"""
+
+import hashlib
+import inspect
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from palign.functional.logprobs import token_logps
+from palign.functional.regret_estimates import prefix_expectation
+from palign.models.adapters import route
+from palign.models.completions import TokenizedItems, prompt_ids
+from palign.models.reference_logps import base_fingerprint
+from palign.models.single_adapter import adapter_fingerprint
+
+__all__ = ["ESTIMATORS", "DrawSettings", "PolicyDraws", "PolicyReader", "joined_items", "readable_prompts", "stop_ids"]
+
+logger = logging.getLogger(__name__)
+ESTIMATORS = ("prefix", "sampled")
+LOGITS_AT_ONCE = 2**27  # elements of one model's logits in a pass
+MOSTLY_EMPTY, OFTEN_EMPTY = 0.9, 0.1
+
+
+@dataclass(frozen=True)
+class DrawSettings:
+    """How policies are sampled and valued.
+
+    Attributes:
+        n_samples: completions of a prompt.
+        max_new_tokens: where completions are cut; values are then those of the cut completions.
+        seed: of the draws; every policy has its own.
+        estimator: 'prefix' (full-vocabulary expectation at sampled prefixes) or 'sampled' (log-ratio of the sample).
+        batch_size: completions generated at once.
+    """
+
+    n_samples: int = 4
+    max_new_tokens: int = 64
+    seed: int = 0
+    estimator: str = "prefix"
+    batch_size: int = 64
+
+
+@dataclass(eq=False)
+class PolicyDraws:
+    """Completions of one policy, prompt by prompt, and what everybody says of them. Log-probabilities in nats.
+
+    Attributes:
+        items: (n_prompts · n_samples,) prompts with completions.
+        type_logps: (n_prompts, n_samples, n_types).
+        reference_logps, own_logps: (n_prompts, n_samples).
+        values: (n_prompts, n_types) `E_{y~π_j} h_i`.
+        kl: (n_prompts,) KL of the policy from the reference.
+        is_empty, is_cut: (n_prompts, n_samples) bool: nothing but the end, no end within the length.
+    """
+
+    items: TokenizedItems
+    type_logps: np.ndarray
+    reference_logps: np.ndarray
+    own_logps: np.ndarray
+    values: np.ndarray
+    kl: np.ndarray
+    is_empty: np.ndarray
+    is_cut: np.ndarray
+
+    @property
+    def log_ratios(self) -> np.ndarray:
+        """(n_prompts, n_samples, n_types) h_i of every completion."""
+        return self.type_logps - self.reference_logps[..., None]
+
+    def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[list[str]]:
+        """n_prompts lists of n_samples completions."""
+        n_prompts, n_samples = self.reference_logps.shape
+        said = [
+            tokenizer.decode(self.items.tokens(i)[self.items.prompt_lengths[i] :], skip_special_tokens=True).strip()
+            for i in range(len(self.items))
+        ]
+        return [said[p * n_samples : (p + 1) * n_samples] for p in range(n_prompts)]
+
+    def save(self, path: Path) -> None:
+        """Write one .npz, complete or not at all."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "items"}
+        arrays |= {f"items_{f.name}": np.asarray(getattr(self.items, f.name)) for f in fields(TokenizedItems)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial{os.getpid()}")
+        with open(partial, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "PolicyDraws":
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            items = {f.name: arrays[f"items_{f.name}"] for f in fields(TokenizedItems)}
+            items["pad_id"] = int(items["pad_id"])
+            own = {f.name: arrays[f.name] for f in fields(cls) if f.name != "items"}
+        return cls(TokenizedItems(**items), **own)
+
+
+@dataclass(eq=False)
+class PolicyReader:
+    """Draws from any adapter of one model, judged by its types.
+
+    Attributes:
+        model: with all adapters.
+        tokenizer: of the base.
+        judges: names of the type adapters.
+        cache_dir: folder of the draws; None keeps nothing.
+        show_progress: whether to draw a progress bar.
+    """
+
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    judges: Sequence[str]
+    cache_dir: str | Path | None = None
+    show_progress: bool = False
+    _frozen: list[str] = field(default_factory=list)
+
+    @torch.no_grad()
+    def draws(
+        self, speaker: str | None, prompts: Sequence[Any], settings: DrawSettings, *, label: str | None = None
+    ) -> PolicyDraws:
+        """The completions of one policy to all prompts, from the cache where they are there.
+
+        Args:
+            speaker: an adapter's name; None is the reference.
+            prompts: (n_prompts,) texts or lists of messages.
+            settings: the same for all policies that are compared.
+            label: for the progress bar and for errors.
+
+        Raises:
+            ValueError: a prompt leaves no room, nearly every answer is empty, or a log-probability is not finite.
+        """
+        label = label or speaker or "reference"
+        ids = readable_prompts(prompts, self.tokenizer, self.model.config, settings.max_new_tokens)
+        path = None
+        if self.cache_dir is not None:
+            path = Path(self.cache_dir) / f"{self._key(speaker, ids, settings)}.npz"
+            if path.is_file():
+                return PolicyDraws.load(path)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            found = self._compute(speaker, ids, settings, label)
+        finally:
+            self.model.train(was_training)
+        self._check(found, label)
+        if path is not None:
+            found.save(path)
+        return found
+
+    def _compute(
+        self, speaker: str | None, ids: list[list[int]], settings: DrawSettings, label: str
+    ) -> PolicyDraws:
+        stops = stop_ids(self.tokenizer, self.model)
+        said = self._sample(speaker, ids, settings, stops, label)
+        n_prompts, n_samples = len(ids), settings.n_samples
+        heads = [ids[i // n_samples] for i in range(n_prompts * n_samples)]
+        items = TokenizedItems(
+            np.array([t for pair in zip(heads, said, strict=True) for part in pair for t in part], dtype=np.int32),
+            np.cumsum([len(h) + len(s) for h, s in zip(heads, said, strict=True)]).astype(np.int64),
+            np.array([len(h) for h in heads], dtype=np.int64), _pad_id(self.tokenizer),
+        )  # fmt: skip
+        names = [*self.judges, None, *([] if speaker is None or speaker in self.judges else [speaker])]
+        logps, values, kl = self._read(items, names, speaker, settings.estimator, label)
+        own = names.index(speaker)
+        shape, n_types = (n_prompts, n_samples), len(self.judges)
+        return PolicyDraws(
+            items, logps[:, :n_types].reshape(*shape, n_types), logps[:, n_types].reshape(shape),
+            logps[:, own].reshape(shape), values.reshape(*shape, n_types).mean(1), kl.reshape(shape).mean(1),
+            np.array([len(s) == 1 and s[0] in stops for s in said]).reshape(shape),
+            np.array([s[-1] not in stops for s in said]).reshape(shape),
+        )  # fmt: skip
+
+    def _sample(
+        self, speaker: str | None, ids: list[list[int]], settings: DrawSettings, stops: list[int], label: str
+    ) -> list[list[int]]:
+        """Completions up to and with their end, prompt by prompt; prompts of like length are answered together."""
+        pad = _pad_id(self.tokenizer)
+        wanted = np.repeat(np.argsort([-len(row) for row in ids], kind="stable"), settings.n_samples)
+        sampling = GenerationConfig(
+            do_sample=True, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0, typical_p=1.0,
+            max_new_tokens=settings.max_new_tokens, min_length=0, num_beams=1, pad_token_id=pad, eos_token_id=stops,
+        )  # fmt: skip
+        said: list[list[list[int]]] = [[] for _ in ids]
+        with torch.random.fork_rng(), route(self.model, speaker):
+            torch.manual_seed(_seed_of(settings.seed, speaker))
+            for start in self._progress(range(0, len(wanted), settings.batch_size), f"{label}: samples"):
+                part = wanted[start : start + settings.batch_size]
+                longest = max(len(ids[i]) for i in part)
+                rows = torch.tensor([[pad] * (longest - len(ids[i])) + list(ids[i]) for i in part])
+                mask = torch.tensor([[0] * (longest - len(ids[i])) + [1] * len(ids[i]) for i in part])
+                sequences = self.model.generate(
+                    input_ids=rows.to(self.model.device), attention_mask=mask.to(self.model.device),
+                    generation_config=sampling,
+                )  # fmt: skip
+                for i, answer in zip(part, sequences[:, longest:].tolist(), strict=True):
+                    end = next((t for t, token in enumerate(answer) if token in stops), len(answer) - 1)
+                    said[i].append(answer[: end + 1])
+        return [answer for answers in said for answer in answers]
+
+    def _read(
+        self, items: TokenizedItems, names: Sequence[str | None], speaker: str | None, estimator: str, label: str
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Log-probabilities (n_items, n_names), values (n_items, n_types) and KL (n_items,), float64 nats."""
+        n_types, own = len(self.judges), names.index(speaker)
+        logps = np.zeros((len(items), len(names)))
+        values, kl = np.zeros((len(items), n_types)), np.zeros(len(items))
+        room = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
+        batches = list(items.batches_by_length(batch_size=64, max_tokens=room))
+        for numbers in self._progress(batches, f"{label}: judged"):
+            batch = {name: tensor.to(self.model.device) for name, tensor in items.collate(numbers).items()}
+            logits, targets, scored = _completion_logits(self.model, None, batch)
+            of_reference = logits
+            of_speaker = _completion_logits(self.model, speaker, batch)[0] if speaker is not None else logits
+            for column, name in enumerate(names):
+                if name not in (None, speaker):
+                    logits = _completion_logits(self.model, name, batch)[0]
+                else:
+                    logits = of_reference if name is None else of_speaker
+                said = token_logps(logits, targets).masked_fill(~scored, 0.0).sum(-1)
+                logps[numbers, column] = said.double().cpu().numpy()
+                if estimator == "prefix" and name is not None:
+                    gain = prefix_expectation(of_speaker, logits, of_reference, scored).double().cpu().numpy()
+                    if column < n_types:
+                        values[numbers, column] = gain
+                    if column == own:
+                        kl[numbers] = gain
+        if estimator != "prefix":
+            values, kl = logps[:, :n_types] - logps[:, n_types, None], logps[:, own] - logps[:, n_types]
+        return logps, values, kl
+
+    def _progress(self, batches: Sequence[Any], label: str) -> Iterator[Any]:
+        return iter(tqdm(batches, desc=label, disable=not self.show_progress, leave=False))
+
+    def _check(self, draws: PolicyDraws, label: str) -> None:
+        wrong = np.argwhere(~np.isfinite(draws.log_ratios))
+        if len(wrong):
+            prompt, sample, kind = wrong[0].tolist()
+            raise ValueError(
+                f"Prompt {prompt}, sample {sample} of {label}: its log-probability under type {kind} is not finite. "
+                "An adapter's training diverged, or float16 overflowed; train it again, or load in float32."
+            )
+        empty = float(draws.is_empty.mean())
+        if empty > MOSTLY_EMPTY:
+            raise ValueError(
+                f"{label} answers nothing: {empty:.0%} of its completions are empty. Regret between empty answers "
+                "says nothing; train that policy longer, or look at how prompts are rendered."
+            )
+        if empty > OFTEN_EMPTY:
+            logger.warning("%.0f%% of the completions of %s are empty.", 100 * empty, label)
+
+    def _key(self, speaker: str | None, ids: list[list[int]], settings: DrawSettings) -> str:
+        if not self._frozen:  # the types and the base do not change under a reader
+            self._frozen = [base_fingerprint(self.model), *(adapter_fingerprint(self.model, j) for j in self.judges)]
+        own = adapter_fingerprint(self.model, speaker)
+        words = [self._frozen, own, _seed_of(0, speaker), stop_ids(self.tokenizer, self.model), asdict(settings), ids]
+        return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:32]
+
+
+def readable_prompts(
+    prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, config: Any, max_new_tokens: int
+) -> list[list[int]]:
+    """Token ids of prompts, all of which leave room for `max_new_tokens`; a prompt without tokens is the bos token.
+
+    Raises:
+        ValueError: one leaves no room (its number is named), or has no token and there is no bos token.
+    """
+    room = getattr(config.get_text_config(), "max_position_embeddings", None)
+    found = []
+    for number, ids in enumerate(prompt_ids(prompts, tokenizer)):
+        if not ids and tokenizer.bos_token_id is None:
+            raise ValueError(f"Prompt {number} has no token, and the tokenizer has no bos token to answer to.")
+        ids = ids or [tokenizer.bos_token_id]
+        if room is not None and len(ids) + max_new_tokens > room:
+            raise ValueError(
+                f"Prompt {number} ({str(prompts[number])[:60]!r}) has {len(ids)} tokens, and the model holds {room}: "
+                f"no room for max_new_tokens={max_new_tokens}. Lower it, or drop or shorten such prompts."
+            )
+        found.append(ids)
+    return found
+
+
+def joined_items(parts: Sequence[TokenizedItems]) -> TokenizedItems:
+    """Items of several sets, one set after the other."""
+    offsets = np.cumsum([0, *(len(part.ids) for part in parts[:-1])])
+    return TokenizedItems(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.ends + offset for part, offset in zip(parts, offsets, strict=True)]),
+        np.concatenate([part.prompt_lengths for part in parts]),
+        parts[0].pad_id,
+    )
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, model: Any) -> list[int]:
+    """Tokens that end an answer: the tokenizer's eos and those of the model's generation configuration."""
+    own = getattr(model.generation_config, "eos_token_id", None)
+    own = own if isinstance(own, list) else [own]
+    found = sorted({int(i) for i in (*own, tokenizer.eos_token_id) if i is not None})
+    if not found:
+        raise ValueError("The tokenizer has no eos token, so no answer could end. Set tokenizer.eos_token.")
+    return found
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    pad = tokenizer.pad_token_id
+    return int(pad if pad is not None else tokenizer.eos_token_id)
+
+
+def _seed_of(seed: int, speaker: str | None) -> int:
+    name = int.from_bytes(hashlib.sha256((speaker or "").encode()).digest()[:4], "little")
+    return int(np.random.SeedSequence([seed, name]).generate_state(1)[0])
+
+
+def _completion_logits(
+    model: PeftModel, name: str | None, batch: dict[str, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (batch, n, vocab) that predict the targets (batch, n), and which of these belong to the completion."""
+    mask = batch["completion_mask"]
+    first, options = max(1, int(mask.any(0).to(torch.uint8).argmax())), {}
+    n_tokens = mask.shape[1] - first
+    if "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters:
+        options["logits_to_keep"] = n_tokens + 1
+    with route(model, name):
+        logits = model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, **options
+        ).logits
+    scored = mask[:, first:].bool()
+    return logits[:, -n_tokens - 1 : -1], batch["input_ids"][:, first:].masked_fill(~scored, 0), scored

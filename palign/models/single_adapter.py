@@ -1,0 +1,161 @@
+"""Further adapters beside the types on one base: one policy to be trained, a baseline to be judged, a weighted merge."""
+
+import copy
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from palign.models.adapters import CONFIG, WEIGHTS, TypePolicies
+
+__all__ = [
+    "AdapterPolicies",
+    "adapter_fingerprint",
+    "add_adapter",
+    "merge_adapters",
+    "read_adapter",
+    "remove_adapter",
+    "require_adapter_folder",
+    "save_adapter",
+    "train_only",
+]
+
+
+class AdapterPolicies(TypePolicies):
+    """`TypePolicies` over adapters of any names: its forward gives (n_sequences, n_names); None is the reference."""
+
+    def __init__(self, policy: PeftModel, names: Sequence[str | None]) -> None:
+        nn.Module.__init__(self)
+        self.policy, self.names, self.n_types = policy, list(names), len(names)
+
+
+def add_adapter(model: PeftModel, name: str, *, rank: int | None = None, seed: int = 0) -> None:
+    """Put a fresh adapter beside the types, configured as `type_0`; it changes nothing until it is trained.
+
+    Args:
+        model: with type adapters.
+        name: replaced where the model carries it.
+        rank: of the adapter, with alpha in proportion; None is that of `type_0`.
+        seed: of the draw.
+    """
+    config = copy.deepcopy(model.peft_config["type_0"])
+    config.inference_mode = False
+    if rank is not None:
+        config.lora_alpha = config.lora_alpha * rank / config.r
+        config.r = rank
+    _add(model, name, config, seed)
+
+
+def read_adapter(model: PeftModel, name: str, folder: str | Path) -> None:
+    """Put a saved adapter beside the types.
+
+    Raises:
+        ValueError: no complete LoRA adapter lies there, or it does not fit this base.
+    """
+    folder = Path(folder)
+    config = require_adapter_folder(folder)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS} is damaged ({error}). Give a whole copy of this adapter.") from error
+    _add(model, name, config, 0)
+    own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    different = sorted({*own, *tensors} - {k for k in own if k in tensors and own[k].shape == tensors[k].shape})
+    if different:
+        remove_adapter(model, name)
+        raise ValueError(
+            f"{folder / WEIGHTS} was made for another base or configuration: {len(different)} tensors are missing, "
+            f"unknown or of another shape, first {different[0]!r}. Give the base it was trained on."
+        )
+    set_peft_model_state_dict(model, tensors, adapter_name=name)
+
+
+def require_adapter_folder(folder: str | Path) -> LoraConfig:
+    """The configuration of a complete LoRA adapter on disk; ValueError where there is none."""
+    missing = [name for name in (CONFIG, WEIGHTS) if not (Path(folder) / name).is_file()]
+    if missing:
+        raise ValueError(f"{str(folder)!r} is not an adapter: it lacks {', '.join(missing)}. Give a folder with both.")
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"{str(folder)!r} holds a {config.peft_type} adapter; a LoRA adapter is needed.")
+    return config
+
+
+def merge_adapters(
+    model: PeftModel, name: str, sources: Sequence[str], weights: Sequence[float], *, merge_type: str
+) -> None:
+    """One adapter of Σ w_k ΔW_k: `cat` exactly, of rank Σ r_k; `svd` cut to the rank of `type_0`.
+
+    PEFT's `linear` is not offered: it adds A and B apart, and their product is another matrix.
+    """
+    if merge_type not in ("svd", "cat"):
+        raise ValueError(f"merge_type is {merge_type!r}; it must be 'svd' or 'cat'.")
+    remove_adapter(model, name)
+    kept = [(source, float(w)) for source, w in zip(sources, weights, strict=True) if w > 0]
+    rank = {"svd_rank": model.peft_config["type_0"].r} if merge_type == "svd" else {}
+    flags = {p: parameter.requires_grad for p, parameter in model.named_parameters()}
+    model.base_model.add_weighted_adapter(
+        [source for source, _ in kept], [w for _, w in kept], name, combination_type=merge_type, **rank
+    )
+    for p, parameter in model.named_parameters():
+        parameter.requires_grad_(flags.get(p, False))
+
+
+def remove_adapter(model: PeftModel, name: str) -> None:
+    """Take an adapter off, if it is there."""
+    if name in model.peft_config:
+        model.delete_adapter(name)
+
+
+def train_only(model: PeftModel, name: str) -> None:
+    """The one adapter that may move; everything else stands still."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model.base_model.set_requires_grad([name], True)
+
+
+def save_adapter(model: PeftModel, name: str, folder: str | Path, state_dict: dict[str, Any] | None = None) -> None:
+    """Write one adapter at the top of a folder, as plain PEFT reads it; each file is complete or as it was before."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
+        model.save_pretrained(
+            partial, selected_adapters=[name], save_embedding_layers=False, state_dict=state_dict,
+            safe_serialization=True,
+        )  # fmt: skip
+        for file in (WEIGHTS, CONFIG):
+            shutil.move(Path(partial) / name / file, folder / file)
+
+
+def adapter_fingerprint(model: PeftModel, name: str | None) -> str:
+    """A content key of one adapter; "reference" for none."""
+    if name is None:
+        return "reference"
+    config = model.peft_config[name]
+    words = (config.r, config.lora_alpha, config.use_rslora, config.rank_pattern, config.alpha_pattern)
+    digest = hashlib.sha256(repr(words).encode())
+    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    for key, tensor in sorted(state.items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _add(model: PeftModel, name: str, config: LoraConfig, seed: int) -> None:
+    remove_adapter(model, name)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model.add_adapter(name, config)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model.base_model.set_requires_grad([name], False)
+    model.to(next(model.parameters()).device)
