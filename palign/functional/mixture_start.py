@@ -17,7 +17,7 @@ from torch import Tensor
 
 from palign.functional.losses import strictly_below
 
-__all__ = ["Stages", "find_stages", "net_wins", "random_start", "soften", "spectral_start"]
+__all__ = ["Stages", "find_stages", "kmeans", "net_wins", "random_start", "soften", "spectral_start"]
 
 OWN_SHARE = 0.9  # of a person, on their own cluster
 MOMENT_STAGES = 50_000  # enough for a second moment
@@ -106,7 +106,7 @@ def spectral_start(
     n_types: int,
     *,
     seed: int = 0,
-    n_kmeans: int = 20,
+    nkmeans: int = 20,
     n_components: int | None = None,
 ) -> Tensor:
     """Responsibilities from clusters of people, `OWN_SHARE` on their own and the rest spread.
@@ -116,7 +116,7 @@ def spectral_start(
         stages: of the rankings (`find_stages`).
         n_types: at most the number of annotators who have a stage.
         seed: of k-means++; the result is the same for the same seed.
-        n_kmeans: runs of k-means, of which the best is kept.
+        nkmeans: runs of k-means, of which the best is kept.
         n_components: directions kept; n_types if None, one for each difference between types and one to spare.
 
     Returns:
@@ -134,7 +134,7 @@ def spectral_start(
     n_components = min(n_types if n_components is None else n_components, *wins.shape)
     directions = torch.linalg.svd(scaled, full_matrices=False)[2][:n_components]
     clusters = torch.zeros(stages.n_annotators, dtype=torch.int64)
-    clusters[known] = _kmeans(wins @ directions.T, weights, n_types, np.random.default_rng(seed), n_kmeans)
+    clusters[known] = kmeans(wins @ directions.T, weights, n_types, np.random.default_rng(seed), nkmeans)
     return soften(clusters, n_types).masked_fill(~known[:, None], 1 / n_types)
 
 
@@ -154,7 +154,7 @@ def soften(clusters: Tensor, n_types: int, own_share: float = OWN_SHARE) -> Tens
 def _check_n_types(n_types: int, n_known: int) -> None:
     if not 1 <= n_types <= n_known:
         raise ValueError(
-            f"n_types is {n_types} and {n_known} annotators have judged anything; it must lie between 1 and that number."
+            f"n_types is {n_types} and {n_known} annotators judged anything; it must lie between 1 and that number."
         )
 
 
@@ -174,7 +174,7 @@ def _whitening(features: Tensor, stages: Stages) -> Tensor:
     return vectors * values.clamp_min(floor if floor > 0 else 1.0).rsqrt() @ vectors.T
 
 
-def _kmeans(points: Tensor, weights: Tensor, n_types: int, rng: np.random.Generator, n_runs: int) -> Tensor:
+def kmeans(points: Tensor, weights: Tensor, n_types: int, rng: np.random.Generator, n_runs: int) -> Tensor:
     """(n,) clusters of weighted points, the best of some runs from k-means++ seeds."""
     best, least = None, float("inf")
     for _ in range(n_runs):
