@@ -157,10 +157,7 @@ def prompt_ids(prompts: Sequence[Any], tokenizer: Any) -> list[list[int]]:
         tokenizer: with a chat template for the latter.
     """
     reader = _Reader(tokenizer)
-    return [
-        reader._ids([prompt])[0] if isinstance(prompt, str) else reader._template(prompt, add_generation_prompt=True)
-        for prompt in prompts
-    ]
+    return [reader.opening(prompt) for prompt in prompts]
 
 
 class _Reader:
@@ -189,6 +186,14 @@ class _Reader:
                     self.prompt_ids[number] = opening
             pairs.append(self._parted(prompt, completion, self.prompt_ids[number], ids))
         return pairs
+
+    def opening(self, prompt: Any) -> list[int]:
+        """Ids of a prompt by itself; an empty one is the bos token."""
+        if isinstance(prompt, str):
+            head = self._ids([prompt])[0]
+        else:
+            head = self._template(prompt, add_generation_prompt=True) if prompt else []
+        return head or self._parted(prompt, "", [], [])[0]
 
     def _read_prompts(self, prefs: Preferences, numbers: set[int]) -> None:
         new = sorted(numbers - set(self.prompt_ids))

@@ -182,8 +182,11 @@ class MixturePolicy:
             generation: further options of `generate`.
 
         Raises:
+            TypeError: a single prompt in place of a list.
             ValueError: not exactly one of the three, or one that does not fit.
         """
+        if isinstance(prompts, str) or any(isinstance(prompt, Mapping) for prompt in prompts):
+            raise TypeError("prompts is a single prompt; a list of prompts is needed: give [prompt].")
         types = self._types_for(len(prompts), annotator_ids, type, weights, seed)
         ids = prompt_ids(prompts, self.tokenizer)
         answers = [""] * len(ids)
