@@ -1,8 +1,9 @@
 """A mixture on disk: adapters by type, mixture.json, responsibilities.parquet, a model card."""
 
+import html
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = ["BASE", "MixtureRecord", "load_mixture", "mixture_card", "save_mixtur
 
 WORDS, PEOPLE, CARD, BASE = "mixture.json", "responsibilities.parquet", "README.md", "base_model"
 FORMAT = 1
+KNOWN = ("format", "n_types", "mixing_weights", "beta", "max_length", "base_model", "rounds")
 
 
 @dataclass
@@ -86,18 +88,25 @@ def load_mixture(folder: str | Path) -> MixtureRecord:
         words = json.loads((folder / WORDS).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{folder / WORDS} is not JSON ({error}).") from error
-    if words.get("format") != FORMAT:
-        raise ValueError(f"{folder / WORDS} has format {words.get('format')!r}; this version reads {FORMAT}.")
+    found = words.get("format") if isinstance(words, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{folder / WORDS} has format {found!r}; this version reads {FORMAT}.")
+    lacking = [name for name in KNOWN if name not in words]
+    if lacking:
+        raise ValueError(f"{folder / WORDS} lacks {', '.join(lacking)}. Give a whole copy of the folder.")
+    if len(words["mixing_weights"]) != words["n_types"]:
+        raise ValueError(
+            f"{folder / WORDS} has {len(words['mixing_weights'])} mixing weights for {words['n_types']} types."
+        )
     table = pd.read_parquet(folder / PEOPLE)
     names = [f"type_{k}" for k in range(words["n_types"])]
     lacking = [name for name in ("annotator_id", "n_rows", *names) if name not in table]
     if lacking:
         raise ValueError(f"{folder / PEOPLE} lacks {', '.join(lacking)}; mixture.json speaks of {len(names)} types.")
-    known = {"format", "n_types", "mixing_weights", "beta", "max_length", "base_model", "rounds"}
     return MixtureRecord(
         AnnotatorIndex(table["annotator_id"]), table[names].to_numpy(np.float64), table["n_rows"].to_numpy(),
         np.asarray(words["mixing_weights"], dtype=np.float64), words["beta"], words["max_length"],
-        words["base_model"], words["rounds"], {name: value for name, value in words.items() if name not in known},
+        words["base_model"], words["rounds"], {name: value for name, value in words.items() if name not in KNOWN},
     )  # fmt: skip
 
 
@@ -106,7 +115,10 @@ def mixture_card(record: MixtureRecord) -> str:
     gamma = record.responsibilities
     sizes = np.bincount(gamma.argmax(1), minlength=record.n_types)
     types = "\n".join(f"| `type_{k}` | {record.mixing_weights[k]:.1%} | {sizes[k]} |" for k in range(record.n_types))
-    checks = "\n".join(f"- {check['name']}: **{check['verdict']}**. {check['message']}" for check in _checks(record))
+    checks = "\n".join(
+        f"- {check['name']}: **{check['verdict']}**. {html.escape(check['message'], quote=False)}"
+        for check in record.details.get("checks", [])
+    )
     base = record.base_model or f"the folder `{BASE}`"
     return CARD_TEXT.format(
         base=base, n_types=record.n_types, n_annotators=len(gamma), n_rows=int(record.n_rows.sum()), types=types,
@@ -115,19 +127,10 @@ def mixture_card(record: MixtureRecord) -> str:
     )  # fmt: skip
 
 
-def _checks(record: MixtureRecord) -> list[dict[str, Any]]:
-    return record.details.get("checks", [])
-
-
 def _write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
-
-
-def as_details(value: Any) -> dict[str, Any]:
-    """A dataclass as what `MixtureRecord.details` holds."""
-    return asdict(value)
 
 
 CARD_TEXT = """---
