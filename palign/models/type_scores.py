@@ -45,12 +45,14 @@ def type_logps(
     was_training = policies.training
     policies.eval()
     batches = list(items.batches_by_length(np.flatnonzero(wanted.any(1)), batch_size))
-    for numbers in tqdm(batches[rank::n_ranks], desc="E-step", disable=not show_progress):
-        cells = torch.from_numpy(wanted[numbers])
-        batch = {name: tensor.to(device) for name, tensor in items.collate(numbers).items()}
-        logps = policies(**batch, needs_grad=cells.to(device)).double().cpu().numpy()
-        found[numbers] = np.where(wanted[numbers], logps, np.nan)
-    policies.train(was_training)
+    try:
+        for numbers in tqdm(batches[rank::n_ranks], desc="E-step", disable=not show_progress):
+            cells = torch.from_numpy(wanted[numbers])
+            batch = {name: tensor.to(device) for name, tensor in items.collate(numbers).items()}
+            logps = policies(**batch, needs_grad=cells.to(device)).double().cpu().numpy()
+            found[numbers] = np.where(wanted[numbers], logps, np.nan)
+    finally:
+        policies.train(was_training)
     return found
 
 
