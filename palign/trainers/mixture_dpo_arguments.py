@@ -1,14 +1,18 @@
 """Command-line arguments of `recipes/em_dpo.py`, and their values where nothing of the user's is given."""
 
+import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser
 
 from palign.data.arguments import DataArguments
-from palign.trainers.mixture_dpo_config import MixtureDPOConfig
+from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
+from palign.trainers.mixture_state import MixtureState
 
 __all__ = ["BASELINES", "MixtureArguments", "parse_mixture_arguments"]
 
@@ -55,7 +59,7 @@ class MixtureArguments:
             raise ValueError(f"--baselines holds {', '.join(unknown)}; choose from {', '.join(BASELINES)}.")
         if not 0 < self.eval_fraction < 1:
             raise ValueError(f"--eval_fraction is {self.eval_fraction}; it must lie between 0 and 1.")
-        for name in ("lm_steps", "n_annotators", "n_per_annotator"):
+        for name in ("n_sample_prompts", "max_new_tokens", "lm_steps", "n_annotators", "n_per_annotator"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 1.")
         if self.n_items < 2:
@@ -70,7 +74,8 @@ def parse_mixture_arguments(
     Without `--model_name_or_path` and `--dataset_name` the defaults are those of the embedded default.
 
     Raises:
-        ValueError: an unknown key, rows without a model or a model without rows, or rows of vectors.
+        ValueError: an unknown key; rows without a model, a model or options of rows without rows; rows of vectors; a
+            checkpoint that is none.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     kinds = (MixtureArguments, DataArguments, MixtureDPOConfig, ModelConfig)
@@ -81,8 +86,21 @@ def parse_mixture_arguments(
         "--dataset_name": data_args.dataset_name is not None,
         "--model_name_or_path": model_args.model_name_or_path is not None,
     }
+    args.resume_from_checkpoint = _resume_point(args)
+    if args.types_from == TypesFrom.GIVEN:
+        raise ValueError(
+            "--types_from given is for MixtureDPOTrainer(responsibilities=…); here take --baselines oracle."
+        )
+    rows_alone = ("dataset_split", "eval_dataset_name", "eval_dataset_split", "group_columns")
+    idle = [f"--{name}" for name in rows_alone if getattr(data_args, name)]
+    if idle and not given["--dataset_name"]:
+        raise ValueError(
+            f"{', '.join(idle)} is given without --dataset_name, whose rows it speaks of; give that, too."
+        )
     if not any(given.values()):
-        return _parser(kinds, DEFAULTS | EMBEDDED_DEFAULTS).parse_args_and_config(argv)
+        found = _parser(kinds, DEFAULTS | EMBEDDED_DEFAULTS).parse_args_and_config(argv)
+        found[2].resume_from_checkpoint = args.resume_from_checkpoint
+        return found
     if not all(given.values()):
         lacking = next(name for name, is_given in given.items() if not is_given)
         raise ValueError(
@@ -92,7 +110,23 @@ def parse_mixture_arguments(
     return script, data_args, args, model_args
 
 
+def _resume_point(args: MixtureDPOConfig) -> str | None:
+    """A checkpoint that is one; 'true' is the last one in `output_dir`."""
+    asked = args.resume_from_checkpoint
+    if asked is None or str(asked).lower() == "false":
+        return None
+    if str(asked).lower() == "true":
+        asked = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+        if asked is None:
+            raise ValueError(
+                f"--resume_from_checkpoint is true, and {args.output_dir!r} holds no checkpoint: one is written after "
+                "every round but the last. Leave the option out to begin anew, or name the folder with --output_dir."
+            )
+    MixtureState.load(asked)
+    return asked
+
+
 def _parser(kinds: tuple[type, ...], defaults: dict[str, Any]) -> TrlParser:
     parser = TrlParser(kinds, allow_abbrev=False)
-    parser.set_defaults(**defaults)
+    parser.set_defaults(**copy.deepcopy(defaults))
     return parser
