@@ -1,4 +1,4 @@
-"""Further adapters beside the types on one base: one policy to be trained, a baseline to be judged, a weighted merge."""
+"""Further adapters beside the types on one base: a policy to train, a baseline to judge, a merge."""
 
 import copy
 import hashlib

@@ -1,0 +1,123 @@
+"""A fair policy on disk beside its adapter: game.json, and a model card with the fairness section."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["GAME", "fair_card", "fair_table", "load_game", "save_game"]
+
+GAME, CARD = "game.json", "README.md"
+
+
+def save_game(record: Mapping[str, Any], folder: str | Path) -> None:
+    """Write game.json and README.md; each file is complete or as it was before."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    words = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+    for name, text in ((GAME, words + "\n"), (CARD, fair_card(record))):
+        partial = folder / f"{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, folder / name)
+
+
+def load_game(folder: str | Path) -> dict[str, Any]:
+    """Read what `save_game` wrote; ValueError where it is not there."""
+    path = Path(folder) / GAME
+    if not path.is_file():
+        raise ValueError(f"{str(folder)!r} holds no {GAME}. Give a folder that FairPolicyTrainer wrote.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def fair_table(record: Mapping[str, Any]) -> str:
+    """All policies side by side, least worst regret first, as Markdown."""
+    rows = sorted(record["table"], key=lambda row: row["max_regret"]["value"])
+    has_gold = any(row.get("gold") for row in rows)
+    head = ["policy", "worst regret", "of", "mean regret", "relative", "KL", "votes, worst type"]
+    head += ["gold, worst type"] if has_gold else []
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in rows:
+        name = f"**{row['name']}**" if row["name"] == record["chosen"] else row["name"]
+        name += "" if row["is_within_budget"] else " (drifted)"
+        accuracy = (row["votes"] or {}).get("worst_accuracy")
+        cells = [
+            name, _ranged(row["max_regret"]), record["types"][row["worst_type"]], _ranged(row["mean_regret"]),
+            _plain(row["max_relative_regret"]), _plain(row["kl"]["value"]), _plain(accuracy),
+        ]  # fmt: skip
+        cells += [_plain((row.get("gold") or {}).get("worst"))] if has_gold else []
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _ranged(ends: Mapping[str, float]) -> str:
+    return f"{ends['value']:.3f} [{ends['low']:.3f}, {ends['high']:.3f}]"
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def fair_card(record: Mapping[str, Any]) -> str:
+    """The README.md of a fair policy, for people."""
+    game, chosen = record["game"], record["chosen"]
+    row = next((row for row in record["table"] if row["name"] == chosen), None)
+    types = "\n".join(
+        f"| {name} | {share:.0%} | {w:.2f} [{low:.2f}, {high:.2f}] | {dual:.2f} | {_plain(lost)} |"
+        for name, share, w, low, high, dual, lost in zip(
+            record["types"], record["mixing_weights"], *(game["policy_weights"][k] for k in ("value", "low", "high")),
+            game["type_weights"], row["regrets"] if row else [None] * len(record["types"]), strict=True,
+        )
+    )  # fmt: skip
+    notes = "".join(f"- {note}\n" for note in record["notes"])
+    return CARD_TEXT.format(
+        base=record["base_model"] or "its base model", n_types=len(record["types"]), chosen=chosen or "the ensemble",
+        types=types, table=fair_table(record), value=_ranged(game["value"]), budget=record["kl_budget"],
+        n_eval=record["n_eval_prompts"], n_prompts=record["n_prompts"], gap=game["gap"],
+        notes=f"\n{notes}" if notes else "",
+    )  # fmt: skip
+
+
+CARD_TEXT = """---
+library_name: peft
+tags:
+- dpo
+- lora
+- pluralistic-alignment
+- fairness
+---
+# Fair policy of {n_types} preference types
+
+One LoRA adapter on {base}, made of {n_types} type policies by min-max regret (route: {chosen}): no type is to lose
+much against a policy of its own.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), "PATH")
+```
+
+## Fairness
+
+Regret of a type: the reward it expects of its own policy less what it expects of this one, in units of reward (its
+own implicit reward, β times the log-ratio to the reference). Relative: 0 is its own policy, 1 is the reference.
+
+| type | share of people | weight of its policy in the game | weight of its regret | regret here |
+|---|---|---|---|---|
+{types}
+
+The game, on {n_prompts} prompts: value {value}, duality gap {gap:.1e}. Measured on {n_eval} other prompts; in brackets
+95% intervals over prompts. KL budget {budget:.2f} nats.
+
+{table}
+`ensemble` draws a type's policy for each request by the weights above and needs all {n_types} adapters; `uniform` and
+`prior` likewise by equal weights and by the shares of people. *Votes* is the accuracy of the policy's own implicit
+reward on held-out votes of the type it serves worst: a judge that knows nothing of regret.
+{notes}
+## Limits
+
+Types are patterns in votes, not identities. Whoever is of no type here, or between types, is in no row of this table.
+The judges are the type policies themselves: where one is poorly trained, its regret says little. A low worst regret
+is a compromise, and can be a text that is nobody's favourite.
+"""

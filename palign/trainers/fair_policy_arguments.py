@@ -1,0 +1,101 @@
+"""Command-line arguments of `recipes/fair_policy.py`, and their values where nothing of the user's is given."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import TrlParser
+
+from palign.data.arguments import DataArguments
+from palign.trainers.fair_policy_config import FairPolicyConfig
+
+__all__ = ["TYPES_FROM", "FairPolicyArguments", "parse_fair_arguments"]
+
+TYPES_FROM = ("mixture", "declared", "pal")
+DEFAULTS: dict[str, Any] = {
+    "output_dir": "outputs/fair_policy", "report_to": "none", "logging_steps": 10,
+    "routes": ["distill", "regress", "dro", "merge"],
+}  # fmt: skip
+EMBEDDED_DEFAULTS: dict[str, Any] = {
+    "per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 3.0, "n_samples": 8,
+    "n_eval_samples": 16, "max_new_tokens": 48, "draw_batch_size": 256,
+}  # fmt: skip
+
+
+@dataclass
+class FairPolicyArguments:
+    """Where the types come from, and what is shown of the policy that is made of them."""
+
+    mixture_path: str | None = field(
+        default=None,
+        metadata={"help": "Folder that recipes/em_dpo.py or MixtureDPOTrainer wrote: adapters and mixture.json."},
+    )
+    default_mixture_path: str = field(
+        default="outputs/em_dpo", metadata={"help": "Used without mixture_path, if a mixture lies there."}
+    )
+    types_from: str = field(
+        default="mixture",
+        metadata={
+            "help": "'mixture': of mixture_path, else found by EM first; 'declared': one type for each value of "
+            "type_column; 'pal': the prototypes of pal_path. The last two train a mixture of given types first."
+        },
+    )
+    pal_path: str | None = field(default=None, metadata={"help": "A PAL reward model, for types_from 'pal'."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "The base, where a mixture of rows of your own is to be trained first."}
+    )
+    pooled_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Adapter of one DPO on all votes, to compare with; baselines/pooled of the mixture if unset, and "
+            "trained here if that is not there."
+        },
+    )
+    type_column: str = field(default="type", metadata={"help": "Column with an annotator's declared group."})
+    eval_fraction: float = field(
+        default=0.2, metadata={"help": "Share of the prompts held out where no rows to measure on are named."}
+    )
+    n_sample_prompts: int = field(default=4, metadata={"help": "Fresh prompts whose answers are shown side by side."})
+    dtype: str = field(default="auto", metadata={"help": "Of the base's weights."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a model of the hub."})
+    mixture_epochs: float = field(default=4.0, metadata={"help": "Embedded default: epochs of a mixture made here."})
+    lm_steps: int = field(default=250, metadata={"help": "Embedded default: steps of a language model made here."})
+    n_annotators: int = field(default=60, metadata={"help": "Embedded default: people of a mixture made here."})
+    n_per_annotator: int = field(default=16, metadata={"help": "Embedded default: rankings of each person."})
+    n_items: int = field(default=4, metadata={"help": "Embedded default: completions in a ranking."})
+
+    def __post_init__(self) -> None:
+        if self.types_from not in TYPES_FROM:
+            raise ValueError(f"--types_from is {self.types_from!r}; choose from {', '.join(TYPES_FROM)}.")
+        if self.types_from == "pal" and self.pal_path is None:
+            raise ValueError("--types_from pal needs --pal_path, a folder that recipes/pal_reward.py wrote.")
+        if self.types_from != "mixture" and self.mixture_path is not None:
+            raise ValueError(
+                f"--mixture_path names types that are there, and --types_from {self.types_from} asks for others; "
+                "give one of the two."
+            )
+        if not 0 < self.eval_fraction < 1:
+            raise ValueError(f"--eval_fraction is {self.eval_fraction}; it must lie between 0 and 1.")
+
+
+def parse_fair_arguments(
+    argv: Sequence[str] | None = None,
+) -> tuple[FairPolicyArguments, DataArguments, FairPolicyConfig]:
+    """Read flags over YAML (`--config FILE.yaml`) over defaults; an unknown key is an error.
+
+    Without `--dataset_name` the defaults are those of the embedded default.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    found = _parser(DEFAULTS).parse_args_and_config(argv)
+    if found[1].dataset_name is None:
+        return _parser(DEFAULTS | EMBEDDED_DEFAULTS).parse_args_and_config(argv)
+    if found[1].embeddings is not None:
+        raise ValueError("--embeddings is given, and policies answer prompts of text; leave it out.")
+    return found
+
+
+def _parser(defaults: dict[str, Any]) -> TrlParser:
+    parser = TrlParser((FairPolicyArguments, DataArguments, FairPolicyConfig), allow_abbrev=False)
+    parser.set_defaults(**defaults)
+    return parser

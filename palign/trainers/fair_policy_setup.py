@@ -1,0 +1,205 @@
+"""From arguments to a mixture and rows to judge it by: what `recipes/fair_policy.py` starts from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from transformers import AutoConfig, AutoTokenizer
+
+from palign.data.arguments import DataArguments
+from palign.data.preferences import Preferences
+from palign.data.splits import split_by_prompt
+from palign.data.synthetic_text import gold_utility, make_prompts, make_text_population, ranking_rows
+from palign.models.adapters import CONFIG
+from palign.models.checkpoints import looks_like_path, require_model_folder
+from palign.models.mixture_files import BASE, MixtureRecord, load_mixture
+from palign.models.mixture_policy import MixturePolicy
+from palign.models.pal import PALRewardModel
+from palign.models.policy_values import readable_prompts
+from palign.models.single_adapter import require_adapter_folder
+from palign.trainers.embedded import N_EVAL_PROMPTS
+from palign.trainers.fair_policy_arguments import FairPolicyArguments
+from palign.trainers.fair_policy_config import FairPolicyConfig
+from palign.trainers.fair_policy_trainer import FairPolicyTrainer, prompts_of, require_several_types
+from palign.trainers.mixture_dpo_arguments import parse_mixture_arguments
+from palign.trainers.mixture_dpo_config import TypesFrom
+from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
+from palign.trainers.mixture_setup import MixtureSetup, declared_types, set_up_mixture
+
+__all__ = ["FairSetup", "embedded_rows", "set_up_fair_policy", "type_labels"]
+
+POOLED = "baselines/pooled/type_0"
+
+
+@dataclass
+class FairSetup:
+    """What a fair policy is made of.
+
+    Attributes:
+        trainer: ready to train.
+        gold: (completion, type) → utility by an independent judge, where the population gives one.
+    """
+
+    trainer: FairPolicyTrainer
+    gold: Callable[[str, int], float] | None
+
+
+def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, args: FairPolicyConfig) -> FairSetup:
+    """Check and read everything, cheapest first; where there is no mixture yet, one is trained.
+
+    Raises:
+        ValueError: rows, folders or options that cannot work; said before any model is loaded where it can be known.
+    """
+    folder = Path(script.mixture_path or script.default_mixture_path).expanduser()
+    is_there = (folder / "mixture.json").is_file()
+    is_embedded = data_args.dataset_name is None
+    own = Path(args.output_dir) / "mixture"
+    if script.mixture_path is None and (script.types_from != "mixture" or not is_there):
+        folder = own
+        if not (own / "mixture.json").is_file():
+            _make_mixture(script, data_args, args, own)
+    record = load_mixture(folder)
+    require_several_types(record.n_types, args)
+    train, evaluation = embedded_rows(record, script) if is_embedded else _own_rows(script, data_args, args)
+    _check(folder, record, args, train, evaluation)
+    pooled = Path(script.pooled_path) if script.pooled_path else folder / POOLED
+    if script.pooled_path or pooled.is_dir():
+        require_adapter_folder(pooled)
+    mixture = MixturePolicy.from_pretrained(folder, dtype=script.dtype, trust_remote_code=script.trust_remote_code)
+    names = type_labels(record, train, script.type_column)
+    trainer = FairPolicyTrainer(
+        mixture, args, train, evaluation, pooled_path=pooled if pooled.is_dir() else None, type_names=names
+    )
+    gold = (lambda text, k: gold_utility(text, names[k])) if is_embedded and names is not None else None
+    return FairSetup(trainer, gold)
+
+
+def embedded_rows(record: MixtureRecord, script: FairPolicyArguments) -> tuple[Preferences, Preferences]:
+    """The rows that `recipes/em_dpo.py` trained and judged its embedded default by, from the seed of the mixture.
+
+    Raises:
+        ValueError: the mixture is of other people.
+    """
+    seed = record.details.get("seed", 0)
+    population = make_text_population(len(record.annotators), seed=seed)
+    if set(population.annotator_ids) != set(record.annotators.ids):
+        raise ValueError(
+            "The mixture was trained on people of your own, and no rows are named: give --dataset_name, the rows it "
+            "was trained on (their prompts and votes are what the fair policy is made from)."
+        )
+    prompts = [str(prompt) for prompt in np.random.default_rng(seed).permutation(make_prompts())]
+    n_each = int(np.median(record.n_rows))
+    parts = []
+    for number, part in enumerate((prompts[N_EVAL_PROMPTS:], prompts[:N_EVAL_PROMPTS])):
+        rows = ranking_rows(
+            population, n_per_annotator=n_each, n_items=script.n_items, prompts=part, seed=2 * seed + number
+        )
+        for row in rows:  # prompt and completion are tokenised as one text
+            row["completions"] = [f" {text}" for text in row["completions"]]
+        parts.append(Preferences.from_rows(rows))
+    return parts[0], parts[1]
+
+
+def type_labels(record: MixtureRecord, rows: Preferences, column: str) -> list[str] | None:
+    """The declared group that most people of each type belong to; None where none is declared, or two types share."""
+    if column not in rows.columns:
+        return None
+    declared = dict(zip(rows.annotators().ids, declared_types(rows, column), strict=True))
+    found = record.responsibilities.argmax(1)
+    names = []
+    for k in range(record.n_types):
+        own = [declared[p] for p, t in zip(record.annotators.ids, found, strict=True) if t == k and p in declared]
+        names.append(max(set(own), key=own.count) if own else "")
+    return names if len(set(names)) == len(names) and all(names) else None
+
+
+def _own_rows(
+    script: FairPolicyArguments, data_args: DataArguments, args: FairPolicyConfig
+) -> tuple[Preferences, Preferences]:
+    train, evaluation = data_args.train_rows(), data_args.eval_rows()
+    if evaluation is None:
+        prompts_of(train, args.n_prompts, seed=args.seed)
+        train, evaluation = split_by_prompt(train, fraction=script.eval_fraction, seed=args.seed)
+    return train, evaluation
+
+
+def _check(
+    folder: Path, record: MixtureRecord, args: FairPolicyConfig, train: Preferences, evaluation: Preferences
+) -> None:
+    """What could not work, known from files alone: adapters, base, prompts."""
+    base = record.base_model or str(folder / BASE)
+    require_model_folder(base)
+    for k in range(record.n_types):
+        config = require_adapter_folder(folder / f"type_{k}")
+        trained_on = config.base_model_name_or_path
+        if record.base_model and trained_on and trained_on != record.base_model:
+            raise ValueError(
+                f"{folder / f'type_{k}' / CONFIG} says the adapter was trained on {trained_on!r}, and mixture.json "
+                f"names {record.base_model!r}: types must share one base. Put the adapter of this mixture back."
+            )
+    prompts = prompts_of(train, args.n_prompts, seed=args.seed)
+    prompts += prompts_of(evaluation, args.n_eval_prompts, seed=args.seed, without=train.prompts, what="fresh")
+    if looks_like_path(base):
+        own = folder if (folder / "tokenizer_config.json").is_file() else base
+        readable_prompts(
+            prompts, AutoTokenizer.from_pretrained(str(own)), AutoConfig.from_pretrained(base), args.max_new_tokens
+        )
+
+
+def _make_mixture(script: FairPolicyArguments, data_args: DataArguments, args: FairPolicyConfig, folder: Path) -> None:
+    """Train a mixture first: of latent types, of declared groups, or of a PAL reward model's prototypes."""
+    setup = set_up_mixture(*_mixture_arguments(script, data_args, args, folder))
+    names = [] if (Path(folder) / POOLED).is_dir() else ["pooled"]
+    for name in [*names, "em"]:
+        trainer = setup.trainer(name) if name == "pooled" or script.types_from == "mixture" else _given(setup, script)
+        trainer.train()
+        trainer.save_model()
+        setup.release(trainer)
+    PartialState().wait_for_everyone()
+
+
+def _mixture_arguments(
+    script: FairPolicyArguments, data_args: DataArguments, args: FairPolicyConfig, folder: Path
+) -> Any:
+    flags = ["--output_dir", str(folder), "--seed", str(args.seed), "--type_column", script.type_column]
+    flags += ["--eval_fraction", str(script.eval_fraction), "--use_cpu", str(args.use_cpu)]
+    flags += ["--disable_tqdm", str(args.disable_tqdm), "--n_items", str(script.n_items)]
+    if data_args.dataset_name is None:
+        flags += ["--n_types", "3", "--num_train_epochs", str(script.mixture_epochs)]
+        flags += ["--lm_steps", str(script.lm_steps), "--n_annotators", str(script.n_annotators)]
+        flags += ["--n_per_annotator", str(script.n_per_annotator)]
+    else:
+        if script.model_name_or_path is None:
+            raise ValueError(
+                "There is no mixture yet: give --mixture_path, a folder that recipes/em_dpo.py wrote, or "
+                "--model_name_or_path with --types_from to train one first."
+            )
+        flags += ["--model_name_or_path", script.model_name_or_path, "--dataset_name", data_args.dataset_name]
+        flags += ["--num_train_epochs", str(args.num_train_epochs), "--learning_rate", str(args.learning_rate)]
+        flags += ["--per_device_train_batch_size", str(args.per_device_train_batch_size)]
+    mixture_script, _, mixture_args, model_args = parse_mixture_arguments(flags)
+    return mixture_script, data_args, mixture_args, model_args
+
+
+def _given(setup: MixtureSetup, script: FairPolicyArguments) -> MixtureDPOTrainer:
+    """A trainer whose types are known: declared groups, or PAL's weights of each annotator."""
+    if script.types_from == "declared":
+        if setup.truth is None:
+            raise ValueError(
+                f"--types_from declared needs the group of every annotator, and the rows have no column "
+                f"{script.type_column!r}. Name it with --type_column."
+            )
+        _, types = np.unique(setup.truth, return_inverse=True)
+        responsibilities = np.eye(int(types.max()) + 1)[types]
+    else:
+        pal = PALRewardModel.from_pretrained(script.pal_path)
+        responsibilities = pal.weights_for(setup.train_rows.annotators().ids).detach().cpu().numpy()
+    setup.args.types_from = TypesFrom.GIVEN.value
+    setup.args.n_types = str(responsibilities.shape[1])
+    return MixtureDPOTrainer(
+        setup.model, setup.args, setup.train_rows, setup.eval_rows, processing_class=setup.tokenizer,
+        peft_config=setup.peft_config, responsibilities=responsibilities,
+    )  # fmt: skip
