@@ -5,7 +5,7 @@ a good divider: which of two people's tastes is opposed shows in seconds, where 
 """
 
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from palign.data.preferences import Preferences
 from palign.functional.linear_mixture import LinearMixture, fit_linear_mixture
+from palign.functional.mixture_start import find_stages, spectral_start
 from palign.functional.type_count import choose_n_types
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 
@@ -23,6 +24,7 @@ __all__ = ["CheapStart", "cheap_start", "given_start", "reward_features"]
 
 logger = logging.getLogger(__name__)
 MAX_DIFFERENCES = 50_000  # rows that the principal components are taken from
+ROWS_AT_ONCE = 4096
 
 
 @dataclass
@@ -112,7 +114,9 @@ def _fitted(
     fit = fit_linear_mixture(*data, n_types, n_restarts=args.n_restarts, **options)
     gamma = fit.responsibilities
     if args.types_from == TypesFrom.CLUSTER:
-        gamma = torch.eye(n_types, dtype=torch.float64)[fit.start.argmax(1)]
+        # not fit.start, which is random where a random restart ended best
+        clusters = spectral_start(features, find_stages(*data[1:]), n_types, seed=args.seed).argmax(1)
+        gamma = torch.eye(n_types, dtype=torch.float64)[clusters]
     checks = _checks(fit, data, rows, args, options)
     return CheapStart(gamma, fit.log_likelihoods, choice.table if choice else [], checks)
 
@@ -129,16 +133,19 @@ def reward_features(rows: Preferences, states: np.ndarray, n_dims: int) -> Tenso
 
     What items of a row share (the prompt, above all) cancels in every comparison and is not looked at.
     """
-    states = torch.from_numpy(np.array(states, dtype=np.float32)).double()
+    states = torch.from_numpy(np.array(states, dtype=np.float32))
     step = max(1, len(rows) // MAX_DIFFERENCES)
     own, present = rows.item_indices[::step], rows.item_indices[::step] >= 0
-    within = states[torch.from_numpy(np.where(present, own, own[:, :1]))]
-    there = torch.from_numpy(present)[..., None].double()
-    centred = (within - (within * there).sum(1, keepdim=True) / there.sum(1, keepdim=True)) * there
-    differences = centred[torch.from_numpy(present)]
-    n_dims = min(n_dims, *differences.shape)
-    covariance = differences.T @ differences / len(differences)
-    values, vectors = torch.linalg.eigh(covariance)
+    covariance = torch.zeros(states.shape[1], states.shape[1], dtype=torch.float64)
+    for start in range(0, len(own), ROWS_AT_ONCE):  # rows × items × hidden would fill the memory
+        part = slice(start, start + ROWS_AT_ONCE)
+        there = torch.from_numpy(present[part])
+        within = states[torch.from_numpy(np.where(present[part], own[part], own[part, :1]))].double()
+        mean = (within * there[..., None]).sum(1, keepdim=True) / there.sum(1)[:, None, None]
+        differences = (within - mean)[there]
+        covariance += differences.T @ differences
+    values, vectors = torch.linalg.eigh(covariance / int(present.sum()))
     values, vectors = values.flip(0)[:n_dims], vectors.flip(1)[:, :n_dims]
     kept = values > values[0] * 1e-10
-    return states @ (vectors[:, kept] / values[kept].sqrt())
+    directions = vectors[:, kept] / values[kept].sqrt()
+    return torch.cat([part.double() @ directions for part in states.split(ROWS_AT_ONCE)])
