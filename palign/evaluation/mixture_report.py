@@ -1,6 +1,5 @@
 """What there is to say about a mixture: did it find the types there are, how was K chosen, what do its types write."""
 
-import html
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 
 from palign.data.preferences import Preferences
 from palign.data.rendering import render_prompt
+from palign.evaluation.report_markdown import escape_long
 from palign.functional.partitions import adjusted_rand_index, type_accuracy
 from palign.models.mixture_files import MixtureRecord
 
@@ -74,5 +74,5 @@ def side_by_side(
 
 
 def _cell(text: str) -> str:
-    """One line that no markup in it can leave."""
-    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("`", "\\`")
+    """One line that no markup in it can leave; quotes stay as they are, for the table is printed, too."""
+    return escape_long(text).replace("&#39;", "'").replace("&#34;", '"')
