@@ -10,7 +10,8 @@ import torch
 from palign.data.preferences import Preferences
 from palign.functional.partitions import type_accuracy
 from palign.trainers import cheap_start as module
-from palign.trainers.cheap_start import cheap_start, given_start, reward_features
+from palign.models.item_features import state_features as reward_features
+from palign.trainers.cheap_start import cheap_start, given_start
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 
 HIDDEN = 6
@@ -105,6 +106,11 @@ def test_directions_without_variance_are_dropped() -> None:
     assert found.shape[1] == 2 and bool(torch.isfinite(found).all())
 
 
+def test_states_that_say_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="same hidden state.*max_length"):
+        reward_features(ragged(), np.ones((len(ragged().items), 4)), 8)
+
+
 # the fit
 
 
@@ -136,10 +142,10 @@ def test_clusters_are_hard(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n_types", [1, 2])
 def test_auto_finds_the_number(tmp_path: Path, n_types: int) -> None:
-    prefs, states, _ = population(24, 10, n_types=n_types)
-    found = start(prefs, states, config(tmp_path, n_types="auto", max_types=3))
+    prefs, states, _ = population(16, 10, n_types=n_types)
+    found = start(prefs, states, config(tmp_path, n_types="auto", max_types=2))
     assert found.n_types == n_types
-    assert [row["n_types"] for row in found.choice] == [1, 2, 3]
+    assert [row["n_types"] for row in found.choice] == [1, 2]
     assert (found.log_likelihoods is None) == (n_types == 1)
 
 

@@ -57,6 +57,7 @@ def test_configs_in_the_house_are_read(name: str, tmp_path: Path) -> None:
         (["--eval_dataset_name", "x.jsonl"], "--eval_dataset_name is given without --dataset_name"),
         (["--group_columns", "country"], "--group_columns is given without --dataset_name"),
         (["--baselines", "pooled", "plain"], "--baselines holds plain; choose from pooled, cluster, oracle"),
+        ([*OWN, "--load_in_4bit", "true"], "--dtype bfloat16"),
         (["--types_from", "given"], "--baselines oracle"),
         (["--eval_fraction", "1"], "--eval_fraction is 1.0"),
         (["--n_sample_prompts", "0"], "--n_sample_prompts is 0"),

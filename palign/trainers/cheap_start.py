@@ -1,6 +1,6 @@
 """EM on frozen embeddings, before any adapter exists: how many types, who belongs to which, are there types at all.
 
-Each type is a linear reward over principal components of the reference's own hidden states. That is a poor reward and
+Each type is a linear reward over principal components of the reference's own hidden states, or of the words. That is a poor reward and
 a good divider: which of two people's tastes is opposed shows in seconds, where the language model would need hours.
 """
 
@@ -15,16 +15,18 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from palign.data.preferences import Preferences
+from palign.data.vote_counts import LEAST_FOR_AUTO
 from palign.functional.linear_mixture import LinearMixture, fit_linear_mixture
+from palign.functional.mixture_checks import length_confounder, longer_wins_rate, permutation_test, restart_stability
 from palign.functional.mixture_start import find_stages, spectral_start
 from palign.functional.type_count import choose_n_types
-from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
+from palign.models.completions import TokenizedItems
+from palign.models.item_features import state_features, token_features
+from palign.trainers.mixture_dpo_config import HeadFeatures, MixtureDPOConfig, TypesFrom
 
-__all__ = ["CheapStart", "cheap_start", "given_start", "reward_features"]
+__all__ = ["CheapStart", "cheap_start", "given_start"]
 
 logger = logging.getLogger(__name__)
-MAX_DIFFERENCES = 50_000  # rows that the principal components are taken from
-ROWS_AT_ONCE = 4096
 
 
 @dataclass
@@ -80,7 +82,12 @@ def given_start(responsibilities: Any, rows: Preferences, args: MixtureDPOConfig
 
 
 def cheap_start(
-    rows: Preferences, states: np.ndarray, annotator_index: Tensor, n_annotators: int, args: MixtureDPOConfig
+    rows: Preferences,
+    states: np.ndarray,
+    annotator_index: Tensor,
+    n_annotators: int,
+    args: MixtureDPOConfig,
+    items: TokenizedItems | None = None,
 ) -> CheapStart:
     """Fit the cheap head; K is chosen where `args.n_types` is 'auto'. One process computes, all get the result.
 
@@ -88,64 +95,100 @@ def cheap_start(
         rows: judgements of text.
         states: (n_items, hidden) pooled hidden states of every item under the reference.
         annotator_index: (rows,).
+        items: token ids of `rows.items`; None reads the states alone.
     """
     if args.n_types == "1":
         return CheapStart(torch.ones(n_annotators, 1, dtype=torch.float64))
     held: list[Any] = [None]
     if PartialState().is_main_process:
-        held[0] = _fitted(rows, states, annotator_index, n_annotators, args)
+        held[0] = _fitted(rows, states, annotator_index, n_annotators, args, items)
     return broadcast_object_list(held)[0]
 
 
 def _fitted(
-    rows: Preferences, states: np.ndarray, annotator_index: Tensor, n_annotators: int, args: MixtureDPOConfig
+    rows: Preferences,
+    states: np.ndarray,
+    annotator_index: Tensor,
+    n_annotators: int,
+    args: MixtureDPOConfig,
+    items: TokenizedItems | None,
 ) -> CheapStart:
-    features = reward_features(rows, states, args.head_dim)
     own = torch.from_numpy(np.where(rows.item_indices < 0, rows.item_indices[:, :1], rows.item_indices))
-    data = (features, own, torch.from_numpy(rows.ranks.astype(np.int64)), annotator_index, n_annotators)
+    said = (own, torch.from_numpy(rows.ranks.astype(np.int64)), annotator_index, n_annotators)
     options = {"ridge": args.head_ridge, "temper_start": args.temper_start, "seed": args.seed}
+    features = _features(rows, states, items, said, args, options)
     choice = None
     if args.n_types == "auto":
-        choice = choose_n_types(*data, max_types=min(args.max_types, n_annotators), **options)
+        choice = choose_n_types(features, *said, max_types=min(args.max_types, n_annotators), **options)
         logger.info("n_types=%d was chosen by held-out likelihood.", choice.n_types)
     n_types = choice.n_types if choice is not None else int(args.n_types)
     if n_types == 1:
         return CheapStart(torch.ones(n_annotators, 1, dtype=torch.float64), choice=choice.table if choice else [])
-    fit = fit_linear_mixture(*data, n_types, n_restarts=args.n_restarts, **options)
+    fit = fit_linear_mixture(features, *said, n_types, n_restarts=args.n_restarts, **options)
     gamma = fit.responsibilities
     if args.types_from == TypesFrom.CLUSTER:
         # not fit.start, which is random where a random restart ended best
-        clusters = spectral_start(features, find_stages(*data[1:]), n_types, seed=args.seed).argmax(1)
+        clusters = spectral_start(features, find_stages(*said), n_types, seed=args.seed).argmax(1)
         gamma = torch.eye(n_types, dtype=torch.float64)[clusters]
-    checks = _checks(fit, data, rows, args, options)
+    checks = _checks(fit, features, said, _lengths(rows, items), args, options)
     return CheapStart(gamma, fit.log_likelihoods, choice.table if choice else [], checks)
 
 
+def _features(
+    rows: Preferences,
+    states: np.ndarray,
+    items: TokenizedItems | None,
+    said: tuple[Any, ...],
+    args: MixtureDPOConfig,
+    options: dict[str, Any],
+) -> Tensor:
+    """What `args.head_features` names; of 'auto' the one under which people held out are most likely."""
+    wanted = HeadFeatures(args.head_features) if items is not None else HeadFeatures.STATES
+    found: dict[str, Tensor] = {}
+    if wanted is not HeadFeatures.TOKENS:
+        found["states"] = state_features(rows, states, args.head_dim)
+    if wanted is not HeadFeatures.STATES:
+        found["tokens"] = token_features(rows, items, args.head_dim)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    found["both"] = torch.cat([found["states"], found["tokens"]], 1)
+    n_eligible = int((torch.bincount(said[2]) >= 2).sum())
+    if wanted is HeadFeatures.BOTH or n_eligible < LEAST_FOR_AUTO:
+        return found["both"]
+    k = min(3, args.max_types) if args.n_types == "auto" else int(args.n_types)
+    judged = {
+        name: choose_n_types(table, *said, candidates=[k], n_folds=2, n_restarts=2, **options).table[0][
+            "log_likelihood"
+        ]
+        for name, table in found.items()
+    }
+    best = max(judged, key=judged.get)
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in judged.items())
+    logger.info("The cheap head reads %s; nats a row of people held out: %s.", best, shown)
+    return found[best]
+
+
+def _lengths(rows: Preferences, items: TokenizedItems | None) -> Tensor:
+    """(n_items,) tokens of each completion; characters where there are no tokens."""
+    if items is None:
+        return torch.tensor([len(str(completion)) for _, completion in rows.items])
+    return torch.from_numpy(items.lengths - items.prompt_lengths)
+
+
 def _checks(
-    fit: LinearMixture, data: tuple[Any, ...], rows: Preferences, args: MixtureDPOConfig, options: dict[str, Any]
+    fit: LinearMixture,
+    features: Tensor,
+    said: tuple[Any, ...],
+    lengths: Tensor,
+    args: MixtureDPOConfig,
+    options: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Would another start give the same people, would shuffled names, does length alone."""
-    return []
-
-
-def reward_features(rows: Preferences, states: np.ndarray, n_dims: int) -> Tensor:
-    """Principal components of how items of one row differ, of unit variance each: (n_items, ≤ n_dims) float64.
-
-    What items of a row share (the prompt, above all) cancels in every comparison and is not looked at.
-    """
-    states = torch.from_numpy(np.array(states, dtype=np.float32))
-    step = max(1, len(rows) // MAX_DIFFERENCES)
-    own, present = rows.item_indices[::step], rows.item_indices[::step] >= 0
-    covariance = torch.zeros(states.shape[1], states.shape[1], dtype=torch.float64)
-    for start in range(0, len(own), ROWS_AT_ONCE):  # rows × items × hidden would fill the memory
-        part = slice(start, start + ROWS_AT_ONCE)
-        there = torch.from_numpy(present[part])
-        within = states[torch.from_numpy(np.where(present[part], own[part], own[part, :1]))].double()
-        mean = (within * there[..., None]).sum(1, keepdim=True) / there.sum(1)[:, None, None]
-        differences = (within - mean)[there]
-        covariance += differences.T @ differences
-    values, vectors = torch.linalg.eigh(covariance / int(present.sum()))
-    values, vectors = values.flip(0)[:n_dims], vectors.flip(1)[:, :n_dims]
-    kept = values > values[0] * 1e-10
-    directions = vectors[:, kept] / values[kept].sqrt()
-    return torch.cat([part.double() @ directions for part in states.split(ROWS_AT_ONCE)])
+    """Would another start find the same people, do types vanish with shuffled names, does length alone explain them?"""
+    own, ranks, annotator_index, n_annotators = said
+    found = [restart_stability(fit.restart_types)]
+    if args.n_permutations:
+        n_types = fit.responsibilities.shape[1]
+        found.append(permutation_test(features, *said, n_types, n_permutations=args.n_permutations, **options))
+    longer = longer_wins_rate(lengths[own].double(), ranks, annotator_index, n_annotators)
+    found.append(length_confounder(fit.responsibilities, longer))
+    return [asdict(check) for check in found]

@@ -86,6 +86,8 @@ def parse_mixture_arguments(
         "--dataset_name": data_args.dataset_name is not None,
         "--model_name_or_path": model_args.model_name_or_path is not None,
     }
+    if model_args.load_in_4bit or model_args.load_in_8bit:
+        raise ValueError("--load_in_4bit and --load_in_8bit are not read here; take --dtype bfloat16 to save memory.")
     args.resume_from_checkpoint = _resume_point(args)
     if args.types_from == TypesFrom.GIVEN:
         raise ValueError(

@@ -1,6 +1,7 @@
 """From arguments to rows, a language model and one trainer after another: what `recipes/em_dpo.py` starts from."""
 
 import copy
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,13 @@ def set_up_mixture(
     if model_args.model_name_or_path is None:
         model, tokenizer, train, evaluation = _embedded(script, args)
     else:
+        model_args.model_name_or_path = os.path.expanduser(model_args.model_name_or_path)
         require_model_folder(model_args.model_name_or_path)
         train, evaluation = data_args.train_rows(), data_args.eval_rows()
+        _check_types(script, train)  # before the split, for rows are named by their number
         if evaluation is None:
             train, evaluation = _held_out(train, script.eval_fraction, args.seed)
-        _check_rows(script, args, train)
+        count_votes(train, args.n_types)
         model, tokenizer = _load(model_args, script.trust_remote_code)
     return MixtureSetup(
         model, tokenizer, train, evaluation, args, get_peft_config(model_args),
@@ -112,8 +115,9 @@ def declared_types(rows: Preferences, column: str) -> np.ndarray | None:
     people, values = rows.annotators(), rows.columns[column]
     found: dict[str, Any] = {}
     for row, (person, value) in enumerate(zip(rows.annotator_ids, values, strict=True)):
-        if value is None or found.setdefault(person, value) != value:
-            fault = "has none" if value is None else f"had {found[person]!r} before and has {value!r}"
+        is_missing = value is None or value != value  # NaN
+        if is_missing or found.setdefault(person, value) != value:
+            fault = "has none" if is_missing else f"had {found[person]!r} before and has {value!r}"
             raise ValueError(
                 f"Row {row} (counting from 0), column {column!r}: annotator {person!r} {fault}; an annotator has one "
                 "type. Mend the column, or name another with --type_column."
@@ -121,14 +125,14 @@ def declared_types(rows: Preferences, column: str) -> np.ndarray | None:
     return np.array([str(found[person]) for person in people.ids], dtype=object)
 
 
-def _check_rows(script: MixtureArguments, args: MixtureDPOConfig, train: Preferences) -> None:
-    """What the trainer would refuse after the model is loaded, said before."""
-    count_votes(train, args.n_types)
-    if "oracle" in script.baselines and declared_types(train, script.type_column) is None:
+def _check_types(script: MixtureArguments, rows: Preferences) -> None:
+    """What is asked about declared types must be there."""
+    asked = "oracle" in script.baselines or script.type_column != MixtureArguments.type_column
+    if declared_types(rows, script.type_column) is None and asked:
         raise ValueError(
-            f"--baselines oracle needs the type of every annotator, and the rows have no column "
-            f"{script.type_column!r}; they have {', '.join(train.columns) or 'no further column'}. Name it with "
-            "--type_column, or leave oracle out."
+            f"The rows have no column {script.type_column!r} with the type of every annotator; they have "
+            f"{', '.join(rows.columns) or 'no further column'}. Name it with --type_column; --baselines oracle cannot "
+            "do without it."
         )
 
 
@@ -143,7 +147,8 @@ def _load(model_args: ModelConfig, trust_remote_code: bool) -> tuple[PreTrainedM
     load = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
     name = model_args.model_name_or_path
     tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", **load)
-    return AutoModelForCausalLM.from_pretrained(name, dtype=model_args.dtype, use_safetensors=True, **load), tokenizer
+    load |= {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
+    return AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **load), tokenizer
 
 
 def _embedded(
