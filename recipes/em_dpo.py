@@ -58,7 +58,9 @@ def judge(
     output, rows, record = Path(setup.args.output_dir), setup.eval_rows, policy.record
     names = [f"type_{k}" for k in record.responsibilities.argmax(1)]
     found = dict(zip(record.annotators.ids, names, strict=True))
-    types = None if "type" in rows.columns else found
+    if script.type_column in rows.columns:
+        found = dict(zip(rows.annotator_ids, rows.columns[script.type_column], strict=True))
+    types = None if script.type_column == "type" in rows.columns else found
     table = pd.concat(score_table(values, rows, model=name, types=types) for name, values in scores.items())
     table.to_csv(output / "scores.csv", index=False)
     summary = {"n_types": float(policy.n_types)} | compare_types(record, setup.truth)
