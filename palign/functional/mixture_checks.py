@@ -32,7 +32,7 @@ STABLE = 0.8  # adjusted Rand index between restarts
 SIGNIFICANT = 0.05
 DUPLICATE = 0.98  # correlation of margins
 CONFIDENT = 0.95  # mean of the largest responsibility
-MOVED = 0.1  # share of people who changed type since the start
+MOVED = 0.25  # share of people who changed type since the start; of a random start, two thirds should (three types)
 LENGTH_EXPLAINS = 0.6  # adjusted Rand index between types and a split by length
 
 

@@ -23,6 +23,7 @@ OWN_SHARE = 0.9  # of a person, on their own cluster
 MOMENT_STAGES = 50_000  # enough for a second moment
 MAX_DENSE = 50_000_000  # entries of that sample: stages times dim
 LLOYD_STEPS = 50
+LEAST_MOMENT = 1e-6  # of a direction of standardized features: what hardly varies is not blown up further
 
 
 @dataclass(frozen=True)
@@ -159,19 +160,19 @@ def _check_n_types(n_types: int, n_known: int) -> None:
 
 
 def _whitening(features: Tensor, stages: Stages) -> Tensor:
-    """(dim, dim): inverse root of the second moment of winner − mean of the beaten, shrunk towards its diagonal."""
+    """(dim, dim): inverse root of the second moment of winner − mean of the beaten, shrunk towards its diagonal; gaps @ it."""
     dim = features.shape[1]
     n = min(len(stages.winner), MOMENT_STAGES, max(dim, MAX_DENSE // (dim * (1 + stages.losers.shape[1]))))
     some = torch.linspace(0, len(stages.winner) - 1, n).long()
     present = (~stages.absent[some]).double()[..., None]
     beaten = (features[stages.losers[some]].double() * present).sum(1) / present.sum(1)
     gaps = features[stages.winner[some]].double() - beaten
-    moment = gaps.T @ gaps / n
+    scale = gaps.square().mean(0).sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)
     shrinkage = dim / (dim + n)
-    moment = (1 - shrinkage) * moment + shrinkage * moment.diagonal().mean() * torch.eye(dim, dtype=moment.dtype)
+    moment = (1 - shrinkage) * (gaps / scale).T @ (gaps / scale) / n + shrinkage * torch.eye(dim, dtype=gaps.dtype)
     values, vectors = torch.linalg.eigh(moment)
-    floor = float(values.max()) * 1e-6
-    return vectors * values.clamp_min(floor if floor > 0 else 1.0).rsqrt() @ vectors.T
+    return (vectors * values.clamp_min(LEAST_MOMENT).rsqrt() @ vectors.T) / scale[:, None]
 
 
 def kmeans(points: Tensor, weights: Tensor, n_types: int, rng: np.random.Generator, n_runs: int) -> Tensor:
