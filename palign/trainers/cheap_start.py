@@ -5,7 +5,7 @@ a good divider: which of two people's tastes is opposed shows in seconds, where 
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
