@@ -2,9 +2,8 @@
 
 `spectral_start` sums up each person by what they prefer: the mean, over the stages of their rows, of what the winner's
 features exceed the mean of the beaten by. Types differ in the mean of that vector, along few directions. It is
-whitened by its own second moment over stages, reduced by a singular value decomposition and parted by k-means++
-(Arthur and Vassilvitskii 2007), a person weighing as much as they have stages. One-hot features make it a table of
-net wins.
+whitened by how items of a stage scatter, reduced by a singular value decomposition and parted by k-means++ (Arthur
+and Vassilvitskii 2007), a person weighing as much as they have stages. One-hot features make it a table of net wins.
 """
 
 from dataclasses import dataclass
@@ -160,15 +159,20 @@ def _check_n_types(n_types: int, n_known: int) -> None:
 
 
 def _whitening(features: Tensor, stages: Stages) -> Tensor:
-    """(dim, dim): inverse root of the second moment of winner − mean of the beaten, shrunk towards its diagonal; gaps @ it."""
-    dim = features.shape[1]
-    n = min(len(stages.winner), MOMENT_STAGES, max(dim, MAX_DENSE // (dim * (1 + stages.losers.shape[1]))))
+    """(dim, dim) inverse root of the scatter of items around the mean of their stage, shrunk to its diagonal.
+
+    Of items, not of winner − beaten: that has the types in it, and with a row or two each would whiten them away.
+    """
+    dim, n_items = features.shape[1], 1 + stages.losers.shape[1]
+    n = min(len(stages.winner), MOMENT_STAGES, max(dim, MAX_DENSE // (dim * n_items)))
     some = torch.linspace(0, len(stages.winner) - 1, n).long()
-    present = (~stages.absent[some]).double()[..., None]
-    beaten = (features[stages.losers[some]].double() * present).sum(1) / present.sum(1)
-    gaps = features[stages.winner[some]].double() - beaten
+    items = features[torch.cat([stages.winner[some, None], stages.losers[some]], 1)].double()
+    present = F.pad(~stages.absent[some], (1, 0), value=True)
+    mean = (items * present[..., None]).sum(1) / present.sum(1, keepdim=True)
+    gaps = (items - mean[:, None])[present]
     scale = gaps.square().mean(0).sqrt()
     scale = torch.where(scale > 0, scale, 1.0)
+    n = len(gaps)
     shrinkage = dim / (dim + n)
     moment = (1 - shrinkage) * (gaps / scale).T @ (gaps / scale) / n + shrinkage * torch.eye(dim, dtype=gaps.dtype)
     values, vectors = torch.linalg.eigh(moment)
