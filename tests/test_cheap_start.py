@@ -10,7 +10,6 @@ import torch
 from palign.data.preferences import Preferences
 from palign.functional.partitions import type_accuracy
 from palign.trainers import cheap_start as module
-from palign.models.item_features import state_features as reward_features
 from palign.trainers.cheap_start import cheap_start, given_start
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 
@@ -18,7 +17,9 @@ HIDDEN = 6
 
 
 def config(tmp_path: Path, **options: Any) -> MixtureDPOConfig:
-    return MixtureDPOConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", n_restarts=3, **options)
+    return MixtureDPOConfig(
+        output_dir=str(tmp_path), use_cpu=True, report_to="none", n_restarts=3, **({"n_permutations": 0} | options)
+    )
 
 
 def population(
@@ -45,70 +46,6 @@ def start(prefs: Preferences, states: np.ndarray, args: MixtureDPOConfig) -> mod
     people = prefs.annotators()
     index = torch.from_numpy(people.indices(prefs.annotator_ids))
     return cheap_start(prefs, states, index, len(people), args)
-
-
-# features
-
-
-def ragged() -> Preferences:
-    rows = [
-        {"annotator_id": 1, "prompt": "p", "completions": ["a", "b", "c"]},
-        {"annotator_id": 1, "prompt": "p", "chosen": "d", "rejected": "a"},
-        {"annotator_id": 2, "prompt": "q", "completions": ["a", "b", "c", "d"]},
-        {"annotator_id": 2, "prompt": "q", "chosen": "c", "rejected": "d"},
-    ]
-    return Preferences.from_rows(rows)
-
-
-def differences(rows: Preferences, values: np.ndarray) -> np.ndarray:
-    """Every item of a row less the mean of its row."""
-    parts = [values[own[own >= 0]] for own in rows.item_indices]
-    return np.concatenate([part - part.mean(0) for part in parts])
-
-
-@pytest.mark.parametrize("at_once", [4096, 3])
-def test_features_have_unit_variance_within_rows(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", at_once)
-    rows = ragged()
-    states = np.random.default_rng(0).normal(size=(len(rows.items), 3)) * [1, 10, 100]
-    found = reward_features(rows, states, 64)
-    assert found.shape == (len(rows.items), 3) and found.dtype == torch.float64
-    within = differences(rows, found.numpy())
-    np.testing.assert_allclose(within.T @ within / len(within), np.eye(3), atol=1e-6)
-
-
-def test_the_first_components_are_kept() -> None:
-    rows = ragged()
-    states = np.random.default_rng(1).normal(size=(len(rows.items), 5)).astype(np.float32)
-    within = differences(rows, states.astype(np.float64))
-    _, singular, axes = np.linalg.svd(within, full_matrices=False)
-    expected = states @ axes[:2].T / (singular[:2] / np.sqrt(len(within)))
-    found = reward_features(rows, states, 2).numpy()
-    signs = np.sign((found * expected).sum(0))
-    np.testing.assert_allclose(found * signs, expected, atol=1e-5)
-
-
-def test_what_a_prompt_gives_to_all_its_items_does_not_choose_the_directions() -> None:
-    rows = ragged()
-    rng = np.random.default_rng(2)
-    states = rng.normal(size=(len(rows.items), 4))
-    shift = rng.normal(size=(2, 4)) * 20
-    moved = states + shift[[prompt for prompt, _ in rows.items]]
-    first, second = (differences(rows, reward_features(rows, x, 3).numpy()) for x in (states, moved))
-    np.testing.assert_allclose(np.abs(first), np.abs(second), atol=1e-4)
-
-
-def test_directions_without_variance_are_dropped() -> None:
-    rows = ragged()
-    states = np.random.default_rng(0).normal(size=(len(rows.items), 4)).astype(np.float16)
-    states[:, 1:3] = 7.0
-    found = reward_features(rows, states, 64)
-    assert found.shape[1] == 2 and bool(torch.isfinite(found).all())
-
-
-def test_states_that_say_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="same hidden state.*max_length"):
-        reward_features(ragged(), np.ones((len(ragged().items), 4)), 8)
 
 
 # the fit
@@ -154,6 +91,14 @@ def test_one_type_needs_no_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     prefs, states, _ = population(3, 2)
     found = start(prefs, states, config(tmp_path, n_types="1"))
     assert found.responsibilities.tolist() == [[1.0]] * 3 and found.log_likelihoods is None
+
+
+def test_the_head_is_asked_whether_there_are_types(tmp_path: Path) -> None:
+    prefs, states, _ = population(12, 5)
+    for n_permutations, names in ((0, []), (2, ["permutation_test"])):
+        found = start(prefs, states, config(tmp_path, n_types="2", n_permutations=n_permutations)).checks
+        assert [c["name"] for c in found] == ["restart_stability", *names, "length_confounder"]
+        assert all({"name", "verdict", "value", "message"} <= check.keys() for check in found)
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:

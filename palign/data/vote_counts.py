@@ -58,7 +58,8 @@ def count_votes(rows: Preferences, n_types: int | str) -> VoteCounts:
     if several and len(people) == 1:
         raise ValueError(
             f"All {len(rows):,} rows come from one annotator ({people.ids[0]!r}); types are differences between "
-            "people. Give rows of several people (--annotator_column names the column), or n_types=1, which is plain DPO."
+            "people. Give rows of several people (--annotator_column names the column), or n_types=1, which is plain "
+            "DPO."
         )
     if n_types != "auto" and int(n_types) > len(people):
         raise ValueError(
@@ -68,14 +69,14 @@ def count_votes(rows: Preferences, n_types: int | str) -> VoteCounts:
     if several and kind == "binary" and median < 2:
         raise ValueError(
             f"The median annotator gave {median:g} binary vote; types cannot be told from single binary votes, "
-            "however many people give one (two opposed tastes look like none). Collect two votes or more from each person, or "
-            "best-of-three choices or rankings, or take n_types=1."
+            "however many people give one (two opposed tastes look like none). Collect two votes or more from each "
+            "person, or best-of-three choices or rankings, or take n_types=1."
         )
     n_eligible = int((counts >= 2).sum())
     if n_types == "auto" and n_eligible < LEAST_FOR_AUTO:
         raise ValueError(
-            f"n_types is 'auto', and only {n_eligible} annotators have two rows or more; K is chosen on people held out "
-            f"of the fit, and {LEAST_FOR_AUTO} are needed for that. Give a number, as --n_types 2."
+            f"n_types is 'auto', and only {n_eligible} annotators have two rows or more; K is chosen on people held "
+            f"out of the fit, and {LEAST_FOR_AUTO} are needed for that. Give a number, as --n_types 2."
         )
     return VoteCounts(kind, len(people), median, float(counts.max() / counts.sum()), _warnings(kind, counts, several))
 

@@ -1,7 +1,8 @@
 """EM on frozen embeddings, before any adapter exists: how many types, who belongs to which, are there types at all.
 
-Each type is a linear reward over principal components of the reference's own hidden states, or of the words. That is a poor reward and
-a good divider: which of two people's tastes is opposed shows in seconds, where the language model would need hours.
+Each type is a linear reward over principal components of the reference's own hidden states, or of the words. That is
+a poor reward and a good divider: which of two people's tastes is opposed shows in seconds, where the language model
+would need hours.
 """
 
 import logging
@@ -183,7 +184,7 @@ def _checks(
     args: MixtureDPOConfig,
     options: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Would another start find the same people, do types vanish with shuffled names, does length alone explain them?"""
+    """Do other starts find the same people, do shuffled names find types too, does length alone explain them?"""
     own, ranks, annotator_index, n_annotators = said
     found = [restart_stability(fit.restart_types)]
     if args.n_permutations:

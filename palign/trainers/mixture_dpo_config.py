@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from transformers import TrainingArguments
 
-__all__ = ["MStep", "MixtureDPOConfig", "TypesFrom"]
+__all__ = ["HeadFeatures", "MStep", "MixtureDPOConfig", "TypesFrom"]
 
 
 class TypesFrom(StrEnum):
@@ -21,6 +21,15 @@ class MStep(StrEnum):
 
     SAMPLED = "sampled"  # each row trains one type in an epoch, drawn by its annotator's responsibilities
     WEIGHTED = "weighted"  # each row trains every type that is responsible for it, its loss multiplied by that
+
+
+class HeadFeatures(StrEnum):
+    """What the cheap head reads of a completion."""
+
+    AUTO = "auto"  # whichever makes held-out people likeliest
+    STATES = "states"
+    TOKENS = "tokens"
+    BOTH = "both"
 
 
 @dataclass
@@ -61,9 +70,14 @@ class MixtureDPOConfig(TrainingArguments):
     max_length: int = field(default=1024, metadata={"help": "Tokens of prompt and completion together."})
     disable_dropout: bool = field(default=True, metadata={"help": "Switch off dropout everywhere, as TRL does."})
     n_restarts: int = field(default=8, metadata={"help": "Starts of the EM on frozen embeddings; the best is kept."})
-    head_dim: int = field(
-        default=64, metadata={"help": "Principal components of the frozen embeddings that the cheap head reads."}
+    head_features: str = field(
+        default="auto",
+        metadata={
+            "help": "What the cheap head reads of a completion: 'states' (mean hidden state), 'tokens' (tf-idf), "
+            "'both', or 'auto': whichever makes held-out people likeliest."
+        },
     )
+    head_dim: int = field(default=64, metadata={"help": "Principal components of each of these."})
     head_ridge: float = field(default=1.0, metadata={"help": "Shrinkage of each type's cheap head to the pooled one."})
     n_permutations: int = field(
         default=19, metadata={"help": "Shuffles of annotator ids in the test whether types exist at all; 0 skips it."}
@@ -82,6 +96,7 @@ class MixtureDPOConfig(TrainingArguments):
         self.n_types = str(self.n_types)
         if self.n_types != "auto" and not (self.n_types.isdigit() and int(self.n_types) >= 1):
             raise ValueError(f"n_types is {self.n_types!r}; it must be a whole number from 1 on, or 'auto'.")
+        self.head_features = HeadFeatures(self.head_features).value
         self.types_from, self.m_step = TypesFrom(self.types_from).value, MStep(self.m_step).value
         for name in ("max_types", "n_rounds", "n_restarts", "head_dim", "e_step_batch_size", "max_length"):
             if getattr(self, name) < 1:

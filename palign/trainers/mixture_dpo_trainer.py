@@ -45,6 +45,7 @@ from palign.functional.mixture import (
     sum_by_annotator,
     temper_schedule,
 )
+from palign.functional.mixture_checks import dead_types, duplicate_types, frozen_assignment
 from palign.models.adapters import (
     TypePolicies,
     adapter_state,
@@ -121,7 +122,7 @@ class MixtureDPOTrainer(Trainer):
         self.reference_logps = reference.logps
         self._reference_on_device = torch.from_numpy(reference.logps.astype(np.float32)).to(args.device)
         self.start: CheapStart = given or cheap_start(
-            self.train_rows, reference.states, self.annotator_index, len(self.annotators), args
+            self.train_rows, reference.states, self.annotator_index, len(self.annotators), args, self.items
         )
         self.mixture = MixtureState(
             self.start.responsibilities.double(),
@@ -260,9 +261,25 @@ class MixtureDPOTrainer(Trainer):
             "mixture/mean_max_responsibility": float(largest.values.mean()),
             "mixture/temper": temper,
         } | {f"mixture/weight_type_{k}": float(w) for k, w in enumerate(state.mixing_weights)}
-        state.history.append({"round": state.round + 1, "step": self.state.global_step, **found})
+        checks = self._checks(by_row)
+        state.history.append({"round": state.round + 1, "step": self.state.global_step, **found, "checks": checks})
         state.recorded = self._nothing_recorded(state.n_types)
         self.log(dict(found))
+
+    def _checks(self, by_row: Tensor) -> list[dict[str, Any]]:
+        """Dead, duplicate and frozen types, of (rows, n_types) log-likelihoods under the adapters."""
+        if self.n_types == 1:
+            return []
+        gamma, agreement = self.mixture.responsibilities, None
+        for check in self.start.checks:
+            agreement = check["value"] if check["name"] == "restart_stability" else agreement
+        checks = [dead_types(gamma), duplicate_types(by_row)]
+        if self._runs_em:
+            checks.append(frozen_assignment(gamma, self.start.responsibilities, agreement=agreement))
+        for check in checks:
+            if check.verdict != "ok":
+                logger.warning("%s: %s", check.name, check.message)
+        return [asdict(check) for check in checks]
 
     def _posterior(self, state: MixtureState, temper: float) -> Tensor:
         """(n_annotators, n_types): Bayes under the adapters, in early rounds with the cheap head's word beside theirs.
@@ -363,7 +380,8 @@ class MixtureDPOTrainer(Trainer):
             {
                 "seed": self.args.seed, "types_from": self.args.types_from, "m_step": self.args.m_step,
                 "votes": asdict(self.votes), "configuration": self._configuration(),
-                "choice_of_k": self.start.choice, "checks": self.start.checks,
+                "choice_of_k": self.start.choice,
+                "checks": [*self.start.checks, *(state.history[-1]["checks"] if state.history else [])],
             },
         )  # fmt: skip
 

@@ -1,0 +1,106 @@
+"""What the cheap head reads of a completion: principal components of hidden states, and of the words themselves.
+
+A large model's states say what a completion means. Those of a small one hardly do, and there the words it holds tell
+more. Both are taken as differences between the items of one row: what these share, the prompt above all, cancels in
+every comparison.
+"""
+
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.sparse.linalg import svds
+from torch import Tensor
+
+from palign.data.preferences import Preferences
+from palign.models.completions import TokenizedItems
+
+__all__ = ["state_features", "token_features"]
+
+MAX_ROWS = 50_000  # that principal components are taken from
+ROWS_AT_ONCE = 4096
+NEGLIGIBLE = 1e-10  # of the largest variance
+
+
+def state_features(rows: Preferences, states: np.ndarray, n_dims: int) -> Tensor:
+    """Principal components of hidden states, of unit variance each: (n_items, ≤ n_dims) float64.
+
+    Args:
+        rows: which items are compared with which.
+        states: (n_items, hidden).
+        n_dims: components at most.
+
+    Raises:
+        ValueError: all items of every row have one and the same state.
+    """
+    states = torch.from_numpy(np.array(states, dtype=np.float32))
+    own, present = _spread_rows(rows)
+    covariance = torch.zeros(states.shape[1], states.shape[1], dtype=torch.float64)
+    for start in range(0, len(own), ROWS_AT_ONCE):  # rows × items × hidden would fill the memory
+        part = slice(start, start + ROWS_AT_ONCE)
+        there = torch.from_numpy(present[part])
+        within = states[torch.from_numpy(own[part])].double()
+        mean = (within * there[..., None]).sum(1, keepdim=True) / there.sum(1)[:, None, None]
+        differences = (within - mean)[there]
+        covariance += differences.T @ differences
+    if float(covariance.diagonal().max()) == 0.0:
+        raise ValueError(
+            "the completions of every row have the same hidden state, and tell nothing of what people prefer. Look at "
+            "the rows (are completions cut off by max_length?), or give n_types=1."
+        )
+    values, vectors = torch.linalg.eigh(covariance / int(present.sum()))
+    values, vectors = values.flip(0)[:n_dims], vectors.flip(1)[:, :n_dims]
+    if not float(values[0]) > 0:
+        raise ValueError(
+            "all completions of a row have the same hidden state, in every row: nothing tells them apart. Raise "
+            "max_length if they are cut where they begin to differ, or look at the model's weights."
+        )
+    kept = values > values[0] * NEGLIGIBLE
+    directions = vectors[:, kept] / values[kept].sqrt()
+    return torch.cat([part.double() @ directions for part in states.split(ROWS_AT_ONCE)])
+
+
+def token_features(rows: Preferences, items: TokenizedItems, n_dims: int) -> Tensor:
+    """The same of the set of tokens in a completion, rare ones weighted up (tf–idf, length one): (n_items, ≤ n_dims).
+
+    Args:
+        rows: which items are compared with which.
+        items: token ids of `rows.items`.
+        n_dims: components at most.
+    """
+    table = _token_table(items)
+    own, present = _spread_rows(rows)
+    shares = present / present.sum(1, keepdims=True)
+    n_rows, width = own.shape
+    slots = np.flatnonzero(present.ravel())
+    pick = sparse.csr_array(
+        (np.ones(len(slots)), (np.arange(len(slots)), own.ravel()[slots])), (len(slots), len(items))
+    )
+    row_of = np.repeat(np.arange(n_rows), width)[slots]
+    mean = sparse.csr_array((shares.ravel(), (np.repeat(np.arange(n_rows), width), own.ravel())), (n_rows, len(items)))
+    differences = pick @ table - (mean @ table)[row_of]
+    n_dims = min(n_dims, min(differences.shape) - 1)
+    start = np.random.default_rng(0).normal(size=min(differences.shape))
+    _, values, vectors = svds(differences, k=n_dims, v0=start, solver="arpack")
+    kept = values > values.max() * NEGLIGIBLE**0.5
+    directions = vectors[kept][::-1].T * (len(slots) ** 0.5 / values[kept][::-1])
+    return torch.from_numpy(np.ascontiguousarray(table @ directions))
+
+
+def _token_table(items: TokenizedItems) -> sparse.csr_array:
+    """(n_items, n_tokens) weights of the distinct tokens of each completion, rows of length one."""
+    position = np.arange(len(items.ids)) - np.repeat(items.ends - items.lengths, items.lengths)
+    owner = np.repeat(np.arange(len(items)), items.lengths)
+    is_completion = position >= np.repeat(items.prompt_lengths, items.lengths)
+    pairs = np.unique(np.stack([owner[is_completion], items.ids[is_completion]], 1), axis=0)
+    n_tokens = int(items.ids.max()) + 1
+    counts = np.bincount(pairs[:, 1], minlength=n_tokens)
+    weights = np.log(len(items) / np.maximum(counts, 1))[pairs[:, 1]]
+    table = sparse.csr_array((weights, (pairs[:, 0], pairs[:, 1])), (len(items), n_tokens))
+    length = np.sqrt(table.multiply(table).sum(axis=1))
+    return sparse.diags_array(1 / np.maximum(length, 1e-12)) @ table
+
+
+def _spread_rows(rows: Preferences) -> tuple[np.ndarray, np.ndarray]:
+    """Item indices (n, max_items), a row's first at padding, and which are there, of rows spread over all."""
+    chosen = rows.item_indices[:: max(1, len(rows) // MAX_ROWS)]
+    return np.where(chosen < 0, chosen[:, :1], chosen), chosen >= 0
