@@ -238,7 +238,10 @@ class MixtureDPOTrainer(Trainer):
         """Called after each optimizer step; True when a round ended and a checkpoint should be written."""
         if self.state.global_step not in self._ends[self.mixture.round :]:
             return False
-        self._e_step(self._tempers[self.mixture.round])
+        if self._runs_em:
+            self._e_step(self._tempers[self.mixture.round])
+        else:  # types are given: nothing to compute
+            self.mixture.history.append({"round": 1, "step": self.state.global_step, "checks": []})
         self.mixture.round += 1
         self._take_snapshot()
         self.save_model()
@@ -250,9 +253,8 @@ class MixtureDPOTrainer(Trainer):
         by_row = self._row_log_likelihoods()
         state.log_likelihoods = sum_by_annotator(by_row, self.annotator_index, len(self.annotators))
         before = state.responsibilities
-        if self._runs_em:
-            state.responsibilities = self._posterior(state, temper)
-            state.mixing_weights = mixing_weights(state.responsibilities)
+        state.responsibilities = self._posterior(state, temper)
+        state.mixing_weights = mixing_weights(state.responsibilities)
         evidence = log_evidence(state.log_likelihoods, state.mixing_weights)
         largest = state.responsibilities.max(1)
         found = {
@@ -268,14 +270,14 @@ class MixtureDPOTrainer(Trainer):
 
     def _checks(self, by_row: Tensor) -> list[dict[str, Any]]:
         """Dead, duplicate and frozen types, of (rows, n_types) log-likelihoods under the adapters."""
-        if self.n_types == 1:
-            return []
         gamma, agreement = self.mixture.responsibilities, None
         for check in self.start.checks:
             agreement = check["value"] if check["name"] == "restart_stability" else agreement
-        checks = [dead_types(gamma), duplicate_types(by_row)]
-        if self._runs_em:
-            checks.append(frozen_assignment(gamma, self.start.responsibilities, agreement=agreement))
+        checks = [
+            dead_types(gamma),
+            duplicate_types(by_row),
+            frozen_assignment(gamma, self.start.responsibilities, agreement=agreement),
+        ]
         for check in checks:
             if check.verdict != "ok":
                 logger.warning("%s: %s", check.name, check.message)
