@@ -29,7 +29,16 @@ from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.reference_logps import base_fingerprint
 from palign.models.single_adapter import adapter_fingerprint
 
-__all__ = ["ESTIMATORS", "DrawSettings", "PolicyDraws", "PolicyReader", "joined_items", "readable_prompts", "stop_ids"]
+__all__ = [
+    "ESTIMATORS",
+    "DrawSettings",
+    "PolicyDraws",
+    "PolicyReader",
+    "completion_logits",
+    "joined_items",
+    "readable_prompts",
+    "stop_ids",
+]
 
 logger = logging.getLogger(__name__)
 ESTIMATORS = ("prefix", "sampled")
@@ -46,7 +55,7 @@ class DrawSettings:
         max_new_tokens: where completions are cut; values are then those of the cut completions.
         seed: of the draws; every policy has its own.
         estimator: 'prefix' (full-vocabulary expectation at sampled prefixes) or 'sampled' (log-ratio of the sample).
-        batch_size: completions generated at once.
+        batch_size: completions generated, or judged, at once.
     """
 
     n_samples: int = 4
@@ -164,9 +173,7 @@ class PolicyReader:
             found.save(path)
         return found
 
-    def _compute(
-        self, speaker: str | None, ids: list[list[int]], settings: DrawSettings, label: str
-    ) -> PolicyDraws:
+    def _compute(self, speaker: str | None, ids: list[list[int]], settings: DrawSettings, label: str) -> PolicyDraws:
         stops = stop_ids(self.tokenizer, self.model)
         said = self._sample(speaker, ids, settings, stops, label)
         n_prompts, n_samples = len(ids), settings.n_samples
@@ -177,7 +184,7 @@ class PolicyReader:
             np.array([len(h) for h in heads], dtype=np.int64), _pad_id(self.tokenizer),
         )  # fmt: skip
         names = [*self.judges, None, *([] if speaker is None or speaker in self.judges else [speaker])]
-        logps, values, kl = self._read(items, names, speaker, settings.estimator, label)
+        logps, values, kl = self._read(items, names, speaker, settings, label)
         own = names.index(speaker)
         shape, n_types = (n_prompts, n_samples), len(self.judges)
         return PolicyDraws(
@@ -215,33 +222,38 @@ class PolicyReader:
         return [answer for answers in said for answer in answers]
 
     def _read(
-        self, items: TokenizedItems, names: Sequence[str | None], speaker: str | None, estimator: str, label: str
+        self,
+        items: TokenizedItems,
+        names: Sequence[str | None],
+        speaker: str | None,
+        settings: DrawSettings,
+        label: str,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Log-probabilities (n_items, n_names), values (n_items, n_types) and KL (n_items,), float64 nats."""
         n_types, own = len(self.judges), names.index(speaker)
         logps = np.zeros((len(items), len(names)))
         values, kl = np.zeros((len(items), n_types)), np.zeros(len(items))
         room = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
-        batches = list(items.batches_by_length(batch_size=64, max_tokens=room))
+        batches = list(items.batches_by_length(batch_size=settings.batch_size, max_tokens=room))
         for numbers in self._progress(batches, f"{label}: judged"):
             batch = {name: tensor.to(self.model.device) for name, tensor in items.collate(numbers).items()}
-            logits, targets, scored = _completion_logits(self.model, None, batch)
+            logits, targets, scored = completion_logits(self.model, None, batch)
             of_reference = logits
-            of_speaker = _completion_logits(self.model, speaker, batch)[0] if speaker is not None else logits
+            of_speaker = completion_logits(self.model, speaker, batch)[0] if speaker is not None else logits
             for column, name in enumerate(names):
                 if name not in (None, speaker):
-                    logits = _completion_logits(self.model, name, batch)[0]
+                    logits = completion_logits(self.model, name, batch)[0]
                 else:
                     logits = of_reference if name is None else of_speaker
                 said = token_logps(logits, targets).masked_fill(~scored, 0.0).sum(-1)
                 logps[numbers, column] = said.double().cpu().numpy()
-                if estimator == "prefix" and name is not None:
+                if settings.estimator == "prefix" and name is not None:
                     gain = prefix_expectation(of_speaker, logits, of_reference, scored).double().cpu().numpy()
                     if column < n_types:
                         values[numbers, column] = gain
                     if column == own:
                         kl[numbers] = gain
-        if estimator != "prefix":
+        if settings.estimator != "prefix":
             values, kl = logps[:, :n_types] - logps[:, n_types, None], logps[:, own] - logps[:, n_types]
         return logps, values, kl
 
@@ -327,9 +339,7 @@ def _seed_of(seed: int, speaker: str | None) -> int:
     return int(np.random.SeedSequence([seed, name]).generate_state(1)[0])
 
 
-def _completion_logits(
-    model: PeftModel, name: str | None, batch: dict[str, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
+def completion_logits(model: PeftModel, name: str | None, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (batch, n, vocab) that predict the targets (batch, n), and which of these belong to the completion."""
     mask = batch["completion_mask"]
     first, options = max(1, int(mask.any(0).to(torch.uint8).argmax())), {}

@@ -53,6 +53,13 @@ class FairPolicyConfig(TrainingArguments):
     adapter_rank: int | None = field(
         default=None, metadata={"help": "Rank of the one adapter; that of the types if unset."}
     )
+    distill_targets: str = field(
+        default="soft",
+        metadata={
+            "help": "distill: 'soft', cross-entropy to the mixture's own next-token distribution after each sampled "
+            "prefix, which runs the types' adapters beside; or 'samples', to the sampled tokens alone."
+        },
+    )
     group_size: int = field(default=4, metadata={"help": "Completions of one prompt in a row of a batch."})
     n_regress_rounds: int = field(
         default=3, metadata={"help": "regress: times the weights are corrected by measured regret, and trained on."}
@@ -91,7 +98,8 @@ class FairPolicyConfig(TrainingArguments):
         for name in ("weight_step", "dro_step", "max_kl"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive and finite.")
-        for name, allowed in (("estimator", ESTIMATORS), ("merge_type", ("svd", "cat"))):
+        for name, allowed in (("estimator", ESTIMATORS), ("merge_type", ("svd", "cat")),
+                              ("distill_targets", ("soft", "samples"))):  # fmt: skip
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(allowed)}.")
         if not 0 <= self.sure < 1:

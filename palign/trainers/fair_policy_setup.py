@@ -32,6 +32,7 @@ from palign.trainers.mixture_setup import MixtureSetup, declared_types, set_up_m
 __all__ = ["FairSetup", "embedded_rows", "set_up_fair_policy", "type_labels"]
 
 POOLED = "baselines/pooled/type_0"
+MADE = ".made"  # a mixture without it was interrupted
 
 
 @dataclass
@@ -41,10 +42,12 @@ class FairSetup:
     Attributes:
         trainer: ready to train.
         gold: (completion, type) → utility by an independent judge, where the population gives one.
+        group_columns: declared groups to report by.
     """
 
     trainer: FairPolicyTrainer
     gold: Callable[[str, int], float] | None
+    group_columns: list[str]
 
 
 def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, args: FairPolicyConfig) -> FairSetup:
@@ -53,14 +56,7 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
     Raises:
         ValueError: rows, folders or options that cannot work; said before any model is loaded where it can be known.
     """
-    folder = Path(script.mixture_path or script.default_mixture_path).expanduser()
-    is_there = (folder / "mixture.json").is_file()
-    is_embedded = data_args.dataset_name is None
-    own = Path(args.output_dir) / "mixture"
-    if script.mixture_path is None and (script.types_from != "mixture" or not is_there):
-        folder = own
-        if not (own / "mixture.json").is_file():
-            _make_mixture(script, data_args, args, own)
+    folder, is_embedded = _mixture_folder(script, data_args, args), data_args.dataset_name is None
     record = load_mixture(folder)
     require_several_types(record.n_types, args)
     train, evaluation = embedded_rows(record, script) if is_embedded else _own_rows(script, data_args, args)
@@ -74,7 +70,21 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
         mixture, args, train, evaluation, pooled_path=pooled if pooled.is_dir() else None, type_names=names
     )
     gold = (lambda text, k: gold_utility(text, names[k])) if is_embedded and names is not None else None
-    return FairSetup(trainer, gold)
+    return FairSetup(trainer, gold, data_args.group_columns)
+
+
+def _mixture_folder(script: FairPolicyArguments, data_args: DataArguments, args: FairPolicyConfig) -> Path:
+    """Where the mixture lies; for what is not there yet one is trained into the output folder, once."""
+    if script.mixture_path is not None:
+        return Path(script.mixture_path).expanduser()
+    default = Path(script.default_mixture_path).expanduser()
+    if data_args.dataset_name is None and script.types_from == "mixture" and (default / "mixture.json").is_file():
+        return default
+    own = Path(args.output_dir) / "mixture"
+    if not (own / MADE).is_file():
+        _make_mixture(script, data_args, args, own)
+        (own / MADE).touch()
+    return own
 
 
 def embedded_rows(record: MixtureRecord, script: FairPolicyArguments) -> tuple[Preferences, Preferences]:

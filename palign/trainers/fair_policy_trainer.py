@@ -10,12 +10,7 @@ Where we differ from the papers: regrets are expectations over the full vocabula
 log-ratios; the game is a linear programme; and one adapter is delivered where they deliver an ensemble of K.
 """
 
-import copy
-import hashlib
 import json
-import logging
-import os
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -26,28 +21,18 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from transformers import TrainingArguments, set_seed
+from transformers import TrainingArguments
 
 from palign.data.preferences import Preferences
-from palign.functional.hedge import exponentiated_gradient
-from palign.functional.policy_mixtures import kl_minmax
-from palign.functional.regret import kl_regret_matrix, regret_matrix, relative_regret_matrix, value_bounds
+from palign.functional.regret import kl_regret_matrix, relative_regret_matrix, value_bounds
 from palign.functional.regret_estimates import GameIntervals, Interval, bootstrap_game
 from palign.models.completions import TokenizedItems
 from palign.models.fair_files import save_game
 from palign.models.mixture_policy import MixturePolicy
-from palign.models.policy_values import PolicyDraws, PolicyReader, joined_items
-from palign.models.reference_logps import reference_pass
-from palign.models.single_adapter import (
-    AdapterPolicies,
-    adapter_fingerprint,
-    add_adapter,
-    merge_adapters,
-    read_adapter,
-    save_adapter,
-    train_only,
-)
-from palign.models.type_scores import implicit_rewards, row_log_likelihoods, type_logps
+from palign.models.policy_values import PolicyDraws, PolicyReader
+from palign.models.single_adapter import read_adapter, save_adapter
+from palign.models.type_scores import row_log_likelihoods
+from palign.trainers.fair_builders import POOLED, RouteBuilder, cached_reference, vote_rewards
 from palign.trainers.fair_measure import (
     Candidate,
     Kind,
@@ -56,16 +41,12 @@ from palign.trainers.fair_measure import (
     single_candidate,
     vote_outcomes,
 )
-from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig, Route
-from palign.trainers.fair_routes import DistillRows, DroRows, RegressRows, RouteTrainer
-from palign.trainers.mixture_collator import MixtureCollator
+from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig
 from palign.trainers.mixture_dpo_trainer import pair_order
 
-__all__ = ["FairPolicyTrainer", "prompts_of"]
+__all__ = ["FairPolicyTrainer", "prompts_of", "require_several_types"]
 
-logger = logging.getLogger(__name__)
 Rows = Preferences | Iterable[Mapping[str, Any]]
-POOLED = "pooled"
 
 
 class FairPolicyTrainer:
@@ -113,8 +94,9 @@ class FairPolicyTrainer:
             show_progress=not args.disable_tqdm and PartialState().is_main_process,
         )  # fmt: skip
         self.seconds: dict[str, float] = {}
-        self.route_records: dict[str, dict[str, Any]] = {}
+        self.builder: RouteBuilder | None = None
         self.eval_draws: dict[str, PolicyDraws] = {}
+        self.vote_scores: dict[str, np.ndarray] = {}
         self.record: dict[str, Any] = {}
 
     # all of it
@@ -122,12 +104,14 @@ class FairPolicyTrainer:
     def train(self) -> dict[str, Any]:
         """Estimate, solve, build every route, measure, choose; returns what game.json holds."""
         self.estimate()
+        self.builder = RouteBuilder(
+            self.mixture, self.args, self.train_rows, self.train_prompts, self.weights, self.type_draws,
+            self.reference_draws, self._draws,
+        )  # fmt: skip
         if self.pooled_path is not None:
             read_adapter(self.model, POOLED, self.pooled_path)
-        else:
-            self._finished_or(POOLED, lambda: self._train_votes(POOLED))
-        for route in self.args.routes:
-            self._finished_or(route, lambda route=route: getattr(self, f"_{route}")())
+        for name in (*([POOLED] if self.pooled_path is None else []), *self.args.routes):
+            self.builder.build(name)
         return self.measure()
 
     def save_model(self, output_dir: str | Path | None = None) -> None:
@@ -155,7 +139,6 @@ class FairPolicyTrainer:
             values, beta=self.beta, type_importance=self.args.type_importance, n_draws=self.args.n_bootstrap,
             seed=self.args.seed,
         )  # fmt: skip
-        self.own_values = values.mean(0).diagonal()
         self.weights = self.game.game.policy_weights
         self.seconds["estimate"] = time.monotonic() - start
         return self.game
@@ -184,167 +167,12 @@ class FairPolicyTrainer:
             "value": _bounds(self.game.value), "gap": game.gap, "best_policy_bound": bounds.best_policy,
         }  # fmt: skip
 
-    # 3: routes
-
-    def _finished_or(self, name: str, build: Any) -> None:
-        """Read a finished route; else build it, and write it so that it is finished or not there."""
-        folder, key = self.output_dir / "routes" / name, self._route_key(name)
-        if (folder / "route.json").is_file():
-            record = json.loads((folder / "route.json").read_text(encoding="utf-8"))
-            if record["key"] == key:
-                read_adapter(self.model, name, folder)
-                self.route_records[name] = record
-                return
-            logger.warning("Route %s was built from other policies, rows or settings; it is built again.", name)
-        start = time.monotonic()
-        set_seed(self.args.seed)
-        found = build() or {}
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(False)
-        record = {"key": key, "seconds": time.monotonic() - start, **found}
-        if PartialState().is_main_process:
-            partial = folder.with_name(f".partial-{name}")
-            shutil.rmtree(partial, ignore_errors=True)
-            save_adapter(self.model, name, partial)
-            (partial / "route.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
-        PartialState().wait_for_everyone()
-        self.route_records[name] = record
-
-    def _route_key(self, name: str) -> str:
-        own = {f.name for f in fields(FairPolicyConfig)} - {f.name for f in fields(TrainingArguments)}
-        own |= {"learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "seed",
-                "gradient_accumulation_steps", "weight_decay", "max_grad_norm", "lr_scheduler_type"}  # fmt: skip
-        own -= {"routes", "n_eval_prompts", "n_eval_samples", "max_kl", "sure", "n_bootstrap", "draw_batch_size"}
-        settings = {key: str(getattr(self.args, key)) for key in sorted(own)}
-        types = [adapter_fingerprint(self.model, judge) for judge in self.mixture.policies.names]
-        words = [name, settings, types, self.weights.tolist(), self.train_prompts, len(self.train_rows)]
-        return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:32]
-
-    def _fit(self, name: str, rows: Any) -> None:
-        args = copy.copy(self.args)
-        args.output_dir = str(self.output_dir / "routes" / f".training-{name}")
-        train_only(self.model, name)
-        trainer = RouteTrainer(AdapterPolicies(self.model, [name]), args, rows, tokenizer=self.mixture.tokenizer)
-        trainer.train()
-        shutil.rmtree(args.output_dir, ignore_errors=True)
-
-    def _distill(self) -> dict[str, Any]:
-        add_adapter(self.model, Route.DISTILL, rank=self.args.adapter_rank, seed=self.args.seed)
-        items = joined_items([draws.items for draws in self.type_draws])
-        rows = DistillRows(items, self.weights.numpy(), group_size=self.args.group_size, seed=self.args.seed)
-        self._fit(Route.DISTILL, rows)
-        return {"n_rows": len(rows)}
-
-    def _regress(self) -> dict[str, Any]:
-        """Rounds of: fit to Σ_k w_k h_k, measure on the game's prompts, correct w and its length; keep the best."""
-        add_adapter(self.model, Route.REGRESS, rank=self.args.adapter_rank, seed=self.args.seed)
-        pool = [*self.type_draws, self.reference_draws]
-        weights, scale = self._geometric_weights(pool), 1.0
-        ensemble = mixed_candidate("ensemble", self.type_draws, self.weights)
-        budget = self.args.max_kl or float(ensemble.kl.mean())
-        importance = torch.ones(self.n_types) if self.args.type_importance is None else self.args.type_importance
-        importance, rounds, best = torch.as_tensor(importance).double(), [], None
-        for number in range(self.args.n_regress_rounds):
-            self._fit(Route.REGRESS, self._regress_rows(pool, scale * weights, number))
-            draws = self._draws(Route.REGRESS)
-            pool = [*pool, draws]
-            regrets = self._regrets(draws) * importance
-            worst, kl = float(regrets.max()), float(draws.kl.mean())
-            rounds.append({"weights": (scale * weights).tolist(), "max_regret": worst, "kl": kl})
-            if best is None or (kl > 1.1 * budget, worst) < best[0]:
-                best = (kl > 1.1 * budget, worst), {k: v.clone() for k, v in self._adapter(Route.REGRESS).items()}
-            step = self.args.weight_step / max(float(regrets.abs().max()), 1e-9)
-            weights = exponentiated_gradient(weights, regrets, step_size=step)
-            scale *= float(np.clip((budget / max(kl, 1e-9)) ** 0.5, 0.7, 1.5))  # KL grows as the square of the length
-        self._restore(best[1])
-        return {"rounds": rounds}
-
-    def _regress_rows(self, pool: Sequence[PolicyDraws], weights: Tensor, number: int) -> RegressRows:
-        ratios = np.concatenate([draws.log_ratios.reshape(-1, self.n_types) for draws in pool])
-        reference = np.concatenate([draws.reference_logps.reshape(-1) for draws in pool])
-        return RegressRows(
-            joined_items([draws.items for draws in pool]), ratios @ weights.numpy(), reference,
-            n_policies=len(pool), n_samples=self.args.n_samples, group_size=self.args.group_size,
-            seed=self.args.seed + number,
-        )  # fmt: skip
-
-    def _geometric_weights(self, pool: Sequence[PolicyDraws]) -> Tensor:
-        """(n_types,) q of min-max regret + β KL among π ∝ π_ref exp(Σ q_k h_k), on the cached completions.
-
-        These weigh by π / (mean of the policies that said them), so that the table of completions stands for all.
-        """
-        types = np.concatenate([draws.type_logps for draws in pool], 1)
-        reference = np.concatenate([draws.reference_logps for draws in pool], 1)
-        table = torch.from_numpy(np.concatenate([types, reference[..., None]], -1))
-        table = (table - table.logsumexp(-1, keepdim=True)).log_softmax(1).movedim(-1, 0)
-        return kl_minmax(table[:-1], table[-1], kl_weight=self.beta, beta=self.beta).type_weights
-
-    def _dro(self) -> dict[str, Any]:
-        return self._train_votes(Route.DRO)
-
-    def _train_votes(self, name: str) -> dict[str, Any]:
-        """DPO on the votes: `dro` under moving weights of types, `pooled` under none."""
-        add_adapter(self.model, name, rank=self.args.adapter_rank, seed=self.args.seed)
-        rows, record = self.train_rows, self.mixture.record
-        items = TokenizedItems.of(rows, self.mixture.tokenizer, max_length=record.max_length)
-        reference = self._reference_logps(items)
-        if name == POOLED:
-            gamma, own = torch.ones(len(rows), 1), torch.zeros(len(rows), 1)
-            weights, importance = torch.ones(1, dtype=torch.float64), None
-        else:
-            gamma = self.mixture.responsibilities_for(rows.annotator_ids)
-            own = -row_log_likelihoods(self._rewards(rows, items, self.mixture.policies.names), rows.ranks)
-            weights = torch.full((self.n_types,), 1 / self.n_types, dtype=torch.float64)
-            importance = self.args.type_importance
-        votes = DroRows(
-            MixtureCollator(rows, items), reference, gamma, own.double(), self.beta, self.args.dro_step, weights,
-            importance=None if importance is None else torch.as_tensor(importance, dtype=torch.float64),
-        )  # fmt: skip
-        self._fit(name, votes)
-        return {"n_rows": len(votes), "type_weights": votes.type_weights.tolist()}
-
-    def _merge(self) -> dict[str, Any]:
-        merge_adapters(
-            self.model, Route.MERGE, self.mixture.policies.names, self.weights.tolist(),
-            merge_type=self.args.merge_type,
-        )  # fmt: skip
-        return {"merge_type": self.args.merge_type}
-
-    def _regrets(self, draws: PolicyDraws) -> Tensor:
-        """(n_types,) of one policy on the game's prompts."""
-        values = torch.from_numpy(draws.values).mean(0)[:, None]
-        return regret_matrix(values, own_values=self.own_values, beta=self.beta)[:, 0]
-
-    def _adapter(self, name: str) -> dict[str, Tensor]:
-        return {key: p.detach() for key, p in self.model.named_parameters() if f".{name}." in key}
-
-    def _restore(self, state: dict[str, Tensor]) -> None:
-        own = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for key, tensor in state.items():
-                own[key].copy_(tensor)
-
-    def _reference_logps(self, items: TokenizedItems) -> Tensor:
-        with PartialState().main_process_first():
-            found = reference_pass(
-                self.model, items, cache_dir=self.output_dir / "reference_logps", show_progress=False
-            )
-        return torch.from_numpy(found.logps.astype(np.float32))
-
-    def _rewards(self, rows: Preferences, items: TokenizedItems, names: Sequence[str | None]) -> Tensor:
-        """(rows, max_items, n_names) β·h of votes' completions under any adapters."""
-        policies = AdapterPolicies(self.model, names)
-        logps = type_logps(policies, items, np.ones((len(items), len(names)), dtype=bool))
-        return implicit_rewards(rows, logps, self._reference_logps(items).double().numpy(), beta=self.beta)
-
     # 4: measuring
 
     def measure(self) -> dict[str, Any]:
         """All policies on fresh prompts, by one protocol; returns what game.json holds."""
         start, judges = time.monotonic(), self.mixture.policies.names
-        routes = [name for name in (*self.args.routes,) if name in self.route_records]
+        routes, records = self.args.routes, self.builder.records
         speakers = [*judges, None, POOLED, *routes]
         self.eval_draws = {name or "reference": self._draws(name, is_eval=True) for name in speakers}
         of_types = [self.eval_draws[name] for name in judges]
@@ -362,7 +190,7 @@ class FairPolicyTrainer:
             max_kl=self.args.max_kl, type_importance=self.args.type_importance, votes=self._votes(candidates),
         )  # fmt: skip
         self.seconds["measure"] = time.monotonic() - start
-        self.seconds |= {name: record["seconds"] for name, record in self.route_records.items()}
+        self.seconds |= {name: record["seconds"] for name, record in records.items()}
         self.record = {
             "format": 1, "types": self.type_names, "mixing_weights": self.mixture.record.mixing_weights.tolist(),
             "beta": self.beta, "base_model": self.model.peft_config["type_0"].base_model_name_or_path,
@@ -371,7 +199,7 @@ class FairPolicyTrainer:
             "settings": {key: getattr(self.args, key) for key in sorted(
                 {f.name for f in fields(FairPolicyConfig)} - {f.name for f in fields(TrainingArguments)}
                 | {"learning_rate", "num_train_epochs", "per_device_train_batch_size", "seed"})},
-            "routes": {n: {k: v for k, v in r.items() if k != "key"} for n, r in self.route_records.items()},
+            "routes": {n: {k: v for k, v in r.items() if k != "key"} for n, r in records.items()},
             "seconds": self.seconds, "notes": [],
         }  # fmt: skip
         self.record["notes"] = notes_of(self.record)
@@ -384,7 +212,8 @@ class FairPolicyTrainer:
         gamma = self.mixture.responsibilities_for(rows.annotator_ids).numpy()
         types = np.where(gamma.max(1) >= self.args.sure, gamma.argmax(1), -1)
         names = [c.name for c in candidates if c.weights is None and c.name != "reference"]
-        rewards = self._rewards(rows, items, names)
+        reference = cached_reference(self.mixture, items, self.output_dir)
+        rewards = vote_rewards(self.mixture, rows, items, names, reference)
         n_judges, found = len(self.mixture.policies.names), {}
         ranks = torch.from_numpy(rows.ranks.astype(np.int64))
         for candidate in candidates:
@@ -394,6 +223,7 @@ class FairPolicyTrainer:
                 own = torch.zeros_like(rewards[..., 0])
             else:
                 own = rewards[..., names.index(candidate.name)]
+            self.vote_scores[candidate.name] = own.numpy()
             right, n_pairs = pair_order(own, ranks)
             likelihoods = row_log_likelihoods(own[..., None], rows.ranks)[:, 0]
             found[candidate.name] = vote_outcomes(right, n_pairs, likelihoods, types, self.n_types)

@@ -1,0 +1,92 @@
+"""What is shown of a fair policy beside game.json: an independent judge, answers side by side, figures of the run."""
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from palign.data.preferences import Preferences
+from palign.data.rendering import render_prompt
+from palign.evaluation.scoring import score_table
+
+__all__ = ["add_gold", "fair_samples", "fair_summary", "vote_table"]
+
+Texts = Mapping[str, Sequence[Sequence[str]]]
+
+
+def add_gold(record: dict[str, Any], texts: Texts, types: Sequence[str], gold: Callable[[str, int], float]) -> None:
+    """Put into each row of the table what a judge independent of the types' rewards says of the policy's answers.
+
+    Args:
+        record: as `FairPolicyTrainer.train` gives it; rows get `gold`: utility by type, that of the type served worst
+            (`worst`), and what the type that loses most loses against its own policy (`max_regret`).
+        texts: by policy, completions of each prompt.
+        types: names of the types' policies, whose answers a mixture gives in its weights.
+        gold: (completion, type number) → utility.
+    """
+    n_types = len(types)
+    by_policy = {
+        name: np.array([[gold(text, k) for k in range(n_types)] for said in answers for text in said]).mean(0)
+        for name, answers in texts.items()
+    }
+    of_types = np.stack([by_policy[name] for name in types])
+    own = of_types.diagonal()
+    for row in record["table"]:
+        found = by_policy[row["name"]] if row["weights"] is None else np.asarray(row["weights"]) @ of_types
+        row["gold"] = {
+            "by_type": found.tolist(), "worst": float(found.min()), "max_regret": float((own - found).max()),
+        }  # fmt: skip
+
+
+def fair_samples(
+    record: Mapping[str, Any], texts: Texts, prompts: Sequence[Any], tokenizer: Any, *, n_prompts: int
+) -> str:
+    """A Markdown table: the chosen policy, the reference, pooled DPO and every type answer fresh prompts."""
+    shown = [name for name in (record["chosen"], "reference", "pooled") if name in texts]
+    shown += [name for name in texts if name.startswith("type_")]
+    labels = dict(zip([n for n in shown if n.startswith("type_")], record["types"], strict=True))
+    heads = [name if labels.get(name, name) == name else f"{name} ({labels[name]})" for name in shown]
+    lines = [f"| prompt | {' | '.join(heads)} |", "|" + "---|" * (len(shown) + 1)]
+    for place, prompt in enumerate(prompts[:n_prompts]):
+        cells = [render_prompt(prompt, tokenizer), *(texts[name][place][0] for name in shown)]
+        lines.append(f"| {' | '.join(_cell(text) for text in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def fair_summary(record: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a run, flat: by policy its regrets, KL, votes and gold; the game; seconds of each step."""
+    rows = {row["name"]: row for row in record["table"]}
+    game = record["game"]
+    found = {"n_types": len(record["types"]), "game/value": game["value"]["value"], "game/gap": game["gap"]}
+    found |= {"kl_budget": record["kl_budget"]}
+    found |= {f"game/weight_type_{k}": w for k, w in enumerate(game["policy_weights"]["value"])}
+    if record["chosen"] is not None:
+        rows = rows | {"chosen": rows[record["chosen"]]}
+    for name, row in rows.items():
+        found |= {f"{name}/{key}": row[key]["value"] for key in ("max_regret", "mean_regret", "kl")}
+        found[f"{name}/max_relative_regret"] = row["max_relative_regret"]
+        found[f"{name}/votes/worst_accuracy"] = (row["votes"] or {}).get("worst_accuracy")
+        if row.get("gold"):
+            found |= {f"{name}/gold/{key}": row["gold"][key] for key in ("worst", "max_regret")}
+        if row["less_than_pooled"] is not None and name != "pooled":
+            found |= {f"{name}/less_than_pooled/{end}": row["less_than_pooled"][end] for end in ("value", "low")}
+    found |= {f"{name}_seconds": seconds for name, seconds in record["seconds"].items()}
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def vote_table(
+    record: Mapping[str, Any], scores: Mapping[str, np.ndarray], rows: Preferences, types: Mapping[str, object]
+) -> pd.DataFrame:
+    """Held-out judgements under each policy's own implicit reward, for the fairness report; types' own left out."""
+    kept = {row["name"] for row in record["table"] if row["kind"] != "type"}
+    return pd.concat(
+        [score_table(own, rows, model=name, types=types) for name, own in scores.items() if name in kept],
+        ignore_index=True,
+    )
+
+
+def _cell(text: str) -> str:
+    """One line that no markup in it can leave."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|").replace("`", "\\`")

@@ -1,0 +1,270 @@
+"""How each route makes one adapter of K; a finished route is kept on disk and not built again."""
+
+import copy
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from peft import PeftModel
+from torch import Tensor
+from transformers import TrainingArguments, set_seed
+
+from palign.data.preferences import Preferences
+from palign.functional.hedge import exponentiated_gradient
+from palign.functional.policy_mixtures import kl_minmax
+from palign.functional.regret import regret_matrix
+from palign.models.completions import TokenizedItems
+from palign.models.mixture_policy import MixturePolicy
+from palign.models.policy_values import PolicyDraws, joined_items
+from palign.models.reference_logps import reference_pass
+from palign.models.single_adapter import (
+    AdapterPolicies,
+    adapter_fingerprint,
+    add_adapter,
+    merge_adapters,
+    read_adapter,
+    save_adapter,
+    train_only,
+)
+from palign.models.type_scores import implicit_rewards, row_log_likelihoods, type_logps
+from palign.trainers.fair_distill import SoftTargetPolicies
+from palign.trainers.fair_measure import mixed_candidate
+from palign.trainers.fair_policy_config import FairPolicyConfig, Route
+from palign.trainers.fair_routes import DistillRows, DroRows, RegressRows, RouteTrainer
+from palign.trainers.mixture_collator import MixtureCollator
+
+__all__ = ["POOLED", "RouteBuilder", "cached_reference", "vote_rewards"]
+
+logger = logging.getLogger(__name__)
+POOLED = "pooled"
+SLACK = 1.1  # a route may go this much further from the reference than the ensemble
+TRAINED_BY = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "seed",
+              "gradient_accumulation_steps", "weight_decay", "max_grad_norm", "lr_scheduler_type")  # fmt: skip
+ONLY_MEASURED_BY = ("routes", "n_eval_prompts", "n_eval_samples", "sure", "n_bootstrap", "draw_batch_size")
+
+
+@dataclass(eq=False)
+class RouteBuilder:
+    """What all routes start from.
+
+    Attributes:
+        mixture: the K type policies; further adapters are put beside them.
+        args: of the trainer.
+        rows: judgements to train on.
+        prompts: that the game was solved on.
+        weights: (n_types,) of the game.
+        type_draws, reference_draws: what types and reference answered to these prompts.
+        draw: answers of any adapter to the same prompts.
+        records: of finished routes, by name.
+    """
+
+    mixture: MixturePolicy
+    args: FairPolicyConfig
+    rows: Preferences
+    prompts: list[Any]
+    weights: Tensor
+    type_draws: list[PolicyDraws]
+    reference_draws: PolicyDraws
+    draw: Callable[[str | None], PolicyDraws]
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def model(self) -> PeftModel:
+        """The base with all adapters."""
+        return self.mixture.policies.policy
+
+    @property
+    def output_dir(self) -> Path:
+        """Of the trainer."""
+        return Path(self.args.output_dir)
+
+    def build(self, name: str) -> None:
+        """Read a finished route, or build it ('pooled': one DPO on all votes) and write it, whole or not at all."""
+        folder, key = self.output_dir / "routes" / name, self._key(name)
+        if (folder / "route.json").is_file():
+            record = json.loads((folder / "route.json").read_text(encoding="utf-8"))
+            if record["key"] == key:
+                read_adapter(self.model, name, folder)
+                self.records[name] = record
+                return
+            logger.warning("Route %s was built from other policies, rows or settings; it is built again.", name)
+        start = time.monotonic()
+        set_seed(self.args.seed)
+        found = getattr(self, f"_{name}")()
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+        record = {"key": key, "seconds": time.monotonic() - start, **found}
+        if PartialState().is_main_process:
+            partial = folder.with_name(f".partial-{name}")
+            shutil.rmtree(partial, ignore_errors=True)
+            save_adapter(self.model, name, partial)
+            (partial / "route.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+        PartialState().wait_for_everyone()
+        self.records[name] = record
+
+    def _key(self, name: str) -> str:
+        """Of everything that the adapter depends on."""
+        own = {f.name for f in fields(FairPolicyConfig)} - {f.name for f in fields(TrainingArguments)}
+        own = (own | set(TRAINED_BY)) - set(ONLY_MEASURED_BY)
+        settings = {key: str(getattr(self.args, key)) for key in sorted(own)}
+        types = [adapter_fingerprint(self.model, judge) for judge in self.mixture.policies.names]
+        votes = hashlib.sha256(json.dumps([self.rows.items, self.rows.ranks.tolist()]).encode()).hexdigest()
+        words = [name, settings, types, self.weights.tolist(), self.prompts, votes]
+        return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:32]
+
+    def _new(self, name: str) -> None:
+        add_adapter(self.model, name, rank=self.args.adapter_rank, seed=self.args.seed)
+
+    def _fit(self, policies: AdapterPolicies, rows: Any, *, share: float = 1.0) -> None:
+        """Train the adapter that `policies` runs, for a share of the epochs or steps."""
+        args, (name,) = copy.copy(self.args), policies.names
+        args.output_dir = str(self.output_dir / "routes" / f".training-{name}")
+        args.num_train_epochs = self.args.num_train_epochs * share
+        args.max_steps = max(1, round(self.args.max_steps * share)) if self.args.max_steps > 0 else -1
+        train_only(self.model, name)
+        RouteTrainer(policies, args, rows, tokenizer=self.mixture.tokenizer).train()
+        shutil.rmtree(args.output_dir, ignore_errors=True)
+
+    def _distill(self) -> dict[str, Any]:
+        self._new(Route.DISTILL)
+        items = joined_items([draws.items for draws in self.type_draws])
+        rows = DistillRows(items, self.weights.numpy(), group_size=self.args.group_size, seed=self.args.seed)
+        if self.args.distill_targets == "soft":
+            teachers = self.mixture.policies.names
+            policies: AdapterPolicies = SoftTargetPolicies(self.model, Route.DISTILL, teachers, self.weights)
+        else:
+            policies = AdapterPolicies(self.model, [Route.DISTILL])
+        self._fit(policies, rows)
+        return {"n_rows": len(rows)}
+
+    def _regress(self) -> dict[str, Any]:
+        """Rounds of: fit to Σ_k w_k h_k, measure on the game's prompts, correct w and its length; keep the best."""
+        self._new(Route.REGRESS)
+        pool = [*self.type_draws, self.reference_draws]
+        weights, scale, rounds = self._geometric_weights(pool), 1.0, []
+        budget = self.args.max_kl or float(mixed_candidate("ensemble", self.type_draws, self.weights).kl.mean())
+        best: tuple[Any, dict[str, Tensor]] | None = None
+        for number in range(self.args.n_regress_rounds):
+            rows = self._regress_rows(pool, scale * weights, number)
+            self._fit(AdapterPolicies(self.model, [Route.REGRESS]), rows, share=1 / self.args.n_regress_rounds)
+            draws = self.draw(Route.REGRESS)
+            pool = [*pool, draws]
+            regrets = self._weighted_regrets(draws)
+            worst, kl = float(regrets.max()), float(draws.kl.mean())
+            rounds.append({"weights": (scale * weights).tolist(), "max_regret": worst, "kl": kl})
+            if best is None or (kl > SLACK * budget, worst) < best[0]:
+                best = (kl > SLACK * budget, worst), self._state(Route.REGRESS)
+            step = self.args.weight_step / max(float(regrets.abs().max()), 1e-9)
+            weights = exponentiated_gradient(weights, regrets, step_size=step)
+            scale *= float(np.clip((budget / max(kl, 1e-9)) ** 0.5, 0.7, 1.4))  # KL grows as the square of the length
+        self._restore(best[1])
+        return {"rounds": rounds}
+
+    def _regress_rows(self, pool: Sequence[PolicyDraws], weights: Tensor, number: int) -> RegressRows:
+        ratios = np.concatenate([draws.log_ratios.reshape(-1, self.mixture.n_types) for draws in pool])
+        return RegressRows(
+            joined_items([draws.items for draws in pool]), ratios @ weights.numpy(),
+            np.concatenate([draws.reference_logps.reshape(-1) for draws in pool]), n_policies=len(pool),
+            n_samples=self.args.n_samples, group_size=self.args.group_size, seed=self.args.seed + number,
+        )  # fmt: skip
+
+    def _geometric_weights(self, pool: Sequence[PolicyDraws]) -> Tensor:
+        """(n_types,) q of min-max regret + β KL among π ∝ π_ref exp(Σ q_k h_k), on the cached completions.
+
+        The ensemble's weights are another family's. Completions weigh by π / (mean of the policies that said them),
+        so that the table of them stands for all; a little of the uniform keeps every type in play.
+        """
+        types = np.concatenate([draws.type_logps for draws in pool], 1)
+        reference = np.concatenate([draws.reference_logps for draws in pool], 1)
+        table = torch.from_numpy(np.concatenate([types, reference[..., None]], -1))
+        table = (table - table.logsumexp(-1, keepdim=True)).log_softmax(1).movedim(-1, 0)
+        beta = self.mixture.record.beta
+        found = kl_minmax(table[:-1], table[-1], kl_weight=beta, beta=beta).type_weights
+        return 0.95 * found + 0.05 / len(found)
+
+    def _dro(self) -> dict[str, Any]:
+        gamma = self.mixture.responsibilities_for(self.rows.annotator_ids)
+        items = self._vote_items()
+        rewards = vote_rewards(self.mixture, self.rows, items, self.mixture.policies.names, self._reference(items))
+        own, n_types = -row_log_likelihoods(rewards, self.rows.ranks), self.mixture.n_types
+        weights = torch.full((n_types,), 1 / n_types, dtype=torch.float64)
+        rows = self._fit_votes(Route.DRO, gamma, own.double(), weights, self._importance())
+        return {"n_rows": len(rows), "type_weights": rows.type_weights.tolist()}
+
+    def _pooled(self) -> dict[str, Any]:
+        ones = torch.ones(len(self.rows), 1, dtype=torch.float64)
+        rows = self._fit_votes(POOLED, ones, torch.zeros_like(ones), torch.ones(1, dtype=torch.float64), None)
+        return {"n_rows": len(rows)}
+
+    def _fit_votes(self, name: str, gamma: Tensor, own: Tensor, weights: Tensor, importance: Tensor | None) -> DroRows:
+        self._new(name)
+        items, record = self._vote_items(), self.mixture.record
+        rows = DroRows(
+            MixtureCollator(self.rows, items), torch.from_numpy(self._reference(items)), gamma, own, record.beta,
+            self.args.dro_step, weights, importance=importance,
+        )  # fmt: skip
+        self._fit(AdapterPolicies(self.model, [name]), rows)
+        return rows
+
+    def _merge(self) -> dict[str, Any]:
+        names, weights = self.mixture.policies.names, self.weights.tolist()
+        merge_adapters(self.model, Route.MERGE, names, weights, merge_type=self.args.merge_type)
+        return {"merge_type": self.args.merge_type}
+
+    def _vote_items(self) -> TokenizedItems:
+        return TokenizedItems.of(self.rows, self.mixture.tokenizer, max_length=self.mixture.record.max_length)
+
+    def _reference(self, items: TokenizedItems) -> np.ndarray:
+        return cached_reference(self.mixture, items, self.output_dir)
+
+    def _importance(self) -> Tensor:
+        given = self.args.type_importance
+        n_types = self.mixture.n_types
+        return torch.ones(n_types, dtype=torch.float64) if given is None else torch.tensor(given, dtype=torch.float64)
+
+    def _weighted_regrets(self, draws: PolicyDraws) -> Tensor:
+        """(n_types,) of one policy on the game's prompts, times importance."""
+        own = torch.tensor([own.values[:, i].mean() for i, own in enumerate(self.type_draws)])
+        values = torch.from_numpy(draws.values).mean(0)[:, None]
+        regrets = regret_matrix(values, own_values=own, beta=self.mixture.record.beta)[:, 0]
+        return regrets * self._importance()
+
+    def _state(self, name: str) -> dict[str, Tensor]:
+        return {key: p.detach().clone() for key, p in self.model.named_parameters() if f".{name}." in key}
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        own = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for key, tensor in state.items():
+                own[key].copy_(tensor)
+
+
+def vote_rewards(
+    mixture: MixturePolicy, rows: Preferences, items: TokenizedItems, names: Sequence[str | None],
+    reference: np.ndarray,
+) -> Tensor:  # fmt: skip
+    """(rows, max_items, n_names) β·h of judged completions under any adapters; `reference` is (n_items,) nats."""
+    policies = AdapterPolicies(mixture.policies.policy, names)
+    logps = type_logps(policies, items, np.ones((len(items), len(names)), dtype=bool))
+    return implicit_rewards(rows, logps, reference.astype(np.float64), beta=mixture.record.beta)
+
+
+def cached_reference(mixture: MixturePolicy, items: TokenizedItems, output_dir: Path) -> np.ndarray:
+    """(n_items,) float32 nats, kept in the output folder."""
+    with PartialState().main_process_first():
+        found = reference_pass(
+            mixture.policies.policy, items, cache_dir=output_dir / "reference_logps", show_progress=False
+        )
+    return found.logps.astype(np.float32)

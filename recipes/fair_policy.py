@@ -1,0 +1,67 @@
+"""K type policies in, one fair LoRA policy out: min-max regret aggregation.
+
+    accelerate launch recipes/fair_policy.py                # outputs/em_dpo, or the embedded default from nothing
+    accelerate launch recipes/fair_policy.py --mixture_path mixture_dpo/ --dataset_name ROWS
+
+Writes into `--output_dir`: adapter_model.safetensors and adapter_config.json (one plain PEFT adapter), game.json,
+README.md (model card), samples.md, report.md, report.json and summary.json; finished routes in `routes/`.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+from accelerate import PartialState
+from transformers import set_seed
+
+from palign.evaluation.fair_report import add_gold, fair_samples, fair_summary, vote_table
+from palign.evaluation.report import write_report
+from palign.models.fair_files import fair_table
+from palign.trainers.fair_policy_arguments import FairPolicyArguments, parse_fair_arguments
+from palign.trainers.fair_policy_setup import FairSetup, set_up_fair_policy
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Estimate, solve, build every route, measure, choose, report; returns what summary.json holds."""
+    start = time.monotonic()
+    script, data_args, args = parse_fair_arguments(argv)
+    set_seed(args.seed)
+    setup = set_up_fair_policy(script, data_args, args)
+    setup.trainer.train()
+    if not PartialState().is_main_process:
+        return {}
+    return show(setup, script, start)
+
+
+def show(setup: FairSetup, script: FairPolicyArguments, start: float) -> dict[str, float]:
+    """The independent judge where there is one, the adapter, samples, the report on held-out votes, the summary."""
+    trainer, record = setup.trainer, setup.trainer.record
+    tokenizer, output = trainer.mixture.tokenizer, Path(trainer.args.output_dir)
+    texts = {name: draws.texts(tokenizer) for name, draws in trainer.eval_draws.items()}
+    if setup.gold is not None:
+        add_gold(record, texts, trainer.mixture.policies.names, setup.gold)
+    trainer.save_model()
+    samples = fair_samples(record, texts, trainer.eval_prompts, tokenizer, n_prompts=script.n_sample_prompts)
+    (output / "samples.md").write_text(samples, encoding="utf-8")
+    found = trainer.mixture.record.responsibilities.argmax(1)
+    types = {
+        person: trainer.type_names[k] for person, k in zip(trainer.mixture.record.annotators.ids, found, strict=True)
+    }
+    summary = fair_summary(record) | {"total_seconds": time.monotonic() - start}
+    report = write_report(
+        vote_table(record, trainer.vote_scores, trainer.eval_rows, types), output_dir=output,
+        metrics=("accuracy", "log_likelihood"), group_columns=setup.group_columns, title="Fair policy",
+        notes=record["notes"], extra=summary,
+    )  # fmt: skip
+    (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    print(f"\n{samples}\n{fair_table(record)}\n{pd.Series(record['seconds']).round(1).to_string()}")
+    print("".join(f"\nnote: {note}" for note in record["notes"]))
+    print(
+        f"chosen: {record['chosen']}\nadapter: {output}\ngame: {output / 'game.json'}\nreport: {report.markdown_path}"
+    )
+    return summary
+
+
+if __name__ == "__main__":
+    main()
