@@ -23,6 +23,9 @@ _MODULE_OF = {
     "PALRewardTrainer": "palign.trainers.pal_reward_trainer",
     "PALPPOConfig": "palign.trainers.pal_ppo_config",
     "PALPPOTrainer": "palign.trainers.pal_ppo_trainer",
+    "MixturePolicy": "palign.models.mixture_policy",
+    "MixtureDPOConfig": "palign.trainers.mixture_dpo_config",
+    "MixtureDPOTrainer": "palign.trainers.mixture_dpo_trainer",
     "GroupFrame": "palign.evaluation.group_frame",
 }
 
