@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from mixture_helpers import colour_lm, colour_tokenizer, planted_rows
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from palign.data.preferences import Preferences
+from palign.models.reference_logps import reference_pass
 from palign.trainers.mixture_dpo_arguments import parse_mixture_arguments
 from palign.trainers.mixture_setup import MixtureSetup, declared_types, set_up_mixture
 
@@ -169,3 +170,27 @@ def test_a_baseline_leaves_no_trace_on_the_model(setup: MixtureSetup) -> None:
     second = {n: p for n, p in again.policies.policy.named_parameters() if "lora" in n}
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     np.testing.assert_array_equal(again.reference_logps, untouched.reference_logps)
+
+
+def test_in_half_precision_the_reference_is_read_alike(tmp_path: Path, model_folder: Path) -> None:
+    further = ("--bf16", "true", "--max_steps", "1", "--learning_rate", "0")
+    setup = set_up(tmp_path, model_folder, planted_rows(4, 8), *further)
+    trainer = setup.trainer("pooled")
+    trainer.train()
+    assert not trainer.mixture_policy().type_rewards(setup.eval_rows).any()
+    with torch.autocast("cpu", torch.bfloat16):
+        alike = reference_pass(setup.model, trainer.items, show_progress=False).logps
+    exact = reference_pass(setup.model, trainer.items, show_progress=False).logps
+    assert np.array_equal(trainer.reference_logps, alike) and not np.array_equal(alike, exact)
+
+
+def test_callbacks_hear_of_evaluations(setup: MixtureSetup) -> None:
+    heard = []
+
+    class Listener(TrainerCallback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+            heard.append(metrics)
+
+    trainer = setup.trainer("pooled")
+    trainer.add_callback(Listener())
+    assert heard == [] and trainer.evaluate() == heard[0]

@@ -53,6 +53,7 @@ class MixturePolicy:
         tokenizer: of the base.
         record: people, responsibilities, mixing weights, beta.
         reference_cache_dir: folder of reference log-probabilities; in memory if None.
+        autocast_dtype: in which judging runs; the reference must be read in the precision of the types.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class MixturePolicy:
         record: MixtureRecord,
         *,
         reference_cache_dir: str | Path | None = None,
+        autocast_dtype: torch.dtype | None = None,
     ):
         self.policies, self.tokenizer, self.record = policies, tokenizer, record
-        self.reference_cache_dir = reference_cache_dir
+        self.reference_cache_dir, self.autocast_dtype = reference_cache_dir, autocast_dtype
 
     @classmethod
     def from_pretrained(
@@ -124,11 +126,11 @@ class MixturePolicy:
         items = TokenizedItems.of(prefs, self.tokenizer, max_length=self.record.max_length)
         used = np.zeros(len(prefs.items), dtype=bool)
         used[prefs.item_indices[prefs.item_indices >= 0]] = True
-        reference = reference_pass(
-            self.policies.policy, items, cache_dir=self.reference_cache_dir, batch_size=batch_size, show_progress=False
-        )
-        wanted = np.repeat(used[:, None], self.n_types, axis=1)
-        logps = type_logps(self.policies, items, wanted, batch_size=batch_size)
+        options = {"cache_dir": self.reference_cache_dir, "batch_size": batch_size, "show_progress": False}
+        device, wanted = self.policies.policy.device, np.repeat(used[:, None], self.n_types, axis=1)
+        with torch.autocast(device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            reference = reference_pass(self.policies.policy, items, **options)
+            logps = type_logps(self.policies, items, wanted, batch_size=batch_size)
         return implicit_rewards(prefs, logps, np.asarray(reference.logps, dtype=np.float64), beta=self.record.beta)
 
     def scores(self, rows: Rows, *, batch_size: int = 32) -> Tensor:

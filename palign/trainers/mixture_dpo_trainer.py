@@ -115,10 +115,12 @@ class MixtureDPOTrainer(Trainer):
         self.items = TokenizedItems.of(self.train_rows, processing_class, max_length=args.max_length)
         model.to(args.device)
         self._reference_dir = args.reference_cache_dir or str(Path(args.output_dir) / "reference_logps")
-        reference = reference_pass(
-            model.eval(), self.items, cache_dir=self._reference_dir, batch_size=args.e_step_batch_size,
-            show_progress=not args.disable_tqdm,
-        )  # fmt: skip
+        self._autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        with torch.autocast(args.device.type, self._autocast_dtype, enabled=self._autocast_dtype is not None):
+            reference = reference_pass(
+                model.eval(), self.items, cache_dir=self._reference_dir, batch_size=args.e_step_batch_size,
+                rank=args.process_index, n_ranks=args.world_size, show_progress=not args.disable_tqdm,
+            )  # fmt: skip
         self.reference_logps = reference.logps
         self._reference_on_device = torch.from_numpy(reference.logps.astype(np.float32)).to(args.device)
         self.start: CheapStart = given or cheap_start(
@@ -390,8 +392,9 @@ class MixtureDPOTrainer(Trainer):
     def mixture_policy(self) -> MixturePolicy:
         """What was learned, as `MixturePolicy.from_pretrained` would give it; shares the adapters with the trainer."""
         return MixturePolicy(
-            self.policies, self.processing_class, self.record(), reference_cache_dir=self._reference_dir
-        )
+            self.policies, self.processing_class, self.record(), reference_cache_dir=self._reference_dir,
+            autocast_dtype=self._autocast_dtype,
+        )  # fmt: skip
 
     # judging and logging
 
@@ -414,6 +417,7 @@ class MixtureDPOTrainer(Trainer):
             f"{metric_key_prefix}_log_likelihood": float((gamma.log() + likelihoods).logsumexp(1).mean()),
         }
         self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _note(self, scores: Tensor, losses: Tensor, weights: Tensor, ranks: Tensor, rows: Tensor) -> None:
