@@ -5,8 +5,8 @@
 
 Worlds: features are N(0, 1) for every completion, fresh ones in every row; type k picks by Plackett–Luce on
 features · θ_k. All θ_k have norm 2. Two types (d = 4, mixing weights .7 and .3) are orthogonal; three types (d = 6,
-equal) have random directions, as have those of the count of types; the three types of the newcomers are orthogonal
-(with random directions the Bayes ceiling for pairs is .91, below what is asked); "ternary against binary" has θ and −θ.
+equal) have random directions, as have those of the count of types; the three types of the newcomers are orthogonal:
+with random directions the Bayes ceiling for pairs is .91, below what is asked. "Ternary against binary" has θ and −θ.
 Norm 2 was chosen because the Bayes ceiling (posterior under the true θ and mixing weights) then lies where the
 figures asked lie; it is printed beside them. Generic types are given for norm 1.5 too, where that ceiling is lower.
 The self-confirmation fixture: 60 people, 3 types, 200 prompts of two responses, each person judges 30 of the prompts;
