@@ -44,11 +44,11 @@ def speaking_lm(n_steps: int = 120) -> Any:
     return model
 
 
-def planted_mixture(folder: Path, *, epochs: float = 10.0) -> MixturePolicy:
+def planted_mixture(folder: Path, *, epochs: float = 5.0) -> MixturePolicy:
     """Two trained types, written to `folder` as `recipes/em_dpo.py` would; about half a minute."""
     rows = colour_rows(TRAIN)
     args = MixtureDPOConfig(
-        output_dir=str(folder), n_types="2", types_from="given", per_device_train_batch_size=16, learning_rate=1e-2,
+        output_dir=str(folder), n_types="2", types_from="given", per_device_train_batch_size=16, learning_rate=1e-3,
         num_train_epochs=epochs, beta=0.5, use_cpu=True, disable_tqdm=True, report_to="none", seed=0,
         logging_strategy="no",
     )  # fmt: skip

@@ -38,6 +38,14 @@ def add_gold(record: dict[str, Any], texts: Texts, types: Sequence[str], gold: C
         row["gold"] = {
             "by_type": found.tolist(), "worst": float(found.min()), "max_regret": float((own - found).max()),
         }  # fmt: skip
+    rows = {row["name"]: row for row in record["table"]}
+    chosen, reference = rows.get(record["chosen"]), rows["reference"]
+    if chosen is not None and chosen["gold"]["worst"] < reference["gold"]["worst"]:
+        record["notes"].append(
+            f"By the independent judge the type that {chosen['name']} serves worst is served no better than by the "
+            f"reference ({chosen['gold']['worst']:.3f} against {reference['gold']['worst']:.3f}): the types' own "
+            "rewards overrate it. Look at the samples; a smaller max_kl keeps nearer the reference."
+        )
 
 
 def fair_samples(

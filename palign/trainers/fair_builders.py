@@ -38,7 +38,7 @@ from palign.models.single_adapter import (
 )
 from palign.models.type_scores import implicit_rewards, row_log_likelihoods, type_logps
 from palign.trainers.fair_distill import SoftTargetPolicies
-from palign.trainers.fair_measure import mixed_candidate
+from palign.trainers.fair_measure import SLACK, mixed_candidate
 from palign.trainers.fair_policy_config import FairPolicyConfig, Route
 from palign.trainers.fair_routes import DistillRows, DroRows, RegressRows, RouteTrainer
 from palign.trainers.mixture_collator import MixtureCollator
@@ -47,7 +47,6 @@ __all__ = ["POOLED", "RouteBuilder", "cached_reference", "vote_rewards"]
 
 logger = logging.getLogger(__name__)
 POOLED = "pooled"
-SLACK = 1.1  # a route may go this much further from the reference than the ensemble
 TRAINED_BY = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "seed",
               "gradient_accumulation_steps", "weight_decay", "max_grad_norm", "lr_scheduler_type")  # fmt: skip
 ONLY_MEASURED_BY = ("routes", "n_eval_prompts", "n_eval_samples", "sure", "n_bootstrap", "draw_batch_size")

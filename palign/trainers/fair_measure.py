@@ -12,7 +12,9 @@ from palign.functional.regret import choose_within_budget, regret_matrix, relati
 from palign.functional.regret_estimates import Interval, bootstrap_means, bootstrap_policies, interval
 from palign.models.policy_values import PolicyDraws
 
-__all__ = ["Candidate", "Kind", "measure_candidates", "mixed_candidate", "single_candidate", "vote_outcomes"]
+__all__ = ["SLACK", "Candidate", "Kind", "measure_candidates", "mixed_candidate", "single_candidate", "vote_outcomes"]
+
+SLACK = 1.25  # a single policy may go this much further from the reference than the ensemble
 
 
 class Kind:
@@ -75,7 +77,7 @@ def measure_candidates(
     Args:
         candidates: with 'reference' and 'ensemble' among them; all answered the same fresh prompts.
         own_values: (n_prompts, n_types) E h_i under type i's own policy.
-        max_kl: the budget; None is 1.1 times the ensemble's KL.
+        max_kl: the budget; None is 1.25 times the ensemble's KL.
         type_importance: multiplies a type's regret where the worst type is sought.
         votes: held-out votes by name, see `vote_outcomes`.
 
@@ -95,7 +97,7 @@ def measure_candidates(
     relative = relative_regret_matrix(mean, mean[:, names.index("reference")], own_values=own)
     kl = torch.stack([c.kl for c in candidates], -1)
     kl_interval = interval(kl.mean(0), bootstrap_means(kl, n_draws=n_bootstrap, seed=seed))
-    budget = max_kl if max_kl is not None else 1.1 * float(kl_interval.estimate[names.index("ensemble")])
+    budget = max_kl if max_kl is not None else SLACK * float(kl_interval.estimate[names.index("ensemble")])
     rows = []
     for j, candidate in enumerate(candidates):
         rows.append(

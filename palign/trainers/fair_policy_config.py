@@ -47,7 +47,7 @@ class FairPolicyConfig(TrainingArguments):
     max_kl: float | None = field(
         default=None,
         metadata={
-            "help": "Largest KL to the reference of the chosen policy, nats; 1.1 times the ensemble's if unset."
+            "help": "Largest KL to the reference of the chosen policy, nats; 1.25 times the ensemble's if unset."
         },
     )
     adapter_rank: int | None = field(

@@ -1,0 +1,77 @@
+"""What regret costs: its estimation against plain generation of the same tokens, each route against one DPO epoch.
+
+    OMP_NUM_THREADS=1 python scripts/bench_fair_policy.py --mixture_path outputs/em_dpo
+
+Estimation: every type and the reference answer `n_prompts` prompts `n_samples` times, and all types judge all of it;
+plain generation is the same calls without the judging. Routes: CPU seconds of 20 steps each against 20 steps of DPO on
+the votes with the same batch, both scaled to one epoch over the votes. Seconds are CPU seconds of this process.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+
+from palign.data.arguments import DataArguments
+from palign.models.policy_values import PolicyReader, readable_prompts, stop_ids
+from palign.trainers.fair_builders import POOLED, RouteBuilder
+from palign.trainers.fair_policy_arguments import FairPolicyArguments
+from palign.trainers.fair_policy_config import FairPolicyConfig
+from palign.trainers.fair_policy_setup import set_up_fair_policy
+
+N_STEPS = 20
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """CPU seconds."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def main() -> None:
+    """Measure, print and, with --output, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mixture_path", default="outputs/em_dpo")
+    parser.add_argument("--n_samples", type=int, default=4)
+    parser.add_argument("--max_new_tokens", type=int, default=48)
+    parser.add_argument("--output", default=None)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        args = FairPolicyConfig(
+            output_dir=folder, max_steps=N_STEPS, per_device_train_batch_size=16, n_samples=given.n_samples,
+            max_new_tokens=given.max_new_tokens, draw_batch_size=256, use_cpu=True, report_to="none", n_bootstrap=20,
+            disable_tqdm=True, logging_strategy="no", n_regress_rounds=1,
+        )  # fmt: skip
+        script = FairPolicyArguments(mixture_path=given.mixture_path)
+        trainer = set_up_fair_policy(script, DataArguments(), args).trainer
+        found = {"estimation": estimation_ratio(trainer)}
+        trainer.estimate()
+        builder = RouteBuilder(
+            trainer.mixture, args, trainer.train_rows, trainer.train_prompts, trainer.weights, trainer.type_draws,
+            trainer.reference_draws, trainer._draws,
+        )  # fmt: skip
+        dpo = seconds_of(lambda: builder.build(POOLED))
+        for route in ("distill", "regress", "dro", "merge"):
+            found[route] = seconds_of(lambda route=route: builder.build(route)) / dpo
+    print("\n".join(f"{name:12s} {ratio:.2f} ×" for name, ratio in found.items()))
+    if given.output:
+        with open(given.output, "w", encoding="utf-8") as file:
+            json.dump(found, file, indent=1)
+
+
+def estimation_ratio(trainer: object) -> float:
+    """Draws with all judges, over the same generation alone."""
+    reader = PolicyReader(trainer.model, trainer.mixture.tokenizer, trainer.mixture.policies.names)
+    settings, tokenizer = trainer.args.draw_settings(), trainer.mixture.tokenizer
+    ids = readable_prompts(trainer.train_prompts, tokenizer, trainer.model.config, settings.max_new_tokens)
+    stops, speakers = stop_ids(tokenizer, trainer.model), [*reader.judges, None]
+    reader._sample(None, ids, settings, stops, "warm-up")
+    plain = seconds_of(lambda: [reader._sample(name, ids, settings, stops, "plain") for name in speakers])
+    whole = seconds_of(lambda: [reader.draws(name, trainer.train_prompts, settings) for name in speakers])
+    return whole / plain
+
+
+if __name__ == "__main__":
+    main()
