@@ -132,7 +132,17 @@ def test_bad_rows_are_found_before_a_model_loads(
 @pytest.fixture
 def setup(tmp_path: Path, model_folder: Path) -> MixtureSetup:
     return set_up(
-        tmp_path, model_folder, planted_rows(4, 8), "--n_restarts", "2", "--head_dim", "8", "--max_steps", "2"
+        tmp_path,
+        model_folder,
+        planted_rows(4, 8),
+        "--n_restarts",
+        "2",
+        "--head_dim",
+        "8",
+        "--max_steps",
+        "2",
+        "--n_permutations",
+        "0",
     )
 
 

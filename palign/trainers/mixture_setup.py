@@ -57,6 +57,7 @@ class MixtureSetup:
         args.reference_cache_dir = self.args.reference_cache_dir or str(Path(self.args.output_dir) / "reference_logps")
         if name != "em":
             args.output_dir = str(Path(self.args.output_dir) / "baselines" / name)
+            args.n_permutations = 0  # one test of these rows is enough
         if name == "pooled":
             args.n_types, args.types_from = "1", TypesFrom.EM.value
         elif name == "cluster":
