@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from palign.trainers.mixture_dpo_arguments import MixtureArguments, parse_mixture_arguments
+from palign.trainers.mixture_dpo_arguments import EMBEDDED_DEFAULTS, MixtureArguments, parse_mixture_arguments
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_state import MixtureState
 
@@ -17,7 +17,8 @@ OWN = ["--dataset_name", "rows.jsonl", "--model_name_or_path", "owner/name", "--
 def test_with_nothing_given_the_embedded_default_has_its_own_values() -> None:
     script, data, args, model = parse_mixture_arguments([])
     assert script.baselines == ["pooled", "cluster", "oracle"]
-    assert (args.learning_rate, args.num_train_epochs, args.beta, model.lora_r) == (2e-3, 6.0, 0.2, 16)
+    for name, value in EMBEDDED_DEFAULTS.items():
+        assert any(getattr(part, name, None) == value for part in (script, data, args, model)), name
     assert (args.output_dir, args.report_to, data.dataset_name) == ("outputs/em_dpo", [], None)
 
 
@@ -36,7 +37,7 @@ def test_flags_stand_over_yaml_and_yaml_over_defaults(tmp_path: Path) -> None:
     config.write_text("beta: 0.3\nn_types: 4\nbaselines: [oracle]\nlearning_rate: 1.0e-3\n", encoding="utf-8")
     script, _, args, _ = parse_mixture_arguments(["--config", str(config), "--beta", "0.7"])
     assert (args.beta, args.n_types, script.baselines) == (0.7, "4", ["oracle"])
-    assert args.learning_rate == 1e-3 and args.num_train_epochs == 6.0  # the embedded default's
+    assert args.learning_rate == 1e-3 and args.num_train_epochs == EMBEDDED_DEFAULTS["num_train_epochs"]
 
 
 @pytest.mark.parametrize("name", ["smoke", "own"])
