@@ -1,10 +1,10 @@
-"""What regret costs: its estimation against plain generation of the same tokens, each route against one DPO epoch.
+"""What regret costs: its estimation against plain generation of the same tokens, each route against DPO of as many steps.
 
     OMP_NUM_THREADS=1 python scripts/bench_fair_policy.py --mixture_path outputs/em_dpo
 
 Estimation: every type and the reference answer `n_prompts` prompts `n_samples` times, and all types judge all of it;
-plain generation is the same calls without the judging. Routes: CPU seconds of 20 steps each against 20 steps of DPO on
-the votes with the same batch, both scaled to one epoch over the votes. Seconds are CPU seconds of this process.
+plain generation is the same calls without the judging. Routes: a route of 20 steps, with all that it reads and draws
+beside, over 20 steps of DPO on the votes with a batch of as many sequences. Seconds are CPU seconds of this process.
 """
 
 import argparse

@@ -77,7 +77,7 @@ def measure_candidates(
     Args:
         candidates: with 'reference' and 'ensemble' among them; all answered the same fresh prompts.
         own_values: (n_prompts, n_types) E h_i under type i's own policy.
-        max_kl: the budget; None is 1.25 times the ensemble's KL.
+        max_kl: the budget; None is 1.25 times the ensemble's KL, or its interval's end.
         type_importance: multiplies a type's regret where the worst type is sought.
         votes: held-out votes by name, see `vote_outcomes`.
 
@@ -97,7 +97,8 @@ def measure_candidates(
     relative = relative_regret_matrix(mean, mean[:, names.index("reference")], own_values=own)
     kl = torch.stack([c.kl for c in candidates], -1)
     kl_interval = interval(kl.mean(0), bootstrap_means(kl, n_draws=n_bootstrap, seed=seed))
-    budget = max_kl if max_kl is not None else SLACK * float(kl_interval.estimate[names.index("ensemble")])
+    of_ensemble = _ends(kl_interval, names.index("ensemble"))  # sampled: near 0 it may even be negative
+    budget = max_kl if max_kl is not None else max(SLACK * of_ensemble["value"], of_ensemble["high"], 0.0)
     rows = []
     for j, candidate in enumerate(candidates):
         rows.append(
