@@ -1,4 +1,4 @@
-"""What regret costs: its estimation against plain generation of the same tokens, each route against DPO of as many steps.
+"""What regret costs: its estimation against plain generation of the same tokens, each route against as many DPO steps.
 
     OMP_NUM_THREADS=1 python scripts/bench_fair_policy.py --mixture_path outputs/em_dpo
 
