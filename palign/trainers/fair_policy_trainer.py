@@ -42,7 +42,7 @@ from palign.trainers.fair_measure import (
     vote_outcomes,
 )
 from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig
-from palign.trainers.mixture_dpo_trainer import pair_order
+from palign.trainers.mixture_metrics import pair_order
 
 __all__ = ["FairPolicyTrainer", "prompts_of", "require_several_types"]
 

@@ -37,15 +37,13 @@ from transformers import (
 
 from palign.data.preferences import Preferences
 from palign.data.vote_counts import VoteCounts, count_votes
-from palign.functional.losses import plackett_luce, strictly_below
+from palign.functional.losses import plackett_luce
 from palign.functional.mixture import (
     log_evidence,
     mixing_weights,
-    responsibilities,
     sum_by_annotator,
     temper_schedule,
 )
-from palign.functional.mixture_checks import dead_types, duplicate_types, frozen_assignment
 from palign.models.adapters import (
     TypePolicies,
     adapter_state,
@@ -63,13 +61,14 @@ from palign.models.type_scores import implicit_rewards, row_log_likelihoods, typ
 from palign.trainers.cheap_start import CheapStart, cheap_start, given_start
 from palign.trainers.mixture_collator import MixtureCollator
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
+from palign.trainers.mixture_e_step import checks_of_round, merged, posterior_of_round
+from palign.trainers.mixture_metrics import TrainingSums, pair_order
 from palign.trainers.mixture_state import MixtureState, round_ends
 from palign.trainers.reward_collator import PairDataset
 
 __all__ = ["MixtureDPOTrainer"]
 
 logger = logging.getLogger(__name__)
-SURE = 0.9
 Rows = Preferences | Iterable[Mapping[str, Any]]
 
 
@@ -149,7 +148,7 @@ class MixtureDPOTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
         self._weights: tuple[tuple[int, int], Tensor] | None = None
         self._snapshot: tuple[dict[str, Tensor], MixtureState] | None = None
-        self._clear_sums()
+        self._sums = TrainingSums()
 
     @property
     def n_types(self) -> int:
@@ -183,7 +182,7 @@ class MixtureDPOTrainer(Trainer):
     ) -> Any:
         """Σ_k of the mean over the rows of w_k · (−log p_k), in nats: as many DPO losses as there are types."""
         ranks, slots, items = inputs["ranks"], inputs["slots"], inputs["items"]
-        weights = self._row_type_weights().to(ranks.device)[inputs["rows"]]
+        weights = self._row_type_weights()[inputs["rows"]]
         trains = weights > 0
         present = ranks >= 0
         cells = torch.zeros(len(items), self.n_types, dtype=torch.int, device=ranks.device)
@@ -204,15 +203,13 @@ class MixtureDPOTrainer(Trainer):
         key = (self.mixture.round, int(self.state.epoch or 0))
         if self._weights is None or self._weights[0] != key:
             seed = (self.args.seed * 1009 + key[0]) * 10007 + key[1]
-            self._weights = (
-                key,
-                self.mixture.row_type_weights(
-                    self.annotator_index,
-                    MStep(self.args.m_step),
-                    min_responsibility=self.args.min_responsibility,
-                    seed=seed,
-                ),
+            weights = self.mixture.row_type_weights(
+                self.annotator_index,
+                MStep(self.args.m_step),
+                min_responsibility=self.args.min_responsibility,
+                seed=seed,
             )
+            self._weights = key, weights.to(self.args.device)
         return self._weights[1]
 
     def _refuse_divergence(self, logps: Tensor) -> None:
@@ -255,7 +252,8 @@ class MixtureDPOTrainer(Trainer):
         by_row = self._row_log_likelihoods()
         state.log_likelihoods = sum_by_annotator(by_row, self.annotator_index, len(self.annotators))
         before = state.responsibilities
-        state.responsibilities = self._posterior(state, temper)
+        share = (state.round + 1) / len(self._ends)
+        state.responsibilities = posterior_of_round(state, self.start, share=share, temper=temper)
         state.mixing_weights = mixing_weights(state.responsibilities)
         evidence = log_evidence(state.log_likelihoods, state.mixing_weights)
         largest = state.responsibilities.max(1)
@@ -265,48 +263,10 @@ class MixtureDPOTrainer(Trainer):
             "mixture/mean_max_responsibility": float(largest.values.mean()),
             "mixture/temper": temper,
         } | {f"mixture/weight_type_{k}": float(w) for k, w in enumerate(state.mixing_weights)}
-        checks = self._checks(by_row)
+        checks = checks_of_round(state, self.start, by_row)
         state.history.append({"round": state.round + 1, "step": self.state.global_step, **found, "checks": checks})
         state.recorded = self._nothing_recorded(state.n_types)
         self.log(dict(found))
-
-    def _checks(self, by_row: Tensor) -> list[dict[str, Any]]:
-        """Dead, duplicate and frozen types, of (rows, n_types) log-likelihoods under the adapters."""
-        gamma, agreement = self.mixture.responsibilities, None
-        for check in self.start.checks:
-            agreement = check["value"] if check["name"] == "restart_stability" else agreement
-        checks = [
-            dead_types(gamma),
-            duplicate_types(by_row),
-            frozen_assignment(gamma, self.start.responsibilities, agreement=agreement),
-        ]
-        for check in checks:
-            if check.verdict != "ok":
-                logger.warning("%s: %s", check.name, check.message)
-        return [asdict(check) for check in checks]
-
-    def _posterior(self, state: MixtureState, temper: float) -> Tensor:
-        """(n_annotators, n_types): Bayes under the adapters, in early rounds with the cheap head's word beside theirs.
-
-        Young adapters say little, and a posterior from nothing is the prior: everybody would fall to the largest
-        type. So the two log-likelihoods are averaged, the adapters' share rising to 1 in the last round. Where even
-        then less than half as many people are sure of their type as before, the adapters were trained too little to
-        judge, and responsibilities stay.
-        """
-        share = (state.round + 1) / len(self._ends)
-        evidence = share * temper * state.log_likelihoods
-        if self.start.log_likelihoods is not None and share < 1:
-            evidence = evidence + (1 - share) * self.start.log_likelihoods
-        found = responsibilities(evidence, state.mixing_weights)
-        n_sure, n_were = (int((gamma.amax(1) > SURE).sum()) for gamma in (found, state.responsibilities))
-        if n_sure >= n_were / 2:
-            return found
-        logger.warning(
-            "The adapters place %d people surely, and %d were before: they are trained too little to tell types, and "
-            "responsibilities stay as they were. Train longer (num_train_epochs), or raise learning_rate.",
-            n_sure, n_were,
-        )  # fmt: skip
-        return state.responsibilities
 
     def _row_log_likelihoods(self) -> Tensor:
         """(rows, n_types) nats: those recorded in this round's passes, the others computed now, by all processes."""
@@ -325,7 +285,7 @@ class MixtureDPOTrainer(Trainer):
         settings = {"batch_size": self.args.e_step_batch_size, "show_progress": not self.args.disable_tqdm}
         n_ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         own = type_logps(self.policies, self.items, wanted, rank=rank, n_ranks=n_ranks, **settings)
-        return own if n_ranks == 1 else _merged(gather_object([own]))
+        return own if n_ranks == 1 else merged(gather_object([own]))
 
     def _nothing_recorded(self, n_types: int | None = None) -> Tensor:
         shape = (len(self.train_rows), self.start.n_types if n_types is None else n_types)
@@ -335,7 +295,7 @@ class MixtureDPOTrainer(Trainer):
         recorded = self.mixture.recorded
         if self.accelerator.num_processes == 1:
             return recorded
-        return torch.from_numpy(_merged(gather_object([recorded.numpy()])))
+        return torch.from_numpy(merged(gather_object([recorded.numpy()])))
 
     # what was learned so far
 
@@ -421,42 +381,20 @@ class MixtureDPOTrainer(Trainer):
         return metrics
 
     def _note(self, scores: Tensor, losses: Tensor, weights: Tensor, ranks: Tensor, rows: Tensor) -> None:
-        """Sums for the next log, and likelihoods for the next E-step where every type saw the row."""
+        """Sums for the next log, and likelihoods for the next E-step of the types that saw the row."""
         if not self.model.training:
             return
-        self._loss_sums += torch.stack([(weights * losses).sum(0), weights.sum(0)]).cpu()
-        mine = weights / weights.sum(1, keepdim=True).clamp_min(1e-12)
-        expected = (scores * mine[:, None]).sum(2)
-        right, n_pairs = pair_order(expected, ranks)
-        top = expected.where(ranks == 0, 0.0).sum(1) / (ranks == 0).sum(1)
-        low = (ranks > 0).sum(1).clamp_min(1)
-        rest = expected.where(ranks > 0, 0.0).sum(1) / low
-        self._reward_sums += torch.stack(
-            [right.sum(), n_pairs.sum(), top.sum(), rest.sum(), torch.tensor(len(rows), device=right.device)]
-        ).cpu()
+        self._sums.add(scores, losses, weights, ranks)
         if self.args.m_step == MStep.WEIGHTED:
-            seen = (weights > 0).cpu()
             rows = rows.cpu()
             old = self.mixture.recorded[rows]
-            self.mixture.recorded[rows] = torch.where(seen, -losses.double().cpu(), old)
+            self.mixture.recorded[rows] = torch.where((weights > 0).cpu(), -losses.double().cpu(), old)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to the training loss its parts by type, and TRL's `rewards/…` under the types that were trained."""
-        if "loss" in logs and bool(self._reward_sums[-1] > 0):
-            losses, totals = self._loss_sums
-            for k in torch.where(totals > 0)[0].tolist():
-                logs[f"mixture/loss_type_{k}"] = float(losses[k] / totals[k])
-            right, n_pairs, top, rest, n_rows = self._reward_sums.tolist()
-            logs |= {
-                "rewards/chosen": top / n_rows, "rewards/rejected": rest / n_rows,
-                "rewards/margins": (top - rest) / n_rows, "rewards/accuracies": right / max(n_pairs, 1.0),
-            }  # fmt: skip
-            self._clear_sums()
+        if "loss" in logs:
+            logs |= self._sums.take()
         super().log(logs, start_time)
-
-    def _clear_sums(self) -> None:
-        self._loss_sums = torch.zeros(2, self.n_types)
-        self._reward_sums = torch.zeros(5)
 
     def _configuration(self) -> dict[str, Any]:
         names = [f.name for f in fields(MixtureDPOConfig) if f.name not in {f.name for f in fields(TrainingArguments)}]
@@ -480,14 +418,6 @@ class RoundCallback(TrainerCallback):
         control.should_log = should_log  # logging the round would count as the step's own log
 
 
-def pair_order(scores: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """Strictly ordered pairs that the scores order the same way (a tie is half), and all such pairs: (rows,) each."""
-    better = strictly_below(ranks)
-    gaps = scores[:, :, None] - scores[:, None, :]
-    right = ((gaps > 0).double() + 0.5 * (gaps == 0).double()) * better
-    return right.sum((1, 2)), better.sum((1, 2)).double()
-
-
 def _named_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output_dir: Path) -> str | None:
     """The base's name or folder; one made in the process is saved beside the adapters, and None says so."""
     beside = output_dir / BASE
@@ -497,14 +427,6 @@ def _named_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, outp
             tokenizer.save_pretrained(beside)
         model.name_or_path = str(beside)
     return None if Path(model.name_or_path) == beside else model.name_or_path
-
-
-def _merged(parts: list[np.ndarray]) -> np.ndarray:
-    """Arrays of one shape in which each cell is known to one process at most, NaN elsewhere."""
-    merged = parts[0].copy()
-    for part in parts[1:]:
-        merged = np.where(np.isnan(merged), part, merged)
-    return merged
 
 
 def _disable_dropout(model: nn.Module) -> None:

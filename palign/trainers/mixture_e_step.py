@@ -1,0 +1,69 @@
+"""The E-step of a round: whose word counts how much, and what to look at afterwards."""
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from palign.functional.mixture import responsibilities
+from palign.functional.mixture_checks import dead_types, duplicate_types, frozen_assignment
+from palign.trainers.cheap_start import CheapStart
+from palign.trainers.mixture_state import MixtureState
+
+__all__ = ["checks_of_round", "merged", "posterior_of_round"]
+
+logger = logging.getLogger(__name__)
+SURE = 0.9
+
+
+def posterior_of_round(state: MixtureState, start: CheapStart, *, share: float, temper: float) -> Tensor:
+    """(n_annotators, n_types): Bayes under the adapters, in early rounds with the cheap head's word beside theirs.
+
+    Young adapters say little, and a posterior from nothing is the prior: everybody would fall to the largest type. So
+    the two log-likelihoods are averaged. Where less than half as many people are sure of their type as before, the
+    adapters were trained too little to judge, and responsibilities stay.
+
+    Args:
+        state: with the log-likelihoods under the adapters.
+        start: the cheap head's.
+        share: of the adapters' word in the average; 1 in the last round.
+        temper: of their log-likelihoods.
+    """
+    evidence = share * temper * state.log_likelihoods
+    if start.log_likelihoods is not None and share < 1:
+        evidence = evidence + (1 - share) * start.log_likelihoods
+    found = responsibilities(evidence, state.mixing_weights)
+    n_sure, n_were = (int((gamma.amax(1) > SURE).sum()) for gamma in (found, state.responsibilities))
+    if n_sure >= n_were / 2:
+        return found
+    logger.warning(
+        "The adapters place %d people surely, and %d were before: they are trained too little to tell types, and "
+        "responsibilities stay as they were. Train longer (num_train_epochs), or raise learning_rate.",
+        n_sure,
+        n_were,
+    )
+    return state.responsibilities
+
+
+def checks_of_round(state: MixtureState, start: CheapStart, by_row: Tensor) -> list[dict[str, Any]]:
+    """Dead, duplicate and frozen types, of (rows, n_types) log-likelihoods under the adapters."""
+    agreement = next((check["value"] for check in start.checks if check["name"] == "restart_stability"), None)
+    checks = [
+        dead_types(state.responsibilities),
+        duplicate_types(by_row),
+        frozen_assignment(state.responsibilities, start.responsibilities, agreement=agreement),
+    ]
+    for check in checks:
+        if check.verdict != "ok":
+            logger.warning("%s: %s", check.name, check.message)
+    return [asdict(check) for check in checks]
+
+
+def merged(parts: list[np.ndarray]) -> np.ndarray:
+    """Arrays of one shape in which each cell is known to one process at most, NaN elsewhere."""
+    whole = parts[0].copy()
+    for part in parts[1:]:
+        whole = np.where(np.isnan(whole), part, whole)
+    return whole
