@@ -125,10 +125,7 @@ def linear_log_likelihoods(
     annotator_index: Tensor,
     n_annotators: int,
 ) -> Tensor:
-    """log p_k of all that a person said, (n_annotators, n_types) nats.
-
-    `theta` is (n_types, dim); rows as in `fit_linear_mixture`.
-    """
+    """log p_k of all that a person said: theta (n_types, dim) → (n_annotators, n_types) nats."""
     stages = find_stages(item_indices, ranks, annotator_index, n_annotators)
     return _Problem(features, stages).log_likelihoods(theta.double())
 
@@ -173,12 +170,7 @@ class _Problem:
         return total
 
     def evaluate(self, theta: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-likelihoods (n_annotators, n), and the gradient (n, dim) of −Σ_i weights_i · log-likelihood_i.
-
-        Args:
-            theta: (n, dim).
-            weights: (n_annotators, n).
-        """
+        """(n, dim), (n_annotators, n) → log-likelihoods (n_annotators, n) and gradient (n, dim) of −Σ weights · them."""
         scores, stages = self.scores(theta), self.stages
         total = scores.new_zeros(stages.n_annotators, len(theta))
         pull = torch.zeros_like(scores)

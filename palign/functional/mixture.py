@@ -56,7 +56,7 @@ def responsibilities(log_likelihoods: Tensor, mixing_weights: Tensor, *, temper:
     impossible = torch.isneginf(joint).all(1)
     if bool(impossible.any()):
         raise ValueError(
-            f"annotator {int(impossible.nonzero()[0])} has probability zero under every type that has a mixing weight; "
+            f"annotator {int(impossible.nonzero()[0])} has probability zero under every type with a mixing weight; "
             "there is no posterior. Look for −inf among the log-probabilities of that person's rows."
         )
     return joint.softmax(1)
