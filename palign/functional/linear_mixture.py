@@ -170,7 +170,7 @@ class _Problem:
         return total
 
     def evaluate(self, theta: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, dim), (n_annotators, n) → log-likelihoods (n_annotators, n) and gradient (n, dim) of −Σ weights · them."""
+        """(n, dim), (n_annotators, n) → log-likelihoods (n_annotators, n), gradient (n, dim) of −Σ weights · them."""
         scores, stages = self.scores(theta), self.stages
         total = scores.new_zeros(stages.n_annotators, len(theta))
         pull = torch.zeros_like(scores)
