@@ -26,6 +26,8 @@ _MODULE_OF = {
     "MixturePolicy": "palign.models.mixture_policy",
     "MixtureDPOConfig": "palign.trainers.mixture_dpo_config",
     "MixtureDPOTrainer": "palign.trainers.mixture_dpo_trainer",
+    "FairPolicyConfig": "palign.trainers.fair_policy_config",
+    "FairPolicyTrainer": "palign.trainers.fair_policy_trainer",
     "GroupFrame": "palign.evaluation.group_frame",
 }
 

@@ -1,11 +1,12 @@
-"""Types found and served on persona rows (known types), with a language model trained in the process on the statements.
+"""Types found and served on persona rows (known types), with a language model trained in the process.
 
     python make_persona.py --statements persona12.csv.gz --out persona_pure_0 --mode pure --seed 0     # and 1, 2
-    OMP_NUM_THREADS=1 python scripts/measure_em_dpo.py --data persona_pure_0 persona_pure_1 persona_pure_2 --rows rankings
+    OMP_NUM_THREADS=1 python scripts/measure_em_dpo.py --data persona_pure_0 persona_pure_1 --rows rankings
 
 For each folder: a Llama shape of about a million parameters is trained on the statements of the train files, then
-`recipes/em_dpo.py` runs with the options of configs/em_dpo/persona.yaml and its baselines. Evaluation is on pairs of statements that occur in no
-train file. Prints type accuracy, ARI, and pair accuracy by model, and writes them to `--output_dir`/measured.json.
+`recipes/em_dpo.py` runs with the options of configs/em_dpo/persona.yaml and its baselines. Evaluation is on pairs of
+statements that occur in no train file. Prints type accuracy, ARI, and pair accuracy by model, and writes them to
+`--output_dir`/measured_<rows>.json.
 """
 
 import argparse

@@ -52,7 +52,7 @@ def check_notes(record: MixtureRecord) -> list[str]:
     checks: list[dict[str, Any]] = sorted(
         record.details.get("checks", []), key=lambda check: order.get(check["verdict"], 3)
     )
-    return [f"{check['name']} ({check['verdict']}): {check['message']}" for check in checks]
+    return [f"{check['name'].replace('_', ' ')} ({check['verdict']}): {check['message']}" for check in checks]
 
 
 def side_by_side(

@@ -50,7 +50,7 @@ class MixtureArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a model of the hub."})
     lm_steps: int = field(default=250, metadata={"help": "Embedded default: steps of the language model."})
     n_annotators: int = field(default=60, metadata={"help": "Embedded default: people."})
-    n_per_annotator: int = field(default=16, metadata={"help": "Embedded default: rankings of each person."})
+    n_per_annotator: int = field(default=12, metadata={"help": "Embedded default: rankings of each person."})
     n_items: int = field(default=4, metadata={"help": "Embedded default: completions in a ranking; 2 gives pairs."})
 
     def __post_init__(self) -> None:
