@@ -6,9 +6,9 @@ One model, the same pairs, in one run, each from a fresh copy:
 
 - `dpo`: TRL's `DPOTrainer` with LoRA, one epoch (reference log-probabilities by adapters off, as it does by default);
 - `ours`: K types, reference pass, cheap head, two rounds that share one epoch, both E-steps;
-- `ours, 2 epochs`: the same with a whole epoch in each round;
-- `schedule`: the papers' schedule: five rounds, each training every type from the reference for an epoch over all
-  rows with its weights, an E-step after each.
+- `ours2`: the same with a whole epoch in each round;
+- `schedule`: the papers' schedule, five rounds (`--n_schedule_rounds`), each training every type from the reference
+  for an epoch over all rows with its weights.
 
 No completion occurs twice, so that nothing is saved by computing it once. Wall seconds and their ratio to `dpo`.
 """
@@ -118,6 +118,7 @@ def main() -> None:
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--only", nargs="+", default=None, help="of: dpo, ours, ours2, schedule; dpo always runs")
     args = parser.parse_args()
     rows = make_rows(args.n_annotators, args.n_each, args.n_words, seed=0)
     tokenizer = make_tiny_tokenizer([text for row in rows for text in (row["prompt"], row["chosen"])])
@@ -125,9 +126,10 @@ def main() -> None:
     runs: dict[str, Callable[[LlamaForCausalLM], Any]] = {
         "dpo": lambda model: run_dpo(model, tokenizer, rows, args),
         "ours": lambda model: run_mixture(model, tokenizer, rows, args, n_rounds=2, num_train_epochs=1),
-        "ours, 2 epochs": lambda model: run_mixture(model, tokenizer, rows, args, n_rounds=2, num_train_epochs=2),
+        "ours2": lambda model: run_mixture(model, tokenizer, rows, args, n_rounds=2, num_train_epochs=2),
         "schedule": lambda model: run_schedule(model, tokenizer, rows, args),
     }
+    runs = {name: run for name, run in runs.items() if not args.only or name in ("dpo", *args.only)}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(args.repeats):
         for name, run in runs.items():

@@ -86,6 +86,13 @@ class MixtureDPOConfig(TrainingArguments):
         default=None,
         metadata={"help": "Folder of the reference log-probabilities; `reference_logps` in output_dir if unset."},
     )
+    e_step_rows: int = field(
+        default=8,
+        metadata={
+            "help": "Rows of each annotator, drawn at random, that E-steps before the last one read, scaled up to "
+            "all of theirs; 0 reads all. The last E-step always reads all."
+        },
+    )
     e_step_batch_size: int = field(default=32, metadata={"help": "Completions in a forward pass without gradient."})
     save_strategy: str = field(
         default="no", metadata={"help": "Checkpoints beside those after every round: 'no', 'steps' or 'epoch'."}
@@ -106,8 +113,8 @@ class MixtureDPOConfig(TrainingArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive and finite.")
         if self.temper_start > 1:
             raise ValueError(f"temper_start is {self.temper_start}; above 1 an E-step would count votes twice.")
-        if not 0 <= self.min_responsibility < 1 or self.n_permutations < 0:
+        if not 0 <= self.min_responsibility < 1 or self.n_permutations < 0 or self.e_step_rows < 0:
             raise ValueError(
-                f"min_responsibility is {self.min_responsibility} (0 or more, below 1) and n_permutations is "
-                f"{self.n_permutations} (0 or more)."
+                f"min_responsibility is {self.min_responsibility} (0 or more, below 1), n_permutations is "
+                f"{self.n_permutations} and e_step_rows is {self.e_step_rows} (both 0 or more)."
             )

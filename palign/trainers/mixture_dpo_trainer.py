@@ -41,7 +41,6 @@ from palign.functional.losses import plackett_luce
 from palign.functional.mixture import (
     log_evidence,
     mixing_weights,
-    sum_by_annotator,
     temper_schedule,
 )
 from palign.models.adapters import (
@@ -61,7 +60,13 @@ from palign.models.type_scores import implicit_rewards, row_log_likelihoods, typ
 from palign.trainers.cheap_start import CheapStart, cheap_start, given_start
 from palign.trainers.mixture_collator import MixtureCollator
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
-from palign.trainers.mixture_e_step import checks_of_round, merged, posterior_of_round
+from palign.trainers.mixture_e_step import (
+    checks_of_round,
+    merged,
+    posterior_of_round,
+    rows_to_ask,
+    scaled_sums,
+)
 from palign.trainers.mixture_metrics import TrainingSums, pair_order
 from palign.trainers.mixture_state import MixtureState, round_ends
 from palign.trainers.reward_collator import PairDataset
@@ -249,10 +254,13 @@ class MixtureDPOTrainer(Trainer):
     def _e_step(self, temper: float) -> None:
         """Likelihoods under the adapters as they are, where no forward pass of this round gave them; γ and η."""
         state = self.mixture
-        by_row = self._row_log_likelihoods()
-        state.log_likelihoods = sum_by_annotator(by_row, self.annotator_index, len(self.annotators))
-        before = state.responsibilities
         share = (state.round + 1) / len(self._ends)
+        n_each = self.args.e_step_rows if share < 1 else 0
+        by_row = self._row_log_likelihoods(
+            rows_to_ask(self.annotator_index, n_each, seed=self.args.seed + state.round)
+        )
+        state.log_likelihoods = scaled_sums(by_row, self.annotator_index, len(self.annotators))
+        before = state.responsibilities
         state.responsibilities = posterior_of_round(state, self.start, share=share, temper=temper)
         state.mixing_weights = mixing_weights(state.responsibilities)
         evidence = log_evidence(state.log_likelihoods, state.mixing_weights)
@@ -268,10 +276,14 @@ class MixtureDPOTrainer(Trainer):
         state.recorded = self._nothing_recorded(state.n_types)
         self.log(dict(found))
 
-    def _row_log_likelihoods(self) -> Tensor:
-        """(rows, n_types) nats: those recorded in this round's passes, the others computed now, by all processes."""
+    def _row_log_likelihoods(self, asked: Tensor | None = None) -> Tensor:
+        """(rows, n_types) nats: those recorded in this round's passes; of the others those asked for, (rows,) bool,
+        are computed now, by all processes. What is neither is NaN.
+        """
         recorded, prefs = self._gathered_records(), self.train_rows
         missing = torch.isnan(recorded).numpy()
+        if asked is not None:
+            missing &= asked.numpy()[:, None]
         wanted = np.zeros((len(self.items), self.n_types), dtype=bool)
         present = prefs.item_indices >= 0
         row_of, _ = present.nonzero()

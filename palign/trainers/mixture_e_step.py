@@ -5,14 +5,15 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from palign.functional.mixture import responsibilities
+from palign.functional.mixture import responsibilities, sum_by_annotator
 from palign.functional.mixture_checks import dead_types, duplicate_types, frozen_assignment
 from palign.trainers.cheap_start import CheapStart
 from palign.trainers.mixture_state import MixtureState
 
-__all__ = ["checks_of_round", "merged", "posterior_of_round"]
+__all__ = ["checks_of_round", "merged", "posterior_of_round", "rows_to_ask", "scaled_sums"]
 
 logger = logging.getLogger(__name__)
 SURE = 0.9
@@ -47,12 +48,41 @@ def posterior_of_round(state: MixtureState, start: CheapStart, *, share: float, 
     return state.responsibilities
 
 
+def rows_to_ask(annotator_index: Tensor, n_each: int, *, seed: int) -> Tensor:
+    """(rows,) bool: at most `n_each` rows of each annotator, drawn; all of them if it is 0."""
+    n_rows = len(annotator_index)
+    if n_each == 0:
+        return torch.ones(n_rows, dtype=torch.bool)
+    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
+    order = order[annotator_index[order].argsort(stable=True)]
+    index = annotator_index[order]
+    counts = torch.bincount(index)
+    position = torch.arange(n_rows) - (counts.cumsum(0) - counts)[index]
+    asked = torch.zeros(n_rows, dtype=torch.bool)
+    asked[order[position < n_each]] = True
+    return asked
+
+
+def scaled_sums(by_row: Tensor, annotator_index: Tensor, n_annotators: int) -> Tensor:
+    """(n_annotators, n_types): log-likelihoods of the rows that are known, times all rows over known rows of a person.
+
+    Args:
+        by_row: (rows, n_types) nats; a row with a NaN is not known. Everybody has a known row.
+        annotator_index: (rows,).
+    """
+    known = ~torch.isnan(by_row).any(1)
+    counts = torch.bincount(annotator_index, minlength=n_annotators)
+    n_known = torch.bincount(annotator_index[known], minlength=n_annotators)
+    sums = sum_by_annotator(by_row[known], annotator_index[known], n_annotators)
+    return sums * (counts / n_known)[:, None]
+
+
 def checks_of_round(state: MixtureState, start: CheapStart, by_row: Tensor) -> list[dict[str, Any]]:
     """Dead, duplicate and frozen types, of (rows, n_types) log-likelihoods under the adapters."""
     agreement = next((check["value"] for check in start.checks if check["name"] == "restart_stability"), None)
     checks = [
         dead_types(state.responsibilities),
-        duplicate_types(by_row),
+        duplicate_types(by_row[~torch.isnan(by_row).any(1)]),
         frozen_assignment(state.responsibilities, start.responsibilities, agreement=agreement),
     ]
     for check in checks:

@@ -1,0 +1,56 @@
+"""The E-step of a round: which rows it reads, how they are scaled, and whose word counts."""
+
+import numpy as np
+import torch
+
+from palign.functional.mixture import responsibilities
+from palign.trainers.cheap_start import CheapStart
+from palign.trainers.mixture_e_step import merged, posterior_of_round, rows_to_ask, scaled_sums
+from palign.trainers.mixture_state import MixtureState
+
+NAN = float("nan")
+
+
+def state(gamma: torch.Tensor, likelihoods: torch.Tensor) -> MixtureState:
+    return MixtureState(gamma, gamma.mean(0), likelihoods, torch.full((1, gamma.shape[1]), NAN, dtype=torch.float64))
+
+
+def test_at_most_so_many_rows_of_everybody() -> None:
+    index = torch.tensor([0] * 10 + [1] * 3 + [0] * 5)
+    asked = rows_to_ask(index, 4, seed=0)
+    assert torch.bincount(index[asked]).tolist() == [4, 3]
+    assert not torch.equal(asked, rows_to_ask(index, 4, seed=1))
+    assert torch.equal(asked, rows_to_ask(index, 4, seed=0))
+    assert bool(rows_to_ask(index, 0, seed=0).all())
+
+
+def test_known_rows_stand_for_all_by_hand() -> None:
+    by_row = torch.tensor([[-1.0, -2.0], [NAN, -1.0], [-3.0, -4.0], [-0.5, -0.25]], dtype=torch.float64)
+    index = torch.tensor([0, 0, 0, 1])
+    # annotator 0: (−1 − 3) · 3/2 and (−2 − 4) · 3/2; annotator 1 as they are
+    expected = torch.tensor([[-6.0, -9.0], [-0.5, -0.25]], dtype=torch.float64)
+    torch.testing.assert_close(scaled_sums(by_row, index, 2), expected)
+
+
+def test_early_rounds_hear_the_cheap_head_and_the_last_does_not() -> None:
+    gamma = torch.tensor([[0.6, 0.4], [0.4, 0.6]], dtype=torch.float64)
+    adapters = torch.tensor([[-1.0, -9.0], [-9.0, -1.0]], dtype=torch.float64)
+    cheap = torch.tensor([[-50.0, -1.0], [-50.0, -1.0]], dtype=torch.float64)
+    start = CheapStart(gamma, cheap)
+    early = posterior_of_round(state(gamma, adapters), start, share=0.5, temper=0.2)
+    assert early.argmax(1).tolist() == [1, 1]
+    torch.testing.assert_close(early, responsibilities(0.1 * adapters + 0.5 * cheap, gamma.mean(0)))
+    last = posterior_of_round(state(gamma, adapters), start, share=1.0, temper=1.0)
+    torch.testing.assert_close(last, responsibilities(adapters, gamma.mean(0)))
+
+
+def test_adapters_that_know_nobody_change_nobody() -> None:
+    gamma = torch.tensor([[0.99, 0.01], [0.99, 0.01], [0.02, 0.98]], dtype=torch.float64)
+    nothing = torch.full((3, 2), -5.0, dtype=torch.float64)
+    kept = posterior_of_round(state(gamma, nothing), CheapStart(gamma), share=1.0, temper=1.0)
+    assert torch.equal(kept, gamma)
+
+
+def test_parts_of_processes_are_merged() -> None:
+    found = merged([np.array([[1.0, NAN], [NAN, NAN]]), np.array([[NAN, 2.0], [3.0, NAN]])])
+    np.testing.assert_array_equal(found, [[1.0, 2.0], [3.0, NAN]])
