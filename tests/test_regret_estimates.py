@@ -164,6 +164,7 @@ def test_bootstrap_of_a_game_without_noise() -> None:
     assert bootstrap_game(values, n_draws=10, type_importance=[1.0, 3.0], beta=2.0).game.value == pytest.approx(3.0)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth(script) -> None:
     population = script.equal_scale_population(1)
     truth = script.solve_minmax_regret(population.regrets())

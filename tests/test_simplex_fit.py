@@ -128,6 +128,7 @@ def test_pair_log_likelihoods_are_the_log_of_the_sigmoid(n_rows: int) -> None:
     assert pair_log_likelihoods(margins.float(), support).dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_twenty_thousand_people_in_seconds() -> None:
     generator = torch.Generator().manual_seed(0)
     margins, index = torch.randn(400_000, 8, generator=generator), torch.arange(20_000).repeat_interleave(20)
