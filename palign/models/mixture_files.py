@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from accelerate import PartialState
 
 from palign.data.annotators import AnnotatorIndex
 
-__all__ = ["BASE", "MixtureRecord", "load_mixture", "mixture_card", "save_mixture"]
+__all__ = ["BASE", "MixtureRecord", "load_mixture", "mixture_card", "named_base", "save_mixture"]
 
 WORDS, PEOPLE, CARD, BASE = "mixture.json", "responsibilities.parquet", "README.md", "base_model"
 FORMAT = 1
@@ -108,6 +109,17 @@ def load_mixture(folder: str | Path) -> MixtureRecord:
         np.asarray(words["mixing_weights"], dtype=np.float64), words["beta"], words["max_length"],
         words["base_model"], words["rounds"], {name: value for name, value in words.items() if name not in KNOWN},
     )  # fmt: skip
+
+
+def named_base(model: Any, tokenizer: Any, output_dir: Path) -> str | None:
+    """The base's name or folder; one made in the process is saved beside the adapters, and None says so."""
+    beside = output_dir / BASE
+    if not model.name_or_path:
+        if PartialState().is_main_process:
+            model.save_pretrained(beside)
+            tokenizer.save_pretrained(beside)
+        model.name_or_path = str(beside)
+    return None if Path(model.name_or_path) == beside else model.name_or_path
 
 
 def mixture_card(record: MixtureRecord) -> str:

@@ -18,6 +18,7 @@ from palign.data.synthetic_text import (
     make_prompts,
     make_text_population,
     preference_rows,
+    ranking_rows,
 )
 from palign.models.pal import PALRewardModel
 from palign.models.tiny import make_tiny_lm, make_tiny_tokenizer, train_tiny_lm
@@ -86,6 +87,30 @@ def make_embedded_default(
     model = make_tiny_lm(tokenizer, seed=seed)
     train_tiny_lm(model, tokenizer, told, completions, n_steps=n_steps, seed=seed, show_progress=show_progress)
     return EmbeddedDefault(population, model, tokenizer, prompts[N_EVAL_PROMPTS:], prompts[:N_EVAL_PROMPTS])
+
+
+def embedded_rankings(
+    population: TextPopulation,
+    train_prompts: list[str],
+    eval_prompts: list[str],
+    *,
+    n_each: int,
+    n_items: int,
+    seed: int,
+) -> tuple[Preferences, Preferences]:
+    """Rankings of everybody over the training prompts, and over prompts that training never sees.
+
+    A completion begins with a space, since a policy's prompt and completion are tokenised as one text.
+    """
+    parts = []
+    for number, prompts in enumerate((train_prompts, eval_prompts)):
+        rows = ranking_rows(
+            population, n_per_annotator=n_each, n_items=n_items, prompts=prompts, seed=2 * seed + number
+        )
+        for row in rows:
+            row["completions"] = [f" {text}" for text in row["completions"]]
+        parts.append(Preferences.from_rows(rows))
+    return parts[0], parts[1]
 
 
 def train_embedded_reward(

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer
 from palign.data.arguments import DataArguments
 from palign.data.preferences import Preferences
 from palign.data.splits import split_by_prompt
-from palign.data.synthetic_text import gold_utility, make_prompts, make_text_population, ranking_rows
+from palign.data.synthetic_text import gold_utility, make_prompts, make_text_population
 from palign.models.adapters import CONFIG
 from palign.models.checkpoints import looks_like_path, require_model_folder
 from palign.models.mixture_files import BASE, MixtureRecord, load_mixture
@@ -20,7 +20,7 @@ from palign.models.mixture_policy import MixturePolicy
 from palign.models.pal import PALRewardModel
 from palign.models.policy_values import readable_prompts
 from palign.models.single_adapter import require_adapter_folder
-from palign.trainers.embedded import N_EVAL_PROMPTS
+from palign.trainers.embedded import N_EVAL_PROMPTS, embedded_rankings
 from palign.trainers.fair_policy_arguments import FairPolicyArguments
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.fair_policy_trainer import FairPolicyTrainer, prompts_of, require_several_types
@@ -102,15 +102,14 @@ def embedded_rows(record: MixtureRecord, script: FairPolicyArguments) -> tuple[P
         )
     prompts = [str(prompt) for prompt in np.random.default_rng(seed).permutation(make_prompts())]
     n_each = int(np.median(record.n_rows))
-    parts = []
-    for number, part in enumerate((prompts[N_EVAL_PROMPTS:], prompts[:N_EVAL_PROMPTS])):
-        rows = ranking_rows(
-            population, n_per_annotator=n_each, n_items=script.n_items, prompts=part, seed=2 * seed + number
-        )
-        for row in rows:  # prompt and completion are tokenised as one text
-            row["completions"] = [f" {text}" for text in row["completions"]]
-        parts.append(Preferences.from_rows(rows))
-    return parts[0], parts[1]
+    return embedded_rankings(
+        population,
+        prompts[N_EVAL_PROMPTS:],
+        prompts[:N_EVAL_PROMPTS],
+        n_each=n_each,
+        n_items=script.n_items,
+        seed=seed,
+    )
 
 
 def type_labels(record: MixtureRecord, rows: Preferences, column: str) -> list[str] | None:
@@ -202,8 +201,7 @@ def _given(setup: MixtureSetup, script: FairPolicyArguments) -> MixtureDPOTraine
                 f"--types_from declared needs the group of every annotator, and the rows have no column "
                 f"{script.type_column!r}. Name it with --type_column."
             )
-        _, types = np.unique(setup.truth, return_inverse=True)
-        responsibilities = np.eye(int(types.max()) + 1)[types]
+        responsibilities = setup.declared_responsibilities()
     else:
         pal = PALRewardModel.from_pretrained(script.pal_path)
         responsibilities = pal.weights_for(setup.train_rows.annotators().ids).detach().cpu().numpy()

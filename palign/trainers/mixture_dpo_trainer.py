@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from peft import PeftConfig
 from torch import Tensor, nn
@@ -53,7 +52,7 @@ from palign.models.adapters import (
     save_type_adapters,
 )
 from palign.models.completions import TokenizedItems
-from palign.models.mixture_files import BASE, MixtureRecord, save_mixture
+from palign.models.mixture_files import MixtureRecord, named_base, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import reference_pass
 from palign.models.type_scores import implicit_rewards, row_log_likelihoods, type_logps
@@ -136,7 +135,7 @@ class MixtureDPOTrainer(Trainer):
             torch.zeros(len(self.annotators), self.start.n_types, dtype=torch.float64),
             self._nothing_recorded(),
         )
-        self._base_model = _named_base(model, processing_class, Path(args.output_dir))
+        self._base_model = named_base(model, processing_class, Path(args.output_dir))
         self.policies = TypePolicies(add_type_adapters(model, peft_config, self.start.n_types, seed=args.seed))
         if args.disable_dropout:
             _disable_dropout(self.policies)
@@ -170,7 +169,6 @@ class MixtureDPOTrainer(Trainer):
                 when the round began, and so is what lies in `output_dir`.
         """
         require_grad(self.policies.policy)
-        self._take_snapshot()
         try:
             return super().train(*args, **kwargs)
         except DivergenceError as error:
@@ -273,7 +271,7 @@ class MixtureDPOTrainer(Trainer):
         } | {f"mixture/weight_type_{k}": float(w) for k, w in enumerate(state.mixing_weights)}
         checks = checks_of_round(state, self.start, by_row)
         state.history.append({"round": state.round + 1, "step": self.state.global_step, **found, "checks": checks})
-        state.recorded = self._nothing_recorded(state.n_types)
+        state.recorded = self._nothing_recorded()
         self.log(dict(found))
 
     def _row_log_likelihoods(self, asked: Tensor | None = None) -> Tensor:
@@ -299,9 +297,8 @@ class MixtureDPOTrainer(Trainer):
         own = type_logps(self.policies, self.items, wanted, rank=rank, n_ranks=n_ranks, **settings)
         return own if n_ranks == 1 else merged(gather_object([own]))
 
-    def _nothing_recorded(self, n_types: int | None = None) -> Tensor:
-        shape = (len(self.train_rows), self.start.n_types if n_types is None else n_types)
-        return torch.full(shape, float("nan"), dtype=torch.float64)
+    def _nothing_recorded(self) -> Tensor:
+        return torch.full((len(self.train_rows), self.start.n_types), float("nan"), dtype=torch.float64)
 
     def _gathered_records(self) -> Tensor:
         recorded = self.mixture.recorded
@@ -325,8 +322,6 @@ class MixtureDPOTrainer(Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        if state_dict is not None:
-            state_dict = {name.removeprefix("policy."): tensor for name, tensor in state_dict.items()}
         save_type_adapters(self.policies.policy, folder, state_dict)
         self.processing_class.save_pretrained(folder)
         save_mixture(self.record(), folder)
@@ -344,7 +339,6 @@ class MixtureDPOTrainer(Trainer):
         read_type_adapters(self.policies.policy, resume_from_checkpoint)
         require_grad(self.policies.policy)
         self.mixture = state
-        self._take_snapshot()
 
     def record(self) -> MixtureRecord:
         """Everything but the adapters, as mixture.json and responsibilities.parquet hold it."""
@@ -428,17 +422,6 @@ class RoundCallback(TrainerCallback):
         if self.trainer.end_step():
             control.should_save = True
         control.should_log = should_log  # logging the round would count as the step's own log
-
-
-def _named_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output_dir: Path) -> str | None:
-    """The base's name or folder; one made in the process is saved beside the adapters, and None says so."""
-    beside = output_dir / BASE
-    if not model.name_or_path:
-        if PartialState().is_main_process:
-            model.save_pretrained(beside)
-            tokenizer.save_pretrained(beside)
-        model.name_or_path = str(beside)
-    return None if Path(model.name_or_path) == beside else model.name_or_path
 
 
 def _disable_dropout(model: nn.Module) -> None:

@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from peft import PeftConfig
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import ModelConfig, get_peft_config
 
 from palign.data.arguments import DataArguments
 from palign.data.preferences import Preferences
 from palign.data.splits import split_by_prompt, split_by_row
-from palign.data.synthetic_text import ranking_rows
 from palign.data.vote_counts import count_votes
 from palign.models.checkpoints import require_model_folder
-from palign.models.mixture_files import BASE
-from palign.trainers.embedded import make_embedded_default
+from palign.models.mixture_files import named_base
+from palign.trainers.embedded import embedded_rankings, make_embedded_default
 from palign.trainers.mixture_dpo_arguments import MixtureArguments
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
@@ -63,14 +62,17 @@ class MixtureSetup:
         elif name == "cluster":
             args.types_from = TypesFrom.CLUSTER.value
         elif name == "oracle":
-            args.types_from = TypesFrom.GIVEN.value
-            _, types = np.unique(self.truth, return_inverse=True)
-            given = torch.eye(int(types.max()) + 1, dtype=torch.float64)[types]
+            args.types_from, given = TypesFrom.GIVEN.value, self.declared_responsibilities()
         set_seed(args.seed)
         return MixtureDPOTrainer(
             self.model, args, self.train_rows, self.eval_rows, processing_class=self.tokenizer,
             peft_config=copy.deepcopy(self.peft_config), responsibilities=given,
         )  # fmt: skip
+
+    def declared_responsibilities(self) -> Tensor:
+        """(n_annotators, n_groups) float64, one-hot: everybody's declared type."""
+        _, types = np.unique(self.truth, return_inverse=True)
+        return torch.eye(int(types.max()) + 1, dtype=torch.float64)[types]
 
     def release(self, trainer: MixtureDPOTrainer) -> None:
         """Take a trainer's adapters off the model, for the next one."""
@@ -159,21 +161,9 @@ def _embedded(
     default = make_embedded_default(
         n_annotators=script.n_annotators, n_steps=script.lm_steps, seed=args.seed, show_progress=not args.disable_tqdm
     )
-    rows = [
-        ranking_rows(
-            default.population,
-            n_per_annotator=script.n_per_annotator,
-            n_items=script.n_items,
-            prompts=prompts,
-            seed=seed,
-        )  # fmt: skip
-        for seed, prompts in enumerate((default.train_prompts, default.eval_prompts), start=2 * args.seed)
-    ]
-    for row in (row for part in rows for row in part):  # prompt and completion are tokenised as one text
-        row["completions"] = [f" {text}" for text in row["completions"]]
-    base = Path(args.output_dir) / BASE  # so that the adapters can be loaded by anybody
-    if PartialState().is_main_process:
-        default.language_model.save_pretrained(base)
-        default.tokenizer.save_pretrained(base)
-    default.language_model.name_or_path = str(base)
-    return default.language_model, default.tokenizer, *(Preferences.from_rows(part) for part in rows)
+    rows = embedded_rankings(
+        default.population, default.train_prompts, default.eval_prompts, n_each=script.n_per_annotator,
+        n_items=script.n_items, seed=args.seed,
+    )  # fmt: skip
+    named_base(default.language_model, default.tokenizer, Path(args.output_dir))  # for all trainings of the model
+    return default.language_model, default.tokenizer, *rows
