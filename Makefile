@@ -1,4 +1,5 @@
 # setup: the environment, once   demo: nothing → PPO → report   test: all but the slow   fast: floor 0 only
+# slow: the rest of the tests   docs: the pages as a site   readme: every command of README and docs
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,14 +12,14 @@ PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
 # a module of palign/functional and its test have one name
 FLOOR_0 := $(wildcard $(patsubst palign/functional/%.py,tests/test_%.py,$(wildcard palign/functional/[a-z]*.py)))
 
-.PHONY: setup demo test fast slow style format clean
+.PHONY: setup demo test fast slow docs readme style format clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("palign needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; say PYTHON=python3.11 make ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[ppo,dev,report]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[ppo,dev,report,docs]"
 	@touch $@
 
 demo: setup
@@ -33,6 +34,12 @@ fast: setup
 slow: setup
 	$(PYTEST) -m slow $(ARGS)
 
+docs: setup
+	$(BIN)/mkdocs build --strict --quiet
+
+readme: setup
+	$(TEST_ENV) $(BIN)/python scripts/check_readme.py $(ARGS)
+
 style: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -42,4 +49,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache

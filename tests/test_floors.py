@@ -23,6 +23,9 @@ MAY_IMPORT = {
     "rewards": ("functional", "models", "data", "conditioning"),
     "trainers": ("functional", "models", "data", "conditioning", "rewards", "trainers"),
     "evaluation": ("functional", "models", "data", "conditioning", "rewards", "evaluation"),
+    "option_help": (),
+    "command": ("option_help",),  # it runs recipes, by their files, and imports none
+    "__main__": ("command",),
 }
 FLOOR_0_MAY_IMPORT = {"torch", "scipy", "numpy", "palign"} | set(sys.stdlib_module_names)
 

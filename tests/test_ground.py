@@ -30,7 +30,7 @@ def test_constraints_are_exact_and_hold_for_everything_required() -> None:
     pins = {match[1].lower().replace("_", "-"): match[2] for match in map(PIN.fullmatch, lines) if match}
     assert len(pins) == len(lines)  # no paths, no ranges, no local builds
     extras = PROJECT["optional-dependencies"]
-    required = [*PROJECT["dependencies"], *extras["ppo"], *extras["report"], *extras["dev"]]
+    required = [*PROJECT["dependencies"], *extras["ppo"], *extras["report"], *extras["dev"], *extras["docs"]]
     assert {name_of(requirement) for requirement in required} <= set(pins)
     assert pins["trl"].startswith("1.12.")
 

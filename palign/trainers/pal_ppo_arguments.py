@@ -45,7 +45,7 @@ class PolicyArguments:
     group_columns: list[str] = field(default_factory=list, metadata={"help": "Further columns to report by."})
     compare_with: list[str] = field(
         default_factory=list,
-        metadata={"help": f"Further policies to train: {', '.join(c.value for c in PolicyConditioning)}."},
+        metadata={"help": "Further policies to train: any of 'none', 'prompt', 'adapter'."},
     )
     value_model_layers: int | None = field(
         default=None, metadata={"help": "Layers of the policy that the value model keeps; all of them if unset."}

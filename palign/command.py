@@ -1,0 +1,142 @@
+"""The `palign` command: every recipe under a short name, from a checkout or from an installed wheel.
+
+    palign reward --dataset_name rows.jsonl --model_name_or_path MODEL
+    accelerate launch -m palign reward --config my.yaml          # several processes
+
+A sub-command runs the file in `recipes/` and nothing else: same flags, same YAML, same output. Nothing heavy is
+imported before a recipe is, so help comes at once.
+"""
+
+import importlib
+import importlib.util
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from palign import __version__
+from palign.option_help import WIDTH, describe
+
+__all__ = ["COMMANDS", "Command", "load_recipe", "main", "recipe_folder"]
+
+HERE = Path(__file__).parent
+TRAINING = "transformers.TrainingArguments"
+MODEL = "trl.ModelConfig"
+ROWS = ("data/arguments.py:DataArguments", "data/columns.py:ColumnNames")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One sub-command.
+
+    Attributes:
+        recipe: file in `recipes/`, without its ending.
+        text: what it does, in one line.
+        options: `file:dataclass` of its arguments, files as seen from the package.
+        inherited: classes outside the package whose fields are options, too.
+        shown: the inherited options that are named in its help.
+    """
+
+    recipe: str
+    text: str
+    options: tuple[str, ...]
+    inherited: tuple[str, ...]
+    shown: str = "output_dir seed num_train_epochs learning_rate per_device_train_batch_size use_cpu report_to"
+
+
+COMMANDS = {
+    "reward": Command(
+        "pal_reward", "a reward model that knows who it scores for (PAL)",
+        ("trainers/pal_reward_arguments.py:RewardArguments", *ROWS, "trainers/pal_reward_config.py:PALRewardConfig"),
+        (TRAINING, MODEL), "model_name_or_path use_peft lora_r output_dir seed use_cpu report_to",
+    ),
+    "ppo": Command(
+        "ppo_pal", "PPO with the reward of the person each prompt belongs to",
+        ("trainers/pal_ppo_arguments.py:PolicyArguments", "trainers/pal_ppo_config.py:PALPPOConfig"),
+        ("trl.experimental.ppo.PPOConfig", MODEL),
+        "model_name_or_path use_peft lora_r total_episodes num_ppo_epochs kl_coef response_length learning_rate "
+        "per_device_train_batch_size output_dir seed use_cpu report_to",
+    ),
+    "em-dpo": Command(
+        "em_dpo", "latent types of annotators, and one LoRA adapter for each (EM mixture-DPO)",
+        ("trainers/mixture_dpo_arguments.py:MixtureArguments", *ROWS,
+         "trainers/mixture_dpo_config.py:MixtureDPOConfig"),
+        (TRAINING, MODEL),
+        "model_name_or_path lora_r lora_alpha num_train_epochs per_device_train_batch_size output_dir seed use_cpu "
+        "resume_from_checkpoint report_to",
+    ),
+    "fair": Command(
+        "fair_policy", "K type policies in, one fair LoRA policy out (min-max regret)",
+        ("trainers/fair_policy_arguments.py:FairPolicyArguments", *ROWS,
+         "trainers/fair_policy_config.py:FairPolicyConfig"),
+        (TRAINING,),
+    ),
+}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sub-command; returns the exit status (2: no such sub-command)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if argv[0] == "--version":
+        print(f"palign {__version__}")
+        return 0
+    name, flags = argv[0], argv[1:]
+    if name not in COMMANDS:
+        print(f"palign: there is no sub-command {name!r}; choose from {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    if "-h" in flags or "--help" in flags:
+        print(command_help(name))
+        return 0
+    sys.argv[0] = f"palign {name}"  # what a parser calls itself
+    load_recipe(COMMANDS[name].recipe).main(["--help" if flag == "--help-all" else flag for flag in flags])
+    return 0
+
+
+def recipe_folder() -> Path:
+    """Where the recipes lie: inside an installed package, or beside the package in a checkout."""
+    for folder in (HERE / "recipes", HERE.parent / "recipes"):
+        if (folder / "pal_reward.py").is_file():
+            return folder
+    raise RuntimeError(
+        f"No recipes lie in or beside {HERE}: this installation of palign is not whole. Install it again."
+    )
+
+
+def load_recipe(name: str) -> ModuleType:
+    """`recipes/<name>.py` as a module; its `main(argv)` runs it."""
+    spec = importlib.util.spec_from_file_location(f"palign_recipe_{name}", recipe_folder() / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def overview() -> str:
+    """What `palign --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.text}" for name, command in COMMANDS.items()]
+    return "\n".join([
+        f"palign {__version__}: rewards and policies that know who they serve", "",
+        "usage: palign SUB-COMMAND [--config FILE.yaml] [--OPTION VALUE ...]", "", *lines, "",
+        "Every sub-command runs its embedded default when nothing is given.",
+        "palign SUB-COMMAND --help lists its options. Several processes: accelerate launch -m palign SUB-COMMAND ...",
+    ])  # fmt: skip
+
+
+def command_help(name: str) -> str:
+    """What `palign SUB-COMMAND --help` prints."""
+    command = COMMANDS[name]
+    lines = [f"palign {name}: {command.text}", "", f"usage: palign {name} [--config FILE.yaml] [--OPTION VALUE ...]"]
+    lines += ["", "  --config FILE.yaml  options by name; flags win over the file, an unknown name is an error"]
+    for source in command.options:
+        file, kind = source.split(":")
+        lines += ["", f"{kind}:", *describe(HERE / file, kind)]
+    if command.inherited:
+        shown = " ".join(f"--{option}" for option in command.shown.split())
+        text = f"And those of {' and '.join(command.inherited)}, {shown} among them; palign {name} --help-all lists "
+        lines += ["", *textwrap.wrap(text + "every one (it takes some seconds to ask those packages).", WIDTH)]
+    return "\n".join(lines)
