@@ -21,6 +21,12 @@ POPULATIONS = {  # people in each group, mean accuracy of each group
     "four groups, equal": ((15, 20, 30, 40), (0.70, 0.70, 0.70, 0.70)),
     "two groups of 5 and 8": ((5, 8), (0.65, 0.80)),
 }
+FURTHER = {  # more groups, other patterns
+    "one group lower than three": ((15, 20, 30, 40), (0.60, 0.75, 0.75, 0.75)),
+    "four groups, .68 to .72": ((15, 20, 30, 40), (0.68, 0.70, 0.71, 0.72)),
+    "ten groups of 12, equal": ((12,) * 10, (0.70,) * 10),
+    "twenty groups of 8, .60 to .80": ((8,) * 20, tuple(0.60 + 0.2 * k / 19 for k in range(20))),
+}
 
 
 def draw_table(
@@ -61,7 +67,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     print("| population | people resampled | rows resampled | width, people | width, rows |\n|---|---|---|---|---|")
-    for name, (sizes, means) in POPULATIONS.items():
+    for name, (sizes, means) in (POPULATIONS | FURTHER).items():
         found = coverage(sizes, means, options.repetitions, options.seed)
         (people, wide), (rows, narrow) = found["annotator_id"], found["row"]
         print(f"| {name} | {people:.3f} | {rows:.3f} | {wide:.3f} | {narrow:.3f} |", flush=True)

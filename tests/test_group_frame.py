@@ -188,11 +188,19 @@ def test_extremes_are_held_and_the_rest_of_people_counted() -> None:
     np.testing.assert_allclose(held[:, 0], first - second)
     np.testing.assert_allclose(free[:, 0], np.abs(first - second))
     assert held.min() < 0 <= free.min()
-    expected = bounds(frame.gap().to_numpy(), held, 0.9, 19.0, free=free)  # twenty people in either group
-    ends = frame.interval("gap", n_resamples=300).loc["accuracy"]
-    assert ends["low"] == pytest.approx(max(expected[0].item(), 0))
-    assert ends["high"] == pytest.approx(expected[1].item())
+    least, free = by_group[:, int(frame.worst()["group"].item())][:, None], by_group.min(axis=1)[:, None]
+    value = np.array([frame.worst()["value"].item()])
+    expected = bounds(value, least, 0.9, 19.0, free=free)  # twenty people in either group
+    ends = frame.interval("worst", n_resamples=300).loc["accuracy"]
+    assert ends.tolist() == pytest.approx([expected[0].item(), expected[1].item()])
     assert [frame.degrees_of_freedom(stat) for stat in ("overall", "gini")] == [39.0, 39.0]
+
+
+def test_one_drawing_for_all_statistics_gives_the_same_intervals() -> None:
+    frame = GroupFrame(population(), metrics=["accuracy", "regret"], groups="group")
+    together = frame.intervals(["overall", "gap", "by_group", "cvar"], n_resamples=200)
+    for stat, ends in together.items():
+        pd.testing.assert_frame_equal(ends, frame.interval(stat, n_resamples=200))
 
 
 def test_spread_of_a_mean_is_the_standard_error_over_people() -> None:

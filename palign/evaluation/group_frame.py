@@ -10,10 +10,10 @@ Shaped after fairlearn's ``MetricFrame`` (disaggregate first, aggregate last), w
 The resampling: of the n annotators of a group, n - 1 are drawn with replacement, which makes the variance of a mean
 unbiased (Rao and Wu 1988) where n draws make it too small by (n - 1)/n; the percentiles are widened from the normal to
 Student's t (Hesterberg 2015, section 3.3). Overall and by-group intervals are these percentiles. The gap between the
-best and the worst of several noisy numbers is too large on average, and its bootstrap is so once more; so for worst,
-gap and ratio the spread is taken with the two groups held that are the extremes of the table, and the interval is
-moved by the bias that the bootstrap shows (mean of the statistic over resamples less its estimate), as for gini and
-cvar. ``scripts/coverage_bootstrap.py`` measures the coverage; ``docs/fairness.md`` has the figures. Source of the
+best and the worst of several noisy numbers is too large on average; its interval is the set of true gaps that could
+have given it (palign.evaluation.gap_interval). For worst and ratio the spread is taken with the two groups held that
+are the extremes of the table, and the interval is moved by the bias that the bootstrap shows (mean of the statistic
+over resamples less its estimate), as for gini and cvar. ``scripts/coverage_bootstrap.py`` measures the coverage; ``docs/fairness.md`` has the figures. Source of the
 clustering argument: Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8.
 """
 
@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from palign.evaluation.clusters import Clusters, draw_weights
+from palign.evaluation.gap_interval import gap_bounds
 from palign.evaluation.inequality import cvar, gap, gini, ratio, worst
 from palign.evaluation.intervals import bounds
 from palign.evaluation.tables import check_columns, check_numbers, group_labels
@@ -214,34 +215,56 @@ class GroupFrame:
             annotator: then people are resampled, and ``gini`` and ``cvar`` are over them). One seed draws the same
             people for every statistic and metric, so differences of replicates are paired.
         """
-        if stat not in STATISTICS:
-            raise ValueError(f"there is no statistic {stat!r}; choose one of {', '.join(STATISTICS)}.")
-        rng = np.random.default_rng(seed)
-        widest = max(self._clusters.n_people, len(self.labels) * len(self.metrics), 1)
-        at_once = max(1, min(n_resamples, ELEMENTS_AT_ONCE // widest))
-        parts = []
-        for start in range(0, n_resamples, at_once):
-            drawn = draw_weights(self._clusters.strata, min(at_once, n_resamples - start), rng)
-            parts.append(self._replicates_of(stat, drawn, alpha, hold_extremes))
-        return np.concatenate(parts)
+        return self._replicates([(stat, hold_extremes)], seed, n_resamples, alpha)[0]
 
-    def _replicates_of(self, stat: str, drawn: np.ndarray, alpha: float, hold_extremes: bool) -> np.ndarray:
-        clusters = self._clusters
+    def _replicates(
+        self, wanted: Sequence[tuple[str, bool]], seed: int, n_resamples: int, alpha: float
+    ) -> list[np.ndarray]:
+        """Replicates of several (statistic, with extremes held) from one drawing of people."""
+        for stat, _ in wanted:
+            if stat not in STATISTICS:
+                raise ValueError(f"there is no statistic {stat!r}; choose one of {', '.join(STATISTICS)}.")
+        rng, clusters = np.random.default_rng(seed), self._clusters
+        widest = max(clusters.n_people, len(self.labels) * len(self.metrics), 1)
+        at_once = max(1, min(n_resamples, ELEMENTS_AT_ONCE // widest))
+        of_groups = any(stat != "overall" for stat, _ in wanted)
+        parts: list[list[np.ndarray]] = [[] for _ in wanted]
+        for start in range(0, n_resamples, at_once):
+            drawn = draw_weights(clusters.strata, min(at_once, n_resamples - start), rng)
+            values = clusters.group_means(drawn) if of_groups else np.empty(0)
+            if of_groups:
+                values[:, self._masked] = np.nan
+            for part, (stat, held) in zip(parts, wanted, strict=True):
+                part.append(self._replicates_of(stat, drawn, values, alpha, held))
+        return [np.concatenate(part) for part in parts]
+
+    def _replicates_of(
+        self, stat: str, drawn: np.ndarray, values: np.ndarray, alpha: float, hold_extremes: bool
+    ) -> np.ndarray:
+        clusters, n_metrics = self._clusters, len(self.metrics)
         if stat == "overall":
             means = clusters.overall_means(drawn)
             return means if clusters.n_people > 1 else np.full_like(means, np.nan)
-        values = clusters.group_means(drawn)
-        single = clusters.n_annotators == 1
         if stat == "by_group":
-            values[:, single | self._masked] = np.nan
-            return values
-        values[:, self._masked] = np.nan
-        if stat in ("gini", "cvar") and single.all() and clusters.is_nested and len(self.labels) > 1:
+            return np.where((clusters.n_annotators == 1)[:, None], np.nan, values)
+        if stat in ("gini", "cvar") and self._are_people:
             return self._statistic(stat, values, clusters.n_drawn(drawn), alpha)
+        if not self._has_spread:
+            return np.full((len(drawn), n_metrics), np.nan)
         held = hold_extremes and stat in ("worst", "gap", "ratio")
-        result = self._of_held_groups(stat, values) if held else self._statistic(stat, values, None, alpha)
+        return self._of_held_groups(stat, values) if held else self._statistic(stat, values, None, alpha)
+
+    @property
+    def _are_people(self) -> bool:
+        """Every group is one person, and there are several: then people are resampled, not groups."""
+        clusters = self._clusters
+        return bool((clusters.n_annotators == 1).all()) and clusters.is_nested and len(self.labels) > 1
+
+    @property
+    def _has_spread(self) -> bool:
+        """At least two groups are shown, and none of those is a single person."""
         shown = ~self._masked
-        return result if shown.sum() > 1 and not (single & shown).any() else np.full_like(result, np.nan)
+        return bool(shown.sum() > 1 and not ((self._clusters.n_annotators == 1) & shown).any())
 
     def _of_held_groups(self, stat: str, values: np.ndarray) -> np.ndarray:
         """worst, gap or ratio of (n, n_groups, n_metrics) between the table's own extreme groups → (n, n_metrics)."""
@@ -271,16 +294,47 @@ class GroupFrame:
             Columns ``low`` and ``high``, indexed by metric; for ``by_group`` by (group columns …, ``metric``). NaN
             where no interval can be given; :attr:`notes` says why.
         """
+        return self.intervals([stat], level=level, seed=seed, n_resamples=n_resamples, alpha=alpha)[stat]
+
+    def intervals(
+        self, stats: Sequence[str], *, level: float = 0.9, seed: int = 0, n_resamples: int = 1000, alpha: float = 0.1
+    ) -> dict[str, pd.DataFrame]:
+        """:meth:`interval` of several statistics from one drawing of people, which is what takes the time."""
         if not 0 < level < 1:
             raise ValueError(
                 f"level is {level}; it is the coverage aimed at and must lie between 0 and 1, such as 0.9."
             )
-        options = {"seed": seed, "n_resamples": n_resamples, "alpha": alpha}
-        draws = self.replicates(stat, hold_extremes=True, **options)
-        free = self.replicates(stat, **options) if stat in SPREADS else None
-        low, high = bounds(self.estimate(stat, alpha=alpha), draws, level, self.degrees_of_freedom(stat), free=free)
-        if stat in ("gap", "gini", "ratio"):
-            low, high = (np.clip(end, 0.0, np.inf if stat == "gap" else 1.0) for end in (low, high))
+        source = {stat: "by_group" if stat == "gap" and self._has_spread else stat for stat in stats}
+        wanted = [(name, True) for name in source.values()]
+        wanted += [(stat, False) for stat in stats if stat in SPREADS and stat != "gap"]
+        wanted = list(dict.fromkeys(wanted))
+        found = dict(zip(wanted, self._replicates(wanted, seed, n_resamples, alpha), strict=True))
+        ends = {}
+        for stat in stats:
+            draws = found[source[stat], True]
+            if stat == "gap" and self._has_spread:
+                low, high = self._gap_ends(draws, level, seed)
+            else:
+                estimate, free = self.estimate(stat, alpha=alpha), found.get((stat, False))
+                low, high = bounds(estimate, draws, level, self.degrees_of_freedom(stat), free=free)
+            if stat in ("gini", "ratio"):
+                low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
+            ends[stat] = self._as_table(stat, low, high)
+        return ends
+
+    def _gap_ends(self, draws: np.ndarray, level: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Interval of the gap of each metric from group values (n_resamples, n_groups, n_metrics)."""
+        clusters, shown = self._clusters, ~self._masked
+        degrees = (clusters.n_annotators[shown] - 1.0) if clusters.is_nested else max(clusters.n_people - 1.0, 1.0)
+        values = self.by_group[self.metrics].to_numpy()[shown]
+        ends = [
+            gap_bounds(values[:, place], draws[:, shown, place], degrees, level=level, seed=seed)
+            for place in range(len(self.metrics))
+        ]
+        low, high = np.array(ends).T
+        return low, high
+
+    def _as_table(self, stat: str, low: np.ndarray, high: np.ndarray) -> pd.DataFrame:
         if stat != "by_group":
             return pd.DataFrame({"low": low, "high": high}, index=self.metrics)
         names = [*(self.by_group.index.names if self.group_columns else ["group"]), "metric"]

@@ -206,8 +206,9 @@ def _frame_record(groups: Groups, frame: GroupFrame, settings: Settings) -> dict
     """A frame with every statistic and interval, as plain values."""
     options = {"level": settings.level, "seed": settings.seed, "n_resamples": settings.n_resamples, "alpha": ALPHA}
     of_people = groups == settings.annotator_column
-    ends = {stat: frame.interval(stat, **options) for stat in ("overall", *SPREADS)}
-    by_group = None if of_people else frame.interval("by_group", **options)
+    statistics = ("overall", *SPREADS)
+    ends = frame.intervals(statistics if of_people else (*statistics, "by_group"), **options)
+    by_group = ends.pop("by_group", None)
     listed = not of_people or (settings.min_group_size <= 1 and len(frame.by_group) <= ANNOTATORS_LISTED)
     record: dict[str, Any] = {
         "groups": list(_names(groups)),

@@ -58,7 +58,7 @@ def group_labels(table: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarra
     """
     if not columns:
         return np.zeros(len(table), dtype=np.int64), pd.Index(["(everybody)"], name="group")
-    texts = [table[name].map(_label) for name in columns]
+    texts = [_texts(table[name]) for name in columns]
     if len(columns) == 1:
         labels = sorted(texts[0].unique(), key=_reading_order)
         index = pd.Index(labels, name=columns[0], dtype=object)
@@ -67,6 +67,14 @@ def group_labels(table: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarra
     labels = sorted(rows.unique(), key=lambda label: [_reading_order(part) for part in label])
     index = pd.MultiIndex.from_tuples(labels, names=list(columns))
     return index.get_indexer(rows).astype(np.int64), index
+
+
+def _texts(column: pd.Series) -> pd.Series:
+    """Labels of a column's values; where values are of one type each different one is read once."""
+    if column.dtype == object:  # 1, 1.0 and True are one key and three labels
+        return column.map(_label)
+    codes, values = pd.factorize(column, use_na_sentinel=False)
+    return pd.Series(np.array([_label(value) for value in values], dtype=object)[codes], index=column.index)
 
 
 def _label(value: object) -> str:
