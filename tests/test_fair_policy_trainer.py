@@ -91,7 +91,7 @@ def test_a_finished_route_is_not_trained_again(finished: FairPolicyTrainer, monk
     mixture = finished.mixture
     for name in (*ALL, "pooled"):
         mixture.policies.policy.delete_adapter(name)
-    monkeypatch.setattr("palign.trainers.fair_builders.RouteBuilder._fit", refuse)
+    monkeypatch.setattr("palign.trainers.fair_builders.RouteBuilder.fit", refuse)
     again = make_trainer(finished.output_dir, mixture, max_kl=1e6)
     found = again.train()
     assert found["table"] == finished.record["table"]

@@ -9,6 +9,7 @@ from nearly one pooled reward.
 """
 
 from enum import StrEnum
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +87,15 @@ def mlp(hidden_size: int, inner_size: int, preference_dim: int, n_layers: int, d
 
 
 class PointHead(nn.Module):
-    """What both variants share: f, the similarity, and scores from points and ideal points."""
+    """What both variants share: f, the similarity, and scores from points and ideal points.
+
+    Attributes:
+        default_similarity: where `PALConfig.similarity` is None.
+        reads_prompts: whether `prompt_states` are needed.
+    """
+
+    default_similarity: ClassVar[Similarity] = Similarity.SQUARED_DISTANCE
+    reads_prompts: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -191,6 +200,9 @@ class FixedPointHead(PointHead):
 
 class PromptPointHead(PointHead):
     """PAL-B: the ideal point is a mixture of K functions g_k of the prompt."""
+
+    default_similarity = Similarity.COSINE
+    reads_prompts = True
 
     def __init__(self, hidden_size: int, *, similarity: Similarity | str = Similarity.COSINE, **options: object):
         super().__init__(hidden_size, similarity=similarity, **options)

@@ -174,7 +174,7 @@ class PALRewardModel(nn.Module):
     @property
     def needs_prompts(self) -> bool:
         """Whether the head reads the prompt's own state (PAL-B)."""
-        return self.config.variant == "prompt"
+        return self.head.reads_prompts
 
     @torch.no_grad()
     def score_tokens(

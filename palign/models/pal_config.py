@@ -7,9 +7,27 @@ from pathlib import Path
 from palign.functional.ideal_point import Similarity
 from palign.models.heads import FixedPointHead, Mixing, PointHead, PromptPointHead
 
-__all__ = ["PALConfig"]
+__all__ = ["PALConfig", "register_head"]
 
-VARIANTS = {"fixed": FixedPointHead, "prompt": PromptPointHead}
+OURS = {"fixed": FixedPointHead, "prompt": PromptPointHead}
+VARIANTS: dict[str, type[PointHead]] = dict(OURS)
+
+
+def register_head(name: str, head: type[PointHead]) -> None:
+    """Let `variant=name` mean a head of your own, in `PALConfig` and `--variant`, and in saved models that are read.
+
+    A saved model holds the name alone and no code: call this before reading one, too.
+
+    Args:
+        name: of the variant; a name that was registered before now means the new head.
+        head: a `PointHead` made by `head(hidden_size, n_prototypes=…, preference_dim=…, inner_size=…, n_layers=…,
+            dropout=…, similarity=…)`, a `FixedPointHead` also with `mixing=…`.
+    """
+    if not (isinstance(head, type) and issubclass(head, PointHead)):
+        raise TypeError(f"head is {head!r}; it must be a subclass of palign.models.heads.PointHead.")
+    if name in OURS:
+        raise ValueError(f"{name!r} is a head of palign; give yours another name.")
+    VARIANTS[name] = head
 
 
 @dataclass
@@ -19,7 +37,8 @@ class PALConfig:
     Attributes:
         hidden_size: width of the pooled states.
         n_prototypes: K; 1 is the ordinary reward model that serves one average person.
-        variant: `fixed` (PAL-A: the ideal point does not depend on the prompt) or `prompt` (PAL-B).
+        variant: `fixed` (PAL-A: the ideal point does not depend on the prompt), `prompt` (PAL-B) or a name given to
+            `register_head`.
         mixing: `latent`, `projected` or `input`, where the `fixed` variant mixes its prototypes.
         similarity: `squared_distance`, `distance` or `cosine`; None takes the variant's own (PAL-B: cosine).
         preference_dim: width of the preference space.
@@ -51,12 +70,15 @@ class PALConfig:
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
-            raise ValueError(f"variant is {self.variant!r}; it must be 'fixed' (PAL-A) or 'prompt' (PAL-B).")
+            raise ValueError(
+                f"variant is {self.variant!r}; it must be 'fixed' (PAL-A), 'prompt' (PAL-B) or a head of your own, "
+                "named by palign.models.pal_config.register_head before."
+            )
         allowed = [kind.value for kind in Mixing]
         if self.mixing not in allowed:
             raise ValueError(f"mixing is {self.mixing!r}; it must be one of {', '.join(allowed)}.")
         if self.similarity is None:
-            self.similarity = "squared_distance" if self.variant == "fixed" else "cosine"
+            self.similarity = VARIANTS[self.variant].default_similarity.value
         allowed = [kind.value for kind in Similarity]
         if self.similarity not in allowed:
             raise ValueError(f"similarity is {self.similarity!r}; it must be one of {', '.join(allowed)}.")
@@ -73,9 +95,10 @@ class PALConfig:
             name: getattr(self, name)
             for name in ("n_prototypes", "preference_dim", "inner_size", "n_layers", "dropout", "similarity")
         }
-        if self.variant == "fixed":
+        kind = VARIANTS[self.variant]
+        if issubclass(kind, FixedPointHead):
             options["mixing"] = self.mixing
-        return VARIANTS[self.variant](self.hidden_size, **options)
+        return kind(self.hidden_size, **options)
 
     def save(self, path: Path) -> None:
         """Write as JSON."""

@@ -6,6 +6,7 @@ would need hours.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,7 +26,7 @@ from palign.models.completions import TokenizedItems
 from palign.models.item_features import state_features, token_features
 from palign.trainers.mixture_dpo_config import HeadFeatures, MixtureDPOConfig, TypesFrom
 
-__all__ = ["CheapStart", "cheap_start", "given_start"]
+__all__ = ["CheapHead", "CheapStart", "cheap_start", "given_start"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,26 @@ class CheapStart:
         """K."""
         return self.responsibilities.shape[1]
 
+    def check(self, n_annotators: int, n_types: str = "auto") -> None:
+        """ValueError unless the responsibilities are (n_annotators, n_types) distributions over types."""
+        gamma = self.responsibilities
+        if gamma.ndim != 2 or len(gamma) != n_annotators:
+            raise ValueError(
+                f"responsibilities have shape {tuple(gamma.shape)}; ({n_annotators}, n_types) is needed, a row for "
+                "each annotator in the order of train_dataset.annotators()."
+            )
+        is_finite = bool(torch.isfinite(gamma).all())
+        if not is_finite or bool((gamma < 0).any()) or bool(((gamma.sum(1) - 1).abs() > 1e-6).any()):
+            raise ValueError("responsibilities must be 0 or more and sum to 1 in every row.")
+        if n_types != "auto" and gamma.shape[1] != int(n_types):
+            raise ValueError(
+                f"n_types is {n_types}, and the cheap head gives {gamma.shape[1]}; set n_types to 'auto' or to that."
+            )
+
+
+# rows, states, annotator_index, n_annotators, args, items, all as `cheap_start` has them
+CheapHead = Callable[[Preferences, np.ndarray, Tensor, int, MixtureDPOConfig, TokenizedItems | None], CheapStart]
+
 
 def given_start(responsibilities: Any, rows: Preferences, args: MixtureDPOConfig) -> CheapStart | None:
     """Responsibilities handed in by the user, checked; None where EM or clusters are to find them.
@@ -66,20 +87,9 @@ def given_start(responsibilities: Any, rows: Preferences, args: MixtureDPOConfig
         )
     if responsibilities is None:
         return None
-    gamma = torch.as_tensor(responsibilities, dtype=torch.float64)
-    n_annotators = len(rows.annotators())
-    if gamma.ndim != 2 or len(gamma) != n_annotators:
-        raise ValueError(
-            f"responsibilities have shape {tuple(gamma.shape)}; ({n_annotators}, n_types) is needed, a row for each "
-            "annotator in the order of train_dataset.annotators()."
-        )
-    if (
-        not bool(torch.isfinite(gamma).all())
-        or bool((gamma < 0).any())
-        or bool(((gamma.sum(1) - 1).abs() > 1e-6).any())
-    ):
-        raise ValueError("responsibilities must be 0 or more and sum to 1 in every row.")
-    return CheapStart(gamma)
+    start = CheapStart(torch.as_tensor(responsibilities, dtype=torch.float64))
+    start.check(len(rows.annotators()))
+    return start
 
 
 def cheap_start(
@@ -89,6 +99,8 @@ def cheap_start(
     n_annotators: int,
     args: MixtureDPOConfig,
     items: TokenizedItems | None = None,
+    *,
+    head: CheapHead | None = None,
 ) -> CheapStart:
     """Fit the cheap head; K is chosen where `args.n_types` is 'auto'. One process computes, all get the result.
 
@@ -97,13 +109,19 @@ def cheap_start(
         states: (n_items, hidden) pooled hidden states of every item under the reference.
         annotator_index: (rows,).
         items: token ids of `rows.items`; None reads the states alone.
+        head: one of your own instead; it gets these same arguments.
+
+    Raises:
+        ValueError: what `head` gives is not (n_annotators, n_types) distributions over types.
     """
     if args.n_types == "1":
         return CheapStart(torch.ones(n_annotators, 1, dtype=torch.float64))
     held: list[Any] = [None]
     if PartialState().is_main_process:
-        held[0] = _fitted(rows, states, annotator_index, n_annotators, args, items)
-    return broadcast_object_list(held)[0]
+        held[0] = (head or _fitted)(rows, states, annotator_index, n_annotators, args, items)
+    start = broadcast_object_list(held)[0]
+    start.check(n_annotators, args.n_types)
+    return start
 
 
 def _fitted(

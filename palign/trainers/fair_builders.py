@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from palign.trainers.fair_policy_config import FairPolicyConfig, Route
 from palign.trainers.fair_routes import DistillRows, DroRows, RegressRows, RouteTrainer
 from palign.trainers.mixture_collator import MixtureCollator
 
-__all__ = ["POOLED", "RouteBuilder", "cached_reference", "vote_rewards"]
+__all__ = ["POOLED", "OwnRoute", "RouteBuilder", "cached_reference", "vote_rewards"]
 
 logger = logging.getLogger(__name__)
 POOLED = "pooled"
@@ -64,6 +64,8 @@ class RouteBuilder:
         weights: (n_types,) of the game.
         type_draws, reference_draws: what types and reference answered to these prompts.
         draw: answers of any adapter to the same prompts.
+        own_routes: by name, functions of a builder that put an adapter of that name on `model` (`add`, `fit`,
+            `merge_adapters`) and return what is to be recorded.
         records: of finished routes, by name.
     """
 
@@ -75,6 +77,7 @@ class RouteBuilder:
     type_draws: list[PolicyDraws]
     reference_draws: PolicyDraws
     draw: Callable[[str | None], PolicyDraws]
+    own_routes: "Mapping[str, OwnRoute]" = field(default_factory=dict)
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -88,9 +91,13 @@ class RouteBuilder:
         return Path(self.args.output_dir)
 
     def build(self, name: str) -> None:
-        """Read a finished route, or build it ('pooled': one DPO on all votes) and write it, whole or not at all."""
+        """Read a finished route, or build it ('pooled': one DPO on all votes) and write it, whole or not at all.
+
+        A route of the user's own is always built: nothing says whether its function is still the same.
+        """
         folder, key = self.output_dir / "routes" / name, self._key(name)
-        if (folder / "route.json").is_file():
+        own = self.own_routes.get(name)
+        if own is None and (folder / "route.json").is_file():
             record = json.loads((folder / "route.json").read_text(encoding="utf-8"))
             if record["key"] == key:
                 read_adapter(self.model, name, folder)
@@ -99,7 +106,11 @@ class RouteBuilder:
             logger.warning("Route %s was built from other policies, rows or settings; it is built again.", name)
         start = time.monotonic()
         set_seed(self.args.seed)
-        found = getattr(self, f"_{name}")()
+        found = getattr(self, f"_{name}")() if own is None else own(self)
+        if name not in self.model.peft_config:
+            raise RuntimeError(
+                f"Route {name!r} put no adapter of that name on builder.model; builder.add({name!r}) does."
+            )
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
         record = {"key": key, "seconds": time.monotonic() - start, **found}
@@ -123,11 +134,18 @@ class RouteBuilder:
         words = [name, settings, types, self.weights.tolist(), self.prompts, votes]
         return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:32]
 
-    def _new(self, name: str) -> None:
+    def add(self, name: str) -> None:
+        """Put a fresh adapter of that name on the model; until it is trained it changes nothing."""
         add_adapter(self.model, name, rank=self.args.adapter_rank, seed=self.args.seed)
 
-    def _fit(self, policies: AdapterPolicies, rows: Any, *, share: float = 1.0) -> None:
-        """Train the adapter that `policies` runs, for a share of the epochs or steps."""
+    def fit(self, policies: AdapterPolicies, rows: Any, *, share: float = 1.0) -> None:
+        """Train the adapter that `policies` runs, for a share of the epochs or steps.
+
+        Args:
+            policies: `AdapterPolicies(builder.model, [name])`.
+            rows: a data set with `collate(numbers)` → a batch with input_ids, attention_mask and completion_mask, and
+                `losses(logps (n_sequences,), batch, summed)` → losses, of which the mean is minimised.
+        """
         args, (name,) = copy.copy(self.args), policies.names
         args.output_dir = str(self.output_dir / "routes" / f".training-{name}")
         args.num_train_epochs = self.args.num_train_epochs * share
@@ -137,7 +155,7 @@ class RouteBuilder:
         shutil.rmtree(args.output_dir, ignore_errors=True)
 
     def _distill(self) -> dict[str, Any]:
-        self._new(Route.DISTILL)
+        self.add(Route.DISTILL)
         items = joined_items([draws.items for draws in self.type_draws])
         rows = DistillRows(items, self.weights.numpy(), group_size=self.args.group_size, seed=self.args.seed)
         if self.args.distill_targets == "soft":
@@ -145,19 +163,19 @@ class RouteBuilder:
             policies: AdapterPolicies = SoftTargetPolicies(self.model, Route.DISTILL, teachers, self.weights)
         else:
             policies = AdapterPolicies(self.model, [Route.DISTILL])
-        self._fit(policies, rows)
+        self.fit(policies, rows)
         return {"n_rows": len(rows)}
 
     def _regress(self) -> dict[str, Any]:
         """Rounds of: fit to Σ_k w_k h_k, measure on the game's prompts, correct w and its length; keep the best."""
-        self._new(Route.REGRESS)
+        self.add(Route.REGRESS)
         pool = [*self.type_draws, self.reference_draws]
         weights, scale, rounds = self._geometric_weights(pool), 1.0, []
         budget = self.args.max_kl or float(mixed_candidate("ensemble", self.type_draws, self.weights).kl.mean())
         best: tuple[Any, dict[str, Tensor]] | None = None
         for number in range(self.args.n_regress_rounds):
             rows = self._regress_rows(pool, scale * weights, number)
-            self._fit(AdapterPolicies(self.model, [Route.REGRESS]), rows, share=1 / self.args.n_regress_rounds)
+            self.fit(AdapterPolicies(self.model, [Route.REGRESS]), rows, share=1 / self.args.n_regress_rounds)
             draws = self.draw(Route.REGRESS)
             pool = [*pool, draws]
             regrets = self._weighted_regrets(draws)
@@ -208,13 +226,13 @@ class RouteBuilder:
         return {"n_rows": len(rows)}
 
     def _fit_votes(self, name: str, gamma: Tensor, own: Tensor, weights: Tensor, importance: Tensor | None) -> DroRows:
-        self._new(name)
+        self.add(name)
         items, record = self._vote_items(), self.mixture.record
         rows = DroRows(
             MixtureCollator(self.rows, items), torch.from_numpy(self._reference(items)), gamma, own, record.beta,
             self.args.dro_step, weights, importance=importance,
         )  # fmt: skip
-        self._fit(AdapterPolicies(self.model, [name]), rows)
+        self.fit(AdapterPolicies(self.model, [name]), rows)
         return rows
 
     def _merge(self) -> dict[str, Any]:
@@ -248,6 +266,9 @@ class RouteBuilder:
         with torch.no_grad():
             for key, tensor in state.items():
                 own[key].copy_(tensor)
+
+
+OwnRoute = Callable[[RouteBuilder], Mapping[str, Any]]
 
 
 def vote_rewards(

@@ -32,7 +32,7 @@ from palign.models.mixture_policy import MixturePolicy
 from palign.models.policy_values import PolicyDraws, PolicyReader
 from palign.models.single_adapter import read_adapter, save_adapter
 from palign.models.type_scores import row_log_likelihoods
-from palign.trainers.fair_builders import POOLED, RouteBuilder, cached_reference, vote_rewards
+from palign.trainers.fair_builders import POOLED, OwnRoute, RouteBuilder, cached_reference, vote_rewards
 from palign.trainers.fair_measure import (
     Candidate,
     Kind,
@@ -41,7 +41,7 @@ from palign.trainers.fair_measure import (
     single_candidate,
     vote_outcomes,
 )
-from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig
+from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig, Route
 from palign.trainers.mixture_metrics import pair_order
 
 __all__ = ["FairPolicyTrainer", "prompts_of", "require_several_types"]
@@ -59,6 +59,8 @@ class FairPolicyTrainer:
         eval_dataset: judgements on other prompts, on which everything is measured.
         pooled_path: folder of an adapter that one DPO on all votes gave, to compare with; trained here if None.
         type_names: for the report.
+        own_routes: further routes, name → function of a `RouteBuilder`, built after those of `args.routes` and
+            measured beside them.
 
     Raises:
         ValueError: one type, too few prompts, or prompts that are both trained and measured on.
@@ -73,6 +75,7 @@ class FairPolicyTrainer:
         *,
         pooled_path: str | Path | None = None,
         type_names: Sequence[str] | None = None,
+        own_routes: Mapping[str, OwnRoute] | None = None,
     ):
         self.mixture, self.args, self.pooled_path = mixture, args, pooled_path
         self.train_rows, self.eval_rows = (
@@ -81,6 +84,9 @@ class FairPolicyTrainer:
         require_several_types(mixture.n_types, args)
         self.n_types = mixture.n_types
         self.type_names = list(type_names or mixture.policies.names)
+        self.own_routes = dict(own_routes or {})
+        _check_own_routes(self.own_routes, mixture.policies.names)
+        self.routes = [*args.routes, *self.own_routes]
         self.train_prompts = prompts_of(self.train_rows, args.n_prompts, seed=args.seed)
         self.eval_prompts = prompts_of(
             self.eval_rows, args.n_eval_prompts, seed=args.seed, without=self.train_rows.prompts, what="fresh"
@@ -106,11 +112,11 @@ class FairPolicyTrainer:
         self.estimate()
         self.builder = RouteBuilder(
             self.mixture, self.args, self.train_rows, self.train_prompts, self.weights, self.type_draws,
-            self.reference_draws, self._draws,
+            self.reference_draws, self._draws, self.own_routes,
         )  # fmt: skip
         if self.pooled_path is not None:
             read_adapter(self.model, POOLED, self.pooled_path)
-        for name in (*([POOLED] if self.pooled_path is None else []), *self.args.routes):
+        for name in (*([POOLED] if self.pooled_path is None else []), *self.routes):
             self.builder.build(name)
         return self.measure()
 
@@ -172,7 +178,7 @@ class FairPolicyTrainer:
     def measure(self) -> dict[str, Any]:
         """All policies on fresh prompts, by one protocol; returns what game.json holds."""
         start, judges = time.monotonic(), self.mixture.policies.names
-        routes, records = self.args.routes, self.builder.records
+        routes, records = self.routes, self.builder.records
         speakers = [*judges, None, POOLED, *routes]
         self.eval_draws = {name or "reference": self._draws(name, is_eval=True) for name in speakers}
         of_types = [self.eval_draws[name] for name in judges]
@@ -248,6 +254,16 @@ def require_several_types(n_types: int, args: FairPolicyConfig) -> None:
             f"type_importance is {importance}; give {n_types} numbers from 0 on, one for each type, one of them "
             "above 0."
         )
+
+
+def _check_own_routes(own_routes: Mapping[str, OwnRoute], type_names: Sequence[str]) -> None:
+    taken = {*Route, *type_names, POOLED, "ensemble", "reference", "uniform", "prior"}
+    for name in own_routes:
+        if name in taken or not name.isidentifier():
+            raise ValueError(
+                f"own_routes names a route {name!r}; a name is letters, digits and _, and none of "
+                f"{', '.join(sorted(taken))}."
+            )
 
 
 def prompts_of(

@@ -56,7 +56,7 @@ from palign.models.mixture_files import MixtureRecord, named_base, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import reference_pass
 from palign.models.type_scores import implicit_rewards, row_log_likelihoods, type_logps
-from palign.trainers.cheap_start import CheapStart, cheap_start, given_start
+from palign.trainers.cheap_start import CheapHead, CheapStart, cheap_start, given_start
 from palign.trainers.mixture_collator import MixtureCollator
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
 from palign.trainers.mixture_e_step import (
@@ -90,6 +90,7 @@ class MixtureDPOTrainer(Trainer):
         processing_class: the tokenizer.
         peft_config: a `peft.LoraConfig` for each type.
         responsibilities: (n_annotators, n_types) in the order of `Preferences.annotators()`, for types_from='given'.
+        cheap_head: finds the types that EM starts from, instead of the one in `cheap_start`.
 
     Raises:
         ValueError: rows, options and model do not fit, before the model is run.
@@ -105,6 +106,7 @@ class MixtureDPOTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase,
         peft_config: PeftConfig,
         responsibilities: np.ndarray | Tensor | None = None,
+        cheap_head: CheapHead | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
         self.train_rows, self.eval_rows = _preferences(train_dataset), _preferences(eval_dataset)
@@ -127,7 +129,13 @@ class MixtureDPOTrainer(Trainer):
         self.reference_logps = reference.logps
         self._reference_on_device = torch.from_numpy(reference.logps.astype(np.float32)).to(args.device)
         self.start: CheapStart = given or cheap_start(
-            self.train_rows, reference.states, self.annotator_index, len(self.annotators), args, self.items
+            self.train_rows,
+            reference.states,
+            self.annotator_index,
+            len(self.annotators),
+            args,
+            self.items,
+            head=cheap_head,
         )
         self.mixture = MixtureState(
             self.start.responsibilities.double(),

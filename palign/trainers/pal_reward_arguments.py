@@ -22,7 +22,7 @@ class RewardArguments:
     n_prototypes: str = field(
         default="4", metadata={"help": "K, a number, or 'auto': chosen on annotators held out of training."}
     )
-    variant: str = field(default="fixed", metadata={"help": "'fixed' (PAL-A) or 'prompt' (PAL-B)."})
+    variant: str = field(default="fixed", metadata={"help": "'fixed' (PAL-A), 'prompt' (PAL-B) or a registered head."})
     mixing: str = field(default="latent", metadata={"help": "'latent', 'projected' or 'input' (fixed variant)."})
     similarity: str | None = field(
         default=None, metadata={"help": "'squared_distance', 'distance' or 'cosine'; the variant's own if unset."}
