@@ -18,6 +18,7 @@ _MODULE_OF = {
     "split_by_prompt": "palign.data.splits",
     "split_by_row": "palign.data.splits",
     "PALRewardModel": "palign.models.pal",
+    "register_head": "palign.models.pal_config",
     "PersonalizedReward": "palign.rewards",
     "PALRewardConfig": "palign.trainers.pal_reward_config",
     "PALRewardTrainer": "palign.trainers.pal_reward_trainer",
