@@ -66,7 +66,7 @@ def test_json_is_strict_and_equals_the_frames(report: Report) -> None:
 
     data = json.loads(report.json_path.read_text(encoding="utf-8"), parse_constant=refuse)
     assert data == report.data
-    assert data["schema_version"] == 1 and data["extra"] == {"seconds": 1.5, "bad": None}
+    assert data["schema_version"] == 2 and data["extra"] == {"seconds": 1.5, "bad": None}
     assert [s["name"] for s in data["sections"]] == ["reward models", "policies"]
     table = judgements("pal", {0: 0.9, 1: 0.8, 2: 0.7})
     frame = GroupFrame(table, metrics="accuracy", groups="country")

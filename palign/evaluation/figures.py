@@ -1,12 +1,173 @@
-"""Pictures that a report points to; drawn where matplotlib is installed (`pip install palign[report]`)."""
+"""Pictures of who is served how well; each is a matplotlib Figure made of plain records, narrow enough for a phone.
 
+Names stand above their rows, so that long ones need no margin. What differs in colour differs in shape as well. The
+colours are Okabe and Ito's, which people who confuse red and green tell apart, in an order that darkens in grey.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-__all__ = ["draw_training"]
+from palign.evaluation.svg import GREY, INK, drawing, has_matplotlib, isolated, shorten, shorten_label
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_groups", "draw_history", "draw_models", "draw_people", "draw_training"]
+
+WIDTH = 4.1  # inches
+WORST, WASH = "#c1440e", "#fbe9e1"
+LOOKS = (("o", "#0b3c5d"), ("s", "#56a0d3"), ("^", "#7a7a7a"), ("v", "#009e73"))  # marker and colour of each model
+DASHES = ("-", "--", ":", "-.")
 SMOOTHED_OVER = 5  # updates
+Record = Mapping[str, Any]
+
+
+def new_figure(height: float, **options: Any) -> "Figure":
+    """A figure of the common width; options as matplotlib's Figure."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height), **({"layout": "constrained"} | options))
+
+
+def draw_groups(
+    groups: Sequence[str],
+    models: Mapping[str, Mapping[str, Record]],
+    *,
+    metric: str,
+    overall: float | None,
+    worst: str,
+) -> "Figure":
+    """A metric by group with intervals, a band of rows for each group, in the order given.
+
+    Args:
+        groups: names, the worst-served first.
+        models: name → group → its record of report.json (`value`, `low`, `high`, `n_annotators`); the first is the
+            one that the page is about.
+        metric: what the axis says.
+        overall: of the first model, a dashed line.
+        worst: the group to point at.
+    """
+    from matplotlib.lines import Line2D
+
+    band = 0.62 + 0.34 * len(models)
+    figure = new_figure(0.85 + 0.15 * len(models) + 0.34 * band * len(groups))
+    axes = figure.subplots()
+    for number, group in enumerate(groups):
+        top = number * band
+        known = next((m[group] for m in models.values() if group in m), {})
+        count = known.get("n_annotators")
+        _row_label(axes, top + 0.24, group, f"n = {count:,}" if count is not None else "", is_worst=group == worst)
+        if group == worst:
+            axes.axhspan(top - 0.06, top + band - 0.1, facecolor=WASH, edgecolor=WORST, linewidth=0.8, zorder=0)
+        for place, records in enumerate(models.values()):
+            look = LOOKS[place % len(LOOKS)]
+            if place == 0 and group == worst:
+                look = ("D", WORST)
+            _interval(axes, records.get(group), top + 0.62 + 0.34 * place, *look, is_main=place == 0)
+    lines = [
+        Line2D([], [], marker=LOOKS[i % 4][0], color=LOOKS[i % 4][1], mfc=LOOKS[i % 4][1] if i == 0 else "white",
+               label=isolated(shorten(name, 38)))
+        for i, name in enumerate(models)
+    ]  # fmt: skip
+    if overall is not None:
+        axes.axvline(overall, color=INK, linewidth=1, dashes=(4, 3), zorder=1)
+        lines.append(Line2D([], [], color=INK, linewidth=1, dashes=(4, 3), label=f"everybody: {overall:.3f}"))
+    _finish(axes, len(groups) * band, metric)
+    _legend(figure, lines)
+    return figure
+
+
+def draw_models(rows: Sequence[Record], *, metric: str) -> "Figure":
+    """Everybody's mean beside that of the worst-served group, a band for each model.
+
+    Args:
+        rows: `model`, `overall` and `worst` (records with `value`, `low`, `high`), `group`: who is worst served.
+    """
+    from matplotlib.lines import Line2D
+
+    band = 1.2
+    figure = new_figure(1.15 + 0.34 * band * len(rows))
+    axes = figure.subplots()
+    for number, row in enumerate(rows):
+        top = number * band
+        _row_label(axes, top + 0.24, row["model"], shorten_label(row["group"], 20), is_worst=False)
+        ends = [row[key]["value"] for key in ("worst", "overall")]
+        if None not in ends:
+            axes.plot(ends, [top + 0.86, top + 0.58], color=GREY, linewidth=0.8, linestyle=":", zorder=1)
+        _interval(axes, row["overall"], top + 0.58, "o", LOOKS[0][1], is_main=False)
+        _interval(axes, row["worst"], top + 0.86, "D", WORST, is_main=True)
+    lines = [
+        Line2D([], [], marker="o", color=LOOKS[0][1], mfc="white", label="everybody"),
+        Line2D([], [], marker="D", color=WORST, label="the worst-served (named at the right)"),
+    ]
+    _finish(axes, len(rows) * band, metric)
+    _legend(figure, lines)
+    return figure
+
+
+def draw_people(models: Mapping[str, Sequence[float]], *, metric: str, higher_is_better: bool = True) -> "Figure":
+    """How many people are served how well: the share of people with less than each value, a line for each model.
+
+    Args:
+        models: name → (n_annotators,) one value for each person.
+    """
+    figure = new_figure(3.2 + 0.16 * len(models))
+    axes = figure.subplots()
+    for place, (name, values) in enumerate(models.items()):
+        ordered = np.sort(np.asarray(values, dtype=float))
+        if len(ordered) > 400:  # the shape needs no more points
+            ordered = np.quantile(ordered, np.linspace(0, 1, 401))
+        share = np.linspace(0, 1, len(ordered) + 1)
+        color = (LOOKS[0][1], WORST, "#6b6b6b", "#009e73")[place % 4]
+        axes.step([ordered[0], *ordered], share, DASHES[place % 4], where="post", color=color,
+                  linewidth=2.2 if place == 0 else 1.6, label=isolated(shorten(name, 38)))  # fmt: skip
+    tail = (0.0, 0.1) if higher_is_better else (0.9, 1.0)
+    axes.axhspan(*tail, facecolor=WASH, edgecolor=WORST, hatch="////", linewidth=0, zorder=0)
+    axes.text(0.99, sum(tail) / 2, "worst-served tenth of people", transform=axes.get_yaxis_transform(), ha="right",
+              va="center", fontsize=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})  # fmt: skip
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.1, 0.5, 1.0] if higher_is_better else [0, 0.5, 0.9, 1.0])
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    axes.set_ylabel("people with less than this")
+    axes.set_xlabel(shorten(metric, 40))
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    _legend(figure, axes.get_legend_handles_labels()[0])
+    return figure
+
+
+def draw_history(steps: Sequence[float], lines: Mapping[str, Sequence[float]], kl: Sequence[float]) -> "Figure":
+    """Reward trained on beside an independent judge's utility, and below them the KL, by update.
+
+    Args:
+        steps: (n_updates,).
+        lines: `reward` and, if there is a judge, `gold`: (n_updates,) each.
+        kl: (n_updates,) nats.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    styles = {"reward": ("reward (trained on)", "-", LOOKS[0][1]), "gold": ("gold utility (judge)", "--", WORST)}
+    figure = new_figure(3.6)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    for name, values in lines.items():
+        label, dash, color = styles[name]
+        smooth = pd.Series(values, dtype=float).rolling(SMOOTHED_OVER, min_periods=1).mean()
+        top.plot(steps, values, color=color, alpha=0.25, linewidth=1)
+        top.plot(steps, smooth, dash, color=color, linewidth=2, label=label)
+    top.axhline(0, color=GREY, linewidth=0.8)
+    top.set_ylabel("per completion")
+    bottom.plot(steps, kl, color=INK, linewidth=1.5)
+    bottom.set_ylabel("KL (nats)")
+    bottom.set_xlabel(f"update (thick lines: mean of {SMOOTHED_OVER})")
+    bottom.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    figure.align_ylabels()
+    _legend(figure, top.get_legend_handles_labels()[0])
+    return figure
 
 
 def draw_training(history: pd.DataFrame, path: Path, *, title: str) -> bool:
@@ -21,31 +182,55 @@ def draw_training(history: pd.DataFrame, path: Path, *, title: str) -> bool:
     Returns:
         Whether it was drawn; False without matplotlib, or with nothing to draw.
     """
-    lines = {
-        "objective/reward": ("PAL reward (trained on)", "-", "#0072b2"),
-        "objective/gold": ("gold utility (judge)", "--", "#d55e00"),
-    }
-    lines = {name: style for name, style in lines.items() if name in history}
-    if not lines or len(history) < 2:
+    lines = {name: history[f"objective/{name}"] for name in ("reward", "gold") if f"objective/{name}" in history}
+    if not lines or len(history) < 2 or not has_matplotlib():
         return False
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    figure = Figure(figsize=(7, 4.6), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    for name, (label, style, color) in lines.items():
-        smooth = history[name].rolling(SMOOTHED_OVER, min_periods=1).mean()
-        top.plot(history["step"], history[name], color=color, alpha=0.2, linewidth=1)
-        top.plot(history["step"], smooth, style, color=color, linewidth=2, label=label)
-    top.axhline(0, color="#888888", linewidth=0.8)
-    top.set_ylabel("per completion")
-    top.set_title(title, loc="left")
-    top.legend(frameon=False, loc="upper left")
-    bottom.plot(history["step"], history["objective/kl"], color="#333333", linewidth=1.5)
-    bottom.set_ylabel("KL (nats)")
-    bottom.set_xlabel(f"update (thick lines: mean of {SMOOTHED_OVER})")
-    for axes in (top, bottom):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    with drawing():
+        figure = draw_history(history["step"], lines, history["objective/kl"])
+        figure.suptitle(shorten(title, 60), fontsize=10)
+        figure.savefig(path, metadata={"Date": None})
     return True
+
+
+def _interval(axes: "Axes", record: Record | None, y: float, marker: str, color: str, *, is_main: bool) -> None:
+    """A point with its interval; what is hidden is said, what has no interval is a point alone."""
+    if record is None or record["value"] is None:
+        if record is not None:
+            axes.text(0, y, "hidden: too few people", transform=axes.get_yaxis_transform(), va="center", fontsize=8.5,
+                      style="italic", color=GREY)  # fmt: skip
+        return
+    if record["low"] is not None and record["high"] is not None:
+        axes.plot([record["low"], record["high"]], [y, y], color=color, linewidth=2.6 if is_main else 1.6,
+                  solid_capstyle="butt", zorder=2)  # fmt: skip
+    size = {"D": 8, "o": 7.5}.get(marker, 7) if is_main else 6.5
+    axes.plot([record["value"]], [y], marker=marker, markersize=size, color=color,
+              markerfacecolor=color if is_main else "white", markeredgewidth=1.4, zorder=3)  # fmt: skip
+
+
+def _row_label(axes: "Axes", y: float, name: str, right: str, *, is_worst: bool) -> None:
+    """A name above its row at the left, a count at the right; beside the worst's stands that it is."""
+    where = {"transform": axes.get_yaxis_transform(), "va": "center", "in_layout": False, "zorder": 4}
+    where["bbox"] = {"facecolor": WASH if is_worst else "white", "edgecolor": "none", "pad": 0.6}
+    room = 30 if is_worst else 40 - len(right)
+    axes.text(
+        0, y, isolated(shorten_label(name, room)), fontsize=10, fontweight="bold" if is_worst else "normal", **where
+    )
+    tag = f"worst served · {right}" if is_worst and right else right
+    axes.text(1, y, isolated(tag), ha="right", fontsize=9, color=WORST if is_worst else GREY,
+              fontweight="bold" if is_worst else "normal", **where)  # fmt: skip
+
+
+def _finish(axes: "Axes", height: float, metric: str) -> None:
+    axes.set_ylim(height, -0.1)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.06)
+    axes.locator_params(axis="x", nbins=5)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(shorten(metric, 40))
+
+
+def _legend(figure: "Figure", handles: Sequence[Any]) -> None:
+    longest = max(len(handle.get_label()) for handle in handles)
+    figure.legend(handles=list(handles), loc="outside upper left", ncols=2 if longest <= 22 else 1)

@@ -4,14 +4,14 @@ The gap of several noisy means is too large on average, by an amount that depend
 one another; at equality it is not normal about anything, and percentiles of its bootstrap never reach zero. So the
 interval is found by inverting a test: which true gaps could have given the one that was seen?
 
-1. For each candidate gap the group means are fitted again, as near to the table's as such a gap allows (weighted least
-   squares: means are clipped to a band of that width, or the two extremes are moved apart). Chuang and Lai (*Statistica
-   Sinica* 2000) call this hybrid resampling.
+1. For each candidate gap the group means are fitted again, as near to the table's as such a gap allows (weighted
+   least squares: means are clipped to a band of that width, or the two extremes are moved apart). Chuang and Lai
+   (*Statistica Sinica* 2000) call this hybrid resampling.
 2. About these means the noise of resampled people is added, and the gap of each resample taken.
-3. A candidate is kept if the table's gap is no further from the mean of those than a share ``level`` of them is. Below
-   what equal groups give on average, distance is counted from the best a gap can do, zero: thus an interval of a
-   quantity that cannot be negative becomes one-sided near zero without a second rule (Feldman and Cousins, *Physical
-   Review D* 1998).
+3. A candidate is kept if the table's gap is no further from the median of those than a share ``level`` of them is.
+   Below what equal groups give, distance is counted from the best a gap can do, zero: thus an interval of a quantity
+   that cannot be negative becomes one-sided near zero without a second rule (Feldman and Cousins, *Physical Review D*
+   1998).
 
 The noise of a group of n people is known no better than n people let it be known: each resample's noise is divided by
 the root of a chi-square with n - 1 degrees of freedom over its mean, which makes it Student's t where it was normal.
@@ -42,23 +42,24 @@ def gap_bounds(
     noise = draws[~np.isnan(draws).any(axis=1)] - values
     if not len(noise):
         return np.nan, np.nan
+    variances = noise.var(axis=0)
     rng = np.random.default_rng([seed, 1])  # not the stream that drew the people
     size = noise.shape if np.ndim(degrees) else (len(noise), 1)
     noise = noise * np.sqrt(degrees / rng.chisquare(degrees, size=size))
     seen, of_equals = float(np.ptp(values)), np.ptp(noise, axis=1)
-    gaps = np.linspace(0.0, seen + of_equals.mean() + 3 * of_equals.std(), N_CANDIDATES)
-    means, limits = np.empty(N_CANDIDATES), np.empty(N_CANDIDATES)
-    for place, fitted in enumerate(fitted_means(values, noise.var(axis=0), gaps)):
+    gaps = np.linspace(0.0, seen + np.quantile(of_equals, (1 + level) / 2), N_CANDIDATES)
+    middles, limits = np.empty(N_CANDIDATES), np.empty(N_CANDIDATES)
+    for place, fitted in enumerate(fitted_means(values, variances, gaps)):
         resampled = np.ptp(fitted + noise, axis=1)
-        means[place] = resampled.mean()
-        limits[place] = np.quantile(_distance(resampled, means[place], means[0]), level)
-    excess = _distance(seen, means, means[0]) - limits
+        middles[place] = np.median(resampled)
+        limits[place] = np.quantile(_distance(resampled, middles[place], middles[0]), level)
+    excess = _distance(seen, middles, middles[0]) - limits
     return _ends(gaps, np.where(excess <= 1e-9 * gaps[-1] ** 2, np.minimum(excess, 0.0), excess))
 
 
-def _distance(seen: np.ndarray | float, mean: np.ndarray | float, least: float) -> np.ndarray | float:
-    """Squared distance of a gap from a candidate's mean, less that from the nearest mean that there is."""
-    return (seen - mean) ** 2 - np.maximum(0.0, least - seen) ** 2
+def _distance(seen: np.ndarray | float, middle: np.ndarray | float, least: float) -> np.ndarray | float:
+    """Squared distance of a gap from a candidate's median, less that from the nearest median that there is."""
+    return (seen - middle) ** 2 - np.maximum(0.0, least - seen) ** 2
 
 
 def _ends(gaps: np.ndarray, excess: np.ndarray) -> tuple[float, float]:

@@ -13,8 +13,9 @@ Student's t (Hesterberg 2015, section 3.3). Overall and by-group intervals are t
 best and the worst of several noisy numbers is too large on average; its interval is the set of true gaps that could
 have given it (palign.evaluation.gap_interval). For worst and ratio the spread is taken with the two groups held that
 are the extremes of the table, and the interval is moved by the bias that the bootstrap shows (mean of the statistic
-over resamples less its estimate), as for gini and cvar. ``scripts/coverage_bootstrap.py`` measures the coverage; ``docs/fairness.md`` has the figures. Source of the
-clustering argument: Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8.
+over resamples less its estimate), as for gini and cvar. ``scripts/coverage_bootstrap.py`` measures the coverage;
+``docs/fairness.md`` has the figures. Source of the clustering argument: Davison and Hinkley, *Bootstrap Methods and
+their Application*, section 3.8.
 """
 
 from collections.abc import Mapping, Sequence
@@ -95,6 +96,7 @@ class GroupFrame:
             name: bool((higher_is_better or {}).get(name, direction_of(name))) for name in self.metrics
         }
         numbers = check_numbers(table, self.metrics)
+        self._widest = np.ptp(numbers, axis=0)
         codes, self.labels = group_labels(table, self.group_columns)
         people = pd.factorize(table[annotator_column].astype(str))[0]
         self._clusters = Clusters(people, codes, numbers, len(self.labels), by_annotator=weights == "annotators")
@@ -332,7 +334,7 @@ class GroupFrame:
             for place in range(len(self.metrics))
         ]
         low, high = np.array(ends).T
-        return low, high
+        return low, np.minimum(high, self._widest)  # means lie no further apart than judgements do
 
     def _as_table(self, stat: str, low: np.ndarray, high: np.ndarray) -> pd.DataFrame:
         if stat != "by_group":

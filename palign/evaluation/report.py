@@ -1,8 +1,9 @@
-"""Tidy tables → ``report.json`` and ``report.md``: who is served how well, with counts and intervals.
+"""Tidy tables → ``report.json``, ``report.md`` and ``report.html``: who is served how well, with counts and intervals.
 
 ``report.json`` holds every number of every model; its layout is documented in ``docs/fairness.md`` and numbered by
-``schema_version``. ``report.md`` is the same for a reader, and goes into a model card. A number that is masked or
-unknown is ``null`` there and "–" here.
+``schema_version``. ``report.md`` is the same for a reader, and goes into a model card; ``report.html`` is the page to
+decide with, and has the figures. Both are made of the content of ``report.json`` and nothing else. A number that is
+masked or unknown is ``null`` there and "–" here.
 """
 
 import json
@@ -17,14 +18,16 @@ import numpy as np
 import pandas as pd
 
 from palign.evaluation.comparison import compare_models
+from palign.evaluation.figure_data import FigureData
 from palign.evaluation.group_frame import GroupFrame
+from palign.evaluation.report_html import render_page
 from palign.evaluation.report_markdown import render_report
 from palign.evaluation.report_words import headline_sentences
 from palign.evaluation.tables import check_columns
 
 __all__ = ["Report", "write_report"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ALPHA = 0.1
 SPREADS = ("worst", "gap", "ratio", "gini", "cvar")
 ANNOTATORS_LISTED = 10_000  # above that report.json sums people up and does not list them
@@ -33,10 +36,11 @@ Groups = str | tuple[str, ...]
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`write_report` wrote: the two paths, the opening sentences, and the content of report.json."""
+    """What :func:`write_report` wrote: three paths, the opening sentences, and the content of report.json."""
 
     json_path: Path
     markdown_path: Path
+    html_path: Path
     headline: list[str]
     data: dict[str, Any]
 
@@ -77,6 +81,8 @@ def write_report(
     title: str = "Fairness report",
     baseline: str | Sequence[str] = "pooled",
     reference: str | Sequence[str] = ("reference", "none"),
+    main: str | None = None,
+    figures: FigureData | None = None,
     notes: Sequence[str] = (),
     extra: Mapping[str, Any] | None = None,
     annotator_column: str = "annotator_id",
@@ -87,7 +93,7 @@ def write_report(
     seed: int = 0,
     n_resamples: int = 1000,
 ) -> Report:
-    """Write ``report.json`` and ``report.md`` into ``output_dir``.
+    """Write ``report.json``, ``report.md`` and ``report.html`` into ``output_dir``.
 
     Args:
         tables: tidy score table(s) with a column ``model``; several are put under one another. A model that has an
@@ -97,6 +103,8 @@ def write_report(
             the annotators themselves are always reported.
         baseline: the reward model(s) that the others are compared with, those of them that are in the table;
             reference: likewise for policies.
+        main: the model that the report opens with; the last one that is nobody's baseline, if unset.
+        figures: what the page's figures need beyond the table.
         notes: sentences to print; extra: figures of the run to print and keep (name → number, text or list).
         weights, min_group_size: as :class:`GroupFrame`. With ``min_group_size`` above 1 no single person is listed.
         level, seed, n_resamples: of every interval.
@@ -134,7 +142,7 @@ def write_report(
         "palign_version": _version(),
         "settings": _settings_record(settings, _names(baseline), _names(reference)),
         "sections": [
-            _section(kind, table, names, own, against, settings)
+            _section(kind, table, names, own, against, settings, main)
             for kind, names, against in (
                 ("reward models", judges, _names(baseline)),
                 ("policies", policies, _names(reference)),
@@ -143,13 +151,22 @@ def write_report(
         ],
         "notes": list(notes),
         "extra": dict(extra or {}),
+        "figures": _figures_record(figures or FigureData(), table, settings),
     }
     data["headline"] = headline_sentences(data)
     data = _strict(data)
     output_dir = Path(output_dir)
     json_path = _write(output_dir / "report.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
     markdown_path = _write(output_dir / "report.md", render_report(data))
-    return Report(json_path, markdown_path, data["headline"], data)
+    html_path = _write(output_dir / "report.html", render_page(data))
+    return Report(json_path, markdown_path, html_path, data["headline"], data)
+
+
+def _figures_record(figures: FigureData, table: pd.DataFrame, settings: Settings) -> dict[str, Any]:
+    """Where single people stand is shown where single people may be shown."""
+    columns = [groups for groups in settings.groups[1:] if isinstance(groups, str)]
+    most = ANNOTATORS_LISTED if settings.min_group_size <= 1 else 0
+    return figures.record(table, settings.annotator_column, columns, most)
 
 
 def _section(
@@ -159,6 +176,7 @@ def _section(
     own: dict[str, list[str]],
     against: Sequence[str],
     settings: Settings,
+    main: str | None,
 ) -> dict[str, Any]:
     """Everything about the reward models, or about the policies."""
     models = [_model_record(name, table[table["model"] == name], own[name], settings) for name in names]
@@ -173,6 +191,7 @@ def _section(
                     notes.append(f"No paired difference of {metric} between {first} and {second}: {error}")
     return {
         "name": kind,
+        "main": main if main in names else [*baselines, *(n for n in names if n not in baselines)][-1],
         "baselines": baselines,
         "models": models,
         "comparisons": comparisons,

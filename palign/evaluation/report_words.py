@@ -1,8 +1,9 @@
 """The sentences of a report: who is worst served and by how much, and what such numbers do not show."""
 
+from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["WHAT_THE_NUMBERS_ARE", "headline_sentences", "span", "with_interval"]
+__all__ = ["WHAT_THE_NUMBERS_ARE", "headline_sentences", "main_metric", "model_sentences", "span", "with_interval"]
 
 WHAT_THE_NUMBERS_ARE = (
     "**What these numbers are.** Each is a mean over judgements that the model did not see in training, within one "
@@ -27,18 +28,26 @@ WHAT_THE_NUMBERS_ARE = (
 PREFERRED = {"reward models": ("accuracy", "log_likelihood", "reward"), "policies": ("gold", "reward", "kl")}
 
 
+def main_metric(section: str, metrics: Sequence[str]) -> str:
+    """What a model is judged by first, of the metrics that it has."""
+    return next(name for name in (*PREFERRED[section], *metrics) if name in metrics)
+
+
 def headline_sentences(data: dict[str, Any]) -> list[str]:
-    """One or two sentences a model, out of the content of report.json; plain text, ids not yet escaped."""
-    sentences = []
-    for section in data["sections"]:
-        for model in section["models"]:
-            metric = next(
-                name for name in (*PREFERRED[section["name"]], *model["metrics"]) if name in model["metrics"]
-            )
-            sentences.append(_of_model(model, metric, data["settings"]))
-            sentences += _differences(section, model["model"], metric)
-            sentences += _of_hacking(section, model["model"])
-    return sentences
+    """One or two sentences a model, the main one first; plain text, ids not yet escaped."""
+    return [
+        sentence
+        for section in data["sections"]
+        for model in sorted(section["models"], key=lambda model: model["model"] != section["main"])
+        for sentence in model_sentences(section, model, data["settings"])
+    ]
+
+
+def model_sentences(section: dict[str, Any], model: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """Whom it serves worst; what it gained over its baselines; warnings, which begin with "Warning:"."""
+    metric = main_metric(section["name"], model["metrics"])
+    sentences = [_of_model(model, metric, settings)]
+    return [*sentences, *_differences(section, model["model"], metric), *_of_hacking(section, model["model"])]
 
 
 def _of_model(model: dict[str, Any], metric: str, settings: dict[str, Any]) -> str:
@@ -65,7 +74,19 @@ def _of_model(model: dict[str, Any], metric: str, settings: dict[str, Any]) -> s
         f"{with_interval(worst, level)}, {span(found['gap']['value'])} "
         f"{'below' if found['higher_is_better'] else 'above'} "
         f"the best-served, {kind} {best['group']} (gap {interval_words(found['gap'])}); {overall}."
+        f"{_of_chance(found['gap'])}"
     )
+
+
+def _of_chance(gap: dict[str, Any]) -> str:
+    """What the interval of a gap says of chance, where it says something."""
+    if gap["low"] is None or gap["low"] != gap["low"]:
+        return ""
+    if gap["low"] <= 0:
+        return " A gap of this size can come about by chance between groups that are served equally well."
+    if gap["value"] > gap["high"]:
+        return " The extremes of many groups are partly chance: the true gap is likely smaller than the one seen."
+    return ""
 
 
 def _differences(section: dict[str, Any], name: str, metric: str) -> list[str]:

@@ -1,0 +1,189 @@
+"""Which pictures a report has, what they say in words, and their SVG; all out of the content of report.json."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from palign.evaluation.figures import draw_groups, draw_history, draw_models, draw_people
+from palign.evaluation.report_words import main_metric, span, with_interval
+from palign.evaluation.svg import drawing, has_matplotlib, shorten, to_svg
+from palign.evaluation.type_figures import draw_regrets, draw_type_space
+
+__all__ = ["Picture", "report_pictures"]
+
+GROUPS_DRAWN = 14
+MODELS_DRAWN = 3
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure: where it belongs (a section's name, or "" for the run), its title, what it shows, its SVG.
+
+    The SVG says what it shows in words, number by number, for those who do not see it.
+    """
+
+    section: str
+    title: str
+    caption: str
+    svg: str
+
+
+def report_pictures(data: dict[str, Any]) -> list[Picture]:
+    """Every figure that there is something to draw for; none without matplotlib."""
+    if not has_matplotlib():
+        return []
+    found = []
+    with drawing():
+        for number, (section, title, caption, words, figure) in enumerate(_figures(data)):
+            svg = to_svg(figure, f"figure{number}", title, f"{caption} {words}".strip())
+            found.append(Picture(section, title, caption, svg))
+    return found
+
+
+def _figures(data: dict[str, Any]) -> Iterator[tuple[str, str, str, str, Any]]:
+    people = [data["settings"]["annotator_column"]]
+    for section in data["sections"]:
+        models = ordered_models(section)
+        metric = main_metric(section["name"], models[0]["metrics"])
+        for frame in models[0]["frames"]:
+            if frame["groups"] != people and len(frame["metrics"][metric]["by_group"]) > 1:
+                yield (section["name"], *_groups(models, frame["groups"], metric))
+        if len(models) > 1:
+            yield (section["name"], *_models(models, metric, people, data["settings"]["cvar_alpha"]))
+        values = _values_of_people(models, metric, people)
+        if values:
+            yield (section["name"], *_people(values, models[0], metric, people))
+    extra = data.get("figures") or {}
+    if extra.get("type_space"):
+        yield ("", *_types(extra["type_space"]))
+    if extra.get("regrets"):
+        yield ("", *_regrets(extra["regrets"]))
+    for history in extra.get("training", []):
+        yield ("", *_training(history))
+
+
+def ordered_models(section: dict[str, Any]) -> list[dict[str, Any]]:
+    """The model the page is about, then what it is compared with, then the others, latest first."""
+    rank = {section["main"]: 0} | {name: 1 + i for i, name in enumerate(section["baselines"])}
+    rest = {model["model"]: -place for place, model in enumerate(section["models"])}
+    return sorted(section["models"], key=lambda m: (rank.get(m["model"], 99), rest[m["model"]]))
+
+
+def _frame(model: dict[str, Any], groups: list[str]) -> dict[str, Any]:
+    return next(frame for frame in model["frames"] if frame["groups"] == groups)
+
+
+def _groups(models: list[dict[str, Any]], groups: list[str], metric: str) -> tuple[str, str, str, Any]:
+    drawn = [m for m in models if metric in m["metrics"]][:MODELS_DRAWN]
+    found = _frame(drawn[0], groups)["metrics"][metric]
+    sign = 1 if found["higher_is_better"] else -1
+    rows = sorted(found["by_group"], key=lambda row: (row["value"] is None, sign * (row["value"] or 0.0)))
+    kind, worst = " × ".join(groups), found["worst"]["group"]
+    left_out = max(0, len(rows) - GROUPS_DRAWN)
+    rows = rows[:GROUPS_DRAWN]
+    by_model = {
+        m["model"]: {row["group"]: row for row in _frame(m, groups)["metrics"][metric]["by_group"]} for m in drawn
+    }
+    figure = draw_groups(
+        [row["group"] for row in rows], by_model, metric=metric, overall=found["overall"]["value"], worst=worst or ""
+    )
+    words = "; ".join(f"{shorten(row['group'], 40)} {with_interval(row)}" for row in rows if row["value"] is not None)
+    caption = f"Worst served first, by {drawn[0]['model']}. Bars are intervals; the dashed line is everybody's mean."
+    if left_out:
+        caption += f" {left_out} better-served groups are left out here; report.json has all."
+    if len(models) > len(drawn):
+        caption += f" {len(models) - len(drawn)} further models are in the tables."
+    return f"{metric} by {kind}", caption, f"{words}.", figure
+
+
+def _models(models: list[dict[str, Any]], metric: str, people: list[str], alpha: float) -> tuple[str, str, str, Any]:
+    rows, kind = [], ""
+    for model in models:
+        if metric not in model["metrics"]:
+            continue
+        frames = [frame for frame in model["frames"] if frame["groups"] != people]
+        found = (frames or model["frames"])[0]["metrics"][metric]
+        kind = " × ".join(frames[0]["groups"]) if frames else ""
+        worst = found["worst"] if frames else found["cvar"]
+        who = worst.get("group") or "–" if frames else f"worst {100 * alpha:g} % of people"
+        rows.append({"model": model["model"], "overall": found["overall"], "worst": worst, "group": who})
+    words = "; ".join(
+        f"{shorten(row['model'], 40)}: overall {span(row['overall']['value'])}, {shorten(row['group'], 40)} "
+        f"{span(row['worst']['value'])}"
+        for row in rows
+    )
+    title = f"Worst-served against everybody{f', by {kind}' if kind else ''}"
+    caption = f"{metric} of every model: everybody's mean, and that of the group it serves worst."
+    return title, caption, f"{words}.", draw_models(rows, metric=metric)
+
+
+def _values_of_people(models: list[dict[str, Any]], metric: str, people: list[str]) -> dict[str, list[float]]:
+    found = {}
+    for model in models[:4]:
+        if metric in model["metrics"]:
+            values = [row["value"] for row in _frame(model, people)["metrics"][metric]["by_group"]]
+            values = [value for value in values if value is not None]
+            if len(values) > 1:
+                found[model["model"]] = values
+    return found
+
+
+def _people(
+    values: dict[str, list[float]], main: dict[str, Any], metric: str, people: list[str]
+) -> tuple[str, str, str, Any]:
+    found = _frame(main, people)["metrics"][metric]
+    half, tenth = found["quantiles"]["0.5"], found["quantiles"]["0.1" if found["higher_is_better"] else "0.9"]
+    side = "less" if found["higher_is_better"] else "more"
+    caption = (
+        f"Each person's own mean {metric} under {main['model']}: half of {main['n_annotators']:,} people have {side} "
+        f"than {span(half)}, one in ten {side} than {span(tenth)}; the mean of that tenth is "
+        f"{with_interval(found['cvar'])}. People with few judgements spread by chance."
+    )
+    return (
+        "How many people are served how well",
+        caption,
+        "",
+        draw_people(values, metric=f"{metric} of a person", higher_is_better=found["higher_is_better"]),
+    )
+
+
+def _types(space: dict[str, Any]) -> tuple[str, str, str, Any]:
+    by = f"marked by {space['group_column']}" if space["group_column"] else "marked by their largest weight"
+    n_types = len(space["names"])
+    how = "exact" if n_types <= 3 else f"projected from {n_types} types on the two directions that differ most"
+    caption = (
+        f"{len(space['annotators']):,} annotators between the discovered types, {by}; a corner (+) is somebody of one "
+        f"type only; positions are {how}. Types are patterns of answers, not identities."
+    )
+    return (
+        "Annotators among the types",
+        caption,
+        "",
+        draw_type_space(space["weights"], space["names"], space["groups"]),
+    )
+
+
+def _regrets(record: dict[str, Any]) -> tuple[str, str, str, Any]:
+    columns = zip(record["policies"], zip(*record["values"], strict=True), strict=True)
+    worst = {name: max(zip(values, record["types"], strict=True)) for name, values in columns}
+    words = "; ".join(
+        f"{shorten(name, 40)} {span(value)} ({shorten(kind, 40)})" for name, (value, kind) in worst.items()
+    )
+    caption = (
+        "What each type (columns) loses under each policy (rows, the least worst regret first) against a policy of "
+        "its own, in units of reward; the largest of a row is framed. Percentages: the game's weights of policies at "
+        "the right, of types at the top."
+    )
+    return "Regret of every type under every policy", caption, f"Worst regret: {words}.", draw_regrets(record)
+
+
+def _training(history: dict[str, Any]) -> tuple[str, str, str, Any]:
+    lines = {name: history[name] for name in ("reward", "gold") if name in history}
+    changes = ", ".join(f"{name} from {span(v[0])} to {span(v[-1])}" for name, v in lines.items())
+    judged = (
+        " Where the reward goes on rising and gold utility falls, the reward is being exploited."
+        if "gold" in lines
+        else " No independent judge is there: a reward that rises is no proof that anybody is better served."
+    )
+    caption = f"{len(history['step'])} updates: {changes}; KL at the end {span(history['kl'][-1])} nats.{judged}"
+    return f"As {history['name']} was trained", caption, "", draw_history(history["step"], lines, history["kl"])

@@ -1,0 +1,265 @@
+"""report.json's content → report.html, one file that asks nothing of any network and runs no script.
+
+A policy in its head forbids both (Content-Security-Policy). Whatever came from a user's rows or names is escaped.
+"""
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from palign.evaluation.report_figures import Picture, ordered_models, report_pictures
+from palign.evaluation.report_style import STYLE
+from palign.evaluation.report_words import WHAT_THE_NUMBERS_ARE, interval_words, main_metric, model_sentences, span
+from palign.evaluation.svg import UNPRINTABLE, has_matplotlib, isolated
+
+__all__ = ["render_page"]
+
+GROUPS_SHOWN = 50  # rows of a table; report.json has them all
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+NO_FIGURES = (
+    "The figures are missing: matplotlib is not installed here. Every number is in the tables; "
+    "pip install 'palign[report]' and writing the report again brings the figures."
+)
+
+
+def render_page(data: dict[str, Any]) -> str:
+    """The whole page."""
+    pictures = report_pictures(data)
+    title = text(data["title"])
+    body = [f"<h1>{title}</h1>", *_opening(data), *_meaning(data)]
+    if not pictures and not has_matplotlib():
+        body.append(f"<p>{text(NO_FIGURES)}</p>")
+    body += [f"<p>{text(note)}</p>" for note in data["notes"]]
+    for section in data["sections"]:
+        body += [f"<section><h2>{text(section['name'].capitalize())}</h2>"]
+        body += _pictures(p for p in pictures if p.section == section["name"])
+        body += [*_section(section, data["settings"]), "</section>"]
+    if any(p.section == "" for p in pictures) or data["extra"]:
+        body += ["<section><h2>The run</h2>", *_pictures(p for p in pictures if p.section == ""), *_extra(data)]
+        body += ["</section>"]
+    body.append(f"<footer>palign {text(data['palign_version'])}, report schema {data['schema_version']}.</footer>")
+    head = (
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>{title}</title><style>{STYLE}</style>"
+    )
+    inside = "\n".join(body)
+    return f'<!DOCTYPE html>\n<html lang="en">\n<head>{head}</head>\n<body><main>\n{inside}\n</main></body>\n</html>\n'
+
+
+def text(value: object) -> str:
+    """Any text as it stands, on one line and never markup; it cannot turn the direction of what stands about it."""
+    plain = UNPRINTABLE.sub(" ", str(value).encode("utf-8", "replace").decode())
+    return html.escape(isolated(plain.strip()))
+
+
+def _opening(data: dict[str, Any]) -> list[str]:
+    """Who is worst served, and by how much: a sentence, the same as large numbers, then what else there is to say."""
+    lines, warnings, others = [], [], []
+    for place, section in enumerate(data["sections"]):
+        for model in ordered_models(section):
+            sentences = model_sentences(section, model, data["settings"])
+            warnings += [words for words in sentences if words.startswith("Warning:")]
+            sentences = [words for words in sentences if not words.startswith("Warning:")]
+            if model["model"] != section["main"]:
+                others += sentences
+                continue
+            lead = "lead" if place == 0 else "lead second"
+            lines += [f'<p class="{lead}">{text(sentences[0])}</p>', *_facts(section, data["settings"])]
+            lines += [f"<p>{text(words)}</p>" for words in sentences[1:]]
+    lines += [f'<p class="warning" role="note"><strong>Warning:</strong> {text(words[8:])}</p>' for words in warnings]
+    if others:
+        lines += ["<details><summary>Every other model in a sentence</summary><ul>"]
+        lines += [*(f"<li>{text(words)}</li>" for words in others), "</ul></details>"]
+    return lines
+
+
+def _facts(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """The main model's worst and best group, the gap and the mean, as a list of cards; then a row per grouping."""
+    model, people = ordered_models(section)[0], [settings["annotator_column"]]
+    metric = main_metric(section["name"], model["metrics"])
+    grouped = [frame for frame in model["frames"] if frame["groups"] != people]
+    found = (grouped or model["frames"])[0]["metrics"][metric]
+    everybody = ("Everybody", span(found["overall"]["value"]), interval_words(found["overall"]), "")
+    if not grouped:
+        tail = (f"Worst-served {100 * settings['cvar_alpha']:g} % of people", span(found["cvar"]["value"]),
+                f"mean {metric}, {interval_words(found['cvar'])}", "worst")  # fmt: skip
+        return _cards([tail, everybody])
+    kind, cards = " × ".join(grouped[0]["groups"]), [everybody]
+    if found["worst"]["group"] is not None and found["worst"]["group"] != found["best"]["group"]:
+        cards = [
+            ("▼ Worst served", found["worst"]["group"], _of_group(found["worst"], metric, kind), "worst"),
+            ("Best served", found["best"]["group"], _of_group(found["best"], metric, kind), ""),
+            ("Gap between them", span(found["gap"]["value"]), interval_words(found["gap"]), ""),
+            everybody,
+        ]
+    return [*_cards(cards), *(_glance(model, grouped, metric) if len(grouped) > 1 else [])]
+
+
+def _of_group(found: dict[str, Any], metric: str, kind: str) -> str:
+    people = f"{found['n_annotators']:,} annotator{'' if found['n_annotators'] == 1 else 's'}"
+    ends = f" ({interval_words(found)})" if "low" in found else ""
+    return f"{metric} {span(found['value'])}{ends}; by {kind}, {people}"
+
+
+def _cards(cards: Iterable[tuple[str, str, str, str]]) -> list[str]:
+    rows = [
+        f'<div class="{kind}"><dt>{text(head)}</dt><dd><span class="big">{text(big)}</span>'
+        f'<span class="small">{text(small)}</span></dd></div>'
+        for head, big, small, kind in cards
+    ]
+    return ['<dl class="facts">', *rows, "</dl>"]
+
+
+def _glance(model: dict[str, Any], frames: Sequence[dict[str, Any]], metric: str) -> list[str]:
+    rows = []
+    for frame in frames:
+        found = frame["metrics"][metric]
+        cells = [text(found["worst"]["group"] or "–"), _cell(found["worst"]), text(found["best"]["group"] or "–")]
+        rows.append(([text(" × ".join(frame["groups"])), *cells, _cell(found["best"]), _cell(found["gap"])], False))
+    head = ["by", "worst served", metric, "best served", metric, "gap"]
+    return _table(f"{model['model']}, every way of grouping", head, rows, words=(1, 3))
+
+
+def _meaning(data: dict[str, Any]) -> list[str]:
+    """What the numbers are and what they do not show; our own words, whose marks are the only ones there are."""
+    settings = data["settings"]
+    unit = "judgement" if settings["weights"] == "judgements" else "annotator"
+    lines = [f"<p>{_marked(words)}</p>" for words in WHAT_THE_NUMBERS_ARE]
+    how = (
+        f"Here every {unit} counts the same; intervals are {100 * settings['level']:g} %, from "
+        f"{settings['n_resamples']:,} resamples of annotators within groups (seed {settings['seed']})."
+    )
+    if settings["min_group_size"] > 1:
+        how += f" Numbers of groups with fewer than {settings['min_group_size']} annotators are not shown."
+    return ['<div class="about">', *lines, f"<p>{text(how)}</p>", "</div>"]
+
+
+def _marked(words: str) -> str:
+    strong = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(words, quote=False))
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", strong)
+
+
+def _pictures(pictures: Iterable[Picture]) -> list[str]:
+    drawn = [
+        f"<figure><h3>{text(p.title)}</h3>{p.svg}<figcaption>{text(p.caption)}</figcaption></figure>" for p in pictures
+    ]
+    return ['<div class="pictures">', *drawn, "</div>"] if drawn else []
+
+
+def _section(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    models, people = ordered_models(section), [settings["annotator_column"]]
+    lines = ["<h3>Side by side</h3>", *_side_by_side(models, people)]
+    for groups in [g for g in settings["groups"] if g != people]:
+        lines.append(f"<h3>By {text(' × '.join(groups))}</h3>")
+        first = main_metric(section["name"], models[0]["metrics"])
+        lines += _by_group(section, models, groups, first)
+        others = [name for name in dict.fromkeys(n for m in models for n in m["metrics"]) if name != first]
+        if others:
+            lines += [f"<details><summary>{text(', '.join(others))} by {text(' × '.join(groups))}</summary>"]
+            lines += [line for metric in others for line in _by_group(section, models, groups, metric)]
+            lines += ["</details>"]
+    lines += ["<h3>By annotator</h3>", *_by_annotator(models, people)]
+    notes = [*section["notes"]]
+    for model in models:
+        for frame in model["frames"]:
+            notes += [f"{model['model']}, by {' × '.join(frame['groups'])}: {note}" for note in frame["notes"]]
+    return lines + ([f"<p>{text(note)}</p>" for note in notes])
+
+
+def _side_by_side(models: Sequence[dict[str, Any]], people: list[str]) -> list[str]:
+    rows = []
+    for model in models:
+        frames = [frame for frame in model["frames"] if frame["groups"] != people]
+        for metric, found in (frames or model["frames"])[0]["metrics"].items():
+            cells = [_cell(found["overall"]), text(found["worst"]["group"] or "–"), _cell(found["worst"])]
+            cells += [_cell(found["gap"]), span(found["ratio"]["value"])]
+            rows.append(([text(model["model"]), text(metric), *cells], False))
+    return _table(
+        "Every model", ["model", "metric", "overall", "worst group", "its value", "gap", "ratio"], rows, words=(1, 3)
+    )
+
+
+def _by_group(section: dict[str, Any], models: Sequence[dict[str, Any]], groups: list[str], metric: str) -> list[str]:
+    """A row per group, a column per model, and the paired differences."""
+    own = {m["model"]: _frame(m, groups)["metrics"][metric] for m in models if metric in m["metrics"]}
+    values = {name: {row["group"]: row for row in found["by_group"]} for name, found in own.items()}
+    pairs = {
+        f"{c['second']} − {c['first']}": {row["group"]: row for row in c["rows"] if row["stat"] == "by_group"}
+        for c in section["comparisons"]
+        if (c["groups"], c["metric"]) == (groups, metric)
+    }
+    worst = next(iter(own.values()))["worst"]["group"]
+    every = list(dict.fromkeys(group for by_group in values.values() for group in by_group))
+    rows = []
+    for group in every[:GROUPS_SHOWN]:
+        known = [by_group[group] for by_group in values.values() if group in by_group]
+        counts = [
+            "/".join(dict.fromkeys(f"{row[name]:,}" for row in known)) for name in ("n_annotators", "n_judgements")
+        ]
+        cells = [_cell(by_group.get(group)) for by_group in values.values()]
+        cells += [_cell(by_group.get(group), signed=True) for by_group in pairs.values()]
+        is_worst = group == worst and len(every) > 1
+        rows.append(([f"{'▼ ' if is_worst else ''}{text(group)}", *cells, *counts], is_worst))
+    head = [" × ".join(groups), *values, *pairs, "annotators", "judgements"]
+    lines = _table(f"{metric} by {' × '.join(groups)}", head, rows)
+    if len(every) > GROUPS_SHOWN:
+        lines.append(f"<p>{len(every) - GROUPS_SHOWN:,} further groups are in report.json.</p>")
+    return lines
+
+
+def _by_annotator(models: Sequence[dict[str, Any]], people: list[str]) -> list[str]:
+    rows = []
+    for model in models:
+        for metric, found in _frame(model, people)["metrics"].items():
+            shares = [span(found["quantiles"][share]) for share in ("0.1", "0.5", "0.9")]
+            cells = [text(metric), f"{model['n_annotators']:,}", *shares, _cell(found["cvar"]), _cell(found["gini"])]
+            rows.append(([text(model["model"]), *cells], False))
+    head = ["model", "metric", "annotators", "10 % have less than", "median", "90 % have less than"]
+    return _table("Over people", [*head, "mean of the worst tenth", "Gini"], rows, words=(1,))
+
+
+def _extra(data: dict[str, Any]) -> list[str]:
+    rows = [
+        ([text(name), text(span(value) if isinstance(value, float) else value)], False)
+        for name, value in data["extra"].items()
+    ]
+    return _table("Figures of the run", ["figure", "value"], rows) if rows else []
+
+
+def _frame(model: dict[str, Any], groups: list[str]) -> dict[str, Any]:
+    return next(frame for frame in model["frames"] if frame["groups"] == groups)
+
+
+def _cell(found: dict[str, Any] | None, *, signed: bool = False) -> str:
+    """A number and, below it, its interval."""
+    if found is None:
+        return "–"
+    value = found["difference"] if "difference" in found else found["value"]
+    words = interval_words(found, signed=signed)
+    ends = "" if words == "no interval" else f'<span class="range">{words}</span>'
+    return f"{span(value, signed=signed)}{ends}"
+
+
+def _table(
+    caption: str, head: Sequence[object], rows: Sequence[tuple[list[str], bool]], *, words: Sequence[int] = ()
+) -> list[str]:
+    """A table in a box that scrolls by itself; cells are HTML already, the caption and the head are not.
+
+    Rows come with whether they are the worst; `words` are the columns that hold no numbers.
+    """
+    lines = [f'<div class="scroll" role="region" tabindex="0" aria-label="{text(caption)}"><table>']
+    kinds = [' class="text"' if place in words else "" for place in range(len(head))]
+    names = "".join(f'<th scope="col"{kind}>{_breakable(name)}</th>' for kind, name in zip(kinds, head, strict=True))
+    lines += [f"<caption>{text(caption)}</caption>", f"<thead><tr>{names}</tr></thead><tbody>"]
+    for cells, is_worst in rows:
+        inside = "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds[1:], cells[1:], strict=True))
+        opening = '<tr class="worst">' if is_worst else "<tr>"
+        lines.append(f'{opening}<th scope="row">{cells[0]}</th>{inside}</tr>')
+    return [*lines, "</tbody></table></div>"]
+
+
+def _breakable(name: object) -> str:
+    """A name that may go on in the next line after a slash or an underscore."""
+    return re.sub(r"([/_])", r"\1<wbr>", text(name))

@@ -1,0 +1,149 @@
+"""Pictures of types: where people stand among them, and what each loses under each policy."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from palign.evaluation.figures import WIDTH, WORST, new_figure
+from palign.evaluation.svg import GREY, INK, isolated, shorten, shorten_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_regrets", "draw_type_space", "place_people"]
+
+MARKERS = "osD^vP*X"
+COLORS = ("#0b3c5d", "#e69f00", "#c1440e", "#56b4e9", "#009e73", "#cc79a7", "#8c8c8c", "#f0e442")
+JITTER = 0.02
+
+
+def place_people(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points of people and of the pure types in the plane.
+
+    Two types span a line and three a triangle, both exactly; more are projected on the two directions in which people
+    differ most (principal components of the weights).
+
+    Args:
+        weights: (n_annotators, n_types), rows sum to 1.
+
+    Returns:
+        (n_annotators, 2) and (n_types, 2).
+    """
+    n_types = weights.shape[1]
+    if n_types == 2:
+        corners = np.array([[0.0, 0.0], [1.0, 0.0]])
+    elif n_types == 3:
+        corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
+    else:
+        _, _, directions = np.linalg.svd(weights - weights.mean(axis=0), full_matrices=False)
+        directions = directions[:2] * np.where(directions[:2].sum(axis=1) < 0, -1, 1)[:, None]
+        corners = (np.eye(n_types) - weights.mean(axis=0)) @ directions.T
+    return weights @ corners, corners
+
+
+def draw_type_space(
+    weights: Sequence[Sequence[float]], names: Sequence[str], groups: Sequence[str], *, seed: int = 0
+) -> "Figure":
+    """Everybody as a point between the pure types, in the shape and colour of their group.
+
+    Args:
+        weights: (n_annotators, n_types).
+        names: of the types.
+        groups: (n_annotators,) the group to mark each by; of more than eight the last share one look.
+        seed: of the small shifts that keep equal people apart.
+    """
+    weights = np.asarray(weights, dtype=float)
+    points, corners = place_people(weights)
+    shift = np.random.default_rng(seed).normal(size=points.shape) * JITTER
+    is_line = weights.shape[1] == 2
+    points = points + shift * ([0.3, 6.0] if is_line else [1.0, 1.0])
+    found = sorted(set(groups), key=lambda group: (-list(groups).count(group), group))
+    figure = new_figure((2.4 if is_line else WIDTH) + 0.18 * min(len(found), 8))
+    axes = figure.subplots()
+    _frame(axes, corners, names, is_line)
+    alpha = float(np.clip(60 / max(len(points), 1) ** 0.5 / 8, 0.15, 0.75))
+    codes = np.array([min(found.index(group), 7) for group in groups])
+    for code in range(min(len(found), 8)):
+        own = points[codes == code]
+        label = found[code] if code < 7 or len(found) == 8 else f"{len(found) - 7} further groups"
+        axes.plot(own[:, 0], own[:, 1], MARKERS[code], color=COLORS[code], markeredgecolor=INK, markeredgewidth=0.5,
+                  alpha=alpha, markersize=7 if MARKERS[code] == "*" else 5.5,
+                  label=f"{isolated(shorten_label(label, 30))} (n = {len(own):,})")  # fmt: skip
+    handles = axes.get_legend_handles_labels()[0]
+    figure.legend(handles=handles, loc="outside upper left", ncols=1)
+    for handle in figure.legends[0].legend_handles:
+        handle.set_alpha(1)
+    return figure
+
+
+def _frame(axes: "Axes", corners: np.ndarray, names: Sequence[str], is_line: bool) -> None:
+    """The pure types and the lines between them."""
+    around = corners if len(corners) == 3 else corners[:0]
+    if len(around):
+        axes.fill(around[:, 0], around[:, 1], facecolor="none", edgecolor=GREY, linewidth=1)
+    if is_line:
+        axes.plot(corners[:, 0], corners[:, 1], color=GREY, linewidth=1, zorder=0)
+    middle, size = corners.mean(axis=0), np.ptp(corners, axis=0).max() or 1.0
+    for corner, name in zip(corners, names, strict=True):
+        away = corner - middle
+        away = away / (np.linalg.norm(away) or 1.0)
+        axes.plot(*corner, "+", color=INK, markersize=10, markeredgewidth=1.4)
+        below = is_line or away[1] < 0
+        place = corner + size * np.array([0.0, -0.09 if below else 0.09])
+        side = "left" if away[0] < -0.3 else "right" if away[0] > 0.3 else "center"
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
+        axes.text(*place, isolated(shorten(name, 20)), ha=side, va="center", fontsize=9.5, fontweight="bold",
+                  clip_on=False, bbox=paper)  # fmt: skip
+    low, high = corners.min(axis=0) - 0.16 * size, corners.max(axis=0) + 0.16 * size
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim((-0.45, 0.35) if is_line else (low[1], high[1]))
+    if not is_line:
+        axes.set_aspect("equal")
+    axes.axis("off")
+
+
+def draw_regrets(record: dict[str, Any]) -> "Figure":
+    """Regret of every type under every policy as a heat map, with the game's weights at its sides.
+
+    Args:
+        record: `types`, `policies` (names), `values` (n_types, n_policies), `type_weights` (n_types,) or None,
+            `policy_weights` (n_policies,) with None where a policy has no part in the game, `chosen`.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    values = np.asarray(record["values"], dtype=float).T
+    order = np.argsort(values.max(axis=1), kind="stable")
+    values, names = values[order], [record["policies"][i] for i in order]
+    shares = [(record.get("policy_weights") or [None] * len(names))[i] for i in order]
+    n_rows, n_types = values.shape
+    figure = new_figure(1.35 + 0.52 * n_rows)
+    axes = figure.subplots()
+    paper = LinearSegmentedColormap.from_list("regret", ["#ffffff", "#f7c9a9", WORST, "#5c1f05"])
+    low, high = min(0.0, float(values.min())), max(float(values.max()), 1e-12)
+    for row in range(n_rows):
+        is_chosen = names[row] == record.get("chosen")
+        label = isolated(shorten(names[row], 30)) + (" (chosen)" if is_chosen else "")
+        axes.text(-0.5, row - 0.34, label, fontsize=9.5, va="center", fontweight="bold" if is_chosen else "normal")
+        worst = int(values[row].argmax())
+        for column in range(n_types):
+            share = (values[row, column] - low) / (high - low)
+            axes.fill_between([column - 0.48, column + 0.48], row - 0.16, row + 0.36, facecolor=paper(share),
+                              edgecolor=INK if column == worst else "#bbbbbb",
+                              linewidth=1.6 if column == worst else 0.5)  # fmt: skip
+            axes.text(column, row + 0.1, f"{values[row, column]:.2f}", ha="center", va="center", fontsize=9,
+                      color="white" if share > 0.55 else INK,
+                      fontweight="bold" if column == worst else "normal")  # fmt: skip
+        if shares[row] is not None:
+            axes.text(n_types - 0.4, row + 0.1, f"{100 * shares[row]:.0f} %", va="center", fontsize=9)
+    if any(share is not None for share in shares):
+        axes.text(n_types - 0.4, -0.9, "weight", va="center", fontsize=8.5, color=GREY)
+    duals = record.get("type_weights")
+    for column, name in enumerate(record["types"]):
+        head = isolated(shorten(name, max(6, 34 // n_types))) + (f"\n{100 * duals[column]:.0f} %" if duals else "")
+        axes.text(column, -0.9, head, ha="center", va="center", fontsize=9)
+    axes.set_xlim(-0.55, n_types + (0.25 if any(s is not None for s in shares) else -0.4))
+    axes.set_ylim(n_rows - 0.5, -1.25)
+    axes.axis("off")
+    return figure
