@@ -111,7 +111,7 @@ def read_pooling_hints(name_or_path: str, *, revision: str | None = None, poolin
     A pooling that is not mean, first, last or max raises ValueError; a module after the pooling that is not a
     normalisation (a dense projection) raises ValueError, since leaving it out would change the vectors silently.
     """
-    modules = _read_json(name_or_path, "modules.json", revision)
+    modules = read_json(name_or_path, "modules.json", revision)
     if not isinstance(modules, list):
         return PoolingHints(pooling)
     asked, normalize, subfolder = pooling, False, ""
@@ -121,7 +121,7 @@ def read_pooling_hints(name_or_path: str, *, revision: str | None = None, poolin
             subfolder = path
         elif kind == "Pooling":
             asked = asked or _pooling_mode(
-                _read_json(name_or_path, f"{path}/config.json", revision) or {}, name_or_path
+                read_json(name_or_path, f"{path}/config.json", revision) or {}, name_or_path
             )
         elif kind == "Normalize":
             normalize = True
@@ -131,7 +131,7 @@ def read_pooling_hints(name_or_path: str, *, revision: str | None = None, poolin
                 "Transformer, Pooling and Normalize are known here. Compute its vectors with "
                 "sentence-transformers and give them as --embeddings FILE.npy."
             )
-    limits = _read_json(name_or_path, os.path.join(subfolder, "sentence_bert_config.json"), revision) or {}
+    limits = read_json(name_or_path, os.path.join(subfolder, "sentence_bert_config.json"), revision) or {}
     return PoolingHints(asked, normalize, limits.get("max_seq_length"), subfolder)
 
 
@@ -151,7 +151,7 @@ def _pooling_mode(config: dict, name_or_path: str) -> str | None:
     return words[0] if words else None
 
 
-def _read_json(name_or_path: str, filename: str, revision: str | None) -> dict | list | None:
+def read_json(name_or_path: str, filename: str, revision: str | None) -> dict | list | None:
     """The parsed file of a folder or hub repository, or None when it has no such file."""
     if looks_like_path(name_or_path):
         path = Path(name_or_path).expanduser() / filename
