@@ -73,7 +73,7 @@ def judge(
     (output / "samples.md").write_text(samples, encoding="utf-8")
     report = write_report(
         table, output_dir=output, metrics=("accuracy", "log_likelihood", "reward"), group_columns=setup.group_columns,
-        title="EM mixture-DPO", notes=[*choice_note(record), *check_notes(record)], extra=summary,
+        title="EM mixture-DPO", notes=[*setup.guard_notes, *choice_note(record), *check_notes(record)], extra=summary,
     )  # fmt: skip
     (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     shown = table.groupby(["model", "type"], sort=False)["accuracy"].mean().unstack(0)

@@ -52,7 +52,7 @@ def show(setup: FairSetup, script: FairPolicyArguments, start: float) -> dict[st
     report = write_report(
         vote_table(record, trainer.vote_scores, trainer.eval_rows, types), output_dir=output,
         metrics=("accuracy", "log_likelihood"), group_columns=setup.group_columns, title="Fair policy",
-        notes=record["notes"], extra=summary,
+        notes=[*setup.guard_notes, *record["notes"]], extra=summary,
     )  # fmt: skip
     (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(f"\n{samples}\n{fair_table(record)}\n{pd.Series(record['seconds']).round(1).to_string()}")

@@ -60,7 +60,7 @@ def test_own_text_rows_on_a_local_backbone(recipe: ModuleType, tmp_path: Path) -
     tokenizer.save_pretrained(tmp_path / "lm")
     rows = write(tmp_path / "rows.jsonl", text_rows())
     flags = ["--dataset_name", rows, "--model_name_or_path", str(tmp_path / "lm"), "--n_prototypes", "2"]
-    flags += ["--group_columns", "country", "--embedding_cache_dir", str(tmp_path / "cache")]
+    flags += ["--group_columns", "country", "--embedding_cache_dir", str(tmp_path / "cache"), "--guard", "warn"]
     summary = recipe.main([*flags, "--output_dir", str(tmp_path / "out"), *QUIET])
     assert summary["pal/accuracy"] > summary["pooled/accuracy"]
     model = PALRewardModel.from_pretrained(tmp_path / "out")

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from palign.data import guard as guard_module
 from palign.data.checks import MAX_CHARACTERS
 from palign.data.columns import ColumnNames
-from palign.data.loading import load_embeddings, load_preferences
+from palign.data.guard import MODES, GuardOptions, act_on
+from palign.data.guard_form import check_raw_form
+from palign.data.loading import load_embeddings, read_rows
 from palign.data.preferences import Preferences
 
 __all__ = ["DataArguments"]
@@ -47,6 +50,17 @@ class DataArguments(ColumnNames):
         default=MAX_CHARACTERS, metadata={"help": "Longest text allowed in a row; 0 allows any length."}
     )
 
+    guard: str = field(
+        default="stop",
+        metadata={
+            "help": "What to do where the rows cannot show what would be reported: stop, warn, or off (do not look)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.guard not in MODES:
+            raise ValueError(f"--guard is {self.guard!r}; allowed are {', '.join(MODES)}.")
+
     def vectors(self) -> np.ndarray | None:
         """The file of `--embeddings`, (n_embeddings, hidden) memory-mapped; None when rows hold texts."""
         return None if self.embeddings is None else load_embeddings(self.embeddings)
@@ -71,7 +85,32 @@ class DataArguments(ColumnNames):
         """Rows of any source under these column names, checked, with every group column there."""
         names = {item.name: getattr(self, item.name) for item in fields(ColumnNames)}
         limit = self.max_characters or None
-        prefs = load_preferences(source, split=split, n_embeddings=n_embeddings, max_characters=limit, **names)
+        rows, called = read_rows(source, split=split, column_names=names)
+        if n_embeddings is None and self.guard != "off":
+            act_on([check_raw_form(rows, ColumnNames.of(names))], self.guard)
+        prefs = Preferences.from_rows(
+            rows, embeddings=False if n_embeddings is None else n_embeddings, max_characters=limit, source=called,
+            **names,
+        )  # fmt: skip
         for name in self.group_columns:
             prefs.column(name)
         return prefs
+
+    def look_at(
+        self,
+        train: Preferences,
+        evaluation: Preferences,
+        *,
+        options: GuardOptions | None = None,
+        unseen: Preferences | None = None,
+        embeddings: np.ndarray | None = None,
+    ) -> list[str]:
+        """Run the guard as `--guard` says; returns what is not ok, a line each.
+
+        Raises:
+            GuardError: a check says stop, and so does `--guard`.
+        """
+        if self.guard == "off":
+            return []
+        splits = {"train": train, "eval": evaluation}
+        return act_on(guard_module.guard(splits, unseen=unseen, embeddings=embeddings, options=options), self.guard)

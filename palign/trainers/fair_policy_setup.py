@@ -1,7 +1,7 @@
 """From arguments to a mixture and rows to judge it by: what `recipes/fair_policy.py` starts from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from accelerate import PartialState
 from transformers import AutoConfig, AutoTokenizer
 
 from palign.data.arguments import DataArguments
+from palign.data.guard import GuardOptions
 from palign.data.preferences import Preferences
 from palign.data.splits import split_by_prompt
 from palign.data.synthetic_text import gold_utility, make_prompts, make_text_population
@@ -43,11 +44,13 @@ class FairSetup:
         trainer: ready to train.
         gold: (completion, type) → utility by an independent judge, where the population gives one.
         group_columns: declared groups to report by.
+        guard_notes: what the guard said of the rows.
     """
 
     trainer: FairPolicyTrainer
     gold: Callable[[str, int], float] | None
     group_columns: list[str]
+    guard_notes: list[str] = field(default_factory=list)
 
 
 def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, args: FairPolicyConfig) -> FairSetup:
@@ -56,10 +59,12 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
     Raises:
         ValueError: rows, folders or options that cannot work; said before any model is loaded where it can be known.
     """
-    folder, is_embedded = _mixture_folder(script, data_args, args), data_args.dataset_name is None
-    record = load_mixture(folder)
+    own = None if data_args.dataset_name is None else _own_rows(script, data_args, args)
+    said = [] if own is None else _look_at(own, script, data_args, args)
+    folder = _mixture_folder(script, replace(data_args, guard="off") if own else data_args, args)
+    record, is_embedded = load_mixture(folder), own is None
     require_several_types(record.n_types, args)
-    train, evaluation = embedded_rows(record, script) if is_embedded else _own_rows(script, data_args, args)
+    train, evaluation = embedded_rows(record, script) if own is None else own
     _check(folder, record, args, train, evaluation)
     pooled = Path(script.pooled_path) if script.pooled_path else folder / POOLED
     if script.pooled_path or pooled.is_dir():
@@ -70,7 +75,19 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
         mixture, args, train, evaluation, pooled_path=pooled if pooled.is_dir() else None, type_names=names
     )
     gold = (lambda text, k: gold_utility(text, names[k])) if is_embedded and names is not None else None
-    return FairSetup(trainer, gold, data_args.group_columns)
+    return FairSetup(trainer, gold, data_args.group_columns, said)
+
+
+def _look_at(
+    rows: tuple[Preferences, Preferences],
+    script: FairPolicyArguments,
+    data_args: DataArguments,
+    args: FairPolicyConfig,
+) -> list[str]:
+    options = GuardOptions(
+        type_column=script.type_column, prompts_are_new=data_args.eval_dataset_name is not None, seed=args.seed
+    )
+    return data_args.look_at(*rows, options=options)
 
 
 def _mixture_folder(script: FairPolicyArguments, data_args: DataArguments, args: FairPolicyConfig) -> Path:

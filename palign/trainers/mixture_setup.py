@@ -2,7 +2,7 @@
 
 import copy
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from trl import ModelConfig, get_peft_config
 
 from palign.data.arguments import DataArguments
+from palign.data.guard import GuardOptions
 from palign.data.preferences import Preferences
 from palign.data.splits import split_by_prompt, split_by_row
 from palign.data.vote_counts import count_votes
@@ -39,6 +40,7 @@ class MixtureSetup:
         peft_config: of every adapter.
         truth: (n_annotators,) the declared type of each annotator of `train_rows`; None where there is none.
         group_columns: declared groups to report by.
+        guard_notes: what the guard said of the rows.
     """
 
     model: PreTrainedModel
@@ -49,6 +51,7 @@ class MixtureSetup:
     peft_config: PeftConfig
     truth: np.ndarray | None
     group_columns: list[str]
+    guard_notes: list[str] = field(default_factory=list)
 
     def trainer(self, name: str) -> MixtureDPOTrainer:
         """A trainer of the mixture ('em') or of a baseline ('pooled', 'cluster', 'oracle'); the model must be free."""
@@ -90,8 +93,12 @@ def set_up_mixture(
         ValueError: rows, folders or options that cannot work; said before any model is loaded.
     """
     model_args.use_peft = True
+    options = GuardOptions(
+        type_column=script.type_column, prompts_are_new=data_args.eval_dataset_name is not None, seed=args.seed
+    )
     if model_args.model_name_or_path is None:
         model, tokenizer, train, evaluation = _embedded(script, args)
+        said = data_args.look_at(train, evaluation, options=options)
     else:
         model_args.model_name_or_path = os.path.expanduser(model_args.model_name_or_path)
         require_model_folder(model_args.model_name_or_path)
@@ -100,10 +107,11 @@ def set_up_mixture(
         if evaluation is None:
             train, evaluation = _held_out(train, script.eval_fraction, args.seed)
         count_votes(train, args.n_types)
+        said = data_args.look_at(train, evaluation, options=options)
         model, tokenizer = _load(model_args, script.trust_remote_code)
     return MixtureSetup(
         model, tokenizer, train, evaluation, args, get_peft_config(model_args),
-        declared_types(train, script.type_column), data_args.group_columns,
+        declared_types(train, script.type_column), data_args.group_columns, said,
     )  # fmt: skip
 
 

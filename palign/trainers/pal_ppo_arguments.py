@@ -43,6 +43,10 @@ class PolicyArguments:
     )
     prompt_column: str = field(default="prompt", metadata={"help": "Column with the prompt, a text or messages."})
     group_columns: list[str] = field(default_factory=list, metadata={"help": "Further columns to report by."})
+    guard: str = field(
+        default="stop",
+        metadata={"help": "What to do where everybody is asked only their own prompts: stop, warn, off."},
+    )
     compare_with: list[str] = field(
         default_factory=list,
         metadata={"help": "Further policies to train: any of 'none', 'prompt', 'adapter'."},

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, get_peft_config
 
 from palign.conditioning import WhoIsAsking
+from palign.data.guard import act_on, guard_prompts
 from palign.models.checkpoints import require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.rewards import PersonalizedReward
@@ -80,6 +81,8 @@ def _own(script: PolicyArguments, args: PALPPOConfig, model_args: ModelConfig) -
         raise ValueError(
             f"{script.dataset_name} has {len(rows)} row; at least two are needed, one of them to judge by."
         )
+    if script.guard != "off":
+        act_on(guard_prompts(rows, seed=args.seed), script.guard)
     order = np.random.default_rng(args.seed).permutation(len(rows))
     n_eval = min(script.n_eval_rows, max(1, len(rows) // 10))
     reward_model = PALRewardModel.from_pretrained(args.reward_model_path)

@@ -13,6 +13,7 @@ from transformers import set_seed
 
 from palign.data.annotators import AnnotatorIndex
 from palign.data.arguments import DataArguments
+from palign.data.guard import GuardOptions
 from palign.data.preferences import Preferences
 from palign.data.splits import split_by_row
 from palign.data.synthetic import make_gaussian_population
@@ -42,6 +43,7 @@ class RewardSetup:
     Attributes:
         n_prototypes: K, chosen if it was to be.
         choice: how it was chosen, or None.
+        guard_notes: what the guard said of the rows.
         newcomers: rows to place newcomers by and rows to judge by, or None.
     """
 
@@ -57,6 +59,7 @@ class RewardSetup:
     n_prototypes: int = 1
     choice: PrototypeChoice | None = None
     annotators: AnnotatorIndex = field(default_factory=AnnotatorIndex)
+    guard_notes: list[str] = field(default_factory=list)
 
     def config(self, n_prototypes: int) -> PALConfig:
         """The architecture with that K."""
@@ -105,14 +108,15 @@ class RewardSetup:
     def notes(self) -> list[str]:
         """Sentences for the report."""
         if self.choice is None:
-            return []
+            return self.guard_notes
         rows = [
             f"K = {int(row['n_prototypes'])}: {row['log_likelihood']:.3f} (accuracy {row['accuracy']:.3f})"
             for row in self.choice.table
         ]
         return [
+            *self.guard_notes,
             f"K = {self.n_prototypes} was chosen on annotators held out of training, by the log-likelihood of an "
-            f"answer (nats): {'; '.join(rows)}. The smallest K that is not clearly worse than the best is taken."
+            f"answer (nats): {'; '.join(rows)}. The smallest K that is not clearly worse than the best is taken.",
         ]
 
 
@@ -133,9 +137,17 @@ def set_up_reward(
             check_prototype_count(int(script.n_prototypes), len(train.annotators()))
         if evaluation is None:
             train, evaluation = split_by_row(train, fraction=script.eval_fraction, seed=args.seed)
+    options = GuardOptions(
+        n_types=int(script.n_prototypes) if script.n_prototypes not in ("auto", "1") else None,
+        prompts_are_new=data_args.eval_dataset_name is not None,
+        seed=args.seed,
+    )
+    said = data_args.look_at(
+        train, evaluation, options=options, embeddings=embeddings, unseen=newcomers[0] if newcomers else None
+    )
     setup = RewardSetup(
         script, args, train, evaluation, embeddings, _backbone(script, model_args), model_args.model_name_or_path,
-        newcomers, data_args.group_columns, annotators=train.annotators(),
+        newcomers, data_args.group_columns, annotators=train.annotators(), guard_notes=said,
         trains_backbone=bool(model_args.use_peft or args.train_backbone),
     )  # fmt: skip
     _choose(setup)

@@ -1,0 +1,167 @@
+"""Would it matter if the names of the annotators were shuffled? A look without a model, before anything is trained."""
+
+import re
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import LinearOperator, svds
+from scipy.sparse.linalg import norm as sparse_norm
+
+from palign.data.guard_finding import N_SAMPLED, Finding, Pairs, plain_text
+from palign.data.preferences import Preferences
+
+__all__ = ["check_names"]
+
+GAIN, N_WORDS, N_SHUFFLES, N_DIRECTIONS = 0.03, 4096, 3, 4
+_WORD = re.compile(r"\w+")
+
+
+def check_names(
+    prefs: Preferences, *, embeddings: np.ndarray | None = None, split: str = "", seed: int = 0
+) -> Finding:
+    """Do names carry information? A person's answers to half of the prompts, less what everybody says, as a direction
+    in the space of words (or vectors, or known items); how often does it tell that person's other answers, and how
+    often when names are shuffled over the rows?
+
+    Says "look" only where the gain is surely below three points of accuracy; too few rows to tell are "ok".
+    """
+    pairs = _largest_people(prefs, seed)
+    if pairs is None:
+        return Finding.of("names", "ok", 0.0, "too few annotators with several rows to tell what names are worth.")
+    features = _difference_features(prefs, pairs, embeddings)
+    rng = np.random.default_rng(seed)
+    half = _halves(pairs, rng)
+    (own, spread, n), shuffled = max(
+        (_against_shuffled(features, pairs.people, half, n_directions, rng) for n_directions in (None, N_DIRECTIONS)),
+        key=lambda found: found[0][0] - found[1],
+    )
+    gain = own - shuffled
+    said = (
+        f"A person's other answers tell {own:.1%} of {n:,} answers beyond what everybody says, "
+        f"{shuffled:.1%} with names shuffled"
+    )
+    if n < len(pairs) / 2 or gain + 1.5 * spread >= GAIN:
+        return Finding.of("names", "ok", gain, f"{said}.")
+    return Finding.of(
+        "names", "look", gain,
+        f"{said}: as far as words and length show, it does not matter who judged. Types found here may be chance; "
+        "compare with one type, and train once with annotator ids shuffled.", (), split,
+    )  # fmt: skip
+
+
+def _largest_people(prefs: Preferences, seed: int) -> Pairs | None:
+    """Rows of people who gave four or more, at most 100 of each and N_SAMPLED in all; None below 200 rows."""
+    everybody = Pairs.of(prefs)
+    order = np.random.default_rng(seed).permutation(len(prefs))
+    order = order[np.argsort(everybody.people[order], kind="stable")]
+    count = np.bincount(everybody.people)
+    within = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
+    order = order[(within < 100) & (count[everybody.people[order]] >= 4)]
+    people = np.unique(everybody.people[order])
+    if len(people) < 4 or len(order) < 200:
+        return None
+    chosen = np.random.default_rng(seed).permutation(people)
+    kept = np.cumsum(np.minimum(count[chosen], 100)) <= N_SAMPLED
+    return Pairs.of(prefs, order[np.isin(everybody.people[order], chosen[kept])])
+
+
+def _halves(pairs: Pairs, rng: np.random.Generator) -> np.ndarray:
+    """(n,) 0 or 1: by prompt, so that two rankings of the same completions fall together; else by row."""
+    prompts, group = np.unique(pairs.prompts, return_inverse=True)
+    return rng.integers(2, size=len(prompts))[group] if len(prompts) >= 10 else rng.integers(2, size=len(pairs))
+
+
+def _shuffled(people: np.ndarray, half: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    found = people.copy()
+    for part in (0, 1):
+        found[half == part] = rng.permutation(found[half == part])
+    return found
+
+
+def _against_shuffled(
+    features: sparse.csr_matrix,
+    people: np.ndarray,
+    half: np.ndarray,
+    n_directions: int | None,
+    rng: np.random.Generator,
+) -> tuple[tuple[float, float, int], float]:
+    """What `_told_by_own_rows` gives, and its mean accuracy under shuffled names."""
+    own = _told_by_own_rows(features, people, half, n_directions)
+    shuffled = [
+        _told_by_own_rows(features, _shuffled(people, half, rng), half, n_directions)[0] for _ in range(N_SHUFFLES)
+    ]
+    return own, float(np.mean(shuffled))
+
+
+def _told_by_own_rows(
+    features: sparse.csr_matrix, people: np.ndarray, half: np.ndarray, n_directions: int | None
+) -> tuple[float, float, int]:
+    """Accuracy, its standard error clustered by person, and the number of answers that were spoken of.
+
+    Args:
+        n_directions: people are compared along so many directions in which they differ most (a handful of types seen
+            through few rows of each person); None takes the whole space (many rows of each).
+    """
+    people = np.unique(people, return_inverse=True)[1]
+    n_people, score = int(people.max()) + 1, np.zeros(len(people))
+    for part in (0, 1):
+        given, asked = np.flatnonzero(half != part), np.flatnonzero(half == part)
+        if not len(given) or not len(asked):
+            continue
+        adder = sparse.csr_matrix((np.ones(len(given)), (people[given], given)), shape=(n_people, len(people)))
+        sums, count = (adder @ features).tocsr(), np.bincount(people[given], minlength=n_people)
+        everybody = np.asarray(features[given].mean(axis=0)).ravel()
+        if n_directions is None:
+            own = np.asarray(features[asked].multiply(sums[people[asked]]).sum(axis=1)).ravel()
+            score[asked] = own - count[people[asked]] * (features[asked] @ everybody)
+        else:
+            directions = _directions(sums, count, everybody, n_directions)
+            own = sums @ directions - np.outer(count, everybody @ directions)
+            score[asked] = ((features[asked] @ directions) * own[people[asked]]).sum(axis=1)
+    spoken = np.abs(score) > 1e-12
+    right, n = (score > 0)[spoken].astype(float), max(int(spoken.sum()), 1)
+    accuracy = float(right.sum() / n)
+    by_person = np.bincount(people[spoken], right - accuracy)
+    return accuracy, float(np.sqrt(np.square(by_person).sum()) / n), n
+
+
+def _directions(sums: sparse.csr_matrix, count: np.ndarray, everybody: np.ndarray, n: int) -> np.ndarray:
+    """(width, n): leading right singular vectors of everybody's sums less what all say, which is never written out."""
+    operator = LinearOperator(
+        sums.shape,
+        matvec=lambda v: sums @ v.ravel() - count * (everybody @ v.ravel()),
+        rmatvec=lambda u: sums.T @ u.ravel() - everybody * (count @ u.ravel()),
+        dtype=np.float64,
+    )
+    n = min(n, min(sums.shape) - 1)
+    return svds(operator, k=n, v0=np.ones(min(sums.shape)), maxiter=200, tol=1e-3)[2].T
+
+
+def _difference_features(prefs: Preferences, pairs: Pairs, embeddings: np.ndarray | None) -> sparse.csr_matrix:
+    """(n, width): what the better item has and the worse one has not, by words, vectors or known items."""
+    used, inverse = np.unique(np.r_[pairs.best, pairs.worst], return_inverse=True)
+    if prefs.is_text:
+        items = _bag_of_words([plain_text(prefs.items[item][1]) for item in used])
+    elif embeddings is not None:
+        vectors = np.asarray(embeddings[used], dtype=np.float64)
+        items = sparse.csr_matrix(vectors - vectors.mean(axis=0))
+    else:
+        items = sparse.identity(len(used), format="csr")
+    return (items[inverse[: len(pairs)]] - items[inverse[len(pairs) :]]).tocsr()
+
+
+def _bag_of_words(texts: Sequence[str]) -> sparse.csr_matrix:
+    """(n, N_WORDS + 1): which words a text has, by log inverse document frequency, of norm 1; and its length."""
+    columns, starts = [], [0]
+    for text in texts:
+        columns += {zlib.crc32(word.encode()) % N_WORDS for word in _WORD.findall(text[:4000].lower())}
+        starts.append(len(columns))
+    bag = sparse.csr_matrix((np.ones(len(columns)), columns, starts), shape=(len(texts), N_WORDS))
+    frequency = np.maximum(np.bincount(columns, minlength=N_WORDS), 1)
+    weighed = bag @ sparse.diags(np.log(1 + len(texts) / frequency))
+    norm = np.maximum(sparse_norm(weighed, axis=1), 1e-9)
+    length = np.log1p([len(text) for text in texts])
+    length = (length - length.mean()) / max(length.std(), 1e-9)
+    return sparse.hstack([sparse.diags(1 / norm) @ weighed, sparse.csr_matrix(0.3 * length[:, None])]).tocsr()

@@ -1,0 +1,263 @@
+"""Is what a model is judged on new to it, and does everybody speak of the same things?"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+from palign.data.guard_finding import Finding, plain_text, sample
+from palign.data.preferences import Preferences
+
+__all__ = [
+    "check_prompt_sources",
+    "check_shared_completions",
+    "check_shared_conversations",
+    "check_shared_judgements",
+    "check_shared_prompts",
+    "check_type_sources",
+    "check_unseen",
+]
+
+SAME_SPLIT = 0.95  # share of judgements from which on two splits are one
+LEAK, LEAK_STOPS, COPIES_STOP = 0.01, 0.2, 0.05
+IS_LIST = 30  # completions a prompt; from here on prompts are headings over many texts, and sharing them no leak
+CONNECTED, APART = 0.95, 0.8
+CONFOUNDED, CONFOUNDED_STOPS = 0.5, 0.95  # of what could be gained over guessing the commonest type
+MOST_TYPES = 50
+CONVERSATION_NAMES = re.compile(r"(conversation|conv|dialogue?|session|thread|chat|post)(_?(id|hash|key))?", re.I)
+SOURCE_NAMES = re.compile(r"(prompt_)?(source|dataset|subset|domain|category|topic|task)(_name|_id)?", re.I)
+
+
+def _key(*parts: object) -> bytes:
+    """Sixteen bytes for texts of any length."""
+    return hashlib.blake2b("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _prompt_keys(prefs: Preferences) -> list[bytes]:
+    """One for each of `prompts`, or of the prompt vectors' numbers as the rows name them."""
+    return [_key(plain_text(prompt)) for prompt in prefs.prompts]
+
+
+def _item_keys(prefs: Preferences) -> list[bytes]:
+    """One for each text of `items`, with its prompt."""
+    prompts = _prompt_keys(prefs)
+    return [_key(prompts[prompt].hex(), plain_text(text)) for prompt, text in prefs.items]
+
+
+def _judgement_keys(prefs: Preferences) -> list[object]:
+    """(n_rows,) who judged what, whichever way."""
+    if not prefs.is_text:
+        held = np.sort(prefs.item_indices, axis=1).tolist()
+        rows = zip(prefs.annotator_ids, prefs.prompt_indices.tolist(), held, strict=True)
+        return [(person, prompt, tuple(items)) for person, prompt, items in rows]
+    keys = _item_keys(prefs)
+    return [
+        (person, frozenset(keys[item] for item in items if item >= 0))
+        for person, items in zip(prefs.annotator_ids, prefs.item_indices.tolist(), strict=True)
+    ]
+
+
+def _shared(first: Iterable[object], second: Sequence[object]) -> np.ndarray:
+    """Positions of `second` whose key is in `first`, too."""
+    known = set(first)
+    return np.array([row for row, key in enumerate(second) if key in known], dtype=np.int64)
+
+
+def check_shared_judgements(first: Preferences, second: Preferences, names: tuple[str, str]) -> Finding:
+    """The same person's judgement of the same completions in two splits, up to two splits that are one."""
+    keys = _judgement_keys(first)
+    rows = _shared(keys, _judgement_keys(second))
+    share = len(rows) / len(second)
+    said = f"{len(rows):,} of the {len(second):,} judgements of {names[1]} stand in {names[0]} as well"
+    by_chance = 4 * (1 - len(set(keys)) / len(keys))  # where few items meet again and again, as they do in the first
+    if len(rows) < 2 or (share < LEAK + by_chance and share < SAME_SPLIT):
+        return Finding.of("shared_judgements", "ok", share, f"{said}.")
+    if share >= SAME_SPLIT:
+        message = f"{said}: {names[1]} is {names[0]}. What is chosen on one cannot be judged on the other."
+    else:
+        message = f"{said}: they were learned, not predicted. Split again, or drop them."
+    return Finding.of("shared_judgements", "stop" if share >= COPIES_STOP else "look", share, message, rows, names[1])
+
+
+def check_shared_prompts(first: Preferences, second: Preferences, names: tuple[str, str]) -> Finding:
+    """The same prompt in two splits."""
+    if not first.is_text or not second.is_text:
+        return Finding.of("shared_prompts", "ok", 0.0, "the rows name vectors.")
+    used = [np.unique(part.prompt_indices) for part in (first, second)]
+    if len(used[1]) == 1 or len(np.unique(second.item_indices)) > IS_LIST * len(used[1]):
+        return Finding.of("shared_prompts", "ok", 0.0, "the prompts are a short list, each with many completions.")
+    keys = [_prompt_keys(part) for part in (first, second)]
+    known = {keys[0][prompt] for prompt in used[0]}
+    shared = np.array([prompt for prompt in used[1] if keys[1][prompt] in known], dtype=np.int64)
+    rows = np.flatnonzero(np.isin(second.prompt_indices, shared))
+    share = len(shared) / len(used[1])
+    return _leak("shared_prompts", share, rows, names, f"{len(shared):,} of the {len(used[1]):,} prompts", False)
+
+
+def check_shared_completions(first: Preferences, second: Preferences, names: tuple[str, str]) -> Finding:
+    """The same completion of the same prompt in two splits."""
+    if not first.is_text or not second.is_text:
+        return Finding.of("shared_completions", "ok", 0.0, "the rows name vectors.")
+    used = [np.unique(part.item_indices[part.item_indices >= 0]) for part in (first, second)]
+    keys = [_item_keys(part) for part in (first, second)]
+    known = {keys[0][item] for item in used[0]}
+    shared = np.array([item for item in used[1] if keys[1][item] in known], dtype=np.int64)
+    rows = np.flatnonzero(np.isin(second.item_indices, shared).any(axis=1))
+    share = len(shared) / len(used[1])
+    return _leak(
+        "shared_completions", share, rows, names, f"{len(shared):,} of the {len(used[1]):,} completions", False
+    )
+
+
+def check_shared_conversations(first: Preferences, second: Preferences, names: tuple[str, str]) -> Finding:
+    """Turns of one conversation in two splits: by a column that names it (`conversation_id`, …), and by conversations
+    that begin with the same exchange."""
+    shares = np.zeros(len(second), dtype=bool)
+    for column in first.columns:
+        if CONVERSATION_NAMES.fullmatch(column) and column in second.columns:
+            known = {value for value in first.columns[column].tolist() if value is not None}
+            shares |= np.fromiter((value in known for value in second.columns[column].tolist()), bool, len(second))
+    if first.is_text and second.is_text and any(_opening(p)[1] is not None for p in first.prompts + second.prompts):
+        found = [set(), set()]
+        for goes_on, keys in _exchanges(first):
+            found[goes_on] |= keys
+        seen = (found[True], found[False] | found[True])  # two first answers to one question are no conversation
+        shares |= np.fromiter((not seen[on].isdisjoint(keys) for on, keys in _exchanges(second)), bool, len(second))
+    said = f"{int(shares.sum()):,} of the {len(second):,} rows"
+    rows = np.flatnonzero(shares)
+    return _leak(
+        "shared_conversations", float(shares.mean()), rows, names, said, True, "belong to a conversation that"
+    )
+
+
+def _exchanges(prefs: Preferences) -> Iterator[tuple[bool, set[bytes]]]:
+    """For every row, whether its prompt goes beyond one question, and keys of what may be the first exchange: the
+    first question with the first answer or, where the prompt is that question alone, with each completion."""
+    opening = [_opening(prompt) for prompt in prefs.prompts]
+    keys = [None if answer is None else {_key(ask, answer)} for ask, answer in opening]
+    texts = [plain_text(text).strip() for _, text in prefs.items]
+    for prompt, items in zip(prefs.prompt_indices.tolist(), prefs.item_indices.tolist(), strict=True):
+        if keys[prompt] is not None:
+            yield True, keys[prompt]
+        else:
+            yield False, {_key(opening[prompt][0], texts[item]) for item in items if item >= 0}
+
+
+_TURN = re.compile(r"\n\s*\n?(?:Human|User|Assistant|AI|Bot)\s*:\s*", re.I)
+
+
+def _opening(prompt: object) -> tuple[str, str | None]:
+    """The first question and, where the prompt has one, the first answer."""
+    if isinstance(prompt, str):
+        turns = [turn.strip() for turn in _TURN.split("\n" + prompt) if turn.strip()]
+    else:
+        turns = [message["content"].strip() for message in prompt if message["role"] != "system"]
+    if not turns:
+        return "", None
+    return turns[0], turns[1] if len(turns) > 1 else None
+
+
+def _leak(
+    name: str, share: float, rows: np.ndarray, names: tuple[str, str], what: str, stops: bool, verb: str = "stand in"
+) -> Finding:
+    said = f"{what} of {names[1]} {verb} {names[0]}{' has' if verb != 'stand in' else ' as well'}"
+    if share < LEAK or len(rows) < 2:
+        return Finding.of(name, "ok", share, f"{said}.")
+    advice = "a figure got on them is not one for new ones. Split by what they share."
+    verdict = "stop" if stops and share >= LEAK_STOPS else "look"
+    return Finding.of(name, verdict, share, f"{said}: {advice}", rows, names[1])
+
+
+def check_unseen(seen: Preferences, unseen: Preferences, name: str = "the unseen annotators") -> Finding:
+    """People who are said to be new and are not."""
+    both = sorted(set(seen.annotators().ids) & set(unseen.annotators().ids))
+    n, share = len(unseen.annotators()), len(both) / max(len(unseen.annotators()), 1)
+    said = f"{len(both):,} of {n:,} annotators of {name} have rows to train on"
+    if not both:
+        return Finding.of("unseen", "ok", share, f"{said}.")
+    rows = np.flatnonzero(np.isin(unseen.annotator_ids.astype(str), both))
+    shown = ", ".join(map(repr, both[:3]))
+    return Finding.of("unseen", "stop", share, f"{said} ({shown}): they are not new. Leave them out.", rows, name)
+
+
+def check_prompt_sources(annotators: np.ndarray, prompts: np.ndarray, *, split: str = "", seed: int = 0) -> Finding:
+    """Do annotators fall apart into groups that share no prompt, where shuffled names would leave them together?
+
+    Args:
+        annotators, prompts: (n_rows,) numbers.
+    """
+    people, of_row = np.unique(annotators, return_inverse=True)
+    if len(people) < 4 or len(np.unique(prompts)) < 4:
+        return Finding.of("prompt_source", "ok", 1.0, "too few annotators or prompts to tell.")
+    own = _largest_together(of_row, prompts)
+    shuffled = _largest_together(np.random.default_rng(seed).permutation(of_row), prompts)
+    said = f"{own:.0%} of {len(people):,} annotators are joined by prompts they share ({shuffled:.0%} if shuffled)"
+    if shuffled < CONNECTED or own >= APART:
+        return Finding.of("prompt_source", "ok", own, f"{said}.")
+    return Finding.of(
+        "prompt_source", "look", own,
+        f"{said}; the others were asked other things: a taste cannot be told from what was asked.", (), split,
+    )  # fmt: skip
+
+
+def _largest_together(people: np.ndarray, prompts: np.ndarray) -> float:
+    """Share of the people in the largest component of the graph of people and prompts."""
+    n_people = int(people.max()) + 1
+    of_prompt = np.unique(prompts, return_inverse=True)[1]
+    n = n_people + int(of_prompt.max()) + 1
+    graph = sparse.coo_matrix((np.ones(len(people)), (people, of_prompt + n_people)), shape=(n, n))
+    _, component = connected_components(graph, directed=False)
+    return float(np.bincount(component[:n_people]).max() / n_people)
+
+
+def check_type_sources(prefs: Preferences, column: str, *, split: str = "", seed: int = 0) -> Finding:
+    """Does the prompt tell a person's type? Naive Bayes on the prompt, its words and columns that name a source,
+    learned from half of the people and judged on the others."""
+    known = np.array([value is not None and value == value for value in prefs.column(column)])
+    rows = np.flatnonzero(known)
+    rows = rows[sample(len(rows), seed=seed)]
+    types, of_row = np.unique(np.array([str(value) for value in prefs.columns[column][rows]]), return_inverse=True)
+    annotators = prefs.annotators()
+    people = annotators.indices(prefs.annotator_ids[rows])
+    learned = np.random.default_rng(seed).permutation(len(annotators))[people] % 2 == 0
+    nothing = Finding.of("type_source", "ok", 0.0, f"too little to tell whether prompts give {column!r} away.")
+    if not prefs.is_text or not 2 <= len(types) <= MOST_TYPES or min(learned.sum(), (~learned).sum()) < 30:
+        return nothing
+    features = _prompt_features(prefs, rows, column)
+    counts = np.zeros((len(types), features.shape[1])) + 0.5
+    for k in range(len(types)):
+        counts[k] += np.asarray(features[learned & (of_row == k)].sum(axis=0)).ravel()
+    log_share = np.log(np.bincount(of_row[learned], minlength=len(types)) + 0.5)
+    guess = (features[~learned] @ np.log(counts / counts.sum(axis=1, keepdims=True)).T + log_share).argmax(axis=1)
+    truth = of_row[~learned]
+    right, common = float((guess == truth).mean()), float(np.bincount(truth).max() / len(truth))
+    gain = (right - common) / max(1 - common, 1e-9)
+    said = f"Prompts tell the {column!r} of {right:.0%} of new people's rows ({common:.0%} by the commonest)"
+    if gain < CONFOUNDED or (right - common) < 4 * np.sqrt(common * (1 - common) / len(truth)):
+        return Finding.of("type_source", "ok", gain, f"{said}.")
+    return Finding.of(
+        "type_source", "stop" if gain >= CONFOUNDED_STOPS else "look", gain,
+        f"{said}: types were asked different things, and a model can tell type from prompt without anybody's votes.",
+        rows[~learned][guess == truth], split,
+    )  # fmt: skip
+
+
+def _prompt_features(prefs: Preferences, rows: np.ndarray, without: str) -> sparse.csr_matrix:
+    """(n, n_features) of ones: the prompt itself, its words, and what columns like `source` or `topic` say."""
+    names = [name for name in prefs.columns if SOURCE_NAMES.fullmatch(name) and name != without]
+    columns = [prefs.columns[name] for name in names]
+    index: dict[object, int] = {}
+    words: dict[int, list[object]] = {}
+    found, starts = [], [0]
+    for row in rows:
+        prompt = int(prefs.prompt_indices[row])
+        if prompt >= 0 and prompt not in words:
+            text = plain_text(prefs.prompts[prompt])[:2000].lower()
+            words[prompt] = [("prompt", prompt), *sorted(set(text.split()))]
+        keys = [*words.get(prompt, []), *(("source", i, str(values[row])) for i, values in enumerate(columns))]
+        found += [index.setdefault(key, len(index)) for key in keys]
+        starts.append(len(found))
+    return sparse.csr_matrix((np.ones(len(found)), found, starts), shape=(len(rows), max(len(index), 1)))
