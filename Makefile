@@ -35,7 +35,7 @@ slow: setup
 	$(PYTEST) -m slow $(ARGS)
 
 docs: setup
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 readme: setup
 	$(TEST_ENV) $(BIN)/python scripts/check_readme.py $(ARGS)

@@ -1,0 +1,43 @@
+"""Two pages of the site that lie elsewhere: recipes/README.md, and the notebook docs/example.ipynb as a page.
+
+Called by mkdocs (`hooks` in mkdocs.yml).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+LINKS = {"](../recipes/README.md)": "](recipes.md)", "](example.ipynb)": "](example.md)", "](../docs/": "]("}
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the two pages; the notebook itself is no page."""
+    from mkdocs.structure.files import File
+
+    recipes = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    notebook = ROOT / "docs" / "example.ipynb"
+    files.append(File.generated(config, "recipes.md", content=recipes))
+    files.append(File.generated(config, "example.md", content=notebook_page(notebook.read_text(encoding="utf-8"))))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Links as they stand in the repository → links of the site."""
+    for here, there in LINKS.items():
+        markdown = markdown.replace(here, there)
+    return markdown
+
+
+def notebook_page(text: str) -> str:
+    """Cells of a notebook as Markdown: text as it is, code in a block, what it printed in another."""
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        parts.append(f"```python\n{source}\n```")
+        printed = "".join("".join(output.get("text", [])) for output in cell["outputs"])
+        parts += [f"```text\n{printed.rstrip()}\n```"] if printed else []
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,162 @@
+"""The pages: every one can be reached, says what is true of the code, and builds strictly."""
+
+import importlib
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+TRAINERS = ("pal_reward_trainer", "ppo_trainer", "mixture_dpo", "fair_policy")
+ORDER = ["Overview", "Quick start", "Expected data", "The method", "Logged metrics", "Customisation", "API"]  # TRL's
+METRIC = re.compile(r"""f?"((?:objective|completions|groups|policy|mixture|rewards)/[^"]*)\"""")
+API_LINE = re.compile(r"^( *)- `(\.?[\w.]+)(\(.*\))`: ", re.MULTILINE)
+MACHINE_PATH = re.compile(r"(^|[\s\"'=:(`])/(home|root|work|tmp|Users|mnt)/")
+
+
+def section(page: str, heading: str) -> str:
+    """The text below a heading of a page."""
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    return re.split(rf"^## {re.escape(heading)}$", text, flags=re.MULTILINE)[1].split("\n## ")[0]
+
+
+def documented_metrics(page: str) -> set[str]:
+    """Names in the first column of the table of logged metrics, with <…> and a number or k for anything."""
+    rows = re.findall(r"^\| (`.*?) \|", section(page, "Logged metrics"), flags=re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+def is_documented(name: str, documented: set[str]) -> bool:
+    patterns = (re.escape(item).replace("<name>", ".+").replace("type_k", r"type_\d+") for item in documented)
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def plain_signature(thing: Any) -> str:
+    """Parameters and defaults without self and types: (a, *, b=None)."""
+    parameters = [p for p in inspect.signature(thing).parameters.values() if p.name not in ("self", "cls")]
+    bare = [p.replace(annotation=p.empty) for p in parameters]
+    words = str(inspect.Signature(bare)).replace("'", '"')
+    return re.sub(r"<factory>|<function \w+ at \w+>", "<factory>", words)
+
+
+@pytest.mark.parametrize("page", TRAINERS)
+def test_trainer_pages_are_in_the_order_of_trl(page: str) -> None:
+    headings = re.findall(r"^## (.+)$", (DOCS / f"{page}.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert [heading for heading in headings if heading in ORDER] == ORDER
+
+
+@pytest.mark.parametrize("page", TRAINERS)
+def test_the_api_lists_signatures_as_they_are(page: str) -> None:
+    owner, n_found = None, 0
+    for indent, name, signature in API_LINE.findall(section(page, "API")):
+        if indent:
+            thing = inspect.getattr_static(owner, name.removeprefix("."))
+            thing = getattr(thing, "__func__", thing)
+        else:
+            module, _, last = name.rpartition(".")
+            thing = owner = getattr(importlib.import_module(module), last)
+        assert signature == plain_signature(thing), name
+        n_found += 1
+    assert n_found >= 5
+
+
+@pytest.mark.parametrize(
+    ("page", "sources"),
+    [("ppo_trainer", ("ppo_metrics", "pal_ppo_trainer")), ("mixture_dpo", ("mixture_metrics", "mixture_dpo_trainer"))],
+)
+def test_every_metric_that_the_source_names_is_documented(page: str, sources: tuple[str, ...]) -> None:
+    documented, named = documented_metrics(page), set()
+    for source in sources:
+        text = (ROOT / "palign" / "trainers" / f"{source}.py").read_text(encoding="utf-8")
+        named |= {re.sub(r"\{k\}", "0", name).replace("{name}", "x") for name in METRIC.findall(text)}
+    assert len(named) > 5
+    assert [name for name in sorted(named) if not is_documented(name, documented)] == []
+
+
+@pytest.mark.slow
+def test_what_a_run_logs_is_documented(tmp_path: Path) -> None:
+    """Every key that a tiny run of each trainer logs stands in the table of its page."""
+    from tiny_runs import logged_by
+
+    at_the_end = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss"}
+    for page in TRAINERS:
+        logged = logged_by(page, tmp_path / page) - at_the_end - {"step"}
+        assert logged, page
+        documented = documented_metrics(page)
+        assert [name for name in sorted(logged) if not is_documented(name, documented)] == [], page
+
+
+def nav_pages() -> set[str]:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    return set(re.findall(r"(\w+\.md)$", text, flags=re.MULTILINE))
+
+
+def test_every_page_can_be_reached() -> None:
+    made = {"recipes.md", "example.md"}  # by scripts/docs_pages.py
+    assert nav_pages() - made == {path.name for path in DOCS.glob("*.md")}
+
+
+def test_links_of_pages_and_readmes_lead_somewhere() -> None:
+    for path in [*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "recipes" / "README.md"]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
+            assert "://" in target or (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_files_that_are_named_exist() -> None:
+    named = re.compile(r"`((?:palign|recipes|scripts|tests|docs|accelerate_configs)/[\w/.-]+\.(?:py|md|yaml|ipynb))")
+    for path in [*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "recipes" / "README.md"]:
+        missing = [n for n in named.findall(path.read_text(encoding="utf-8")) if not (ROOT / n).exists()]
+        assert missing == [], path.name
+
+
+def test_no_page_and_no_notebook_holds_a_path_of_a_machine() -> None:
+    for path in [*DOCS.iterdir(), ROOT / "README.md", *(ROOT / "recipes").rglob("*.yaml")]:
+        if path.is_file():
+            found = [line for line in path.read_text(encoding="utf-8").splitlines() if MACHINE_PATH.search(line)]
+            assert found == [], path.name
+
+
+def test_the_notebook_is_stored_as_it_was_run() -> None:
+    notebook = json.loads((DOCS / "example.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert all(cell["outputs"] for cell in cells) and len(cells) < len(notebook["cells"])
+    kinds = {output["output_type"] for cell in cells for output in cell["outputs"]}
+    assert kinds == {"stream"}
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_rows_to_report(tmp_path: Path) -> None:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        from run_notebook import run_cells
+    finally:
+        sys.path.pop(0)
+    notebook = json.loads((DOCS / "example.ipynb").read_text(encoding="utf-8"))
+    start = time.process_time()
+    printed = run_cells(notebook, tmp_path)
+    assert time.process_time() - start < 60
+    accuracy = dict(re.findall(r"^(pooled|pal): .*?'eval_accuracy': '([\d.]+)'", printed[3], flags=re.MULTILINE))
+    assert float(accuracy["pal"]) > float(accuracy["pooled"]) + 0.15
+    assert (tmp_path / "outputs" / "example" / "report.md").is_file() and "worst served" in printed[-1]
+
+
+def test_the_site_builds_strictly_and_needs_no_network(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("material")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    offline = {"NO_MKDOCS_2_WARNING": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=os.environ | offline)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    loaded = re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"?(https?://[^\"> ]+)", page)
+    assert [address for address in loaded if "canonical" not in address] == []
+    assert (tmp_path / "recipes.html").is_file() and "worst served" in (tmp_path / "example.html").read_text()
