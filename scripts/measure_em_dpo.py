@@ -12,6 +12,7 @@ statements that occur in no train file. Prints type accuracy, ARI, and pair accu
 import argparse
 import importlib.util
 import json
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +34,17 @@ def read(path: Path) -> list[dict[str, Any]]:
     """JSON lines."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def first_of_each(rows: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+    """At most `n` rows of every annotator."""
+    seen: Counter[str] = Counter()
+    kept = []
+    for row in rows:
+        seen[row["annotator_id"]] += 1
+        if seen[row["annotator_id"]] <= n:
+            kept.append(row)
+    return kept
 
 
 def with_types(rows: list[dict[str, Any]], truth: dict[str, Any], path: Path) -> None:
@@ -68,7 +80,7 @@ def measure(data: Path, args: argparse.Namespace, rest: list[str]) -> dict[str, 
     truth = true_types(data)
     train = "rankings_train" if args.rows == "rankings" else "train"
     with_types(read(data / f"{train}.jsonl"), truth, output / "rows" / "train.jsonl")
-    with_types(read(data / "test.jsonl"), truth, output / "rows" / "test.jsonl")
+    with_types(first_of_each(read(data / "test.jsonl"), args.eval_rows), truth, output / "rows" / "test.jsonl")
     model = Path(args.model_dir or args.output_dir) / f"lm_seed{seed}"
     train_language_model(data, model, n_steps=args.lm_steps, seed=seed)
     return load_recipe().main([
@@ -92,6 +104,7 @@ def main() -> None:
     parser.add_argument("--rows", choices=("rankings", "pairs"), default="rankings")
     parser.add_argument("--output_dir", default="outputs/measure_em_dpo")
     parser.add_argument("--model_dir", default=None, help="folder of language models lm_seed0 …, made where missing")
+    parser.add_argument("--eval_rows", type=int, default=40, help="pairs of each annotator that all is judged on")
     parser.add_argument("--lm_steps", type=int, default=900)
     parser.add_argument("--n_types", default="4")
     args, rest = parser.parse_known_args()

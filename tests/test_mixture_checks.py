@@ -32,6 +32,16 @@ def test_restart_stability() -> None:
     assert restart_stability(best[None]).verdict == "ok"
 
 
+def test_a_restart_that_fits_far_worse_is_no_rival() -> None:
+    best = torch.tensor([0, 0, 0, 1, 1, 1])
+    other = torch.tensor([0, 0, 1, 1, 1, 1])
+    types = torch.stack([best, best, other, other])
+    assert restart_stability(types, double([100, 100, 90, 90])).value == 1.0
+    assert restart_stability(types, double([100, 100, 96, 96])).value == pytest.approx(12 / 37)
+    alone = restart_stability(types[[0, 2]], double([100, 90]))
+    assert (alone.verdict, alone.value) == ("ok", 1.0) and "none of 1 other restarts" in alone.message
+
+
 def people(opposed: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:
     """30 people of 8 pairs who go by the first feature; half of them the other way if `opposed`."""
     generator = torch.Generator().manual_seed(0)

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 STABLE = 0.8  # adjusted Rand index between restarts
+RIVAL = 0.95  # of the best gain over one type: below, a local optimum that nobody would take
 SIGNIFICANT = 0.05
 DUPLICATE = 0.98  # correlation of margins
 CONFIDENT = 0.95  # mean of the largest responsibility
@@ -46,21 +47,28 @@ class Check:
     message: str
 
 
-def restart_stability(restart_types: Tensor) -> Check:
+def restart_stability(restart_types: Tensor, gains: Tensor | None = None) -> Check:
     """Do other starts find the same people together?
 
     Args:
         restart_types: (n_restarts, n_annotators) int64, the best restart first (`LinearMixture.restart_types`).
+        gains: (n_restarts,) nats that each fits better than one type for all does. A restart with less than .95 of
+            the best one's gain ended badly and is no rival: it is left out. None lets all of them speak.
 
-    The value is the median, over the others, of the adjusted Rand index with the best: one random start in three ends
-    badly, and says nothing.
+    The value is the median, over the others, of the adjusted Rand index with the best; 1 where there is no rival.
     """
     if len(restart_types) < 2:
         return Check("restart_stability", "ok", 1.0, "a single start was made; stability was not looked at.")
-    agreement = [adjusted_rand_index(restart_types[0], other) for other in restart_types[1:]]
-    value = float(np.median(agreement))
+    rivals = restart_types[1:]
+    if gains is not None:
+        rivals = rivals[gains[1:] >= RIVAL * gains[0]]
+    if not len(rivals):
+        said = f"none of {len(restart_types) - 1} other restarts fits nearly as well as the best"
+        return Check("restart_stability", "ok", 1.0, f"{said}.")
+    value = float(np.median([adjusted_rand_index(restart_types[0], other) for other in rivals]))
     said = (
-        f"the median agreement (adjusted Rand index) of {len(agreement)} other restarts with the best is {value:.2f}"
+        f"the median agreement (adjusted Rand index) of {len(rivals)} other restarts that fit about as well with the "
+        f"best is {value:.2f}"
     )
     if value >= STABLE:
         return Check("restart_stability", "ok", value, f"{said}.")

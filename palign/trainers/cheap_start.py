@@ -18,7 +18,7 @@ from torch import Tensor
 
 from palign.data.preferences import Preferences
 from palign.data.vote_counts import LEAST_FOR_AUTO
-from palign.functional.linear_mixture import LinearMixture, fit_linear_mixture
+from palign.functional.linear_mixture import LinearMixture, fit_linear_mixture, linear_log_likelihoods
 from palign.functional.mixture_checks import length_confounder, longer_wins_rate, permutation_test, restart_stability
 from palign.functional.mixture_start import find_stages, spectral_start
 from palign.functional.type_count import choose_n_types
@@ -204,7 +204,8 @@ def _checks(
 ) -> list[dict[str, Any]]:
     """Do other starts find the same people, do shuffled names find types too, does length alone explain them?"""
     own, ranks, annotator_index, n_annotators = said
-    found = [restart_stability(fit.restart_types)]
+    pooled = linear_log_likelihoods(fit.pooled_theta[None], features, *said).sum()
+    found = [restart_stability(fit.restart_types, fit.restart_objectives - pooled)]
     if args.n_permutations:
         n_types = fit.responsibilities.shape[1]
         found.append(permutation_test(features, *said, n_types, n_permutations=args.n_permutations, **options))
