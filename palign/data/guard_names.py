@@ -136,7 +136,8 @@ def _directions(sums: sparse.csr_matrix, count: np.ndarray, everybody: np.ndarra
         dtype=np.float64,
     )
     n = min(n, min(sums.shape) - 1)
-    return svds(operator, k=n, v0=np.ones(min(sums.shape)), maxiter=200, tol=1e-3)[2].T
+    start = np.random.default_rng(0).standard_normal(min(sums.shape))  # ones would vanish where tastes are opposite
+    return svds(operator, k=n, v0=start, maxiter=200, tol=1e-3)[2].T
 
 
 def _difference_features(prefs: Preferences, pairs: Pairs, embeddings: np.ndarray | None) -> sparse.csr_matrix:
