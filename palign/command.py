@@ -46,6 +46,8 @@ class Command:
     shown: str = "output_dir seed num_train_epochs learning_rate per_device_train_batch_size use_cpu report_to"
 
 
+GUARD = "guard"  # the one sub-command that is no recipe
+GUARD_TEXT = "looks for leaks, shortcuts and too few votes in rows before anything is trained on them"
 COMMANDS = {
     "reward": Command(
         "pal_reward", "a reward model that knows who it scores for (PAL)",
@@ -73,6 +75,10 @@ COMMANDS = {
          "trainers/fair_policy_config.py:FairPolicyConfig"),
         (TRAINING,),
     ),
+    "evaluate": Command(
+        "evaluate_fairness", "for whom a model works how well: a report by group, type and person",
+        ("evaluation/evaluate_arguments.py:EvaluationArguments", *ROWS), (),
+    ),
 }  # fmt: skip
 
 
@@ -86,8 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"palign {__version__}")
         return 0
     name, flags = argv[0], argv[1:]
+    if name == GUARD:
+        from palign.data.guard import main as look
+
+        return look(flags)
     if name not in COMMANDS:
-        print(f"palign: there is no sub-command {name!r}; choose from {', '.join(COMMANDS)}.", file=sys.stderr)
+        allowed = ", ".join([*COMMANDS, GUARD])
+        print(f"palign: there is no sub-command {name!r}; choose from {allowed}.", file=sys.stderr)
         return 2
     if "-h" in flags or "--help" in flags:
         print(command_help(name))
@@ -117,12 +128,13 @@ def load_recipe(name: str) -> ModuleType:
 
 def overview() -> str:
     """What `palign --help` prints."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.text}" for name, command in COMMANDS.items()]
+    texts = {name: command.text for name, command in COMMANDS.items()} | {GUARD: GUARD_TEXT}
+    width = max(map(len, texts))
+    lines = [f"  {name:<{width}}  {text}" for name, text in texts.items()]
     return "\n".join([
         f"palign {__version__}: rewards and policies that know who they serve", "",
         "usage: palign SUB-COMMAND [--config FILE.yaml] [--OPTION VALUE ...]", "", *lines, "",
-        "Every sub-command runs its embedded default when nothing is given.",
+        "Every recipe runs its embedded default when nothing is given; guard takes the files to look at.",
         "palign SUB-COMMAND --help lists its options. Several processes: accelerate launch -m palign SUB-COMMAND ...",
     ])  # fmt: skip
 

@@ -2,10 +2,10 @@
 
 import dataclasses
 import importlib
+import json
 import os
 import subprocess
 import sys
-import time
 import typing
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +20,16 @@ PARSERS = {
     "ppo": ("pal_ppo_arguments", "parse_policy_arguments"),
     "em-dpo": ("mixture_dpo_arguments", "parse_mixture_arguments"),
     "fair": ("fair_policy_arguments", "parse_fair_arguments"),
+    "evaluate": ("evaluate_arguments", "parse_evaluation_arguments"),
 }
+
+
+def parsed_by(name: str) -> tuple[type, ...]:
+    """The dataclasses that the parser of a sub-command fills."""
+    module, parser = PARSERS[name]
+    package = "evaluation" if name == "evaluate" else "trainers"
+    function = getattr(importlib.import_module(f"palign.{package}.{module}"), parser)
+    return typing.get_args(typing.get_type_hints(function)["return"])
 
 
 def dataclass_of(source: str) -> type:
@@ -36,9 +45,7 @@ def test_recipes_and_sub_commands_are_the_same() -> None:
 @pytest.mark.parametrize("name", PARSERS)
 def test_help_tells_every_option_as_the_dataclasses_have_it(name: str) -> None:
     """Own fields from the source; the rest belongs to classes that the help names."""
-    module, parser = PARSERS[name]
-    function = getattr(importlib.import_module(f"palign.trainers.{module}"), parser)
-    parsed = typing.get_args(typing.get_type_hints(function)["return"])
+    parsed = parsed_by(name)
     ours = [dataclass_of(source) for source in command.COMMANDS[name].options]
     said = {kind.__module__.split(".")[0] + "." + kind.__name__ for kind in parsed}
     told = {kind.__module__.split(".")[0] + "." + kind.__name__ for kind in ours}
@@ -53,7 +60,7 @@ def test_help_tells_every_option_as_the_dataclasses_have_it(name: str) -> None:
             if option.default is not None and defaults[option.name] is not dataclasses.MISSING:
                 assert option.default == str(defaults[option.name]), option.name
     known = {field.name for kind in parsed for field in dataclasses.fields(kind)}
-    assert set(command.COMMANDS[name].shown.split()) <= known
+    assert not command.COMMANDS[name].inherited or set(command.COMMANDS[name].shown.split()) <= known
 
 
 def test_every_field_is_in_help_or_inherited_from_what_help_names() -> None:
@@ -61,32 +68,28 @@ def test_every_field_is_in_help_or_inherited_from_what_help_names() -> None:
     from trl import ModelConfig
 
     elsewhere = {field.name for kind in (TrainingArguments, ModelConfig) for field in dataclasses.fields(kind)}
-    for name in ("reward", "em-dpo", "fair"):
+    for name in ("reward", "em-dpo", "fair", "evaluate"):
         text = command.command_help(name)
-        module, parser = PARSERS[name]
-        function = getattr(importlib.import_module(f"palign.trainers.{module}"), parser)
-        for kind in typing.get_args(typing.get_type_hints(function)["return"]):
+        for kind in parsed_by(name):
             for field in dataclasses.fields(kind):
                 assert f"--{field.name} " in text or field.name in elsewhere, (name, field.name)
 
 
-@pytest.mark.parametrize("flags", [["--help"], *([name, "--help"] for name in command.COMMANDS)])
+@pytest.mark.parametrize("flags", [["--help"], *([name, "--help"] for name in [*command.COMMANDS, "guard"])])
 def test_help_takes_less_than_a_second_and_loads_nothing_heavy(flags: list[str]) -> None:
-    code = f"import sys; from palign.command import main; main({flags!r}); print('torch' in sys.modules)"
-    took = []
-    for _ in range(2):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
-        took.append(time.perf_counter() - start)
-        assert done.returncode == 0 and done.stdout.splitlines()[-1] == "False", done.stderr
-        assert max(map(len, done.stdout.splitlines())) <= 140
-    assert min(took) < 1
+    """Processor time, for other work on the machine says nothing of the command."""
+    code = "import atexit, sys, time\natexit.register(lambda: print('torch' in sys.modules, time.process_time()))\n"
+    code += f"from palign.command import main; main({flags!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    *lines, last = done.stdout.splitlines()
+    assert done.returncode == 0 and last.startswith("False "), done.stderr
+    assert max(map(len, lines)) <= 140 and float(last.split()[1]) < 1
 
 
 def test_an_unknown_sub_command_is_named(capsys) -> None:
     assert command.main(["rewards", "--seed", "1"]) == 2
     said = capsys.readouterr().err
-    assert "'rewards'" in said and "reward, ppo, em-dpo, fair" in said
+    assert "'rewards'" in said and "reward, ppo, em-dpo, fair, evaluate, guard" in said
     assert command.main(["--version"]) == 0 and capsys.readouterr().out.startswith("palign ")
 
 
@@ -98,6 +101,18 @@ def test_flags_and_config_reach_the_recipe(tmp_path: Path, monkeypatch) -> None:
     assert command.main(["em-dpo", "--config", "a.yaml", "--n_types", "auto"]) == 0
     assert command.main(["ppo", "--help-all"]) == 0
     assert seen == ["em_dpo", ["--config", "a.yaml", "--n_types", "auto"], "ppo_pal", ["--help"]]
+
+
+def test_the_guard_says_what_it_found_by_its_status(tmp_path: Path, capsys) -> None:
+    for ending, status in {"": 0, " ": 1}.items():  # a trailing space tells the better completion
+        rows = [
+            {"annotator_id": i % 7, "prompt": f"p{i}", "chosen": f"{i} {'yn'[i % 2]}{ending}",
+             "rejected": f"{i} {'ny'[i % 2]}"}
+            for i in range(200)
+        ]  # fmt: skip
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        assert command.main(["guard", str(tmp_path / "rows.jsonl")]) == status
+        assert ("stop  form" in capsys.readouterr().out) == bool(status)
 
 
 def test_an_installation_without_recipes_says_so(tmp_path: Path, monkeypatch) -> None:

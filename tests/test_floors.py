@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "trainers": ("functional", "models", "data", "conditioning", "rewards", "trainers"),
     "evaluation": ("functional", "models", "data", "conditioning", "rewards", "evaluation"),
     "option_help": (),
-    "command": ("option_help",),  # it runs recipes, by their files, and imports none
+    "command": ("option_help", "data.guard"),  # it runs recipes, by their files, and imports none
     "__main__": ("command",),
 }
 FLOOR_0_MAY_IMPORT = {"torch", "scipy", "numpy", "palign"} | set(sys.stdlib_module_names)
