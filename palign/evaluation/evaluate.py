@@ -1,0 +1,121 @@
+"""Several models on the same rows, on one process or several → the tables, types and figures of one report."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from palign.data.preferences import Preferences
+from palign.evaluation.figure_data import FigureData
+from palign.evaluation.model_kinds import ModelSource
+from palign.evaluation.model_scores import ModelScores, score_source, types_of
+from palign.evaluation.scoring import score_table
+
+__all__ = ["Evaluation", "evaluate_models", "group_names", "shard"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate_models` found: a score table over all models, and what the figures need."""
+
+    table: pd.DataFrame
+    figures: FigureData
+
+
+def evaluate_models(
+    sources: Sequence[ModelSource],
+    rows: Preferences,
+    *,
+    vectors: np.ndarray | None = None,
+    types_from: ModelSource | None = None,
+    batch_size: int = 32,
+    dtype: str = "auto",
+    max_length: int | None = 1024,
+) -> Evaluation | None:
+    """Score every model on all rows; called by every process, each of which scores its share.
+
+    Where the rows have no column `type`, everybody's type is that of the first model that places people among types.
+
+    Args:
+        types_from: a model to take types from in place of those that are judged.
+
+    Returns:
+        The evaluation on the main process, None on the others.
+
+    Raises:
+        ValueError: a score is not finite (the model, its row and item are named).
+    """
+    state = PartialState()
+    numbers = shard(rows, state.process_index, state.num_processes)
+    options = {"vectors": vectors, "batch_size": batch_size, "device": state.device, "dtype": dtype}
+    own, placed = rows.select(numbers), None
+    scores: dict[str, np.ndarray] = {}
+    for source in sources:
+        found = score_source(source, own, max_length=max_length, **options)
+        placed = placed or (found if found.type_weights else None)
+        scores[source.name] = _gathered(numbers, found.scores, len(rows))
+    if types_from is not None:
+        placed = types_of(types_from)
+    if not state.is_main_process:
+        return None
+    types = None if placed is None or "type" in rows.columns else _dominant(placed)
+    return Evaluation(_table(scores, rows, types), _figures(placed))
+
+
+def shard(rows: Preferences, rank: int, n_ranks: int) -> np.ndarray:
+    """Numbers of the rows of one process; rows that share texts are kept together."""
+    order = np.argsort(rows.item_indices[:, 0], kind="stable")
+    return np.sort(np.array_split(order, n_ranks)[rank])
+
+
+def _gathered(numbers: np.ndarray, scores: np.ndarray, n_rows: int) -> np.ndarray:
+    """(n_rows, max_items) from every process's rows; each row exactly once."""
+    parts = gather_object([(numbers, scores)])
+    whole = np.full((n_rows, scores.shape[1]), np.nan)
+    times = np.zeros(n_rows, dtype=int)
+    for places, values in parts:
+        whole[places] = values
+        times[places] += 1
+    if (times != 1).any():
+        raise RuntimeError(f"{int((times != 1).sum())} of {n_rows} rows were not scored exactly once; report this.")
+    return whole
+
+
+def _table(scores: Mapping[str, np.ndarray], rows: Preferences, types: Mapping[str, object] | None) -> pd.DataFrame:
+    tables = []
+    for name, values in scores.items():
+        try:
+            tables.append(score_table(values, rows, model=name, types=types))
+        except ValueError as error:
+            raise ValueError(f"model {name!r}: {error}") from error
+    return pd.concat(tables, ignore_index=True)
+
+
+def _dominant(placed: ModelScores) -> dict[str, str]:
+    """Everybody's largest weight, as a discovered type."""
+    return {person: placed.type_names[int(np.argmax(weights))] for person, weights in placed.type_weights.items()}
+
+
+def _figures(placed: ModelScores | None) -> FigureData:
+    if placed is None:
+        return FigureData()
+    return FigureData(type_weights=placed.type_weights, type_names=placed.type_names)
+
+
+def group_names(asked: Sequence[str]) -> list[tuple[str, ...]]:
+    """`country`, `country*age` → their column names, in the order given.
+
+    Raises:
+        ValueError: an empty name, or one twice in an intersection.
+    """
+    found = []
+    for text in asked:
+        names = tuple(part.strip() for part in text.split("*"))
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError(f"--group_columns has {text!r}; give columns, or intersections such as country*age.")
+        if names not in found:
+            found.append(names)
+    return found

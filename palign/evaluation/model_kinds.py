@@ -1,0 +1,137 @@
+"""What kind of model lies at a path, told from its files before anything heavy is read."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from palign.models.checkpoints import looks_like_path, read_json, require_model_folder
+from palign.models.fair_files import GAME
+from palign.models.mixture_files import BASE, load_mixture
+from palign.models.pal_config import PALConfig
+
+__all__ = ["KNOWN", "ModelKind", "ModelSource", "recognise"]
+
+KNOWN = (
+    "a PAL reward model (recipes/pal_reward.py), a mixture (recipes/em_dpo.py), a fair policy "
+    "(recipes/fair_policy.py), a PEFT adapter, or a transformers model for sequence classification with one label or "
+    "for causal language modelling"
+)
+DEFAULT_BETA = 0.1
+
+
+class ModelKind(StrEnum):
+    """How a model gives a completion a score."""
+
+    PAL = "PAL reward model"
+    MIXTURE = "mixture of policies"
+    FAIR_POLICY = "fair policy"
+    ADAPTER = "policy adapter"
+    REWARD = "reward model"
+    REWARD_ADAPTER = "reward model adapter"
+    CAUSAL = "causal language model"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that is known by its files.
+
+    Attributes:
+        name: in the report.
+        path: folder or hub name.
+        kind: how it scores.
+        base: of an adapter, the model that it lies on; of a causal language model, the reference.
+        beta: of implicit rewards β·(log π − log π_ref); None where the kind has none.
+        reads_vectors: of a PAL model, whether its items are vectors.
+    """
+
+    name: str
+    path: str
+    kind: ModelKind
+    base: str | None = None
+    beta: float | None = None
+    reads_vectors: bool = False
+
+
+def recognise(
+    path: str, *, name: str = "", reference: str | None = None, base: str | None = None, beta: float | None = None
+) -> ModelSource:
+    """What lies at a folder or hub name.
+
+    Args:
+        path: see `KNOWN`.
+        name: in the report; the folder's own if empty.
+        reference: the language model that a plain causal language model is measured against.
+        base: of an adapter, where its own configuration names none that is there.
+        beta: of implicit rewards, where no file says it; .1 if unset.
+
+    Raises:
+        ValueError: nothing is there, or nothing of these; a model with several labels; a language model without a
+            reference; an adapter without its base. No weights have been read.
+    """
+    name = name or Path(path).name or path
+    if looks_like_path(path) and not Path(path).expanduser().is_dir():
+        raise ValueError(f"--model_path names {path!r}, and there is no such folder. Give {KNOWN}.")
+    config = read_json(path, "config.json", None)
+    if isinstance(config, dict) and config.get("model_type") == PALConfig.model_type:
+        return ModelSource(name, path, ModelKind.PAL, reads_vectors=config.get("backbone") is None)
+    if looks_like_path(path) and (Path(path).expanduser() / "mixture.json").is_file():
+        record = load_mixture(path)
+        require_model_folder(record.base_model or str(Path(path).expanduser() / BASE))
+        return ModelSource(name, path, ModelKind.MIXTURE, beta=record.beta)
+    adapter = read_json(path, "adapter_config.json", None)
+    if isinstance(adapter, dict):
+        return _adapter(path, name, adapter, base, beta)
+    if isinstance(config, dict):
+        return _whole(path, name, config, reference, beta)
+    holds = f"it holds no config.json, adapter_config.json or mixture.json{_contents(path)}"
+    raise ValueError(f"--model_path names {path!r}, which is no model that can be judged: {holds}. Give {KNOWN}.")
+
+
+def _adapter(path: str, name: str, config: dict[str, Any], base: str | None, beta: float | None) -> ModelSource:
+    under = base or config.get("base_model_name_or_path")
+    if not under:
+        raise ValueError(f"The adapter {path!r} does not say what it was trained on: give --base_path.")
+    if looks_like_path(str(under)) and not Path(str(under)).expanduser().is_dir():
+        raise ValueError(
+            f"The adapter {path!r} was trained on {under!r}, and there is no such folder here: give --base_path."
+        )
+    require_model_folder(str(under))
+    if config.get("task_type") == "SEQ_CLS":
+        return ModelSource(name, path, ModelKind.REWARD_ADAPTER, base=str(under))
+    game = read_json(path, GAME, None)
+    if isinstance(game, dict) and "beta" in game:
+        return ModelSource(name, path, ModelKind.FAIR_POLICY, base=str(under), beta=float(game["beta"]))
+    return ModelSource(name, path, ModelKind.ADAPTER, base=str(under), beta=DEFAULT_BETA if beta is None else beta)
+
+
+def _whole(path: str, name: str, config: dict[str, Any], reference: str | None, beta: float | None) -> ModelSource:
+    """A transformers model of its own."""
+    require_model_folder(path)
+    heads = [str(head) for head in config.get("architectures") or []]
+    if any(head.endswith("ForSequenceClassification") for head in heads):
+        n_labels = len(config["id2label"]) if config.get("id2label") else int(config.get("num_labels", 2))
+        if n_labels != 1:
+            raise ValueError(
+                f"{path!r} classifies into {n_labels} labels; a reward model has one (num_labels=1), its score."
+            )
+        return ModelSource(name, path, ModelKind.REWARD)
+    if any(head.endswith(("ForCausalLM", "LMHeadModel")) for head in heads):
+        if reference is None:
+            raise ValueError(
+                f"{path!r} is a causal language model; its implicit reward β·(log π − log π_ref) needs the model it "
+                "was trained from: give --reference_path."
+            )
+        if read_json(reference, "config.json", None) is None:
+            raise ValueError(f"--reference_path names {reference!r}, which holds no config.json; give a model.")
+        require_model_folder(reference)
+        return ModelSource(name, path, ModelKind.CAUSAL, base=reference, beta=DEFAULT_BETA if beta is None else beta)
+    what = ", ".join(heads) or "none"
+    raise ValueError(f"{path!r} has the head {what}, which gives no score of a completion. Give {KNOWN}.")
+
+
+def _contents(path: str) -> str:
+    if not looks_like_path(path):
+        return ""
+    names = sorted(file.name for file in Path(path).expanduser().iterdir())
+    return f" (but {', '.join(names[:8])}{' …' if len(names) > 8 else ''})" if names else " (it is empty)"

@@ -1,0 +1,275 @@
+"""Scores of any kind of model for rows of preferences: each different completion is read once."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from palign.data.preferences import Preferences
+from palign.data.rendering import render_completion, render_prompt
+from palign.evaluation.model_kinds import ModelKind, ModelSource
+from palign.models.architectures import sees_only_the_past
+from palign.models.completions import TokenizedItems, policy_logps
+from palign.models.mixture_files import load_mixture
+
+if TYPE_CHECKING:
+    from palign.models.pal import PALRewardModel
+
+__all__ = ["ModelScores", "score_source", "types_of", "with_own_items"]
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """What a model says of rows.
+
+    Attributes:
+        scores: (n_rows, max_items) float64, 0 at padding.
+        type_weights: annotator id → (n_types,) weights, where the model places people among types.
+        type_names: of those types.
+    """
+
+    scores: np.ndarray
+    type_weights: dict[str, list[float]] | None = None
+    type_names: list[str] | None = None
+
+
+def score_source(
+    source: ModelSource,
+    rows: Preferences,
+    *,
+    vectors: np.ndarray | None = None,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+    dtype: str = "auto",
+    max_length: int | None = 1024,
+) -> ModelScores:
+    """Load a model, score the rows, let it go.
+
+    Args:
+        source: as `recognise` gives it.
+        rows: texts, or rows of `vectors` (PAL models made from vectors).
+        batch_size: completions in a forward pass.
+        dtype: of weights that are read.
+        max_length: tokens of prompt and completion; a mixture and a PAL model bring their own.
+
+    Raises:
+        ValueError: a model of texts is given vectors, or the other way round.
+    """
+    if source.reads_vectors == rows.is_text:
+        has, wants = ("texts", "vectors (--embeddings)") if rows.is_text else ("vectors", "texts")
+        raise ValueError(
+            f"{source.path!r} reads {wants}, and the rows hold {has}. Give rows of the kind it was made for."
+        )
+    if not len(rows):  # more processes than rows
+        return ModelScores(np.zeros(rows.ranks.shape))
+    rows = with_own_items(rows)
+    options = {"batch_size": batch_size, "device": torch.device(device), "dtype": dtype}
+    if source.kind is ModelKind.PAL:
+        return _pal(source, rows, vectors, batch_size, torch.device(device))
+    if source.kind is ModelKind.MIXTURE:
+        return _mixture(source, rows, **options)
+    if source.kind in (ModelKind.REWARD, ModelKind.REWARD_ADAPTER):
+        return ModelScores(_per_item(rows, _rewards(source, rows, max_length=max_length, **options)))
+    return ModelScores(_per_item(rows, _implicit_rewards(source, rows, max_length=max_length, **options)))
+
+
+def types_of(source: ModelSource) -> ModelScores:
+    """Who stands where among the types of a PAL reward model or a mixture; no scores.
+
+    Raises:
+        ValueError: a model of another kind.
+    """
+    nothing = np.zeros((0, 0))
+    if source.kind is ModelKind.MIXTURE:
+        record = load_mixture(source.path)
+        people, weights = record.annotators.ids, record.responsibilities.tolist()
+        return ModelScores(
+            nothing, dict(zip(people, weights, strict=True)), [f"type_{k}" for k in range(record.n_types)]
+        )
+    if source.kind is ModelKind.PAL:
+        from palign.models.pal import PALRewardModel
+
+        return _placed(nothing, PALRewardModel.from_pretrained(source.path))
+    raise ValueError(
+        f"--types_path names {source.path!r}, a {source.kind}, which knows no types; give a PAL reward model or a "
+        "mixture."
+    )
+
+
+def with_own_items(rows: Preferences) -> Preferences:
+    """The same rows with the texts that they use and no others; rows of vectors as they are."""
+    if not rows.is_text:
+        return rows
+    used, inverse = np.unique(rows.item_indices, return_inverse=True)
+    places = inverse.reshape(rows.item_indices.shape)
+    if len(used) and used[0] < 0:
+        used, places = used[1:], places - 1
+    return replace(rows, items=[rows.items[number] for number in used], item_indices=places.astype(np.int64))
+
+
+def _per_item(rows: Preferences, rewards: np.ndarray) -> np.ndarray:
+    """(n_items,) → (n_rows, max_items), 0 at padding."""
+    present = rows.item_indices >= 0
+    return np.where(present, rewards[np.where(present, rows.item_indices, 0)], 0.0) if len(rewards) else present * 0.0
+
+
+def _pal(
+    source: ModelSource, rows: Preferences, vectors: np.ndarray | None, batch_size: int, device: torch.device
+) -> ModelScores:
+    from palign.models.pal import PALRewardModel
+
+    model = PALRewardModel.from_pretrained(source.path).to(device).eval()
+    with torch.no_grad():
+        data = model.row_tensors(rows, vectors, batch_size=batch_size)
+        people = model.weights_for(rows.annotator_ids)
+        parts = []
+        for start in range(0, len(data), 4096):
+            part = slice(start, start + 4096)
+            items, prompts = data.states(part)
+            parts.append(model.head(items, people[part], prompts))
+        scores = torch.cat(parts) if parts else torch.zeros(rows.ranks.shape)
+    scores = scores.masked_fill(torch.from_numpy(rows.ranks < 0).to(scores.device), 0.0)
+    return _placed(scores.double().cpu().numpy(), model)
+
+
+def _placed(scores: np.ndarray, model: "PALRewardModel") -> ModelScores:
+    weights = model.people.all().detach().cpu().tolist()
+    names = [f"prototype_{k}" for k in range(model.n_prototypes)]
+    return ModelScores(scores, dict(zip(model.annotators.ids, weights, strict=True)), names)
+
+
+def _mixture(
+    source: ModelSource, rows: Preferences, *, batch_size: int, device: torch.device, dtype: str
+) -> ModelScores:
+    from palign.models.mixture_policy import MixturePolicy
+
+    policy = MixturePolicy.from_pretrained(source.path, device=device, dtype=dtype)
+    gamma = policy.record.responsibilities.tolist()
+    names = [f"type_{k}" for k in range(policy.n_types)]
+    scores = policy.scores(rows, batch_size=batch_size).numpy()
+    return ModelScores(scores, dict(zip(policy.record.annotators.ids, gamma, strict=True)), names)
+
+
+def _tokenizer(source: ModelSource) -> Any:
+    """The adapter's own tokenizer where it has one, else the base's."""
+    from transformers import AutoTokenizer
+
+    from palign.models.checkpoints import read_json
+
+    own = source.base is None or read_json(source.path, "tokenizer_config.json", None) is not None
+    return AutoTokenizer.from_pretrained(source.path if own else source.base)
+
+
+def _rewards(
+    source: ModelSource,
+    rows: Preferences,
+    *,
+    batch_size: int,
+    device: torch.device,
+    dtype: str,
+    max_length: int | None,
+) -> np.ndarray:
+    """(n_items,) of a model for sequence classification.
+
+    A model that sees only the past reads what TRL's RewardTrainer gives it: prompt and completion as one text that
+    ends in eos. An encoder reads the two as a pair.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    load = {"dtype": dtype, "use_safetensors": True, "num_labels": 1}
+    model = AutoModelForSequenceClassification.from_pretrained(source.base or source.path, **load)
+    if source.kind is ModelKind.REWARD_ADAPTER:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, source.path)
+    tokenizer = _tokenizer(source)
+    model.to(device).eval()
+    if not sees_only_the_past(model.config):
+        return _pair_rewards(model, tokenizer, rows, batch_size, device, max_length)
+    if model.config.pad_token_id is None:
+        pad = tokenizer.pad_token_id
+        model.config.pad_token_id = tokenizer.eos_token_id if pad is None else pad
+    items = TokenizedItems.of(rows, tokenizer, max_length=max_length)
+    items.pad_id = int(model.config.pad_token_id)
+
+    def reward(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
+
+    return _over_items(items, reward, batch_size, device)
+
+
+def _pair_rewards(
+    model: nn.Module, tokenizer: Any, rows: Preferences, batch_size: int, device: torch.device, max_length: int | None
+) -> np.ndarray:
+    prompts = [render_prompt(prompt, tokenizer) for prompt in rows.prompts]
+    pairs = [(prompts[i], render_completion(rows.prompts[i], text, tokenizer)) for i, text in rows.items]
+    longest = min(max_length or 10**9, tokenizer.model_max_length)
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(pairs), batch_size):
+            heads, tails = zip(*pairs[start : start + batch_size], strict=True)
+            batch = tokenizer(list(heads), list(tails), padding=True, truncation=True, max_length=longest,
+                              return_tensors="pt")  # fmt: skip
+            found.append(model(**batch.to(device)).logits[:, 0].double().cpu().numpy())
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def _implicit_rewards(
+    source: ModelSource,
+    rows: Preferences,
+    *,
+    batch_size: int,
+    device: torch.device,
+    dtype: str,
+    max_length: int | None,
+) -> np.ndarray:
+    """(n_items,) β·(log π − log π_ref), in nats times β (Rafailov et al. 2023, eq. 5)."""
+    from transformers import AutoModelForCausalLM
+
+    load = {"dtype": dtype, "use_safetensors": True}
+    items = TokenizedItems.of(rows, _tokenizer(source), max_length=max_length)
+    reference: Any = AutoModelForCausalLM.from_pretrained(source.base, **load)
+    if source.kind is ModelKind.CAUSAL:
+        policy: Any = AutoModelForCausalLM.from_pretrained(source.path, **load)
+        sides = [(policy, nullcontext), (reference, nullcontext)]
+    else:
+        from peft import PeftModel
+
+        policy = PeftModel.from_pretrained(reference, source.path)
+        sides = [(policy, nullcontext), (policy, policy.disable_adapter)]
+    found = []
+    for model, switch in sides:
+        model.to(device).eval()
+        found.append(_logps(model, items, switch, batch_size, device))
+    return source.beta * (found[0] - found[1])
+
+
+def _logps(
+    model: nn.Module,
+    items: TokenizedItems,
+    switch: Callable[[], AbstractContextManager[Any]],
+    batch_size: int,
+    device: torch.device,
+) -> np.ndarray:
+    with switch():
+        return _over_items(items, lambda batch: policy_logps(model, **batch), batch_size, device)
+
+
+@torch.no_grad()
+def _over_items(
+    items: TokenizedItems,
+    value: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    batch_size: int,
+    device: torch.device,
+) -> np.ndarray:
+    """(n_items,) float64: one number for each item, in batches of about equal length."""
+    found = np.full(len(items), np.nan)
+    numbers: Sequence[int]
+    for numbers in items.batches_by_length(None, batch_size):
+        batch = {name: tensor.to(device) for name, tensor in items.collate(numbers).items()}
+        found[numbers] = value(batch).double().cpu().numpy()
+    return found

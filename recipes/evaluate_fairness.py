@@ -1,0 +1,111 @@
+"""For whom does a model work how well? A report by declared group, intersection, type and person.
+
+    accelerate launch recipes/evaluate_fairness.py          # the embedded default, from nothing
+    accelerate launch recipes/evaluate_fairness.py --model_path MODEL --baseline_path OTHER --dataset_name ROWS \
+        --group_columns country age 'country*age' --output_dir out/fairness
+
+A model is a PAL reward model, a reward model of TRL or transformers, a mixture, a fair policy, a PEFT adapter, or a
+causal language model with `--reference_path`; which one, its files tell. Writes report.html, report.md, report.json,
+scores.csv and summary.json into `--output_dir`. On several processes each scores its share of the rows.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+from accelerate import PartialState
+from transformers import set_seed
+
+from palign.data.arguments import DataArguments
+from palign.data.preferences import Preferences
+from palign.data.synthetic_text import preference_rows
+from palign.evaluation.evaluate import Evaluation, evaluate_models
+from palign.evaluation.evaluate_arguments import (
+    EvaluationArguments,
+    parse_evaluation_arguments,
+    rows_to_judge,
+    sources_of,
+)
+from palign.evaluation.model_kinds import ModelSource
+from palign.evaluation.report import write_report
+from palign.trainers.embedded import make_embedded_default, train_embedded_reward
+
+N_TRAIN_EACH, N_ROWS_EACH = 30, 20  # rows of a person in the embedded default, to train on and to judge by
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Recognise the models, read the rows, score, report; returns what summary.json holds."""
+    start = time.monotonic()
+    script, data_args = parse_evaluation_arguments(argv)
+    state = PartialState(cpu=script.use_cpu)
+    set_seed(script.seed)
+    vectors, groups = data_args.vectors(), []
+    if script.model_path:
+        sources = sources_of(script)
+        rows, groups = rows_to_judge(data_args, None if vectors is None else len(vectors))
+    else:
+        rows = embedded(script)
+        state.wait_for_everyone()  # until the main process has saved the models
+        sources = sources_of(script)
+    judged, baselines, types = sources
+    found = evaluate_models(
+        [*judged, *baselines], rows, vectors=vectors, types_from=types, batch_size=script.batch_size,
+        dtype=script.dtype, max_length=script.max_length,
+    )  # fmt: skip
+    return {} if found is None else report(script, data_args, found, sources[:2], groups, start)
+
+
+def embedded(script: EvaluationArguments) -> Preferences:
+    """Three types of people; a reward for each of them and one for all are trained; rows are on prompts unseen."""
+    output = Path(script.output_dir)
+    default = make_embedded_default(n_annotators=script.n_annotators, n_steps=script.lm_steps, seed=script.seed)
+    for name, n_prototypes in {"pal": 3, "pooled": 1}.items():
+        model = train_embedded_reward(
+            default, str(output / name), n_prototypes=n_prototypes, n_per_annotator=N_TRAIN_EACH, seed=script.seed,
+            use_cpu=script.use_cpu,
+        )  # fmt: skip
+        if PartialState().is_main_process:
+            model.save_pretrained(output / name)
+    script.model_path, script.baseline_path = [str(output / "pal")], [str(output / "pooled")]
+    rows = preference_rows(
+        default.population, n_per_annotator=N_ROWS_EACH, prompts=default.eval_prompts, seed=script.seed + 1
+    )
+    return Preferences.from_rows(rows)
+
+
+def report(
+    script: EvaluationArguments,
+    data_args: DataArguments,
+    found: Evaluation,
+    sources: tuple[list[ModelSource], list[ModelSource]],
+    groups: list[tuple[str, ...]],
+    start: float,
+) -> dict[str, float]:
+    """scores.csv, the report and the summary; only the main process comes here."""
+    output, (judged, baselines), table = Path(script.output_dir), sources, found.table
+    output.mkdir(parents=True, exist_ok=True)
+    metrics = [name for name in script.metrics if name in table]
+    summary = {f"{name}/{m}": float(rows[m].mean()) for name, rows in table.groupby("model") for m in metrics}
+    if "type" in table:
+        by_type = table.groupby(["model", "type"])[metrics[0]].mean()
+        summary |= {f"{name}/worst_type_{metrics[0]}": float(v) for name, v in by_type.groupby("model").min().items()}
+    written = write_report(
+        table, output_dir=output, metrics=metrics, group_columns=groups, title="Fairness of " + judged[0].name,
+        baseline=[source.name for source in baselines], main=judged[0].name, figures=found.figures,
+        notes=[f"{source.name} is a {source.kind}: {source.path}" for source in (*judged, *baselines)],
+        weights=script.weights, min_group_size=script.min_group_size, level=script.level, seed=script.seed,
+        n_resamples=script.n_resamples,
+    )  # fmt: skip
+    table.to_csv(output / "scores.csv", index=False)
+    summary["total_seconds"] = time.monotonic() - start
+    (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    print(
+        f"\n{pd.Series(summary).round(3).to_string()}\n\n{written.headline[0]}\nreport: {written.html_path}",
+        flush=True,
+    )
+    return summary
+
+
+if __name__ == "__main__":
+    main()
