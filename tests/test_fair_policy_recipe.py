@@ -62,6 +62,20 @@ def test_rows_and_a_mixture_of_ones_own(own: dict[str, Any]) -> None:
     assert "pooled" in (output / "report.md").read_text()
 
 
+def test_prompts_that_nobody_judged(own: dict[str, Any], tmp_path: Path) -> None:
+    prompts = [f"the {word} door {number}" for number in range(10) for word in ("old", "new")]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": p}) for p in [*prompts, *prompts[:5]]))
+    added = {"prompts_name": str(tmp_path / "prompts.jsonl"), "eval_fraction": 0.5, "n_prompts": 9}
+    trainer = set_up_fair_policy(*parse_fair_arguments(flags(own | added))).trainer
+    assert len(trainer.train_prompts) == 9 and len(trainer.eval_prompts) == 8  # of ten on each side
+    assert not set(trainer.train_prompts) & set(trainer.eval_prompts)
+    assert set(trainer.train_prompts) | set(trainer.eval_prompts) <= set(prompts)
+    assert trainer.train_rows.prompts[0] in TRAIN  # votes are still those of the rows
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n{"text": "b"}\n')
+    with pytest.raises(ValueError, match=r"prompts.jsonl, row 1 .*column 'prompt': nothing there.* columns text"):
+        set_up_fair_policy(*parse_fair_arguments(flags(own | added)))
+
+
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails where a model is loaded all the same."""

@@ -53,8 +53,19 @@ class FairPolicyArguments:
         },
     )
     type_column: str = field(default="type", metadata={"help": "Column with an annotator's declared group."})
+    prompts_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Prompts that nobody judged, a file or hub name with a column `prompt`: the game is solved on "
+            "them, and eval_fraction of them measure it. Votes are still those of dataset_name. The prompts of the "
+            "rows if unset."
+        },
+    )
     eval_fraction: float = field(
-        default=0.2, metadata={"help": "Share of the prompts held out where no rows to measure on are named."}
+        default=0.2,
+        metadata={
+            "help": "Share of the prompts held out where no rows, or only prompts_name, are there to measure on."
+        },
     )
     n_sample_prompts: int = field(default=4, metadata={"help": "Fresh prompts whose answers are shown side by side."})
     dtype: str = field(default="auto", metadata={"help": "Of the base's weights."})

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from palign.data.arguments import DataArguments
 from palign.data.guard import GuardOptions
+from palign.data.loading import read_rows
 from palign.data.preferences import Preferences
 from palign.data.splits import split_by_prompt
 from palign.data.synthetic_text import gold_utility, make_prompts, make_text_population
@@ -24,7 +25,12 @@ from palign.models.single_adapter import require_adapter_folder
 from palign.trainers.embedded import N_EVAL_PROMPTS, embedded_rankings
 from palign.trainers.fair_policy_arguments import FairPolicyArguments
 from palign.trainers.fair_policy_config import FairPolicyConfig
-from palign.trainers.fair_policy_trainer import FairPolicyTrainer, prompts_of, require_several_types
+from palign.trainers.fair_policy_trainer import (
+    FairPolicyTrainer,
+    prompts_of,
+    require_several_types,
+    used_prompts,
+)
 from palign.trainers.mixture_dpo_arguments import parse_mixture_arguments
 from palign.trainers.mixture_dpo_config import TypesFrom
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
@@ -65,15 +71,17 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
     record, is_embedded = load_mixture(folder), own is None
     require_several_types(record.n_types, args)
     train, evaluation = embedded_rows(record, script) if own is None else own
-    _check(folder, record, args, train, evaluation)
+    prompts, fresh = _prompts(script, train, evaluation, args)
+    _check(folder, record, args, prompts, fresh)
     pooled = Path(script.pooled_path) if script.pooled_path else folder / POOLED
     if script.pooled_path or pooled.is_dir():
         require_adapter_folder(pooled)
     mixture = MixturePolicy.from_pretrained(folder, dtype=script.dtype, trust_remote_code=script.trust_remote_code)
     names = type_labels(record, train, script.type_column)
     trainer = FairPolicyTrainer(
-        mixture, args, train, evaluation, pooled_path=pooled if pooled.is_dir() else None, type_names=names
-    )
+        mixture, args, train, evaluation, prompts=prompts, eval_prompts=fresh,
+        pooled_path=pooled if pooled.is_dir() else None, type_names=names,
+    )  # fmt: skip
     gold = (lambda text, k: gold_utility(text, names[k])) if is_embedded and names is not None else None
     return FairSetup(trainer, gold, data_args.group_columns, said)
 
@@ -147,14 +155,31 @@ def _own_rows(
 ) -> tuple[Preferences, Preferences]:
     train, evaluation = data_args.train_rows(), data_args.eval_rows()
     if evaluation is None:
-        prompts_of(train, args.n_prompts, seed=args.seed)
+        if script.prompts_name is None:
+            prompts_of(used_prompts(train), args.n_prompts, seed=args.seed)
         train, evaluation = split_by_prompt(train, fraction=script.eval_fraction, seed=args.seed)
     return train, evaluation
 
 
-def _check(
-    folder: Path, record: MixtureRecord, args: FairPolicyConfig, train: Preferences, evaluation: Preferences
-) -> None:
+def _prompts(
+    script: FairPolicyArguments, train: Preferences, evaluation: Preferences, args: FairPolicyConfig
+) -> tuple[list[Any], list[Any]]:
+    """What the game is solved on, and what it is measured on: of the rows, or of `--prompts_name`."""
+    if script.prompts_name is None:
+        return used_prompts(train), used_prompts(evaluation)
+    rows, name = read_rows(script.prompts_name)
+    missing = next((number for number, row in enumerate(rows) if not row.get("prompt")), None)
+    if missing is not None:
+        raise ValueError(
+            f"{name}, row {missing} (counting from 0), column 'prompt': nothing there; it has the columns "
+            f"{', '.join(rows[missing])}. --prompts_name needs a prompt in every row."
+        )
+    prompts = prompts_of([row["prompt"] for row in rows], len(rows), seed=args.seed)
+    n_fresh = max(1, round(script.eval_fraction * len(prompts)))
+    return prompts[n_fresh:], prompts[:n_fresh]
+
+
+def _check(folder: Path, record: MixtureRecord, args: FairPolicyConfig, train: list[Any], fresh: list[Any]) -> None:
     """What could not work, known from files alone: adapters, base, prompts."""
     base = record.base_model or str(folder / BASE)
     require_model_folder(base)
@@ -167,7 +192,7 @@ def _check(
                 f"names {record.base_model!r}: types must share one base. Put the adapter of this mixture back."
             )
     prompts = prompts_of(train, args.n_prompts, seed=args.seed)
-    prompts += prompts_of(evaluation, args.n_eval_prompts, seed=args.seed, without=train.prompts, what="fresh")
+    prompts += prompts_of(fresh, args.n_eval_prompts, seed=args.seed, without=train, what="fresh")
     if looks_like_path(base):
         own = folder if (folder / "tokenizer_config.json").is_file() else base
         readable_prompts(

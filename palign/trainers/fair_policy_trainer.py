@@ -44,7 +44,7 @@ from palign.trainers.fair_measure import (
 from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig, Route
 from palign.trainers.mixture_metrics import pair_order
 
-__all__ = ["FairPolicyTrainer", "prompts_of", "require_several_types"]
+__all__ = ["FairPolicyTrainer", "prompts_of", "require_several_types", "used_prompts"]
 
 Rows = Preferences | Iterable[Mapping[str, Any]]
 
@@ -57,6 +57,8 @@ class FairPolicyTrainer:
         args: `FairPolicyConfig`.
         train_dataset: judgements; their prompts are what the game is solved on, and route `dro` trains on the votes.
         eval_dataset: judgements on other prompts, on which everything is measured.
+        prompts, eval_prompts: what the game is solved on and what is measured on, where votes have too few different
+            prompts of their own; of the rows if None. Votes are read from the rows in any case.
         pooled_path: folder of an adapter that one DPO on all votes gave, to compare with; trained here if None.
         type_names: for the report.
         own_routes: further routes, name → function of a `RouteBuilder`, built after those of `args.routes` and
@@ -73,6 +75,8 @@ class FairPolicyTrainer:
         train_dataset: Rows,
         eval_dataset: Rows,
         *,
+        prompts: Sequence[Any] | None = None,
+        eval_prompts: Sequence[Any] | None = None,
         pooled_path: str | Path | None = None,
         type_names: Sequence[str] | None = None,
         own_routes: Mapping[str, OwnRoute] | None = None,
@@ -87,10 +91,10 @@ class FairPolicyTrainer:
         self.own_routes = dict(own_routes or {})
         _check_own_routes(self.own_routes, mixture.policies.names)
         self.routes = [*args.routes, *self.own_routes]
-        self.train_prompts = prompts_of(self.train_rows, args.n_prompts, seed=args.seed)
-        self.eval_prompts = prompts_of(
-            self.eval_rows, args.n_eval_prompts, seed=args.seed, without=self.train_rows.prompts, what="fresh"
-        )
+        train = used_prompts(self.train_rows) if prompts is None else prompts
+        fresh = used_prompts(self.eval_rows) if eval_prompts is None else eval_prompts
+        self.train_prompts = prompts_of(train, args.n_prompts, seed=args.seed)
+        self.eval_prompts = prompts_of(fresh, args.n_eval_prompts, seed=args.seed, without=train, what="fresh")
         self.output_dir = Path(args.output_dir)
         self.model = mixture.policies.policy.to(args.device)
         for parameter in self.model.parameters():
@@ -266,25 +270,35 @@ def _check_own_routes(own_routes: Mapping[str, OwnRoute], type_names: Sequence[s
             )
 
 
+def used_prompts(rows: Preferences) -> list[Any]:
+    """The different prompts of judgements, in their order.
+
+    Raises:
+        ValueError: the rows hold vectors.
+    """
+    if rows.prompts is None:
+        raise ValueError("These rows name vectors; policies answer prompts: give rows of texts.")
+    return [rows.prompts[i] for i in np.unique(rows.prompt_indices[rows.prompt_indices >= 0])]
+
+
 def prompts_of(
-    rows: Preferences, at_most: int, *, seed: int, without: Sequence[Any] = (), what: str = "training"
+    prompts: Sequence[Any], at_most: int, *, seed: int, without: Sequence[Any] = (), what: str = "training"
 ) -> list[Any]:
-    """Different prompts of judgements in an order drawn by `seed`, `at_most` of them and none of `without`.
+    """Different prompts in an order drawn by `seed`, `at_most` of them and none of `without`.
 
     Raises:
         ValueError: fewer than 8 are left.
     """
-    if rows.prompts is None:
-        raise ValueError("These rows name vectors; policies answer prompts: give rows of texts.")
-    used = np.unique(rows.prompt_indices[rows.prompt_indices >= 0])
+    different = list({json.dumps(prompt): prompt for prompt in prompts}.values())
     taken = {json.dumps(prompt) for prompt in without}
-    left = [rows.prompts[i] for i in used if json.dumps(rows.prompts[i]) not in taken]
+    left = [prompt for prompt in different if json.dumps(prompt) not in taken]
     if len(left) < MIN_PROMPTS:
-        trained = f" ({len(used) - len(left)} others are trained on)" if len(used) > len(left) else ""
+        n_taken = len(different) - len(left)
+        trained = f" ({n_taken} others are trained on)" if n_taken else ""
         raise ValueError(
             f"There are {len(left)} different {what} prompts{trained}; regret is a mean over prompts, and at least "
-            f"{MIN_PROMPTS} are needed, some hundreds for narrow intervals. Give more rows, or rows on other prompts "
-            "to measure on (--eval_dataset_name)."
+            f"{MIN_PROMPTS} are needed, some hundreds for narrow intervals. Give more rows, rows on other prompts to "
+            "measure on (--eval_dataset_name), or prompts that nobody judged (--prompts_name)."
         )
     order = np.random.default_rng(seed).permutation(len(left))[:at_most]
     return [left[i] for i in order]
