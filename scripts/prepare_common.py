@@ -7,7 +7,10 @@ from typing import Any
 
 from palign.data.preferences import Preferences
 from palign.data.saving import save_preferences
+from palign.data.source_folders import need_files
 from palign.data.splits import split_by_prompt, split_by_row
+
+__all__ = ["add_split", "make_parser", "need_files", "save", "split_and_save"]
 
 SPLITS = {"row": split_by_row, "prompt": split_by_prompt}
 
@@ -25,13 +28,6 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
 def add_split(parser: argparse.ArgumentParser) -> None:
     """`--split row|prompt`."""
     parser.add_argument("--split", choices=sorted(SPLITS), default="row", help="what may not be in both files")
-
-
-def need_files(folder: Path, *names: str) -> None:
-    """ValueError when the folder lacks a file, before anything is read."""
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}; these files are read: {', '.join(names)}.")
 
 
 def split_and_save(rows: list[dict[str, Any]], args: argparse.Namespace, dropped: Counter) -> None:

@@ -11,42 +11,10 @@ Data: CC BY 4.0, Dmitry Ustalov and llmonitor.com. Keep this attribution with wh
 
 import argparse
 from collections import Counter
-from pathlib import Path
-from typing import Any
 
-import pandas as pd
-from prepare_common import add_split, make_parser, need_files, split_and_save
+from prepare_common import add_split, make_parser, split_and_save
 
-
-def read_rows(folder: Path) -> tuple[list[dict[str, Any]], Counter]:
-    """The rows, and what was left out and how often."""
-    need_files(folder, "comparisons_public.csv", "prompts.csv", "responses.csv.gz")
-    responses = pd.read_csv(folder / "responses.csv.gz", keep_default_na=False)
-    text, row_of = responses["text"].tolist(), {number: row for row, number in enumerate(responses["resp"])}
-    prompts = pd.read_csv(folder / "prompts.csv", keep_default_na=False).set_index("prompt")
-    rows, dropped = [], Counter()
-    for judged in pd.read_csv(folder / "comparisons_public.csv", keep_default_na=False).itertuples():
-        if judged.winner == "tie":
-            dropped["ties"] += 1
-            continue
-        sides = [row_of[judged.resp_left], row_of[judged.resp_right]]
-        chosen, rejected = sides if judged.winner == "left" else sides[::-1]
-        if text[chosen] == text[rejected]:
-            dropped["pairs of equal responses"] += 1
-            continue
-        prompt = prompts.loc[judged.prompt]
-        rows.append(
-            {
-                "annotator_id": f"worker_{judged.worker}",
-                "prompt": prompt["text"],
-                "chosen": text[chosen],
-                "rejected": text[rejected],
-                "chosen_index": chosen,
-                "rejected_index": rejected,
-                "prompt_type": prompt["type"],
-            }
-        )
-    return rows, dropped
+from palign.data.source_folders import llmfao_rows
 
 
 def parse() -> argparse.Namespace:
@@ -57,5 +25,5 @@ def parse() -> argparse.Namespace:
 
 if __name__ == "__main__":
     arguments = parse()
-    all_rows, left_out = read_rows(arguments.folder)
-    split_and_save(all_rows, arguments, left_out)
+    left_out: Counter = Counter()
+    split_and_save(list(llmfao_rows(arguments.folder, left_out)), arguments, left_out)

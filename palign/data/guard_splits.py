@@ -24,7 +24,7 @@ __all__ = [
 SAME_SPLIT = 0.95  # share of judgements from which on two splits are one
 LEAK, LEAK_STOPS, COPIES_STOP = 0.01, 0.2, 0.05
 IS_LIST = 30  # completions a prompt; from here on prompts are headings over many texts, and sharing them no leak
-CONNECTED, APART = 0.95, 0.8
+CONNECTED, APART, N_SHUFFLES = 0.95, 0.8, 10
 CONFOUNDED, CONFOUNDED_STOPS = 0.5, 0.95  # of what could be gained over guessing the commonest type
 MOST_TYPES = 50
 CONVERSATION_NAMES = re.compile(r"(conversation|conv|dialogue?|session|thread|chat|post)(_?(id|hash|key))?", re.I)
@@ -193,7 +193,8 @@ def check_prompt_sources(annotators: np.ndarray, prompts: np.ndarray, *, split: 
     if len(people) < 4 or len(np.unique(prompts)) < 4:
         return Finding.of("prompt_source", "ok", 1.0, "too few annotators or prompts to tell.")
     own = _largest_together(of_row, prompts)
-    shuffled = _largest_together(np.random.default_rng(seed).permutation(of_row), prompts)
+    rng = np.random.default_rng(seed)
+    shuffled = min(_largest_together(rng.permutation(of_row), prompts) for _ in range(N_SHUFFLES))
     said = f"{own:.0%} of {len(people):,} annotators are joined by prompts they share ({shuffled:.0%} if shuffled)"
     if shuffled < CONNECTED or own >= APART:
         return Finding.of("prompt_source", "ok", own, f"{said}.")

@@ -1,0 +1,169 @@
+"""Readers of studies published as a folder of tables: LLMFAO and Polis conversations.
+
+A reader takes the folder, a counter of what it leaves out, and its own options, and yields rows as
+`Preferences.from_rows` takes them.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["llmfao_rows", "need_files", "polis_rows"]
+
+Row = dict[str, Any]
+
+
+def need_files(folder: str | Path, *names: str) -> None:
+    """ValueError when the folder lacks a file, before anything is read."""
+    missing = [name for name in names if not (Path(folder) / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} lacks {', '.join(missing)}; these files are read: {', '.join(names)}.")
+
+
+def llmfao_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
+    """LLMFAO: the annotator is the crowd worker; ties say nothing about a pair and are left out.
+
+    `chosen_index` and `rejected_index` are rows of responses.csv.gz, and so of a file of their embeddings; `position`
+    says which side the chosen one stood on.
+    """
+    import pandas as pd
+
+    folder = Path(source)
+    need_files(folder, "comparisons_public.csv", "prompts.csv", "responses.csv.gz")
+    responses = pd.read_csv(folder / "responses.csv.gz", keep_default_na=False)
+    text, row_of = responses["text"].tolist(), {number: row for row, number in enumerate(responses["resp"])}
+    prompts = pd.read_csv(folder / "prompts.csv", keep_default_na=False).set_index("prompt")
+    for judged in pd.read_csv(folder / "comparisons_public.csv", keep_default_na=False).itertuples():
+        if judged.winner == "tie":
+            dropped["ties"] += 1
+            continue
+        sides = [row_of[judged.resp_left], row_of[judged.resp_right]]
+        chosen, rejected = sides if judged.winner == "left" else sides[::-1]
+        if text[chosen] == text[rejected]:
+            dropped["pairs of equal responses"] += 1
+            continue
+        prompt = prompts.loc[judged.prompt]
+        yield {
+            "annotator_id": f"worker_{judged.worker}", "prompt": prompt["text"],
+            "chosen": text[chosen], "rejected": text[rejected], "chosen_index": chosen, "rejected_index": rejected,
+            "prompt_type": prompt["type"], "position": judged.winner,
+        }  # fmt: skip
+
+
+def polis_rows(
+    source: str | Path,
+    dropped: Counter,
+    *,
+    conversation: str = "",
+    form: str = "pairs",
+    n_items: int = 4,
+    rows: int = 40,
+    min_votes: int = 10,
+    test_share: float = 0.2,
+    seed: int = 0,
+) -> Iterator[Row]:
+    """Polis: the annotator is the voter, whose votes (1 agree, 0 pass, −1 disagree) are a ranking of three tiers.
+
+    A folder of `NAME.statements.csv` and `NAME.votes.csv.gz`, or an export as Polis writes it (`comments.csv`,
+    `votes.csv`, perhaps `participants-votes.csv`, which has the opinion groups). Each voter's statements are split
+    before anything is drawn (`part`).
+
+    Args:
+        conversation: name of the conversation, or a part of it; a folder with one needs none.
+        form: "pairs" of two statements of different tiers, or "rankings" of `n_items` that are not all of one tier.
+        rows: train rows of a voter, at most; a `test_share` of as many are test rows.
+        min_votes: least votes of a voter.
+    """
+    if form not in ("pairs", "rankings"):
+        raise ValueError(f"form is {form!r}; allowed are pairs, rankings.")
+    name, text, votes = _polis_tables(Path(source), conversation)
+    rng = np.random.default_rng(seed)
+    n_drawn = {"train": rows, "test": max(1, round(rows * test_share))}
+    for user, own in votes.groupby("user"):
+        group = own["group"].iloc[0]
+        head = {"annotator_id": f"voter_{user}", "prompt": f"Conversation: {name}. Statement:\n"}
+        head["opinion_group"] = None if group != group else f"group_{int(group)}"
+        if len(own) < min_votes:
+            dropped[f"voters with fewer than {min_votes} votes"] += 1
+            continue
+        voter = Voter(own, test_share, rng)
+        drawn = {part: voter.draw(part, 2 if form == "pairs" else n_items, n) for part, n in n_drawn.items()}
+        if not drawn["train"]:
+            dropped["voters who voted alike on everything"] += 1
+            continue
+        for part, judgements in drawn.items():
+            for statements, tiers in judgements:
+                yield head | _judgement(form, [text[s] for s in statements], tiers) | {"part": part}
+
+
+def _judgement(form: str, texts: list[str], votes: list[int]) -> Row:
+    if form == "pairs":
+        return {"chosen": texts[0], "rejected": texts[1]}
+    return {"completions": texts, "ratings": votes}
+
+
+def _polis_tables(folder: Path, conversation: str) -> tuple[str, dict[int, str], "pd.DataFrame"]:
+    """Name, statement → text, and votes (user, group, statement, vote)."""
+    import pandas as pd
+
+    if (folder / "comments.csv").is_file():
+        need_files(folder, "comments.csv", "votes.csv")
+        comments = pd.read_csv(folder / "comments.csv", keep_default_na=False)
+        votes = pd.read_csv(folder / "votes.csv")
+        votes = votes.rename(columns={"voter-id": "user", "comment-id": "statement"})
+        votes = votes.drop_duplicates(["user", "statement"], keep="last")  # a change of mind
+        votes["group"] = np.nan
+        if (folder / "participants-votes.csv").is_file():
+            people = pd.read_csv(folder / "participants-votes.csv").set_index("participant")
+            votes["group"] = votes["user"].map(people["group-id"])
+        text = dict(zip(comments["comment-id"], comments["comment-body"], strict=True))
+        return conversation or folder.name, text, votes[votes["statement"].isin(text)]
+    name = find_conversation(folder, conversation)
+    need_files(folder, f"{name}.statements.csv", f"{name}.votes.csv.gz")
+    statements = pd.read_csv(folder / f"{name}.statements.csv", keep_default_na=False)
+    text = dict(zip(statements["statement"], statements["text"], strict=True))
+    return name, text, pd.read_csv(folder / f"{name}.votes.csv.gz")
+
+
+def find_conversation(folder: Path, name: str) -> str:
+    """The one conversation of the folder whose name contains `name`; ValueError lists them otherwise."""
+    suffix = ".votes.csv.gz"
+    names = sorted(path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}"))
+    found = [known for known in names if name in known]
+    if len(found) != 1:
+        what = f"{len(found)} conversations" if found else "no conversation"
+        raise ValueError(f"{what} in {folder} match {name!r}; there are {', '.join(found or names) or 'none'}.")
+    return found[0]
+
+
+class Voter:
+    """One person's votes, split in two, and the rows drawn from a part."""
+
+    def __init__(self, votes: "pd.DataFrame", test_share: float, rng: np.random.Generator):
+        order = rng.permutation(len(votes))
+        n_test = round(test_share * len(votes))
+        statements, tiers = votes["statement"].to_numpy(), votes["vote"].to_numpy()
+        self.rng = rng
+        self.parts = {
+            name: (statements[rows], tiers[rows])
+            for name, rows in (("test", order[:n_test]), ("train", order[n_test:]))
+        }
+
+    def draw(self, part: str, n_items: int, n_rows: int) -> list[tuple[list[int], list[int]]]:
+        """Up to `n_rows` different (statements, votes) of `n_items` each that are not all of one tier, best first."""
+        statements, tiers = self.parts[part]
+        if len(statements) < n_items or len(set(tiers)) < 2:
+            return []
+        drawn: dict[tuple[int, ...], tuple[list[int], list[int]]] = {}
+        for _ in range(5 * n_rows):
+            rows = self.rng.choice(len(statements), size=n_items, replace=False)
+            if len(drawn) < n_rows and len(set(tiers[rows])) > 1:
+                rows = rows[np.argsort(-tiers[rows], kind="stable")]
+                drawn[tuple(sorted(rows))] = (statements[rows].tolist(), tiers[rows].tolist())
+        return list(drawn.values())
