@@ -18,7 +18,7 @@ DEFAULTS: dict[str, Any] = {
     "routes": ["distill", "regress", "dro", "merge"],
 }  # fmt: skip
 EMBEDDED_DEFAULTS: dict[str, Any] = {
-    "per_device_train_batch_size": 16, "learning_rate": 2e-3, "max_steps": 120, "n_samples": 8,
+    "per_device_train_batch_size": 16, "learning_rate": 2e-3, "max_steps": 80, "n_samples": 8,
     "n_eval_samples": 16, "max_new_tokens": 48, "draw_batch_size": 256,
 }  # fmt: skip
 

@@ -23,7 +23,7 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 EMBEDDED_DEFAULTS: dict[str, Any] = {
     "baselines": list(BASELINES), "per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 3.0,
-    "beta": 0.2, "lora_r": 16, "lora_alpha": 16, "e_step_batch_size": 64,
+    "beta": 0.5, "lora_r": 16, "lora_alpha": 16, "e_step_batch_size": 64,
 }  # fmt: skip
 
 
