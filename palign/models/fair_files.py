@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from palign.models.model_card import FAIR, named, render, shown, table
+
 __all__ = ["GAME", "fair_card", "fair_table", "load_game", "save_game"]
 
 GAME, CARD = "game.json", "README.md"
@@ -42,7 +44,7 @@ def fair_table(record: Mapping[str, Any]) -> str:
         name += "" if row["is_within_budget"] else " (drifted)"
         accuracy = (row["votes"] or {}).get("worst_accuracy")
         cells = [
-            name, _ranged(row["max_regret"]), record["types"][row["worst_type"]], _ranged(row["mean_regret"]),
+            name, _ranged(row["max_regret"]), shown(record["types"][row["worst_type"]]), _ranged(row["mean_regret"]),
             _plain(row["max_relative_regret"]), _plain(row["kl"]["value"]), _plain(accuracy),
         ]  # fmt: skip
         cells += [_plain((row.get("gold") or {}).get("worst"))] if has_gold else []
@@ -62,62 +64,18 @@ def fair_card(record: Mapping[str, Any]) -> str:
     """The README.md of a fair policy, for people."""
     game, chosen = record["game"], record["chosen"]
     row = next((row for row in record["table"] if row["name"] == chosen), None)
-    types = "\n".join(
-        f"| {name} | {share:.0%} | {w:.2f} [{low:.2f}, {high:.2f}] | {dual:.2f} | {_plain(lost)} |"
-        for name, share, w, low, high, dual, lost in zip(
-            record["types"], record["mixing_weights"], *(game["policy_weights"][k] for k in ("value", "low", "high")),
-            game["type_weights"], row["regrets"] if row else [None] * len(record["types"]), strict=True,
+    lost = row["regrets"] if row else [None] * len(record["types"])
+    weights = zip(*(game["policy_weights"][end] for end in ("value", "low", "high")), strict=True)
+    types = (
+        (shown(name), f"{share:.0%}", f"{w:.2f} [{low:.2f}, {high:.2f}]", f"{dual:.2f}", _plain(regret))
+        for name, share, (w, low, high), dual, regret in zip(
+            record["types"], record["mixing_weights"], weights, game["type_weights"], lost, strict=True
         )
-    )  # fmt: skip
-    notes = "".join(f"- {note}\n" for note in record["notes"])
-    return CARD_TEXT.format(
-        base=record["base_model"] or "its base model", n_types=len(record["types"]), chosen=chosen or "the ensemble",
-        types=types, table=fair_table(record), value=_ranged(game["value"]), budget=record["kl_budget"],
+    )
+    notes = "".join(f"- {shown(note)}\n" for note in record["notes"])
+    return render(
+        FAIR, base=named(record["base_model"]), n_types=len(record["types"]), chosen=chosen or "the ensemble",
+        types=table(types), table=fair_table(record), value=_ranged(game["value"]), budget=record["kl_budget"],
         n_eval=record["n_eval_prompts"], n_prompts=record["n_prompts"], gap=game["gap"],
         notes=f"\n{notes}" if notes else "",
     )  # fmt: skip
-
-
-CARD_TEXT = """---
-library_name: peft
-tags:
-- dpo
-- lora
-- pluralistic-alignment
-- fairness
----
-# Fair policy of {n_types} preference types
-
-One LoRA adapter on {base}, made of {n_types} type policies by min-max regret (route: {chosen}): no type is to lose
-much against a policy of its own.
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), "PATH")
-```
-
-## Fairness
-
-Regret of a type: the reward it expects of its own policy less what it expects of this one, in units of reward (its
-own implicit reward, β times the log-ratio to the reference). Relative: 0 is its own policy, 1 is the reference.
-
-| type | share of people | weight of its policy in the game | weight of its regret | regret here |
-|---|---|---|---|---|
-{types}
-
-The game, on {n_prompts} prompts: value {value}, duality gap {gap:.1e}. Measured on {n_eval} other prompts; in brackets
-95% intervals over prompts. KL budget {budget:.2f} nats.
-
-{table}
-`ensemble` draws a type's policy for each request by the weights above and needs all {n_types} adapters; `uniform` and
-`prior` likewise by equal weights and by the shares of people. *Votes* is the accuracy of the policy's own implicit
-reward on held-out votes of the type it serves worst: a judge that knows nothing of regret.
-{notes}
-## Limits
-
-Types are patterns in votes, not identities. Whoever is of no type here, or between types, is in no row of this table.
-The judges are the type policies themselves: where one is poorly trained, its regret says little. A low worst regret
-is a compromise, and can be a text that is nobody's favourite.
-"""

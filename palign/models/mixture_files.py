@@ -1,6 +1,5 @@
 """A mixture on disk: adapters by type, mixture.json, responsibilities.parquet, a model card."""
 
-import html
 import json
 import os
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import pandas as pd
 from accelerate import PartialState
 
 from palign.data.annotators import AnnotatorIndex
+from palign.models.model_card import MIXTURE, named, render, shown, table
 
 __all__ = ["BASE", "MixtureRecord", "load_mixture", "mixture_card", "named_base", "save_mixture"]
 
@@ -124,16 +124,14 @@ def named_base(model: Any, tokenizer: Any, output_dir: Path) -> str | None:
 
 def mixture_card(record: MixtureRecord) -> str:
     """The README.md of a mixture, for people."""
-    gamma = record.responsibilities
+    gamma, weights = record.responsibilities, record.mixing_weights
     sizes = np.bincount(gamma.argmax(1), minlength=record.n_types)
-    types = "\n".join(f"| `type_{k}` | {record.mixing_weights[k]:.1%} | {sizes[k]} |" for k in range(record.n_types))
-    checks = "\n".join(
-        f"- {check['name']}: **{check['verdict']}**. {html.escape(check['message'], quote=False)}"
-        for check in record.details.get("checks", [])
-    )
-    base = record.base_model or f"the folder `{BASE}`"
-    return CARD_TEXT.format(
-        base=base, n_types=record.n_types, n_annotators=len(gamma), n_rows=int(record.n_rows.sum()), types=types,
+    found = record.details.get("checks", [])
+    checks = "\n".join(f"- {shown(c['name'])}: **{shown(c['verdict'])}**. {shown(c['message'])}" for c in found)
+    return render(
+        MIXTURE, base=named(record.base_model) if record.base_model else f"the folder `{BASE}`",
+        n_types=record.n_types, n_annotators=len(gamma), n_rows=int(record.n_rows.sum()),
+        types=table((f"`type_{k}`", f"{weights[k]:.1%}", sizes[k]) for k in range(record.n_types)),
         sure=float((gamma.max(1) > 0.9).mean()) if len(gamma) else 0.0,
         checks=f"\n## Checks\n\n{checks}\n" if checks else "",
     )  # fmt: skip
@@ -143,41 +141,3 @@ def _write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
-
-
-CARD_TEXT = """---
-library_name: peft
-tags:
-- dpo
-- lora
-- pluralistic-alignment
----
-# Mixture of {n_types} preference types
-
-One LoRA adapter for each type of annotator, on {base}. Types were discovered by EM mixture-DPO from {n_rows:,}
-judgements of {n_annotators:,} annotators.
-
-| adapter | mixing weight | annotators whose likeliest type it is |
-|---|---|---|
-{types}
-
-{sure:.0%} of the annotators belong to one type with a probability above .9.
-{checks}
-## Use
-
-```python
-from palign import MixturePolicy
-
-policy = MixturePolicy.from_pretrained("PATH")
-policy.generate(prompts, annotator_ids=people)  # each by their likeliest type
-policy.posterior(rows_of_newcomers)  # their types, from their votes
-```
-
-Every `type_k` is a plain PEFT adapter: `PeftModel.from_pretrained(base_model, "PATH/type_0")`.
-
-## Intended use and limits
-
-Types are patterns in votes; they are no identities, and people inside a type differ. Serving people by type can keep
-from them what they would not have chosen and would have wanted to see. `responsibilities.parquet` holds the
-annotators' ids as they were given: replace ids that name a person before sharing.
-"""

@@ -10,40 +10,30 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from palign.data.annotators import AnnotatorIndex
+from palign.models.model_card import PAL, named, render, shown, table
 from palign.models.pal_config import PALConfig
 
 if TYPE_CHECKING:
     from palign.models.pal import PALRewardModel
 
-__all__ = ["load_backbone_state", "load_model", "load_own_state", "push_model", "save_model"]
+__all__ = ["load_backbone_state", "load_model", "load_own_state", "pal_card", "push_model", "save_model"]
 
 WEIGHTS, CONFIG, ANNOTATORS = "model.safetensors", "config.json", "annotators.json"
 BACKBONE, ADAPTER = "backbone", "backbone_adapter"
 
-CARD = """---
-library_name: palign
-tags:
-- reward-model
-- pluralistic-alignment
----
-# PAL reward model
 
-Scores a completion for a given person: {n_prototypes} prototypes, {n_annotators} annotators, variant
-`{variant}`, backbone `{backbone}`.
-
-```python
-from palign import PALRewardModel
-
-model = PALRewardModel.from_pretrained("PATH_OR_NAME")
-model.score(prompts, completions, annotator_ids)
-```
-
-## Intended use and limits
-
-Rewards of different people are on different scales; compare completions for one person, not people. Prototypes are
-discovered from comparisons and are not identities. `annotators.json` holds the annotators' ids as they were given:
-replace ids that name a person before sharing.
-"""
+def pal_card(model: "PALRewardModel", *, n_rows: int | None = None) -> str:
+    """The README.md of a reward model; `n_rows` judgements that it was trained on, where that is known."""
+    config = model.config
+    with torch.no_grad():
+        weights = model.people.all()
+    largest = torch.bincount(weights.argmax(1), minlength=model.n_prototypes).tolist()
+    types = ((f"`prototype_{k}`", f"{model.people.mean[k]:.2f}", n) for k, n in enumerate(largest))
+    return render(
+        PAL, n_prototypes=model.n_prototypes, n_annotators=len(model.annotators), variant=shown(config.variant),
+        backbone=f"backbone `{named(config.backbone)}`" if config.backbone else "ready vectors", types=table(types),
+        n_rows="Judgements" if n_rows is None else f"{n_rows:,} judgements",
+    )  # fmt: skip
 
 
 def save_model(model: "PALRewardModel", folder: Path, card: str | None = None) -> None:
@@ -63,8 +53,7 @@ def save_model(model: "PALRewardModel", folder: Path, card: str | None = None) -
     os.replace(partial, folder / WEIGHTS)
     model.annotators.save(folder / ANNOTATORS)
     config.save(folder / CONFIG)
-    values = dataclasses.asdict(config) | {"n_annotators": len(model.annotators)}
-    (folder / "README.md").write_text(CARD.format(**values) if card is None else card, encoding="utf-8")
+    (folder / "README.md").write_text(pal_card(model) if card is None else card, encoding="utf-8")
 
 
 def own_state(model: "PALRewardModel") -> dict[str, torch.Tensor]:

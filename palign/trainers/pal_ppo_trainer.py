@@ -36,6 +36,7 @@ from trl.models.utils import unwrap_model_for_generation
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.binding import BindingLoader
 from palign.rewards import PersonalizedReward, ScoredRow
+from palign.trainers.pal_ppo_card import ppo_card
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_data import check_tokenizer, prepare_rows
 from palign.trainers.ppo_guard import CollapseGuard
@@ -264,11 +265,16 @@ class PALPPOTrainer(PPOTrainer):
         return answers if self.stop_token_id is None else truncate_response(self.stop_token_id, pad, answers)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the policy (its adapter, with PEFT) and the tokenizer, from a state dict gathered on all processes."""
+        """Write the policy (its adapter, with PEFT), the tokenizer and a model card, from a state dict gathered on all
+        processes.
+        """
         output = Path(output_dir or self.args.output_dir)
         gathered = self.accelerator.get_state_dict(self.model)
         if not self.accelerator.is_main_process:
             return
         state = {name.removeprefix("policy."): value for name, value in gathered.items() if name.startswith("policy.")}
-        self.accelerator.unwrap_model(self.model).policy.save_pretrained(output, state_dict=state)
+        policy = self.accelerator.unwrap_model(self.model).policy
+        policy.save_pretrained(output, state_dict=state)
         self.processing_class.save_pretrained(output)
+        card = ppo_card(policy, self.args.policy_conditioning, self.train_rows, self.history)
+        (output / "README.md").write_text(card, encoding="utf-8")

@@ -20,7 +20,7 @@ from palign.data.preferences import Preferences
 from palign.functional.losses import plackett_luce, preference_loss
 from palign.models.embeddings import EmbeddingStore
 from palign.models.pal import PALRewardModel
-from palign.models.pal_files import BACKBONE, load_backbone_state, load_own_state
+from palign.models.pal_files import BACKBONE, load_backbone_state, load_own_state, pal_card
 from palign.models.person_fit import fit_people
 from palign.models.row_batch import RowTensors
 from palign.trainers.head_fit import HeadFitOptions, fit_head
@@ -215,7 +215,9 @@ class PALRewardTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What `PALRewardModel.save_pretrained` writes, once, by the main process."""
         if self.args.should_save:
-            self.accelerator.unwrap_model(self.model).save_pretrained(output_dir or self.args.output_dir)
+            model = self.accelerator.unwrap_model(self.model)
+            card = pal_card(model, n_rows=len(self.train_rows))
+            model.save_pretrained(output_dir or self.args.output_dir, card=card)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Head, people and what was trained of the backbone, from a checkpoint of stage two."""
