@@ -4,7 +4,7 @@
     accelerate launch recipes/em_dpo.py --model_name_or_path MODEL --dataset_name ROWS --n_types auto
 
 Writes into `--output_dir`: type_0/ … (plain PEFT adapters), mixture.json, responsibilities.parquet, README.md,
-samples.md, scores.csv, report.md, report.json and summary.json; baselines in `baselines/`.
+samples.md, scores.csv, report.html, report.md, report.json and summary.json; baselines in `baselines/`.
 """
 
 import json
@@ -16,6 +16,7 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
+from palign.evaluation.figure_data import FigureData
 from palign.evaluation.mixture_report import check_notes, choice_note, compare_types, side_by_side
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table
@@ -73,12 +74,14 @@ def judge(
     (output / "samples.md").write_text(samples, encoding="utf-8")
     report = write_report(
         table, output_dir=output, metrics=("accuracy", "log_likelihood", "reward"), group_columns=setup.group_columns,
-        title="EM mixture-DPO", notes=[*setup.guard_notes, *choice_note(record), *check_notes(record)], extra=summary,
+        title="EM mixture-DPO", main="em",
+        notes=[*setup.guard_notes, *choice_note(record), *check_notes(record)], extra=summary,
+        figures=FigureData(dict(zip(record.annotators.ids, record.responsibilities, strict=True))),
     )  # fmt: skip
     (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     shown = table.groupby(["model", "type"], sort=False)["accuracy"].mean().unstack(0)
     print(f"\n{samples}\n{shown.round(3).to_string()}\n\n{pd.Series(summary).round(3).to_string()}")
-    print(f"\nadapters: {output}\nsamples: {output / 'samples.md'}\nreport: {report.markdown_path}", flush=True)
+    print(f"\nadapters: {output}\nsamples: {output / 'samples.md'}\nreport: {report.html_path}", flush=True)
     return summary
 
 

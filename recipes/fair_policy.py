@@ -4,7 +4,7 @@
     accelerate launch recipes/fair_policy.py --mixture_path mixture_dpo/ --dataset_name ROWS
 
 Writes into `--output_dir`: adapter_model.safetensors and adapter_config.json (one plain PEFT adapter), game.json,
-README.md (model card), samples.md, report.md, report.json and summary.json; finished routes in `routes/`.
+README.md (model card), samples.md, report.html, report.md, report.json and summary.json; finished routes in `routes/`.
 """
 
 import json
@@ -15,7 +15,7 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
-from palign.evaluation.fair_report import add_gold, fair_samples, fair_summary, vote_table
+from palign.evaluation.fair_report import add_gold, fair_figures, fair_samples, fair_summary, vote_table
 from palign.evaluation.report import write_report
 from palign.models.fair_files import fair_table
 from palign.trainers.fair_policy_arguments import FairPolicyArguments, parse_fair_arguments
@@ -53,13 +53,12 @@ def show(setup: FairSetup, script: FairPolicyArguments, start: float) -> dict[st
         vote_table(record, trainer.vote_scores, trainer.eval_rows, types), output_dir=output,
         metrics=("accuracy", "log_likelihood"), group_columns=setup.group_columns, title="Fair policy",
         notes=[*setup.guard_notes, *record["notes"]], extra=summary,
+        main=record["chosen"], figures=fair_figures(record, trainer.mixture.record),
     )  # fmt: skip
     (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(f"\n{samples}\n{fair_table(record)}\n{pd.Series(record['seconds']).round(1).to_string()}")
     print("".join(f"\nnote: {note}" for note in record["notes"]))
-    print(
-        f"chosen: {record['chosen']}\nadapter: {output}\ngame: {output / 'game.json'}\nreport: {report.markdown_path}"
-    )
+    print(f"chosen: {record['chosen']}\nadapter: {output}\ngame: {output / 'game.json'}\nreport: {report.html_path}")
     return summary
 
 

@@ -4,8 +4,8 @@
     accelerate launch recipes/pal_reward.py --dataset_name ROWS --model_name_or_path BACKBONE --n_prototypes auto
     accelerate launch recipes/pal_reward.py --dataset_name ROWS --embeddings VECTORS.npy --eval_dataset_name TEST
 
-Writes into `--output_dir`: the model (model.safetensors, config.json, annotators.json, README.md), report.md,
-report.json, scores.csv and summary.json.
+Writes into `--output_dir`: the model (model.safetensors, config.json, annotators.json, README.md), report.html,
+report.md, report.json, scores.csv and summary.json.
 """
 
 import json
@@ -16,6 +16,7 @@ import pandas as pd
 from accelerate import PartialState
 from trl import get_peft_config
 
+from palign.evaluation.figure_data import FigureData
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table
 from palign.trainers.pal_reward_arguments import parse_reward_arguments
@@ -65,11 +66,10 @@ def judge(
     report = write_report(
         table, output_dir=output, metrics=("accuracy", "log_likelihood", "reward"), group_columns=setup.group_columns,
         title="PAL reward model", notes=setup.notes(), extra=summary,
+        figures=FigureData(dict(zip(model.annotators.ids, model.people.all().detach().cpu().numpy(), strict=True))),
     )  # fmt: skip
     (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    print(
-        f"\n{pd.Series(summary).round(4).to_string()}\n\nmodel: {output}\nreport: {report.markdown_path}", flush=True
-    )
+    print(f"\n{pd.Series(summary).round(4).to_string()}\n\nmodel: {output}\nreport: {report.html_path}", flush=True)
     return summary
 
 

@@ -3,8 +3,8 @@
     accelerate launch recipes/ppo_pal.py                     # the embedded default, from nothing
     accelerate launch recipes/ppo_pal.py --model_name_or_path MODEL --reward_model_path PAL_REWARD --dataset_name ROWS
 
-Writes into `--output_dir`: `<conditioning>/` (policy, history.csv, history.svg), samples.jsonl, report.md,
-report.json and summary.json.
+Writes into `--output_dir`: `<conditioning>/` (policy, history.csv, history.svg), samples.jsonl, report.html,
+report.md, report.json and summary.json.
 """
 
 import json
@@ -16,6 +16,7 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from palign.conditioning import PolicyConditioning
+from palign.evaluation.figure_data import FigureData
 from palign.evaluation.figures import draw_training
 from palign.evaluation.policy_samples import PolicySamples, sample_adapters, sample_policy
 from palign.evaluation.policy_table import means_by_type, policy_table
@@ -72,18 +73,19 @@ def judge(
     metrics = [name for name in ("gold", "reward", "kl") if name in table]
     for name, history in histories.items():
         draw_training(history, output / name / "history.svg", title=f"PPO, {name}: reward and judge as it was trained")
+    people = list(dict.fromkeys(table["annotator_id"]))
+    weights = runs.reward.model.weights_for(people).detach().cpu().numpy()
     report = write_report(
         table, output_dir=output, metrics=metrics, group_columns=group_columns, title="Policies trained with PPO",
         notes=[training_note(name, history) for name, history in histories.items()],
+        figures=FigureData(dict(zip(people, weights, strict=True)), histories=histories),
     )  # fmt: skip
     summary = {name: value for metric in metrics for name, value in means_by_type(table, metric).items()}
     summary |= {f"{name}/n_updates": float(len(history)) for name, history in histories.items()}
     summary["training_seconds"] = seconds
     (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     shown = table.groupby(["model", "type"] if "type" in table else "model", sort=False)[metrics].mean()
-    print(
-        f"\n{shown.round(2).to_string()}\n\ntraining took {seconds:.0f} s\nreport: {report.markdown_path}", flush=True
-    )
+    print(f"\n{shown.round(2).to_string()}\n\ntraining took {seconds:.0f} s\nreport: {report.html_path}", flush=True)
     return summary
 
 

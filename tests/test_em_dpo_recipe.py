@@ -75,7 +75,7 @@ def test_the_smoke_config_goes_from_nothing_to_a_report(recipe: ModuleType, tmp_
     wanted = {"n_types", "types/ari", "types/accuracy", "training_seconds", "em/training_seconds"}
     wanted |= {f"{model}/{name}" for model in ("pooled", "oracle", "em") for name in ("accuracy", "log_likelihood")}
     assert wanted <= set(summary) and summary["n_types"] == 2.0
-    assert str(out / "report.md") in capsys.readouterr().out.splitlines()[-1]
+    assert str(out / "report.html") in capsys.readouterr().out.splitlines()[-1]
     table = pd.read_csv(out / "scores.csv")
     assert set(table["model"]) == {"pooled", "oracle", "em"}
     for name, part in table.groupby("model"):

@@ -49,7 +49,7 @@ def test_the_smoke_config_goes_from_nothing_to_a_report(recipe: ModuleType, tmp_
     assert summary == json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert all(isinstance(value, float) and np.isfinite(value) for value in summary.values())
     assert {"pal/accuracy", "pooled/accuracy", "pal/worst_type_accuracy", "newcomers/5/accuracy"} <= set(summary)
-    assert str(tmp_path / "report.md") in capsys.readouterr().out.splitlines()[-1]
+    assert str(tmp_path / "report.html") in capsys.readouterr().out.splitlines()[-1]
     table = pd.read_csv(tmp_path / "scores.csv")
     assert table[table.model == "pal"]["accuracy"].mean() == pytest.approx(summary["pal/accuracy"])
 

@@ -38,7 +38,7 @@ def test_the_embedded_default_runs_from_nothing_to_a_report(recipe: ModuleType, 
             assert f"{name}/{metric}" in summary and f"{name}/careful/{metric}" in summary
     assert summary["reference/kl"] == pytest.approx(0.0, abs=1e-5)
     assert summary["prompt/n_updates"] == 4
-    assert str(tmp_path / "report.md") in capsys.readouterr().out.splitlines()[-1]
+    assert str(tmp_path / "report.html") in capsys.readouterr().out.splitlines()[-1]
     samples = pd.read_json(tmp_path / "samples.jsonl", lines=True)
     assert len(samples) == 3 * 24 and set(samples["type"]) == {"cheerful", "thorough", "careful"}
     assert samples.groupby("model")["gold"].mean()["prompt"] == pytest.approx(summary["prompt/gold"])

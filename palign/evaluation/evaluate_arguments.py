@@ -11,7 +11,7 @@ from trl import TrlParser
 from palign.data.arguments import DataArguments
 from palign.data.preferences import Preferences
 from palign.evaluation.evaluate import group_names
-from palign.evaluation.model_kinds import ModelSource, recognise
+from palign.evaluation.model_kinds import ModelKind, ModelSource, recognise
 
 __all__ = ["EvaluationArguments", "parse_evaluation_arguments", "rows_to_judge", "sources_of"]
 
@@ -106,6 +106,11 @@ def sources_of(script: EvaluationArguments) -> tuple[list[ModelSource], list[Mod
     options = {"reference": script.reference_path, "base": script.base_path, "beta": script.beta}
     found = [recognise(p, name=p if short[Path(p).name] > 1 else Path(p).name, **options) for p in paths]
     types = None if script.types_path is None else recognise(script.types_path, **options)
+    if types is not None and types.kind not in (ModelKind.PAL, ModelKind.MIXTURE):
+        raise ValueError(
+            f"--types_path names {types.path!r}, a {types.kind}, which knows no types; give a PAL reward model or a "
+            "mixture."
+        )
     return found[: len(script.model_path)], found[len(script.model_path) :], types
 
 

@@ -9,9 +9,11 @@ import pandas as pd
 
 from palign.data.preferences import Preferences
 from palign.data.rendering import render_prompt
+from palign.evaluation.figure_data import FigureData
 from palign.evaluation.scoring import score_table
+from palign.models.mixture_files import MixtureRecord
 
-__all__ = ["add_gold", "fair_samples", "fair_summary", "vote_table"]
+__all__ = ["add_gold", "fair_figures", "fair_samples", "fair_summary", "vote_table"]
 
 Texts = Mapping[str, Sequence[Sequence[str]]]
 
@@ -46,6 +48,25 @@ def add_gold(record: dict[str, Any], texts: Texts, types: Sequence[str], gold: C
             f"reference ({chosen['gold']['worst']:.3f} against {reference['gold']['worst']:.3f}): the types' own "
             "rewards overrate it. Look at the samples; a smaller max_kl keeps nearer the reference."
         )
+
+
+def fair_figures(record: Mapping[str, Any], mixture: MixtureRecord) -> FigureData:
+    """Regrets of all policies with the game's weights, and people among the types.
+
+    Args:
+        record: as `FairPolicyTrainer.train` gives it.
+        mixture: who is of which type.
+    """
+    rows, game = record["table"], record["game"]
+    shares = dict(zip(record["types"], game["policy_weights"]["value"], strict=True))
+    own = {f"type_{k}": share for k, share in enumerate(shares.values())}  # a type's policy is called by its number
+    regrets = {
+        "types": record["types"], "policies": [row["name"] for row in rows],
+        "values": np.array([row["regrets"] for row in rows]).T.tolist(), "type_weights": game["type_weights"],
+        "policy_weights": [own.get(row["name"], shares.get(row["name"])) for row in rows], "chosen": record["chosen"],
+    }  # fmt: skip
+    weights = dict(zip(mixture.annotators.ids, mixture.responsibilities, strict=True))
+    return FigureData(type_weights=weights, type_names=record["types"], regrets=regrets)
 
 
 def fair_samples(

@@ -78,26 +78,16 @@ def score_source(
 
 
 def types_of(source: ModelSource) -> ModelScores:
-    """Who stands where among the types of a PAL reward model or a mixture; no scores.
-
-    Raises:
-        ValueError: a model of another kind.
-    """
+    """Who stands where among the types of a PAL reward model or a mixture; no scores."""
     nothing = np.zeros((0, 0))
     if source.kind is ModelKind.MIXTURE:
         record = load_mixture(source.path)
         people, weights = record.annotators.ids, record.responsibilities.tolist()
-        return ModelScores(
-            nothing, dict(zip(people, weights, strict=True)), [f"type_{k}" for k in range(record.n_types)]
-        )
-    if source.kind is ModelKind.PAL:
-        from palign.models.pal import PALRewardModel
+        names = [f"type_{k}" for k in range(record.n_types)]
+        return ModelScores(nothing, dict(zip(people, weights, strict=True)), names)
+    from palign.models.pal import PALRewardModel
 
-        return _placed(nothing, PALRewardModel.from_pretrained(source.path))
-    raise ValueError(
-        f"--types_path names {source.path!r}, a {source.kind}, which knows no types; give a PAL reward model or a "
-        "mixture."
-    )
+    return _placed(nothing, PALRewardModel.from_pretrained(source.path))
 
 
 def with_own_items(rows: Preferences) -> Preferences:
