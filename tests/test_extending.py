@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from palign import MixturePolicy, PALRewardModel, register_head
+from palign.data import sources
 from palign.models import pal_config
 from palign.models.heads import FixedPointHead
 from palign.models.pal_config import PALConfig
@@ -73,6 +74,14 @@ def test_a_cheap_head_and_an_aggregation_route(run: Any, folder: Path) -> None:
     route = folder / "outputs/extending/fair/routes/equal"
     assert (route / "adapter_model.safetensors").is_file() and '"n_rows"' in (route / "route.json").read_text()
     assert found["fair_trainer"].builder.records["equal"]["n_rows"] == found["record"]["routes"]["equal"]["n_rows"]
+
+
+def test_a_source_register(run: Any, folder: Path) -> None:
+    found = run("A source register")
+    # ann: 5 3 1 2 → AB AC AD BC differ by 2 and more, BD and CD do not; bo: 1 – 1 4 → DA DC do, AC does not
+    assert sum(found["written"].values()) == 6 and dict(found["left_out"]) == {"rated alike": 3}
+    assert set(found["films"].annotators().ids) <= {"ann", "bo"}
+    sources.SOURCES.pop("films")
 
 
 def test_every_python_block_is_run(sections: dict[str, list[str]]) -> None:
