@@ -307,13 +307,14 @@ class GroupFrame:
                 f"level is {level}; it is the coverage aimed at and must lie between 0 and 1, such as 0.9."
             )
         source = {stat: "by_group" if stat == "gap" and self._has_spread else stat for stat in stats}
-        wanted = [(name, True) for name in source.values()]
+        holds = {stat: stat in ("worst", "ratio", "gap") for stat in stats}  # of the rest there is one kind
+        wanted = [(name, holds[stat]) for stat, name in source.items()]
         wanted += [(stat, False) for stat in stats if stat in SPREADS and stat != "gap"]
         wanted = list(dict.fromkeys(wanted))
         found = dict(zip(wanted, self._replicates(wanted, seed, n_resamples, alpha), strict=True))
         ends = {}
         for stat in stats:
-            draws = found[source[stat], True]
+            draws = found[source[stat], holds[stat]]
             if stat == "gap" and self._has_spread:
                 low, high = self._gap_ends(draws, level, seed)
             else:
