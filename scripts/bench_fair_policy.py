@@ -1,10 +1,13 @@
 """What regret costs: its estimation against plain generation of the same tokens, each route against as many DPO steps.
 
     OMP_NUM_THREADS=1 python scripts/bench_fair_policy.py --mixture_path outputs/em_dpo
+    OMP_NUM_THREADS=1 python scripts/bench_fair_policy.py --mixture_path OWN --dataset_name rows.jsonl \
+        --eval_dataset_name fresh_rows.jsonl --prompts_name prompts.jsonl --n_prompts 512
 
 Estimation: every type and the reference answer `n_prompts` prompts `n_samples` times, and all types judge all of it;
 plain generation is the same calls without the judging. Routes: a route of 20 steps, with all that it reads and draws
-beside, over 20 steps of DPO on the votes with a batch of as many sequences. Seconds are CPU seconds of this process.
+beside, over 20 steps of DPO on the votes with a batch of as many sequences; that ratio is the route's cost in DPO
+epochs where both see as many rows. Seconds are CPU seconds of this process.
 """
 
 import argparse
@@ -34,6 +37,9 @@ def main() -> None:
     """Measure, print and, with --output, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mixture_path", default="outputs/em_dpo")
+    for name in ("dataset_name", "eval_dataset_name", "prompts_name"):
+        parser.add_argument(f"--{name}", default=None)
+    parser.add_argument("--n_prompts", type=int, default=512)
     parser.add_argument("--n_samples", type=int, default=4)
     parser.add_argument("--max_new_tokens", type=int, default=48)
     parser.add_argument("--output", default=None)
@@ -41,11 +47,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         args = FairPolicyConfig(
             output_dir=folder, max_steps=N_STEPS, per_device_train_batch_size=16, n_samples=given.n_samples,
-            max_new_tokens=given.max_new_tokens, draw_batch_size=256, use_cpu=True, report_to="none", n_bootstrap=20,
-            disable_tqdm=True, logging_strategy="no", n_regress_rounds=1,
+            n_prompts=given.n_prompts, max_new_tokens=given.max_new_tokens, draw_batch_size=256, use_cpu=True,
+            report_to="none", n_bootstrap=20, disable_tqdm=True, logging_strategy="no", n_regress_rounds=1,
         )  # fmt: skip
-        script = FairPolicyArguments(mixture_path=given.mixture_path)
-        trainer = set_up_fair_policy(script, DataArguments(), args).trainer
+        script = FairPolicyArguments(mixture_path=given.mixture_path, prompts_name=given.prompts_name)
+        rows = DataArguments(
+            dataset_name=given.dataset_name, eval_dataset_name=given.eval_dataset_name, guard="warn"
+        )  # fmt: skip
+        trainer = set_up_fair_policy(script, rows, args).trainer
+        print(f"{trainer.n_types} types, {len(trainer.train_prompts)} prompts × {given.n_samples}")
         found = {"estimation": estimation_ratio(trainer)}
         trainer.estimate()
         builder = RouteBuilder(
