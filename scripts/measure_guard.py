@@ -150,10 +150,6 @@ def _shuffle_names(clean: CleanSet, seed: int) -> CleanSet:
     return replace(clean, train=[row | {"annotator_id": name} for row, name in zip(clean.train, ids, strict=True)])
 
 
-def _busiest(rows: Rows) -> Any:
-    return Counter(row["annotator_id"] for row in rows).most_common(1)[0][0]
-
-
 def _lists(rows: Rows) -> Rows:
     return [row | {"chosen": [{"role": "assistant", "content": row["chosen"]}]} for row in rows]
 
@@ -182,14 +178,14 @@ PLANTS: dict[str, tuple[str, Callable[[CleanSet, int], CleanSet]]] = {
         r, s, lambda name: 1 if zlib.crc32(str(name).encode()) % 2 else -1))),
     "a tenth of the rows twice": ("duplicates", _train(lambda r, s: r + r[:: 10])),
     "a tenth of the rows reversed as well": ("contradictions", _train(lambda r, s: r + [_swap(x) for x in r[::10]])),
-    "one person always chose the first": ("constant", _train(lambda r, s: _per_person(
-        r, lambda who, _: {"position": 0} if who == _busiest(r) else {}))),
+    "one person always chose the first": ("constant", _train(lambda r, s: [
+        row | {"annotator_id": "clicker", "position": 0} if i % 50 == 0 else row for i, row in enumerate(r)])),
     "two in three chose the first": ("position", _train(lambda r, s: _change(r, 0.34, lambda _: {"position": 0}, s))),
     "names are shuffled": ("names", _shuffle_names),
     "every type has its own prompts": ("type_source", _train(lambda r, s: _per_person(
         r, lambda _, row: {"prompt": f"{row['type']} {row['prompt']}"}))),
     "every person has their own prompts": ("prompt_source", _train(lambda r, s: _per_person(
-        r, lambda who, row: {"prompt": f"{who} asks {len(row['prompt']) % 5}"}))),
+        r, lambda who, row: {"prompt": f"{who} asks {len(row['prompt']) % 2}"}))),
     "validation is a copy of train": ("shared_judgements", lambda c, s: replace(c, evaluation=list(c.train))),
     "a tenth of train is in eval": ("shared_judgements", lambda c, s: _with_eval(c, c.train[::10])),
     "prompts of train in eval": ("shared_prompts", lambda c, s: _with_eval(c, [

@@ -5,7 +5,8 @@
 FOLDER holds all-responses.jsonl and rankings.json of github.com/nyu-mll/SQuALITY, data/human-eval. `rankings` writes
 `completions` best first by the raters' strict ranks, `ratings` writes them beside the ratings from 1 to 100. The
 files name stories and questions by number only, so the prompt does too; `systems` says who wrote each completion.
-Summaries are stripped: only the human ones end with a blank, and they rank best in all but a few rows.
+Blanks and line breaks become single blanks: only the human summaries end with a blank and have line breaks, and they
+rank best in all but a few rows.
 
 Data: responses and summaries CC BY 4.0, Wang, Pang, Chen, Phang and Bowman (2022). Keep this attribution with what you
 write.
@@ -29,7 +30,7 @@ def read_rows(folder: Path, form: str) -> tuple[list[dict[str, Any]], Counter]:
     for judged in json.loads((folder / "rankings.json").read_text(encoding="utf-8")):
         written = stories[judged["passage"]][judged["question"]]
         systems = sorted(judged["rank"], key=judged["rank"].get)
-        completions = [written[system]["response"].strip() for system in systems]
+        completions = [" ".join(written[system]["response"].split()) for system in systems]
         if len(set(completions)) < len(completions):
             dropped["rows with two equal summaries"] += 1
             continue

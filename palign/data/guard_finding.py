@@ -14,7 +14,7 @@ from scipy.special import betainc
 from palign.data.checks import Text
 from palign.data.preferences import Preferences
 
-__all__ = ["ALPHA", "N_SAMPLED", "Finding", "Pairs", "both_tails", "plain_text", "sample"]
+__all__ = ["ALPHA", "N_SAMPLED", "Finding", "Pairs", "both_tails", "plain_text", "row_hashes", "sample"]
 
 ALPHA = 0.002  # of one check; some ten checks are statistical
 N_SHOWN = 5  # rows to look at
@@ -106,6 +106,19 @@ def sample(n_rows: int, *, n_most: int = N_SAMPLED, seed: int = 0) -> np.ndarray
     if n_rows <= n_most:
         return np.arange(n_rows)
     return np.sort(np.random.default_rng(seed).choice(n_rows, size=n_most, replace=False))
+
+
+def row_hashes(*columns: np.ndarray) -> np.ndarray:
+    """(n,) uint64: one number for each row of whole numbers (n,) or (n, width); equal rows have equal ones, and of a
+    million different rows two share one with probability 3e-8."""
+    found = np.zeros(len(columns[0]), dtype=np.uint64)
+    for column in columns:
+        for part in column.T if column.ndim == 2 else (column,):
+            found ^= part.astype(np.int64).view(np.uint64)
+            for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # the finaliser of splitmix64
+                found = (found ^ (found >> np.uint64(shift))) * np.uint64(factor)
+            found = (found ^ (found >> np.uint64(31))) + np.uint64(0x9E3779B97F4A7C15)
+    return found
 
 
 def both_tails(k: int, n: int) -> float:

@@ -28,7 +28,10 @@ LANGUAGES = {
     "Dutch": "het een en van niet dat zijn voor met op aan ook er maar ik je",
     "Portuguese": "o que não uma os para com em do da se por mais as dos ao",
 }
-_WORDS_OF = {name: frozenset(words.split()) for name, words in LANGUAGES.items()}
+_LANGUAGES_OF: dict[str, list[str]] = {}
+for _name, _words in LANGUAGES.items():
+    for _word in _words.split():
+        _LANGUAGES_OF.setdefault(_word, []).append(_name)
 _NOT_LATIN = re.compile(r"[\u0370-\u1dff\u2c00-\ud7ff\uf900-\ufdff\U00010000-\U0001efff]")
 _LATIN = re.compile(r"[A-Za-zÀ-ɏ]")
 _TEMPLATE = re.compile(
@@ -154,10 +157,8 @@ def _form_table(prefs: Preferences, pairs: Pairs) -> tuple[dict[str, np.ndarray]
 
 def _language(text: str) -> str:
     """By its little words; "" where there are fewer than three."""
-    words = re.findall(r"\w+", text[:400].lower())
-    hits = {name: sum(word in own for word in words) for name, own in _WORDS_OF.items()}
-    best = max(hits, key=hits.get)
-    return best if hits[best] >= 3 else ""
+    hits = Counter(name for word in text[:400].lower().split() for name in _LANGUAGES_OF.get(word, ()))
+    return next((name for name, count in hits.most_common(1) if count >= 3), "")
 
 
 def _lengths(prefs: Preferences, pairs: Pairs) -> np.ndarray:

@@ -2,15 +2,14 @@
 
 import numpy as np
 
-from palign.data.guard_finding import ALPHA, Finding, Pairs, both_tails, plain_text
+from palign.data.guard_finding import ALPHA, Finding, Pairs, both_tails, plain_text, row_hashes
 from palign.data.preferences import Preferences
 from palign.data.vote_counts import count_votes
 
 __all__ = [
     "check_constant",
-    "check_contradictions",
-    "check_duplicates",
     "check_position",
+    "check_repeats",
     "check_votes",
     "find_positions",
 ]
@@ -24,29 +23,30 @@ POSITION_NAMES = ("position", "chosen_position", "winner", "label", "preference"
 FIRST, SECOND = ("0", "a", "left", "first", "model_a", "a1"), ("1", "b", "right", "second", "model_b", "a2")
 
 
-def _repeats(prefs: Preferences) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Rows that repeat an earlier comparison of the same person, those of them that reverse it, and whether the
-    completions are an open set."""
-    pairs = Pairs.of(prefs)
-    low, high = np.minimum(pairs.best, pairs.worst), np.maximum(pairs.best, pairs.worst)
-    keys = np.stack([pairs.people, pairs.prompts, low, high, prefs.n_items], axis=1)
-    middle = prefs.item_indices[:, 1:-1] if prefs.item_indices.shape[1] > 2 else np.zeros((len(prefs), 0), np.int64)
-    _, first, group = np.unique(np.c_[keys, middle], axis=0, return_index=True, return_inverse=True)
-    first = first[group.ravel()]
+def check_repeats(prefs: Preferences, *, split: str = "") -> tuple[Finding, Finding]:
+    """Rows that stand there twice, and comparisons that one person answered in two ways.
+
+    Where completions hardly repeat, both are mended by whoever made the rows. Where few items meet again and again,
+    repetitions are a design: only copies without a change of mind, and answers no better than coin flips, count.
+    """
+    held = np.sort(prefs.item_indices, axis=1)
+    keys = row_hashes(prefs.annotators().indices(prefs.annotator_ids), prefs.prompt_indices, held)
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    first = first[group]
     again = np.flatnonzero(first != np.arange(len(prefs)))
-    reversed_ = again[pairs.best[again] != pairs.best[first[again]]]
+    same = (prefs.item_indices[again] == prefs.item_indices[first[again]]).all(axis=1)
     slots = prefs.item_indices[prefs.item_indices >= 0]
-    return again, reversed_, len(np.unique(slots)) >= OPEN_SET * len(slots)
+    is_open = len(np.unique(slots)) >= OPEN_SET * len(slots)
+    return (
+        _duplicates(again[same], again, len(prefs), is_open, split),
+        _contradictions(again[~same], again, len(prefs), is_open, split),
+    )
 
 
-def check_duplicates(prefs: Preferences, *, split: str = "") -> Finding:
-    """Rows that stand there twice. Where few items meet again and again, repetitions are a design, and only copies
-    without a single change of mind count."""
-    again, reversed_, is_open = _repeats(prefs)
-    copies = np.setdiff1d(again, reversed_)
-    share = len(copies) / len(prefs)
-    said = f"{len(copies):,} of {len(prefs):,} rows repeat an earlier judgement of the same annotator"
-    as_copied = is_open or len(reversed_) < 0.05 * len(again)
+def _duplicates(copies: np.ndarray, again: np.ndarray, n: int, is_open: bool, split: str) -> Finding:
+    share = len(copies) / n
+    said = f"{len(copies):,} of {n:,} rows repeat an earlier judgement of the same annotator"
+    as_copied = is_open or len(copies) > 0.95 * len(again)
     if share < DUPLICATED or len(copies) < 3 or not as_copied:
         return Finding.of("duplicates", "ok", share, f"{said}.")
     return Finding.of(
@@ -56,18 +56,12 @@ def check_duplicates(prefs: Preferences, *, split: str = "") -> Finding:
     )  # fmt: skip
 
 
-def check_contradictions(prefs: Preferences, *, split: str = "") -> Finding:
-    """Comparisons that one person answered both ways: any of them where completions hardly repeat; where the same few
-    meet again and again, answers no better than coin flips."""
-    again, reversed_, is_open = _repeats(prefs)
-    share = len(reversed_) / len(prefs)
-    said = f"{len(reversed_):,} of {len(prefs):,} rows reverse an earlier judgement of the same annotator"
-    if is_open:
-        is_many = share >= CONTRADICTED and len(reversed_) >= 3
-    else:
-        rate, n = len(reversed_) / max(len(again), 1), max(len(again), 1)
-        is_many = share >= CONTRADICTED and rate - 3 * np.sqrt(rate * (1 - rate) / n) > COIN_FLIPS and n >= 10
-    if not is_many:
+def _contradictions(reversed_: np.ndarray, again: np.ndarray, n: int, is_open: bool, split: str) -> Finding:
+    share, rate = len(reversed_) / n, len(reversed_) / max(len(again), 1)
+    said = f"{len(reversed_):,} of {n:,} rows reverse an earlier judgement of the same annotator"
+    surely = rate - 3 * np.sqrt(rate * (1 - rate) / max(len(again), 1))
+    is_many = len(reversed_) >= 3 if is_open else len(again) >= 10 and surely > COIN_FLIPS
+    if share < CONTRADICTED or not is_many:
         return Finding.of("contradictions", "ok", share, f"{said}.")
     return Finding.of(
         "contradictions", "look", share,

@@ -1,14 +1,13 @@
 """Is what a model is judged on new to it, and does everybody speak of the same things?"""
 
-import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from palign.data.guard_finding import Finding, plain_text, sample
+from palign.data.guard_finding import Finding, plain_text, row_hashes, sample
 from palign.data.preferences import Preferences
 
 __all__ = [
@@ -31,48 +30,47 @@ CONVERSATION_NAMES = re.compile(r"(conversation|conv|dialogue?|session|thread|ch
 SOURCE_NAMES = re.compile(r"(prompt_)?(source|dataset|subset|domain|category|topic|task)(_name|_id)?", re.I)
 
 
-def _key(*parts: object) -> bytes:
-    """Sixteen bytes for texts of any length."""
-    return hashlib.blake2b("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _prompt_keys(prefs: Preferences) -> list[str]:
+    return [plain_text(prompt) for prompt in prefs.prompts]
 
 
-def _prompt_keys(prefs: Preferences) -> list[bytes]:
-    """One for each of `prompts`, or of the prompt vectors' numbers as the rows name them."""
-    return [_key(plain_text(prompt)) for prompt in prefs.prompts]
-
-
-def _item_keys(prefs: Preferences) -> list[bytes]:
-    """One for each text of `items`, with its prompt."""
+def _item_keys(prefs: Preferences) -> list[tuple[str, str]]:
+    """Prompt and completion of each of `items`."""
     prompts = _prompt_keys(prefs)
-    return [_key(prompts[prompt].hex(), plain_text(text)) for prompt, text in prefs.items]
+    return [(prompts[prompt], plain_text(text)) for prompt, text in prefs.items]
 
 
-def _judgement_keys(prefs: Preferences) -> list[object]:
-    """(n_rows,) who judged what, whichever way."""
-    if not prefs.is_text:
-        held = np.sort(prefs.item_indices, axis=1).tolist()
-        rows = zip(prefs.annotator_ids, prefs.prompt_indices.tolist(), held, strict=True)
-        return [(person, prompt, tuple(items)) for person, prompt, items in rows]
-    keys = _item_keys(prefs)
-    return [
-        (person, frozenset(keys[item] for item in items if item >= 0))
-        for person, items in zip(prefs.annotator_ids, prefs.item_indices.tolist(), strict=True)
-    ]
-
-
-def _shared(first: Iterable[object], second: Sequence[object]) -> np.ndarray:
-    """Positions of `second` whose key is in `first`, too."""
-    known = set(first)
-    return np.array([row for row, key in enumerate(second) if key in known], dtype=np.int64)
+def _judgements(first: Preferences, second: Preferences) -> tuple[np.ndarray, np.ndarray]:
+    """(n_rows,) of each: who judged what, whichever way; a row of the second with something new is −1 somewhere."""
+    people = first.annotators()
+    if first.is_text and second.is_text:
+        number = {key: i for i, key in enumerate(_item_keys(first))}
+        known = np.array([*(number.get(key, -1) for key in _item_keys(second)), -1], dtype=np.int64)
+        held = known[second.item_indices]  # padding is -1, and so is the last
+        is_new = ((held < 0) & (second.item_indices >= 0)).any(axis=1)
+        prompts = (np.zeros(len(first), np.int64), np.zeros(len(second), np.int64))  # items have theirs
+    else:
+        held, is_new = second.item_indices, np.zeros(len(second), dtype=bool)
+        prompts = (first.prompt_indices, second.prompt_indices)
+    width = max(first.item_indices.shape[1], held.shape[1])
+    found = []
+    for ids, items, prompt in ((first.annotator_ids, first.item_indices, prompts[0]),
+                               (second.annotator_ids, held, prompts[1])):  # fmt: skip
+        padded = np.pad(items, ((0, 0), (0, width - items.shape[1])), constant_values=-1)
+        found.append(row_hashes(people.indices(ids, unknown=-1), prompt, np.sort(padded, axis=1)))
+    is_new |= people.indices(second.annotator_ids, unknown=-1) < 0
+    return found[0], np.where(is_new, np.uint64(0), found[1])
 
 
 def check_shared_judgements(first: Preferences, second: Preferences, names: tuple[str, str]) -> Finding:
     """The same person's judgement of the same completions in two splits, up to two splits that are one."""
-    keys = _judgement_keys(first)
-    rows = _shared(keys, _judgement_keys(second))
+    keys, others = _judgements(first, second)
+    rows = np.flatnonzero((others != 0) & np.isin(others, keys))
     share = len(rows) / len(second)
     said = f"{len(rows):,} of the {len(second):,} judgements of {names[1]} stand in {names[0]} as well"
-    by_chance = 4 * (1 - len(set(keys)) / len(keys))  # where few items meet again and again, as they do in the first
+    by_chance = 4 * (
+        1 - len(np.unique(keys)) / len(keys)
+    )  # where few items meet again and again, as they do in the first
     if len(rows) < 2 or (share < LEAK + by_chance and share < SAME_SPLIT):
         return Finding.of("shared_judgements", "ok", share, f"{said}.")
     if share >= SAME_SPLIT:
@@ -133,17 +131,17 @@ def check_shared_conversations(first: Preferences, second: Preferences, names: t
     )
 
 
-def _exchanges(prefs: Preferences) -> Iterator[tuple[bool, set[bytes]]]:
+def _exchanges(prefs: Preferences) -> Iterator[tuple[bool, set[tuple[str, str]]]]:
     """For every row, whether its prompt goes beyond one question, and keys of what may be the first exchange: the
     first question with the first answer or, where the prompt is that question alone, with each completion."""
     opening = [_opening(prompt) for prompt in prefs.prompts]
-    keys = [None if answer is None else {_key(ask, answer)} for ask, answer in opening]
+    keys = [None if answer is None else {(ask, answer)} for ask, answer in opening]
     texts = [plain_text(text).strip() for _, text in prefs.items]
     for prompt, items in zip(prefs.prompt_indices.tolist(), prefs.item_indices.tolist(), strict=True):
         if keys[prompt] is not None:
             yield True, keys[prompt]
         else:
-            yield False, {_key(opening[prompt][0], texts[item]) for item in items if item >= 0}
+            yield False, {(opening[prompt][0], texts[item]) for item in items if item >= 0}
 
 
 _TURN = re.compile(r"\n\s*\n?(?:Human|User|Assistant|AI|Bot)\s*:\s*", re.I)
@@ -194,7 +192,8 @@ def check_prompt_sources(annotators: np.ndarray, prompts: np.ndarray, *, split: 
         return Finding.of("prompt_source", "ok", 1.0, "too few annotators or prompts to tell.")
     own = _largest_together(of_row, prompts)
     rng = np.random.default_rng(seed)
-    shuffled = min(_largest_together(rng.permutation(of_row), prompts) for _ in range(N_SHUFFLES))
+    n_shuffles = N_SHUFFLES if len(of_row) < 20_000 else 1  # of many rows all shuffles look alike
+    shuffled = min(_largest_together(rng.permutation(of_row), prompts) for _ in range(n_shuffles))
     said = f"{own:.0%} of {len(people):,} annotators are joined by prompts they share ({shuffled:.0%} if shuffled)"
     if shuffled < CONNECTED or own >= APART:
         return Finding.of("prompt_source", "ok", own, f"{said}.")
