@@ -69,7 +69,7 @@ def full_report(folder: Path, **options: object) -> Report:
     """Two reward models and two policies, three groupings and every figure."""
     tables = [judgements("pooled", (0.85, 0.5, 0.6)), judgements(f"pal {EVIL}", (0.9, 0.8, 0.7))]
     tables += [completions("reference", (0.0, 0.0, 0.1), 0.0, 0.0), completions("prompt", (1.0, 1.5, -0.5), 1.0, 2.0)]
-    settings = {"group_columns": ["country", ("country", "age"), "age"], "figures": figure_data(),
+    settings = {"group_columns": ["type", "country", ("country", "age"), "age"], "figures": figure_data(),
                 "extra": {EVIL: EVIL, "seconds": 1.5}, "notes": [f"A note {EVIL}."], "title": f"Report {EVIL}",
                 "n_resamples": 60}  # fmt: skip
     return write_report(tables, output_dir=folder, **(settings | options))

@@ -57,7 +57,7 @@ def test_models_of_three_kinds_side_by_side(recipe: ModuleType, models: Path, tm
     assert {(c["first"], c["second"]) for c in section["comparisons"]} == {("reward", "pal"), ("reward", "mixture")}
     cells = {row["group"] for row in section["models"][0]["frames"][3]["metrics"]["accuracy"]["by_group"]}
     assert cells == {"NL × 30", "NL × 60", "PL × 30", "PL × 60"}
-    assert data["headline"][0].startswith("pal: ")
+    assert data["settings"]["opens_with"] == ["country"] and "worst served is country" in data["headline"][0]
     assert any("reward is a reward model" in note for note in data["notes"])
 
 

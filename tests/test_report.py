@@ -46,7 +46,7 @@ def example(tmp_path: Path, **options: object) -> Report:
         written("reference", [0.0, 0.0, 0.0], 0.0, 0.0),
         written("policy", [1.0, 2.0, -0.5], 1.0, 2.5),
     ]
-    return write_report(tables, output_dir=tmp_path, group_columns=["country"], n_resamples=200, **options)
+    return write_report(tables, output_dir=tmp_path, group_columns=["type", "country"], n_resamples=200, **options)
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ def sources_of(script: EvaluationArguments) -> tuple[list[ModelSource], list[Mod
 
 
 def rows_to_judge(data_args: DataArguments, n_embeddings: int | None) -> tuple[Preferences, list[tuple[str, ...]]]:
-    """The rows, and the groups to report by; every column named must be there.
+    """The rows, and the groups to report by; every column named must be there, but for `type` and `annotator_id`.
 
     Raises:
         ValueError: a column that the rows do not have (the nearest names are offered).
@@ -124,4 +124,4 @@ def rows_to_judge(data_args: DataArguments, n_embeddings: int | None) -> tuple[P
     data_args.group_columns = [n for n in dict.fromkeys(n for names in groups for n in names) if n not in FREE]
     rows = data_args.eval_rows(n_embeddings)
     rows = data_args.train_rows(n_embeddings) if rows is None else rows
-    return rows, [names for names in groups if names not in (("type",), ("annotator_id",))]
+    return rows, groups

@@ -51,6 +51,7 @@ class Settings:
 
     metrics: tuple[str, ...]
     groups: tuple[Groups, ...]
+    opens_with: Groups
     annotator_column: str
     weights: str
     higher_is_better: Mapping[str, bool]
@@ -100,7 +101,8 @@ def write_report(
             ``accuracy`` is a reward model; one that has none is a policy, whose rows are completions it wrote.
         metrics: columns to report; of each model those that it has any number of.
         group_columns: declared groups; a tuple of names is their intersection. ``type``, where the table has it, and
-            the annotators themselves are always reported.
+            the annotators themselves are always reported; the report opens with the first one named here, or with
+            ``type``.
         baseline: the reward model(s) that the others are compared with, those of them that are in the table;
             reference: likewise for policies.
         main: the model that the report opens with; the last one that is nobody's baseline, if unset.
@@ -113,13 +115,12 @@ def write_report(
         ValueError: no rows, no known metric, an unknown column, or a metric with gaps (NaN) within one model.
     """
     table = _joined(tables, annotator_column)
+    asked = [_plain(groups) for groups in group_columns]
+    always = [annotator_column, *(["type"] if "type" in table else [])]
     settings = Settings(
         tuple(name for name in metrics if name in table),
-        (
-            annotator_column,
-            *(["type"] if "type" in table else []),
-            *(g for g in map(_plain, group_columns) if g != "type"),
-        ),
+        (*always, *(groups for groups in dict.fromkeys(asked) if groups not in always)),
+        asked[0] if asked else always[-1],
         annotator_column,
         weights,
         higher_is_better or {},
@@ -322,6 +323,7 @@ def _metrics_of(rows: pd.DataFrame, settings: Settings) -> list[str]:
 def _settings_record(settings: Settings, baseline: Sequence[str], reference: Sequence[str]) -> dict[str, Any]:
     plain = {name: getattr(settings, name) for name in ("weights", "min_group_size", "level", "seed", "n_resamples")}
     grouped = [list(_names(groups)) for groups in settings.groups]
+    plain["opens_with"] = list(_names(settings.opens_with))
     named = {"metrics": settings.metrics, "groups": grouped, "baseline": baseline, "reference": reference}
     return {**plain, **named, "annotator_column": settings.annotator_column, "cvar_alpha": ALPHA}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palign.evaluation.figures import draw_groups, draw_history, draw_models, draw_people
-from palign.evaluation.report_words import main_metric, span, with_interval
+from palign.evaluation.report_words import main_metric, opening_frame, span, with_interval
 from palign.evaluation.svg import drawing, has_matplotlib, shorten, to_svg
 from palign.evaluation.type_figures import draw_regrets, draw_type_space
 
@@ -45,11 +45,12 @@ def _figures(data: dict[str, Any]) -> Iterator[tuple[str, str, str, str, Any]]:
     for section in data["sections"]:
         models = ordered_models(section)
         metric = main_metric(section["name"], models[0]["metrics"])
-        for frame in models[0]["frames"]:
+        opening = data["settings"]["opens_with"]
+        for frame in sorted(models[0]["frames"], key=lambda frame: frame["groups"] != opening):
             if frame["groups"] != people and len(frame["metrics"][metric]["by_group"]) > 1:
                 yield (section["name"], *_groups(models, frame["groups"], metric))
         if len(models) > 1:
-            yield (section["name"], *_models(models, metric, people, data["settings"]["cvar_alpha"]))
+            yield (section["name"], *_models(models, metric, data["settings"]))
         values = _values_of_people(models, metric, people)
         if values:
             yield (section["name"], *_people(values, models[0], metric, people))
@@ -96,23 +97,23 @@ def _groups(models: list[dict[str, Any]], groups: list[str], metric: str) -> tup
     return f"{metric} by {kind}", caption, f"{words}.", figure
 
 
-def _models(models: list[dict[str, Any]], metric: str, people: list[str], alpha: float) -> tuple[str, str, str, Any]:
-    rows, kind = [], ""
+def _models(models: list[dict[str, Any]], metric: str, settings: dict[str, Any]) -> tuple[str, str, str, Any]:
+    rows, tail = [], f"worst {100 * settings['cvar_alpha']:g} % of people"
+    kind = " × ".join(settings["opens_with"])
     for model in models:
         if metric not in model["metrics"]:
             continue
-        frames = [frame for frame in model["frames"] if frame["groups"] != people]
-        found = (frames or model["frames"])[0]["metrics"][metric]
-        kind = " × ".join(frames[0]["groups"]) if frames else ""
-        worst = found["worst"] if frames else found["cvar"]
-        who = worst.get("group") or "–" if frames else f"worst {100 * alpha:g} % of people"
+        opening = opening_frame(model, settings)
+        found = (opening or model["frames"][0])["metrics"][metric]
+        worst = found["worst"] if opening else found["cvar"]
+        who = worst.get("group") or "–" if opening else tail
         rows.append({"model": model["model"], "overall": found["overall"], "worst": worst, "group": who})
     words = "; ".join(
         f"{shorten(row['model'], 40)}: overall {span(row['overall']['value'])}, {shorten(row['group'], 40)} "
         f"{span(row['worst']['value'])}"
         for row in rows
     )
-    title = f"Worst-served against everybody{f', by {kind}' if kind else ''}"
+    title = f"Worst-served against everybody, by {kind}"
     caption = f"{metric} of every model: everybody's mean, and that of the group it serves worst."
     return title, caption, f"{words}.", draw_models(rows, metric=metric)
 

@@ -10,7 +10,14 @@ from typing import Any
 
 from palign.evaluation.report_figures import Picture, ordered_models, report_pictures
 from palign.evaluation.report_style import STYLE
-from palign.evaluation.report_words import WHAT_THE_NUMBERS_ARE, interval_words, main_metric, model_sentences, span
+from palign.evaluation.report_words import (
+    WHAT_THE_NUMBERS_ARE,
+    interval_words,
+    main_metric,
+    model_sentences,
+    opening_frame,
+    span,
+)
 from palign.evaluation.svg import UNPRINTABLE, has_matplotlib, isolated
 
 __all__ = ["render_page"]
@@ -79,14 +86,17 @@ def _facts(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """The main model's worst and best group, the gap and the mean, as a list of cards; then a row per grouping."""
     model, people = ordered_models(section)[0], [settings["annotator_column"]]
     metric = main_metric(section["name"], model["metrics"])
-    grouped = [frame for frame in model["frames"] if frame["groups"] != people]
-    found = (grouped or model["frames"])[0]["metrics"][metric]
+    grouped, opening = (
+        [frame for frame in model["frames"] if frame["groups"] != people],
+        opening_frame(model, settings),
+    )
+    found = (opening or model["frames"][0])["metrics"][metric]
     everybody = ("Everybody", span(found["overall"]["value"]), interval_words(found["overall"]), "")
-    if not grouped:
+    if opening is None:
         tail = (f"Worst-served {100 * settings['cvar_alpha']:g} % of people", span(found["cvar"]["value"]),
                 f"mean {metric}, {interval_words(found['cvar'])}", "worst")  # fmt: skip
-        return _cards([tail, everybody])
-    kind, cards = " × ".join(grouped[0]["groups"]), [everybody]
+        return [*_cards([tail, everybody]), *(_glance(model, grouped, metric) if grouped else [])]
+    kind, cards = " × ".join(opening["groups"]), [everybody]
     if found["worst"]["group"] is not None and found["worst"]["group"] != found["best"]["group"]:
         cards = [
             ("▼ Worst served", found["worst"]["group"], _of_group(found["worst"], metric, kind), "worst"),
@@ -150,7 +160,7 @@ def _pictures(pictures: Iterable[Picture]) -> list[str]:
 
 def _section(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     models, people = ordered_models(section), [settings["annotator_column"]]
-    lines = ["<h3>Side by side</h3>", *_side_by_side(models, people)]
+    lines = ["<h3>Side by side</h3>", *_side_by_side(models, settings)]
     for groups in [g for g in settings["groups"] if g != people]:
         lines.append(f"<h3>By {text(' × '.join(groups))}</h3>")
         first = main_metric(section["name"], models[0]["metrics"])
@@ -168,11 +178,10 @@ def _section(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     return lines + ([f"<p>{text(note)}</p>" for note in notes])
 
 
-def _side_by_side(models: Sequence[dict[str, Any]], people: list[str]) -> list[str]:
+def _side_by_side(models: Sequence[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
     rows = []
     for model in models:
-        frames = [frame for frame in model["frames"] if frame["groups"] != people]
-        for metric, found in (frames or model["frames"])[0]["metrics"].items():
+        for metric, found in (opening_frame(model, settings) or model["frames"][0])["metrics"].items():
             cells = [_cell(found["overall"]), text(found["worst"]["group"] or "–"), _cell(found["worst"])]
             cells += [_cell(found["gap"]), span(found["ratio"]["value"])]
             rows.append(([text(model["model"]), text(metric), *cells], False))

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from palign.evaluation.report_words import WHAT_THE_NUMBERS_ARE, interval_words, span
+from palign.evaluation.report_words import WHAT_THE_NUMBERS_ARE, interval_words, opening_frame, span
 
 __all__ = ["escape", "render_report"]
 
@@ -66,11 +66,10 @@ def _section(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
 
 
 def _side_by_side(models: list[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
-    """Overall and spread of every model, for the first grouping that is not the annotators themselves."""
+    """Overall and spread of every model, for the grouping that the report opens with."""
     rows = []
     for model in models:
-        frames = [frame for frame in model["frames"] if frame["groups"] != [settings["annotator_column"]]]
-        frame = (frames or model["frames"])[0]
+        frame = opening_frame(model, settings) or model["frames"][0]
         for metric, found in frame["metrics"].items():
             cells = [
                 _cell(found["overall"]),

@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["WHAT_THE_NUMBERS_ARE", "headline_sentences", "main_metric", "model_sentences", "span", "with_interval"]
+__all__ = [
+    "WHAT_THE_NUMBERS_ARE",
+    "headline_sentences",
+    "main_metric",
+    "model_sentences",
+    "opening_frame",
+    "span",
+    "with_interval",
+]
 
 WHAT_THE_NUMBERS_ARE = (
     "**What these numbers are.** Each is a mean over judgements that the model did not see in training, within one "
@@ -33,6 +41,14 @@ def main_metric(section: str, metrics: Sequence[str]) -> str:
     return next(name for name in (*PREFERRED[section], *metrics) if name in metrics)
 
 
+def opening_frame(model: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The model's frame by the groups that the report opens with; None where it opens with single people."""
+    groups = settings["opens_with"]
+    if groups == [settings["annotator_column"]]:
+        return None
+    return next(frame for frame in model["frames"] if frame["groups"] == groups)
+
+
 def headline_sentences(data: dict[str, Any]) -> list[str]:
     """One or two sentences a model, the main one first; plain text, ids not yet escaped."""
     return [
@@ -47,13 +63,17 @@ def model_sentences(section: dict[str, Any], model: dict[str, Any], settings: di
     """Whom it serves worst; what it gained over its baselines; warnings, which begin with "Warning:"."""
     metric = main_metric(section["name"], model["metrics"])
     sentences = [_of_model(model, metric, settings)]
-    return [*sentences, *_differences(section, model["model"], metric), *_of_hacking(section, model["model"])]
+    return [
+        *sentences,
+        *_differences(section, model["model"], metric, settings["opens_with"]),
+        *_of_hacking(section, model["model"]),
+    ]
 
 
 def _of_model(model: dict[str, Any], metric: str, settings: dict[str, Any]) -> str:
-    grouped = [frame for frame in model["frames"] if frame["groups"] != [settings["annotator_column"]]]
+    grouped = opening_frame(model, settings)
     level = f"{100 * settings['level']:g} % interval"
-    if not grouped:
+    if grouped is None:
         found = model["frames"][0]["metrics"][metric]
         share = f"{100 * settings['cvar_alpha']:g} %"
         return (
@@ -61,7 +81,7 @@ def _of_model(model: dict[str, Any], metric: str, settings: dict[str, Any]) -> s
             f"{share} "
             f"of {model['n_annotators']} annotators it is {with_interval(found['cvar'])}."
         )
-    found, kind = grouped[0]["metrics"][metric], " × ".join(grouped[0]["groups"])
+    found, kind = grouped["metrics"][metric], " × ".join(grouped["groups"])
     worst, best = found["worst"], found["best"]
     overall = f"{metric} is {with_interval(found['overall'], level)} overall"
     if worst["group"] is None:
@@ -89,10 +109,10 @@ def _of_chance(gap: dict[str, Any]) -> str:
     return ""
 
 
-def _differences(section: dict[str, Any], name: str, metric: str) -> list[str]:
-    """What it gained over each model it is compared with; one sentence each, whatever the grouping."""
+def _differences(section: dict[str, Any], name: str, metric: str, groups: list[str]) -> list[str]:
+    """What it gained over each model it is compared with; one sentence each, by the opening groups where there are."""
     sentences = {}
-    for comparison in section["comparisons"]:
+    for comparison in sorted(section["comparisons"], key=lambda comparison: comparison["groups"] != groups):
         first = comparison["first"]
         if (comparison["second"], comparison["metric"]) != (name, metric) or first in sentences:
             continue
