@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         rows = embedded(script)
         state.wait_for_everyone()  # until the main process has saved the models
         sources = sources_of(script)
+    data_args.look_at(rows, embeddings=vectors)
     judged, baselines, types = sources
     found = evaluate_models(
         [*judged, *baselines], rows, vectors=vectors, types_from=types, batch_size=script.batch_size,

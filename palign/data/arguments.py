@@ -99,18 +99,18 @@ class DataArguments(ColumnNames):
     def look_at(
         self,
         train: Preferences,
-        evaluation: Preferences,
+        evaluation: Preferences | None = None,
         *,
         options: GuardOptions | None = None,
         unseen: Preferences | None = None,
         embeddings: np.ndarray | None = None,
     ) -> list[str]:
-        """Run the guard as `--guard` says; returns what is not ok, a line each.
+        """Run the guard as `--guard` says, of two splits or of one; returns what is not ok, a line each.
 
         Raises:
             GuardError: a check says stop, and so does `--guard`.
         """
         if self.guard == "off":
             return []
-        splits = {"train": train, "eval": evaluation}
+        splits = {"rows": train} if evaluation is None else {"train": train, "eval": evaluation}
         return act_on(guard_module.guard(splits, unseen=unseen, embeddings=embeddings, options=options), self.guard)
