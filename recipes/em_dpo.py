@@ -21,6 +21,7 @@ from palign.evaluation.mixture_report import check_notes, choice_note, compare_t
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table
 from palign.models.mixture_policy import MixturePolicy
+from palign.models.model_card import add_measured
 from palign.trainers.mixture_dpo_arguments import MixtureArguments, parse_mixture_arguments
 from palign.trainers.mixture_setup import MixtureSetup, set_up_mixture
 
@@ -78,6 +79,7 @@ def judge(
         notes=[*setup.guard_notes, *choice_note(record), *check_notes(record)], extra=summary,
         figures=FigureData(dict(zip(record.annotators.ids, record.responsibilities, strict=True))),
     )  # fmt: skip
+    add_measured(output, report.headline)
     (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     shown = table.groupby(["model", "type"], sort=False)["accuracy"].mean().unstack(0)
     print(f"\n{samples}\n{shown.round(3).to_string()}\n\n{pd.Series(summary).round(3).to_string()}")

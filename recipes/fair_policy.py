@@ -18,6 +18,7 @@ from transformers import set_seed
 from palign.evaluation.fair_report import add_gold, fair_figures, fair_samples, fair_summary, vote_table
 from palign.evaluation.report import write_report
 from palign.models.fair_files import fair_table
+from palign.models.model_card import add_measured
 from palign.trainers.fair_policy_arguments import FairPolicyArguments, parse_fair_arguments
 from palign.trainers.fair_policy_setup import FairSetup, set_up_fair_policy
 
@@ -55,6 +56,7 @@ def show(setup: FairSetup, script: FairPolicyArguments, start: float) -> dict[st
         notes=[*setup.guard_notes, *record["notes"]], extra=summary,
         main=record["chosen"], figures=fair_figures(record, trainer.mixture.record),
     )  # fmt: skip
+    add_measured(output, report.headline)
     (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(f"\n{samples}\n{fair_table(record)}\n{pd.Series(record['seconds']).round(1).to_string()}")
     print("".join(f"\nnote: {note}" for note in record["notes"]))

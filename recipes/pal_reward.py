@@ -19,6 +19,7 @@ from trl import get_peft_config
 from palign.evaluation.figure_data import FigureData
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table
+from palign.models.model_card import add_measured
 from palign.trainers.pal_reward_arguments import parse_reward_arguments
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
 from palign.trainers.reward_setup import RewardSetup, dominant_prototypes, set_up_reward
@@ -68,6 +69,7 @@ def judge(
         title="PAL reward model", notes=setup.notes(), extra=summary,
         figures=FigureData(dict(zip(model.annotators.ids, model.people.all().detach().cpu().numpy(), strict=True))),
     )  # fmt: skip
+    add_measured(output, report.headline)
     (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print(f"\n{pd.Series(summary).round(4).to_string()}\n\nmodel: {output}\nreport: {report.html_path}", flush=True)
     return summary

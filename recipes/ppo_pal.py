@@ -21,6 +21,7 @@ from palign.evaluation.figures import draw_training
 from palign.evaluation.policy_samples import PolicySamples, sample_adapters, sample_policy
 from palign.evaluation.policy_table import means_by_type, policy_table
 from palign.evaluation.report import write_report
+from palign.models.model_card import add_measured
 from palign.trainers.pal_ppo_arguments import parse_policy_arguments
 from palign.trainers.policy_runs import PolicyRun, PolicyRuns
 from palign.trainers.policy_setup import set_up_policies
@@ -83,6 +84,8 @@ def judge(
     summary = {name: value for metric in metrics for name, value in means_by_type(table, metric).items()}
     summary |= {f"{name}/n_updates": float(len(history)) for name, history in histories.items()}
     summary["training_seconds"] = seconds
+    for name in histories:
+        add_measured(output / name, report.headline)
     (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     shown = table.groupby(["model", "type"] if "type" in table else "model", sort=False)[metrics].mean()
     print(f"\n{shown.round(2).to_string()}\n\ntraining took {seconds:.0f} s\nreport: {report.html_path}", flush=True)

@@ -44,10 +44,12 @@ def add_measured(folder: str | Path, sentences: Sequence[str]) -> None:
     """Put what a report found on held-out rows at the head of the fairness section of a saved model's card.
 
     Args:
-        folder: of the model; a card that has no such section is left alone.
+        folder: of the model; where there is no card, or one without that section, nothing is done.
         sentences: plain text, of a report's headline. What was put there before goes.
     """
     path = Path(folder) / CARD
+    if not path.is_file():
+        return
     before, heading, after = path.read_text(encoding="utf-8").partition("\n## Fairness\n\n")
     if not heading:
         return
