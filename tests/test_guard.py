@@ -105,6 +105,12 @@ def test_trap_a_conversation_in_two_splits(form: str) -> None:
     assert spoke.rows == (0, 1, 2, 3, 4) and spoke.split == "eval"
 
 
+def test_an_example_before_every_prompt_is_no_conversation() -> None:
+    shown = "What is 1 + 1?\n\nAssistant: 2\n\nHuman: "
+    train, held = clean_rows(prompt=shown + "ask"), clean_rows(seed=1, prompt=shown + "ask")
+    assert verdicts(train, held) == {}
+
+
 FORMS = {
     "ends with a blank": lambda row: {"chosen": row["chosen"] + "\n"},
     "begins with a blank": lambda row: {"rejected": " " + row["rejected"]},

@@ -1,6 +1,7 @@
 """Is what a model is judged on new to it, and does everybody speak of the same things?"""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,6 +27,7 @@ IS_LIST = 30  # completions a prompt; from here on prompts are headings over man
 CONNECTED, APART, N_SHUFFLES = 0.95, 0.8, 10
 CONFOUNDED, CONFOUNDED_STOPS = 0.5, 0.95  # of what could be gained over guessing the commonest type
 MOST_TYPES = 50
+MOST_TURNS = 50  # prompts that begin with one exchange; more of them begin with an example
 CONVERSATION_NAMES = re.compile(r"(conversation|conv|dialogue?|session|thread|chat|post)(_?(id|hash|key))?", re.I)
 SOURCE_NAMES = re.compile(r"(prompt_)?(source|dataset|subset|domain|category|topic|task)(_name|_id)?", re.I)
 
@@ -135,7 +137,9 @@ def _exchanges(prefs: Preferences) -> Iterator[tuple[bool, set[tuple[str, str]]]
     """For every row, whether its prompt goes beyond one question, and keys of what may be the first exchange: the
     first question with the first answer or, where the prompt is that question alone, with each completion."""
     opening = [_opening(prompt) for prompt in prefs.prompts]
-    keys = [None if answer is None else {(ask, answer)} for ask, answer in opening]
+    often = Counter(exchange for exchange in opening if exchange[1] is not None)
+    examples = {exchange for exchange, count in often.items() if count > MOST_TURNS}
+    keys = [None if answer is None else {(ask, answer)} - examples for ask, answer in opening]
     texts = [plain_text(text).strip() for _, text in prefs.items]
     for prompt, items in zip(prefs.prompt_indices.tolist(), prefs.item_indices.tolist(), strict=True):
         if keys[prompt] is not None:
