@@ -73,3 +73,10 @@ def full_report(folder: Path, **options: object) -> Report:
                 "extra": {EVIL: EVIL, "seconds": 1.5}, "notes": [f"A note {EVIL}."], "title": f"Report {EVIL}",
                 "n_resamples": 60}  # fmt: skip
     return write_report(tables, output_dir=folder, **(settings | options))
+
+
+def small_report(folder: Path, **options: object) -> Report:
+    """One reward model, its people's types, one declared group; quickly made."""
+    settings = {"group_columns": ["type"], "figures": figure_data(n_people=30), "n_resamples": 20}
+    table = judgements(f"pal {EVIL}", (0.9, 0.8, 0.7), n_people=30, n_rows=4).drop(columns=["country", "age"])
+    return write_report(table.drop(columns="log_likelihood"), output_dir=folder, **(settings | options))

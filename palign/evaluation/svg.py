@@ -98,6 +98,7 @@ def shorten(text: object, width: int) -> str:
     for character in plain:
         used += _columns(character)
         if used > width:
+            used -= _columns(character)
             while kept and used > width - 1:
                 used -= _columns(kept.pop())
             return "".join(kept).rstrip() + "…"

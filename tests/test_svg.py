@@ -1,0 +1,58 @@
+"""Text in figures by hand: cut by width, kept from turning its neighbours; SVG that stands in a page with others."""
+
+from xml.etree import ElementTree
+
+import pytest
+
+from palign.evaluation.svg import drawing, isolated, shorten, shorten_label, to_svg
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "expected"),
+    [
+        ("abcdef", 6, "abcdef"),
+        ("abcdefg", 6, "abcde…"),
+        ("日本語", 6, "日本語"),
+        ("日本語学", 6, "日本…"),  # two columns each, and one for the mark
+        ("e\u0301e\u0301", 2, "e\u0301e\u0301"),  # accents take no room
+        ("a\x00b\u202ec\n", 9, "a b c"),
+        ("", 3, ""),
+        (3.5, 4, "3.5"),
+        ("\ud800x", 4, "?x"),
+    ],
+)
+def test_shortened_by_width(text: object, width: int, expected: str) -> None:
+    assert shorten(text, width) == expected
+
+
+def test_every_part_of_an_intersection_keeps_its_beginning() -> None:
+    assert shorten_label("Netherlands × 18–29", 30) == "Netherlands × 18–29"
+    # 24 columns less 3 for the cross are 10 for each of two; the short one lends its 7 to the long one
+    assert shorten_label("United Kingdom of Great Britain × 50+", 24) == "United Kingdom o… × 50+"
+    assert len(shorten_label("a" * 40 + " × " + "b" * 40, 25)) <= 25
+
+
+def test_words_that_run_leftwards_stand_by_themselves() -> None:
+    assert isolated("country مصر (13 people)") == "country \u2068مصر\u2069 (13 people)"
+    assert isolated("المملكة العربية") == "\u2068المملكة العربية\u2069"
+    assert isolated("plain × 50+") == "plain × 50+"
+
+
+def test_two_figures_share_no_identifier_and_mathematics_is_text() -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    found = []
+    with drawing():
+        for name in ("one", "two"):
+            figure = Figure(figsize=(2, 2))
+            axes = figure.subplots()
+            axes.fill_between([0, 1], [0, 1], hatch="//")
+            axes.text(0.5, 0.5, "$x_1$ & <b>")
+            found.append(to_svg(figure, name, "A <title>", "words"))
+    assert found[0].replace("one-", "two-") == found[1]  # the same bytes every time
+    ids = [{e.attrib["id"] for e in ElementTree.fromstring(svg).iter() if "id" in e.attrib} for svg in found]
+    assert ids[0] and not ids[0] & ids[1]
+    assert "$x_1$ &amp; &lt;b&gt;" in found[0] and "A &lt;title&gt;" in found[0]
+    for gone in ("<style", "<metadata", "Date", "matplotlib"):
+        assert gone not in found[0]

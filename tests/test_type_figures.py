@@ -1,0 +1,88 @@
+"""Where people stand among types, by hand; what a figure's record takes and leaves out."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from palign.evaluation.fair_report import fair_figures
+from palign.evaluation.figure_data import FigureData
+from palign.evaluation.type_figures import draw_regrets, draw_type_space, place_people
+from palign.models.mixture_files import MixtureRecord
+
+
+def test_three_types_are_a_triangle_and_two_a_line() -> None:
+    points, corners = place_people(np.array([[1, 0, 0], [0, 0.5, 0.5], [1 / 3, 1 / 3, 1 / 3]]))
+    np.testing.assert_allclose(corners, [[0, 0], [1, 0], [0.5, 3**0.5 / 2]])
+    np.testing.assert_allclose(points, [[0, 0], [0.75, 3**0.5 / 4], [0.5, 3**0.5 / 6]])
+    points, corners = place_people(np.array([[0.25, 0.75]]))
+    np.testing.assert_allclose(points, [[0.75, 0]])
+
+
+def test_more_types_are_seen_from_where_people_differ_most() -> None:
+    """People differ between the first two types and, less, between the next two: distances in that plane are kept."""
+    weights = np.array([[0.9, 0.1, 0, 0], [0.1, 0.9, 0, 0], [0.4, 0.4, 0.2, 0], [0.4, 0.4, 0, 0.2]])
+    points, corners = place_people(weights)
+    assert points.shape == (4, 2) and corners.shape == (4, 2)
+    between = np.linalg.norm(weights[0] - weights[1])
+    assert np.linalg.norm(points[0] - points[1]) == pytest.approx(between)
+    np.testing.assert_allclose(points.mean(0), corners.T @ weights.mean(0), atol=1e-12)
+
+
+def table() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"annotator_id": ["a", "a", "b", "c"], "topic": ["x", "y", "x", "x"], "sex": [1.0, 1.0, 2.0, None]}
+    )
+
+
+def test_people_are_marked_by_the_first_group_in_which_everybody_has_one_value() -> None:
+    data = FigureData({"a": [0.9, 0.1], "b": [0.123456, 0.876544], "z": [1, 0]})
+    space = data.record(table(), "annotator_id", ["topic", "sex"], 10)["type_space"]
+    assert (space["annotators"], space["group_column"], space["groups"]) == (["a", "b"], "sex", ["1", "2"])
+    assert space["weights"] == [[0.9, 0.1], [0.1235, 0.8765]] and space["names"] == ["type_0", "type_1"]
+    space = data.record(table(), "annotator_id", ["topic"], 10)["type_space"]
+    assert (space["group_column"], space["groups"]) == (None, ["type_0", "type_1"])
+    assert data.record(table(), "annotator_id", [], 1)["type_space"] is None  # more people than may be listed
+
+
+def test_nothing_to_draw_is_nothing() -> None:
+    assert FigureData().record(table(), "annotator_id", [], 9) == {"type_space": None, "regrets": None, "training": []}
+    pooled = FigureData(
+        {"a": [1.0], "b": [1.0]}, histories={"p": pd.DataFrame({"step": [1], "objective/reward": [0]})}
+    )
+    assert pooled.record(table(), "annotator_id", [], 9) == {"type_space": None, "regrets": None, "training": []}
+
+
+def test_adapters_trained_beside_one_another_are_one_line() -> None:
+    history = pd.DataFrame({"step": [1, 2, 1, 2], "adapter": list("aabb"), "objective/reward": [0, 1, 2, 3],
+                            "objective/kl": [0, 0, 1, 1]})  # fmt: skip
+    (found,) = FigureData(histories={"p": history}).record(table(), "annotator_id", [], 9)["training"]
+    assert found == {"name": "p", "step": [1, 2], "reward": [1.0, 2.0], "kl": [0.5, 0.5]}
+
+
+def test_a_fair_policy_gives_regrets_with_the_weights_of_its_game() -> None:
+    from palign.data.annotators import AnnotatorIndex
+
+    record = {
+        "types": ["warm", "cold"], "chosen": "distill",
+        "game": {"policy_weights": {"value": [0.7, 0.3]}, "type_weights": [0.4, 0.6]},
+        "table": [{"name": "ensemble", "regrets": [0.1, 0.2]}, {"name": "type_0", "regrets": [0.0, 1.0]},
+                  {"name": "type_1", "regrets": [2.0, 0.0]}, {"name": "distill", "regrets": [0.3, 0.4]}],
+    }  # fmt: skip
+    weights = np.array([[1.0, 0.0], [0.2, 0.8]])
+    mixture = MixtureRecord(AnnotatorIndex(["a", "b"]), weights, np.ones(2), weights.mean(0), 0.1, 9, None)
+    found = fair_figures(record, mixture)
+    assert found.regrets["values"] == [[0.1, 0.0, 2.0, 0.3], [0.2, 1.0, 0.0, 0.4]]
+    assert found.regrets["policy_weights"] == [None, 0.7, 0.3, None] and found.type_names == ["warm", "cold"]
+    pytest.importorskip("matplotlib")
+    texts = [text.get_text() for text in draw_regrets(dict(found.regrets)).axes[0].texts]
+    assert texts.index("ensemble") < texts.index("distill (chosen)") < texts.index("type_0") < texts.index("type_1")
+    assert {"70 %", "30 %", "2.00"} <= set(texts) and "warm\n40 %" in texts
+
+
+def test_a_thousand_people_and_many_groups_are_drawn() -> None:
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(0)
+    groups = [f"g{number}" for number in rng.integers(12, size=1000)]
+    figure = draw_type_space(rng.dirichlet(np.ones(5), 1000).tolist(), list("abcde"), groups)
+    labels = [text.get_text() for text in figure.legends[0].texts]
+    assert len(labels) == 8 and labels[-1].startswith("5 further groups")
