@@ -214,3 +214,26 @@ def test_what_is_refused_before_anything_is_written(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             write_report(change.pop("tables", table), output_dir=tmp_path / "out", n_resamples=20, **change)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_gap_that_chance_can_explain_is_called_so(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    people = np.repeat(np.arange(40), 10)
+    table = pd.DataFrame({"model": "m", "annotator_id": people, "row": np.arange(400), "team": people % 4})
+    same = table.assign(accuracy=rng.integers(0, 2, 400).astype(float))
+    report = write_report(same, output_dir=tmp_path, group_columns=["team"], n_resamples=200)
+    assert report.headline[0].endswith("by chance between groups that are served equally well.")
+    apart = same.assign(accuracy=(rng.random(400) < 0.2 + 0.2 * table["team"]).astype(float))
+    report = write_report(apart, output_dir=tmp_path, group_columns=["team"], n_resamples=200)
+    assert "chance" not in report.headline[0] and "gap 0." in report.headline[0]
+
+
+def test_groups_that_nobody_has_and_values_of_mixed_types(tmp_path: Path) -> None:
+    table = judgements("pal", {0: 0.9, 1: 0.8}).drop(columns=["type"])
+    table["country"] = [None, np.nan, pd.NA, "", " "] * (len(table) // 5)
+    table["age"] = [3, 3.0, "3", True, "b"] * (len(table) // 5)
+    report = write_report(table, output_dir=tmp_path, group_columns=["country", "age"], n_resamples=50)
+    assert "only one group by country can be shown" in report.headline[0]
+    groups = [row["group"] for row in found(report.data, 0, "pal", ["age"], "accuracy")["by_group"]]
+    assert groups == ["3", "True", "b"]
+    assert report.html_path.exists()
