@@ -294,6 +294,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert "stop  shared_judgements" in said and "test.jsonl row" in said and "\x1b" not in said
 
 
+def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "none.jsonl")]) == 2
+    assert "There is no file" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_false_alarms_on_clean_sets(script: ModuleType) -> None:
     alarmed, by_check = script.false_alarms(200, 1)

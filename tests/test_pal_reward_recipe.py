@@ -11,6 +11,7 @@ import pytest
 from ppo_helpers import tiny_policy
 from recipe_helpers import load_recipe
 
+from palign.data.guard import GuardError
 from palign.models.pal import PALRewardModel
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +71,16 @@ def test_own_text_rows_on_a_local_backbone(recipe: ModuleType, tmp_path: Path) -
     assert scores.shape == (2,)
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "By country" in report and "<script>" not in report
+
+
+def test_rows_that_show_nothing_stop_before_a_model_is_loaded(recipe: ModuleType, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("palign.models.backbones.Backbone.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "lm").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / "lm" / name).write_text("{}", encoding="utf-8")
+    flags = ["--dataset_name", write(tmp_path / "rows.jsonl", text_rows()), "--n_prototypes", "2", *QUIET]
+    with pytest.raises(GuardError, match=r"guard: stop: length_sign: .*\(rows 0, .* of train, …\)"):
+        recipe.main([*flags, "--model_name_or_path", str(tmp_path / "lm"), "--output_dir", str(tmp_path / "out")])
 
 
 def test_own_vectors(recipe: ModuleType, tmp_path: Path) -> None:

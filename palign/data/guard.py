@@ -192,8 +192,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command: a line for each check, the rows to look at; 1 where a check says stop."""
+    """The command: a line for each check, the rows to look at; 1 where a check says stop, 2 where nothing is read."""
     args = _parser().parse_args(argv)
+    try:
+        return _look(args)
+    except (FileNotFoundError, TypeError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _look(args: argparse.Namespace) -> int:
     names = {item.name: getattr(args, item.name) for item in fields(ColumnNames)}
     embeddings = None if args.embeddings is None else load_embeddings(args.embeddings)
     reading = {"n_embeddings": None if embeddings is None else len(embeddings)}
