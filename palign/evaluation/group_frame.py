@@ -96,7 +96,7 @@ class GroupFrame:
             name: bool((higher_is_better or {}).get(name, direction_of(name))) for name in self.metrics
         }
         numbers = check_numbers(table, self.metrics)
-        self._widest = np.ptp(numbers, axis=0)
+        self._least, self._most = numbers.min(axis=0), numbers.max(axis=0)
         codes, self.labels = group_labels(table, self.group_columns)
         people = pd.factorize(table[annotator_column].astype(str))[0]
         self._clusters = Clusters(people, codes, numbers, len(self.labels), by_annotator=weights == "annotators")
@@ -322,6 +322,8 @@ class GroupFrame:
                 low, high = bounds(estimate, draws, level, self.degrees_of_freedom(stat), free=free)
             if stat in ("gini", "ratio"):
                 low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
+            if stat in ("worst", "cvar"):  # moved by a bias, but means all the same
+                low, high = np.clip(low, self._least, self._most), np.clip(high, self._least, self._most)
             ends[stat] = self._as_table(stat, low, high)
         return ends
 
@@ -335,7 +337,7 @@ class GroupFrame:
             for place in range(len(self.metrics))
         ]
         low, high = np.array(ends).T
-        return low, np.minimum(high, self._widest)  # means lie no further apart than judgements do
+        return low, np.minimum(high, self._most - self._least)  # means lie no further apart than judgements do
 
     def _as_table(self, stat: str, low: np.ndarray, high: np.ndarray) -> pd.DataFrame:
         if stat != "by_group":

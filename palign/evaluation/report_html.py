@@ -95,7 +95,10 @@ def _facts(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     if opening is None:
         tail = (f"Worst-served {100 * settings['cvar_alpha']:g} % of people", span(found["cvar"]["value"]),
                 f"mean {metric}, {interval_words(found['cvar'])}", "worst")  # fmt: skip
-        return [*_cards([tail, everybody]), *(_glance(model, grouped, metric) if grouped else [])]
+        return [
+            *_cards([tail, everybody]),
+            *(_glance(model, grouped, metric, settings["opens_with"]) if grouped else []),
+        ]
     kind, cards = " × ".join(opening["groups"]), [everybody]
     if found["worst"]["group"] is not None and found["worst"]["group"] != found["best"]["group"]:
         cards = [
@@ -104,7 +107,7 @@ def _facts(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
             ("Gap between them", span(found["gap"]["value"]), interval_words(found["gap"]), ""),
             everybody,
         ]
-    return [*_cards(cards), *(_glance(model, grouped, metric) if len(grouped) > 1 else [])]
+    return [*_cards(cards), *(_glance(model, grouped, metric, settings["opens_with"]) if len(grouped) > 1 else [])]
 
 
 def _of_group(found: dict[str, Any], metric: str, kind: str) -> str:
@@ -122,9 +125,9 @@ def _cards(cards: Iterable[tuple[str, str, str, str]]) -> list[str]:
     return ['<dl class="facts">', *rows, "</dl>"]
 
 
-def _glance(model: dict[str, Any], frames: Sequence[dict[str, Any]], metric: str) -> list[str]:
+def _glance(model: dict[str, Any], frames: Sequence[dict[str, Any]], metric: str, opens_with: list[str]) -> list[str]:
     rows = []
-    for frame in frames:
+    for frame in sorted(frames, key=lambda frame: frame["groups"] != opens_with):
         found = frame["metrics"][metric]
         cells = [text(found["worst"]["group"] or "–"), _cell(found["worst"]), text(found["best"]["group"] or "–")]
         rows.append(([text(" × ".join(frame["groups"])), *cells, _cell(found["best"]), _cell(found["gap"])], False))

@@ -119,7 +119,8 @@ def _differences(section: dict[str, Any], name: str, metric: str, groups: list[s
         rows = {row["stat"]: row for row in comparison["rows"]}
         sentences[first] = (
             f"{name} against {first} on the same judgements: {metric} {with_interval(rows['overall'], signed=True)} "
-            f"overall, {with_interval(rows['worst'], signed=True)} for the worst-served group of each."
+            f"overall, {with_interval(rows['worst'], signed=True)} for the worst-served group of each"
+            f"{' (by ' + ' × '.join(comparison['groups']) + ')' if comparison['groups'] else ''}."
         )
     return list(sentences.values())
 
