@@ -165,7 +165,9 @@ people, and not where a wrong or agreeable answer does harm: a reward that knows
 
 ## Limits
 
-Rewards are those of a reward model, with its mistakes; a policy finds them. {identities}
+Rewards are those of a reward model, with its mistakes; a policy finds them.
+
+{identities}
 """
 
 MIXTURE = """---
