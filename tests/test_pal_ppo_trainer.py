@@ -297,7 +297,7 @@ def test_a_trl_without_ppo_is_refused_on_import(version: str, monkeypatch: pytes
         importlib.import_module("palign.trainers.pal_ppo_trainer")
     message = str(caught.value)
     assert "up to 1.12.0 and gone from 1.13 on" in message and f"trl {version} is installed" in message
-    assert "trl>=1.12,<1.13" in message and "recipes/grpo_pal.py" in message
+    assert "trl>=1.12,<1.13" in message and "reward_funcs=PersonalizedReward(model)" in message
 
 
 def test_trl_versions_with_ppo_pass() -> None:
