@@ -109,6 +109,11 @@ class Preferences:
         return self.select(chosen[known.indices(self.annotator_ids)])
 
     @classmethod
+    def of(cls, rows: "Preferences | Iterable[Mapping[str, Any]]", **options: Any) -> "Preferences":
+        """Preferences as they are; of anything else, what `from_rows` makes of it."""
+        return rows if isinstance(rows, Preferences) else cls.from_rows(rows, **options)
+
+    @classmethod
     def from_rows(
         cls,
         rows: Iterable[Mapping[str, Any]],

@@ -122,7 +122,7 @@ class MixturePolicy:
 
     def type_rewards(self, rows: Rows, *, batch_size: int = 32) -> Tensor:
         """(rows, max_items, n_types) float64: β·h_k of every item, 0 at padding."""
-        prefs = _preferences(rows)
+        prefs = Preferences.of(rows)
         items = TokenizedItems.of(prefs, self.tokenizer, max_length=self.record.max_length)
         used = np.zeros(len(prefs.items), dtype=bool)
         used[prefs.item_indices[prefs.item_indices >= 0]] = True
@@ -135,7 +135,7 @@ class MixturePolicy:
 
     def scores(self, rows: Rows, *, batch_size: int = 32) -> Tensor:
         """(rows, max_items) float64: Σ_k γ_ik β·h_k, the reward that the person of the row is expected to give."""
-        prefs = _preferences(rows)
+        prefs = Preferences.of(rows)
         gamma = self.responsibilities_for(prefs.annotator_ids)
         return (self.type_rewards(prefs, batch_size=batch_size) * gamma[:, None]).sum(2)
 
@@ -145,7 +145,7 @@ class MixturePolicy:
         Args:
             rows: `Preferences`, or rows as `Preferences.from_rows` takes them; the people may be strangers.
         """
-        prefs = _preferences(rows)
+        prefs = Preferences.of(rows)
         people = prefs.annotators()
         index = torch.from_numpy(people.indices(prefs.annotator_ids))
         likelihoods = row_log_likelihoods(self.type_rewards(prefs, batch_size=batch_size), prefs.ranks)
@@ -254,7 +254,3 @@ def _drawn(weights: np.ndarray, n_prompts: int, n_types: int, rng: np.random.Gen
         raise ValueError("weights must be finite, 0 or more, and not all 0.")
     shares = (weights / weights.sum(-1, keepdims=True)).cumsum(-1)
     return (rng.random(n_prompts)[:, None] > np.broadcast_to(shares, (n_prompts, n_types))[:, :-1]).sum(1)
-
-
-def _preferences(rows: Rows) -> Preferences:
-    return rows if isinstance(rows, Preferences) else Preferences.from_rows(rows)

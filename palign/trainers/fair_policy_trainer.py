@@ -82,9 +82,7 @@ class FairPolicyTrainer:
         own_routes: Mapping[str, OwnRoute] | None = None,
     ):
         self.mixture, self.args, self.pooled_path = mixture, args, pooled_path
-        self.train_rows, self.eval_rows = (
-            d if isinstance(d, Preferences) else Preferences.from_rows(d) for d in (train_dataset, eval_dataset)
-        )
+        self.train_rows, self.eval_rows = Preferences.of(train_dataset), Preferences.of(eval_dataset)
         require_several_types(mixture.n_types, args)
         self.n_types = mixture.n_types
         self.type_names = list(type_names or mixture.policies.names)

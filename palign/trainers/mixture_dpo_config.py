@@ -1,7 +1,8 @@
 """Options of `MixtureDPOTrainer`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -118,3 +119,9 @@ class MixtureDPOConfig(TrainingArguments):
                 f"min_responsibility is {self.min_responsibility} (0 or more, below 1), n_permutations is "
                 f"{self.n_permutations} and e_step_rows is {self.e_step_rows} (both 0 or more)."
             )
+
+    def recorded_options(self) -> dict[str, Any]:
+        """What mixture.json keeps: options that are not of every `TrainingArguments`, and the schedule."""
+        names = [f.name for f in fields(self) if f.name not in {f.name for f in fields(TrainingArguments)}]
+        names += ["learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"]
+        return {name: getattr(self, name) for name in names if name != "reference_cache_dir"}

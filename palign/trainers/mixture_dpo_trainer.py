@@ -16,7 +16,7 @@ Where we differ from the paper, and why:
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainingArguments,
 )
 
 from palign.data.preferences import Preferences
@@ -67,6 +65,7 @@ from palign.trainers.mixture_e_step import (
     scaled_sums,
 )
 from palign.trainers.mixture_metrics import TrainingSums, pair_order
+from palign.trainers.mixture_rounds import RoundCallback
 from palign.trainers.mixture_state import MixtureState, round_ends
 from palign.trainers.reward_collator import PairDataset
 
@@ -109,7 +108,8 @@ class MixtureDPOTrainer(Trainer):
         cheap_head: CheapHead | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
-        self.train_rows, self.eval_rows = _preferences(train_dataset), _preferences(eval_dataset)
+        self.train_rows = Preferences.of(train_dataset)
+        self.eval_rows = None if eval_dataset is None else Preferences.of(eval_dataset)
         n_types = "auto" if args.n_types == "auto" else int(args.n_types)
         given = given_start(responsibilities, self.train_rows, args)
         self.votes: VoteCounts = count_votes(self.train_rows, n_types if given is None else given.n_types)
@@ -357,7 +357,7 @@ class MixtureDPOTrainer(Trainer):
             self.args.beta, self.args.max_length, self._base_model, state.history,
             {
                 "seed": self.args.seed, "types_from": self.args.types_from, "m_step": self.args.m_step,
-                "votes": asdict(self.votes), "configuration": self._configuration(),
+                "votes": asdict(self.votes), "configuration": self.args.recorded_options(),
                 "choice_of_k": self.start.choice,
                 "checks": [*self.start.checks, *(state.history[-1]["checks"] if state.history else [])],
             },
@@ -378,7 +378,7 @@ class MixtureDPOTrainer(Trainer):
         """Held-out rows: accuracy of the expected reward over strictly ordered pairs, and log-likelihood (nats a row)
         of the mixture; a stranger has the mixing weights for responsibilities.
         """
-        rows = self.eval_rows if eval_dataset is None else _preferences(eval_dataset)
+        rows = self.eval_rows if eval_dataset is None else Preferences.of(eval_dataset)
         if rows is None:
             raise ValueError("There is nothing to evaluate on: give eval_dataset, here or to the trainer.")
         policy = self.mixture_policy()
@@ -410,33 +410,8 @@ class MixtureDPOTrainer(Trainer):
             logs |= self._sums.take()
         super().log(logs, start_time)
 
-    def _configuration(self) -> dict[str, Any]:
-        names = [f.name for f in fields(MixtureDPOConfig) if f.name not in {f.name for f in fields(TrainingArguments)}]
-        names += ["learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"]
-        return {name: getattr(self.args, name) for name in names if name != "reference_cache_dir"}
-
-
-class RoundCallback(TrainerCallback):
-    """Rounds begin and end with the trainer's own steps, so that its checkpoints and its schedule know of them."""
-
-    def __init__(self, trainer: MixtureDPOTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
-        self.trainer.begin()
-
-    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
-        should_log = control.should_log
-        if self.trainer.end_step():
-            control.should_save = True
-        control.should_log = should_log  # logging the round would count as the step's own log
-
 
 def _disable_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-
-
-def _preferences(rows: Rows | None) -> Preferences | None:
-    return rows if rows is None or isinstance(rows, Preferences) else Preferences.from_rows(rows)

@@ -231,9 +231,7 @@ class PALRewardTrainer(Trainer):
     # plumbing
 
     def _preferences(self, rows: Rows) -> Preferences:
-        if isinstance(rows, Preferences):
-            return rows
-        return Preferences.from_rows(rows, embeddings=False if self.embeddings is None else len(self.embeddings))
+        return Preferences.of(rows, embeddings=False if self.embeddings is None else len(self.embeddings))
 
     def _states(self, rows: Preferences) -> RowTensors:
         """Rows as tensors; texts pass the backbone as it is now, each once, and are kept where the options say."""
