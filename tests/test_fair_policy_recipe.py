@@ -11,8 +11,10 @@ import yaml
 from fair_helpers import FRESH, TRAIN, random_mixture
 from mixture_helpers import COLD, WARM, colour_lm, colour_tokenizer
 from recipe_helpers import RECIPES, load_recipe
+from reward_helpers import vector_model
 from safetensors.torch import load_file, save_file
 
+from palign.data.annotators import AnnotatorIndex
 from palign.models.mixture_policy import MixturePolicy
 from palign.trainers.fair_policy_arguments import parse_fair_arguments
 from palign.trainers.fair_policy_setup import embedded_rows, set_up_fair_policy
@@ -74,6 +76,21 @@ def test_prompts_that_nobody_judged(own: dict[str, Any], tmp_path: Path) -> None
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n{"text": "b"}\n')
     with pytest.raises(ValueError, match=r"prompts.jsonl, row 1 .*column 'prompt': nothing there.* columns text"):
         set_up_fair_policy(*parse_fair_arguments(flags(own | added)))
+
+
+def test_types_from_the_prototypes_of_a_reward_model(own: dict[str, Any], tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    colour_lm().save_pretrained(base)
+    colour_tokenizer().save_pretrained(base)
+    pal = vector_model(annotators=AnnotatorIndex(f"p{i}" for i in range(8)), n_prototypes=2)
+    pal.save_pretrained(tmp_path / "pal")
+    given = {k: v for k, v in own.items() if k != "mixture_path"} | {
+        "types_from": "pal", "pal_path": str(tmp_path / "pal"), "model_name_or_path": str(base),
+        "num_train_epochs": 1, "per_device_train_batch_size": 8, "guard": "warn",
+    }  # fmt: skip
+    record = set_up_fair_policy(*parse_fair_arguments(flags(given))).trainer.mixture.record
+    expected = pal.weights_for(record.annotators.ids).detach().numpy()
+    np.testing.assert_allclose(record.responsibilities, expected, atol=1e-6)
 
 
 @pytest.fixture
