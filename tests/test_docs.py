@@ -133,7 +133,6 @@ def test_the_notebook_is_stored_as_it_was_run() -> None:
     assert kinds == {"stream"}
 
 
-@pytest.mark.slow
 def test_the_notebook_runs_from_rows_to_report(tmp_path: Path) -> None:
     sys.path.insert(0, str(ROOT / "scripts"))
     try:
