@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -140,9 +139,7 @@ def test_the_notebook_runs_from_rows_to_report(tmp_path: Path) -> None:
     finally:
         sys.path.pop(0)
     notebook = json.loads((DOCS / "example.ipynb").read_text(encoding="utf-8"))
-    start = time.process_time()
     printed = run_cells(notebook, tmp_path)
-    assert time.process_time() - start < 60
     accuracy = dict(re.findall(r"^(pooled|pal): .*?'eval_accuracy': '([\d.]+)'", printed[3], flags=re.MULTILINE))
     assert float(accuracy["pal"]) > float(accuracy["pooled"]) + 0.15
     assert (tmp_path / "outputs" / "example" / "report.md").is_file() and "worst served" in printed[-1]
