@@ -17,7 +17,6 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
-from palign.data.arguments import DataArguments
 from palign.data.preferences import Preferences
 from palign.data.synthetic_text import preference_rows
 from palign.evaluation.evaluate import Evaluation, evaluate_models
@@ -48,13 +47,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         rows = embedded(script)
         state.wait_for_everyone()  # until the main process has saved the models
         sources = sources_of(script)
-    data_args.look_at(rows, embeddings=vectors)
+    said = data_args.look_at(rows, embeddings=vectors)
     judged, baselines, types = sources
     found = evaluate_models(
         [*judged, *baselines], rows, vectors=vectors, types_from=types, batch_size=script.batch_size,
         dtype=script.dtype, max_length=script.max_length,
     )  # fmt: skip
-    return {} if found is None else report(script, data_args, found, sources[:2], groups, start)
+    return {} if found is None else report(script, said, found, sources[:2], groups, start)
 
 
 def embedded(script: EvaluationArguments) -> Preferences:
@@ -77,16 +76,16 @@ def embedded(script: EvaluationArguments) -> Preferences:
 
 def report(
     script: EvaluationArguments,
-    data_args: DataArguments,
+    said: list[str],
     found: Evaluation,
     sources: tuple[list[ModelSource], list[ModelSource]],
     groups: list[tuple[str, ...]],
     start: float,
 ) -> dict[str, float]:
-    """scores.csv, the report and the summary; only the main process comes here."""
+    """scores.csv, the report (with what the guard said of the rows) and the summary; only the main process is here."""
     output, (judged, baselines), table = Path(script.output_dir), sources, found.table
     output.mkdir(parents=True, exist_ok=True)
-    metrics = [name for name in script.metrics if name in table]
+    metrics = script.metrics
     summary = {f"{name}/{m}": float(rows[m].mean()) for name, rows in table.groupby("model") for m in metrics}
     if "type" in table:
         by_type = table.groupby(["model", "type"])[metrics[0]].mean()
@@ -94,7 +93,7 @@ def report(
     written = write_report(
         table, output_dir=output, metrics=metrics, group_columns=groups, title="Fairness of " + judged[0].name,
         baseline=[source.name for source in baselines], main=judged[0].name, figures=found.figures,
-        notes=[f"{source.name} is a {source.kind}: {source.path}" for source in (*judged, *baselines)],
+        notes=[*said, *(f"{source.name} is a {source.kind}: {source.path}" for source in (*judged, *baselines))],
         weights=script.weights, min_group_size=script.min_group_size, level=script.level, seed=script.seed,
         n_resamples=script.n_resamples,
     )  # fmt: skip

@@ -83,6 +83,7 @@ def test_small_groups_are_hidden_where_asked(recipe: ModuleType, models: Path, t
         (["--types_path", "MODEL"], ["knows no types"]),
         (["--weights", "people"], ["'people'", "annotators"]),
         (["--level", "90"], ["90", "between 0 and 1"]),
+        (["--metrics", "accuracy", "acuracy"], ["'acuracy'", "log_likelihood"]),
         (["--min_group_size", "0"], ["min_group_size"]),
     ],
 )

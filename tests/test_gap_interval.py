@@ -70,3 +70,9 @@ def test_a_90_percent_interval_holds_the_truth_in_90_of_100(name: str) -> None:
         low, high = frame.interval("gap", seed=repetition, n_resamples=400).loc["accuracy"]
         held.append(low <= max(means) - min(means) <= high)
     assert 0.86 <= np.mean(held) <= 0.95
+
+
+def test_no_interval_from_a_handful_of_resamples_that_reach_every_group() -> None:
+    draws = np.random.default_rng(0).normal(size=(1000, 2))
+    draws[3:, 0] = np.nan
+    assert np.isnan(gap_bounds(np.zeros(2), draws, MANY, level=0.9)).all()

@@ -369,3 +369,25 @@ def test_people_bootstrap_covers_and_row_bootstrap_does_not() -> None:
             hits[unit] += low <= 7 / 9 - 5 / 8 <= high
     assert 0.82 <= hits["annotator_id"] / 80 <= 0.98
     assert hits["row"] / 80 < 0.80
+
+
+def test_overall_and_group_intervals_stay_within_what_people_have() -> None:
+    """Percentiles, not moved by the bootstrap's bias: two people at .5 and 1 give .5 and 1, never 1.003."""
+    table = pd.DataFrame({"annotator_id": ["a", "a", "b", "b"], "team": "t", "hit": [1.0, 0.0, 1.0, 1.0]})
+    frame = GroupFrame(table, metrics="hit", groups="team")
+    for stat in ("overall", "by_group"):
+        ends = frame.interval(stat, n_resamples=501)
+        assert (ends["low"].iloc[0], ends["high"].iloc[0]) == (0.5, 1.0)
+
+
+def test_a_group_in_which_all_agree_is_said_to_show_no_spread() -> None:
+    table = pd.DataFrame({"annotator_id": list("abcd"), "team": list("ttuu"), "hit": [1.0, 1.0, 0.0, 1.0]})
+    notes = GroupFrame(table, metrics="hit", groups="team").notes
+    assert any("In 1 of 2 groups all annotators have one and the same hit" in note for note in notes)
+    assert not GroupFrame(table.assign(hit=[0, 1, 0, 1]), metrics="hit", groups="team").notes
+
+
+def test_rows_by_nobody_are_refused() -> None:
+    table = pd.DataFrame({"annotator_id": ["a", None, "b"], "hit": [1.0, 0.0, 1.0]})
+    with pytest.raises(ValueError, match="'annotator_id' is empty in 1 of 3 rows"):
+        GroupFrame(table, metrics="hit")

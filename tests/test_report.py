@@ -237,3 +237,34 @@ def test_groups_that_nobody_has_and_values_of_mixed_types(tmp_path: Path) -> Non
     groups = [row["group"] for row in found(report.data, 0, "pal", ["age"], "accuracy")["by_group"]]
     assert groups == ["3", "True", "b"]
     assert report.html_path.exists()
+
+
+def test_groups_that_are_served_alike_and_ties_for_the_worst_place(tmp_path: Path) -> None:
+    table = pd.DataFrame({"model": "m", "annotator_id": range(6), "row": range(6), "team": list("aabbcc")})
+    same = write_report(table.assign(accuracy=1.0), output_dir=tmp_path, group_columns=["team"], n_resamples=20)
+    assert "all 3 groups by team that can be shown have the same" in same.headline[0]
+    tied = table.assign(accuracy=[0.0, 1.0, 1.0, 0.0, 1.0, 1.0])
+    report = write_report(tied, output_dir=tmp_path, group_columns=["team"], n_resamples=20)
+    assert "team a (2 annotators; 1 other group is served as badly)" in report.headline[0]
+
+
+def test_reward_models_without_accuracy_among_the_metrics_are_still_compared(tmp_path: Path) -> None:
+    tables = [judgements(name, {0: 0.9, 1: 0.8}).assign(log_likelihood=-1.0) for name in ("pooled", "pal")]
+    report = write_report(tables, output_dir=tmp_path, metrics=["log_likelihood"], n_resamples=20)
+    assert [section["name"] for section in report.data["sections"]] == ["reward models"]
+    assert report.data["sections"][0]["comparisons"]
+
+
+def test_without_any_group_nothing_is_said_of_the_worst_group(tmp_path: Path) -> None:
+    tables = [judgements(name, {0: 0.9, 1: 0.8}).drop(columns=["type", "country"]) for name in ("pooled", "pal")]
+    report = write_report(tables, output_dir=tmp_path, n_resamples=20)
+    against = next(words for words in report.headline if "against" in words)
+    assert against.endswith("overall.") and "worst-served group" not in against
+
+
+def test_a_column_called_model_is_the_users_own(tmp_path: Path) -> None:
+    """A score table has it as declared_model; asking for `model` must not group by the report's own column."""
+    table = judgements("pal", {0: 0.9, 1: 0.8})
+    table["declared_model"] = ["gpt", "llama"] * (len(table) // 2)
+    report = write_report(table, output_dir=tmp_path, group_columns=["model"], n_resamples=20)
+    assert report.data["settings"]["opens_with"] == ["declared_model"]

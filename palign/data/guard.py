@@ -141,7 +141,7 @@ def act_on(findings: Iterable[Finding], mode: str = "stop") -> list[str]:
     if stops and mode == "stop":
         raise GuardError(
             "\n".join(lines) + "\nThese rows cannot show what would be reported from them. Mend them; or go on with "
-            "--guard warn, which prints this and trains."
+            "--guard warn, which prints this and goes on."
         )
     if os.environ.get("RANK", "0") == "0":
         for line in lines:

@@ -61,6 +61,19 @@ class Clusters:
         stacked = np.stack(means, axis=-1)
         return stacked[0] if weights is None else stacked
 
+    def people_agree(self) -> np.ndarray:
+        """Whether a group has several people, who all have one and the same mean: (n_groups, n_metrics) bool."""
+        counts, agree = self._counts.tocsc(), np.zeros((self.n_groups, len(self._sums)), dtype=bool)
+        several = np.flatnonzero(self.n_annotators > 1)
+        for place, total in enumerate(self._sums):
+            means = sparse.csc_array(total).data / counts.data
+            for_each = [np.full(self.n_groups, fill) for fill in (np.inf, -np.inf)]
+            groups = np.repeat(np.arange(self.n_groups), np.diff(counts.indptr))
+            np.minimum.at(for_each[0], groups, means)
+            np.maximum.at(for_each[1], groups, means)
+            agree[several, place] = (for_each[0] == for_each[1])[several]
+        return agree
+
     def overall_means(self, weights: np.ndarray | None = None) -> np.ndarray:
         """Mean over everybody, (n_metrics,); with weights (n, n_people): (n, n_metrics)."""
         if weights is None:

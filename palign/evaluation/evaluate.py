@@ -37,7 +37,7 @@ def evaluate_models(
 ) -> Evaluation | None:
     """Score every model on all rows; called by every process, each of which scores its share.
 
-    Where the rows have no column `type`, everybody's type is that of the first model that places people among types.
+    Where the rows have no column `type`, everybody's type is that of the first model that has several.
 
     Args:
         types_from: a model to take types from in place of those that are judged.
@@ -55,7 +55,7 @@ def evaluate_models(
     scores: dict[str, np.ndarray] = {}
     for source in sources:
         found = score_source(source, own, max_length=max_length, **options)
-        placed = placed or (found if found.type_weights else None)
+        placed = placed or (found if len(found.type_names or ()) > 1 else None)  # one type for all says nothing
         scores[source.name] = _gathered(numbers, found.scores, len(rows))
     if types_from is not None:
         placed = types_of(types_from)

@@ -16,6 +16,7 @@ from palign.evaluation.model_kinds import ModelKind, ModelSource, recognise
 __all__ = ["EvaluationArguments", "parse_evaluation_arguments", "rows_to_judge", "sources_of"]
 
 WEIGHTS = ("judgements", "annotators")
+METRICS = ("accuracy", "log_likelihood", "reward")
 FREE = ("type", "annotator_id")  # groups that need no column of the rows
 
 
@@ -70,6 +71,10 @@ class EvaluationArguments:
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
             raise ValueError(f"--weights is {self.weights!r}; choose from {', '.join(WEIGHTS)}.")
+        unknown = [name for name in self.metrics if name not in METRICS]
+        if unknown or not self.metrics:
+            given = ", ".join(map(repr, unknown)) or "nothing"
+            raise ValueError(f"--metrics has {given}; choose from {', '.join(METRICS)}.")
         if not 0 < self.level < 1:
             raise ValueError(f"--level is {self.level}; it is the coverage aimed at, between 0 and 1, such as 0.9.")
         for name in ("n_resamples", "batch_size", "max_length", "min_group_size"):

@@ -23,6 +23,7 @@ __all__ = ["fitted_means", "gap_bounds"]
 
 N_CANDIDATES = 64
 BISECTIONS = 40
+LEAST_DRAWS = 100  # that reach every group, for an interval; all of them where fewer are asked for
 
 
 def gap_bounds(
@@ -38,9 +39,12 @@ def gap_bounds(
             of one piece.
         level: coverage aimed at.
         seed: of the chi-squares.
+
+    Returns:
+        Both ends; NaN where fewer than a hundred resamples reach every group.
     """
     noise = draws[~np.isnan(draws).any(axis=1)] - values
-    if not len(noise):
+    if len(noise) < min(LEAST_DRAWS, len(draws)):
         return np.nan, np.nan
     variances = noise.var(axis=0)
     rng = np.random.default_rng([seed, 1])  # not the stream that drew the people

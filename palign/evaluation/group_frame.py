@@ -62,7 +62,8 @@ class GroupFrame:
         notes: what a reader of the numbers has to know, as sentences.
 
     Raises:
-        ValueError: no rows, an unknown column (the nearest names are offered), a NaN, or several models in one table.
+        ValueError: no rows, an unknown column (the nearest names are offered), a NaN, nobody named in a row, or
+            several models in one table.
     """
 
     def __init__(
@@ -96,6 +97,11 @@ class GroupFrame:
             name: bool((higher_is_better or {}).get(name, direction_of(name))) for name in self.metrics
         }
         numbers = check_numbers(table, self.metrics)
+        if nobody := int(table[annotator_column].isna().sum()):
+            raise ValueError(
+                f"column {annotator_column!r} is empty in {nobody:,} of {len(table):,} rows; it says who judged, and "
+                "is what intervals resample. Fill it in, or drop these rows."
+            )
         self._least, self._most = numbers.min(axis=0), numbers.max(axis=0)
         codes, self.labels = group_labels(table, self.group_columns)
         people = pd.factorize(table[annotator_column].astype(str))[0]
@@ -127,6 +133,12 @@ class GroupFrame:
                 "person of that group would fare, so these groups and the spread over groups have no interval "
                 "(min_group_size=2 leaves them out)."
             )
+        for name, agree in zip(self.metrics, self._clusters.people_agree().T, strict=True):
+            if same := int((agree & ~self._masked).sum()):
+                notes.append(
+                    f"In {same} of {len(self.labels)} groups all annotators have one and the same {name}: an interval "
+                    "without width there means that resampling finds no spread, not that the number is certain."
+                )
         if not self._clusters.is_nested:
             notes.append("Some annotators stand in several groups: people are resampled as a whole, over all groups.")
         return notes
@@ -318,7 +330,8 @@ class GroupFrame:
             if stat == "gap" and self._has_spread:
                 low, high = self._gap_ends(draws, level, seed)
             else:
-                estimate, free = self.estimate(stat, alpha=alpha), found.get((stat, False))
+                estimate = self.estimate(stat, alpha=alpha)
+                free = found[stat, False] if stat in SPREADS and stat != "gap" else None
                 low, high = bounds(estimate, draws, level, self.degrees_of_freedom(stat), free=free)
             if stat in ("gini", "ratio"):
                 low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)

@@ -71,7 +71,7 @@ def recognise(
     """
     name = name or Path(path).name or path
     if looks_like_path(path) and not Path(path).expanduser().is_dir():
-        raise ValueError(f"--model_path names {path!r}, and there is no such folder. Give {KNOWN}.")
+        raise ValueError(f"{path!r} is named as a model, and there is no such folder. Give {KNOWN}.")
     config = read_json(path, "config.json", None)
     if isinstance(config, dict) and config.get("model_type") == PALConfig.model_type:
         return ModelSource(name, path, ModelKind.PAL, reads_vectors=config.get("backbone") is None)
@@ -85,7 +85,7 @@ def recognise(
     if isinstance(config, dict):
         return _whole(path, name, config, reference, beta)
     holds = f"it holds no config.json, adapter_config.json or mixture.json{_contents(path)}"
-    raise ValueError(f"--model_path names {path!r}, which is no model that can be judged: {holds}. Give {KNOWN}.")
+    raise ValueError(f"{path!r} is no model that can be judged: {holds}. Give {KNOWN}.")
 
 
 def _adapter(path: str, name: str, config: dict[str, Any], base: str | None, beta: float | None) -> ModelSource:

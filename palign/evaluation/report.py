@@ -23,6 +23,7 @@ from palign.evaluation.group_frame import GroupFrame
 from palign.evaluation.report_html import render_page
 from palign.evaluation.report_markdown import render_report
 from palign.evaluation.report_words import headline_sentences
+from palign.evaluation.scoring import RESERVED
 from palign.evaluation.tables import check_columns
 
 __all__ = ["Report", "write_report"]
@@ -31,6 +32,7 @@ SCHEMA_VERSION = 2
 ALPHA = 0.1
 SPREADS = ("worst", "gap", "ratio", "gini", "cvar")
 ANNOTATORS_LISTED = 10_000  # above that report.json sums people up and does not list them
+TAKEN = tuple(name for name in RESERVED if name not in ("type", "annotator_id"))
 Groups = str | tuple[str, ...]
 
 
@@ -115,7 +117,7 @@ def write_report(
         ValueError: no rows, no known metric, an unknown column, or a metric with gaps (NaN) within one model.
     """
     table = _joined(tables, annotator_column)
-    asked = [_plain(groups) for groups in group_columns]
+    asked = [_plain([_declared(name, table) for name in _names(groups)]) for groups in group_columns]
     always = [annotator_column, *(["type"] if "type" in table else [])]
     settings = Settings(
         tuple(name for name in metrics if name in table),
@@ -135,8 +137,8 @@ def write_report(
             f"the table has none of the metrics {', '.join(metrics)}; it has {', '.join(map(str, table))}."
         )
     own = {name: _metrics_of(table[table["model"] == name], settings) for name in table["model"].unique()}
-    judges = [name for name in own if "accuracy" in own[name]]
-    policies = [name for name in own if "accuracy" not in own[name]]
+    judges = [name for name in own if "accuracy" in table and table["accuracy"][table["model"] == name].notna().any()]
+    policies = [name for name in own if name not in judges]
     data = {
         "schema_version": SCHEMA_VERSION,
         "title": title,
@@ -330,6 +332,11 @@ def _settings_record(settings: Settings, baseline: Sequence[str], reference: Seq
 
 def _names(groups: Groups) -> tuple[str, ...]:
     return (groups,) if isinstance(groups, str) else tuple(groups)
+
+
+def _declared(name: str, table: pd.DataFrame) -> str:
+    """A column of the user's whose name a score table takes for itself stands in it as `declared_<name>`."""
+    return f"declared_{name}" if name in TAKEN and f"declared_{name}" in table else name
 
 
 def _plain(groups: Groups | Sequence[str]) -> Groups:

@@ -80,7 +80,7 @@ def _groups(models: list[dict[str, Any]], groups: list[str], metric: str) -> tup
     sign = 1 if found["higher_is_better"] else -1
     rows = sorted(found["by_group"], key=lambda row: (row["value"] is None, sign * (row["value"] or 0.0)))
     kind, worst = " × ".join(groups), found["worst"]["group"]
-    left_out = max(0, len(rows) - GROUPS_DRAWN)
+    left_out, hidden = rows[GROUPS_DRAWN:], sum(row["value"] is None for row in rows[GROUPS_DRAWN:])
     rows = rows[:GROUPS_DRAWN]
     by_model = {
         m["model"]: {row["group"]: row for row in _frame(m, groups)["metrics"][metric]["by_group"]} for m in drawn
@@ -90,8 +90,10 @@ def _groups(models: list[dict[str, Any]], groups: list[str], metric: str) -> tup
     )
     words = "; ".join(f"{shorten(row['group'], 40)} {with_interval(row)}" for row in rows if row["value"] is not None)
     caption = f"Worst served first, by {drawn[0]['model']}. Bars are intervals; the dashed line is everybody's mean."
-    if left_out:
-        caption += f" {left_out} better-served groups are left out here; report.json has all."
+    if len(left_out) > hidden:
+        caption += f" {len(left_out) - hidden} better-served groups are left out here; report.json has all."
+    if hidden:
+        caption += f" {hidden} groups with too few people are left out here."
     if len(models) > len(drawn):
         caption += f" {len(models) - len(drawn)} further models are in the tables."
     return f"{metric} by {kind}", caption, f"{words}.", figure

@@ -14,16 +14,13 @@ __all__ = [
 ]
 
 WHAT_THE_NUMBERS_ARE = (
-    "**What these numbers are.** Each is a mean over judgements that the model did not see in training, within one "
-    "group of people. `accuracy`: share of ordered pairs that the score puts in the person's own order, a tie "
-    "counting "
-    "one half. `log_likelihood`: of the person's ranking, in nats. `reward`: what the reward model gives; of a "
-    "policy's "
-    "completions it is what was optimised, not a proof of quality. `gold`: utility by an independent judge, where "
-    "there "
-    "is one. `kl`: how far a policy has moved from the reference, in nats. Gap: best group minus worst. Intervals "
-    "come "
-    "from resampling people within groups, since one person's judgements hang together.",
+    "**What these numbers are.** Each is a mean over judgements within one group of people. This page cannot tell "
+    "whether the model saw them in training; where it did, every number is too good. `accuracy`: share of ordered "
+    "pairs that the score puts in the person's own order, a tie counting one half. `log_likelihood`: of the person's "
+    "ranking, in nats. `reward`: what the reward model gives; of a policy's completions it is what was optimised, not "
+    "a proof of quality. `gold`: utility by an independent judge, if there is one. `kl`: how far a policy has moved "
+    "from the reference, in nats. Gap: best group minus worst. Intervals come from resampling people within groups, "
+    "since one person's judgements hang together.",
     "**What they do not show.** That a gap is small on these groups says nothing of groups that were not declared, "
     "nor "
     "of people who are not in the data. An interval that is wide, or missing, means that there are too few people to "
@@ -86,16 +83,24 @@ def _of_model(model: dict[str, Any], metric: str, settings: dict[str, Any]) -> s
     overall = f"{metric} is {with_interval(found['overall'], level)} overall"
     if worst["group"] is None:
         return f"{model['model']}: {overall}; no group by {kind} has enough annotators to be shown."
+    shown = [row["value"] for row in found["by_group"] if row["value"] is not None]
+    if len(shown) > 1 and worst["group"] == best["group"]:
+        return f"{model['model']}: {overall}; all {len(shown)} groups by {kind} that can be shown have the same."
     if len(found["by_group"]) == 1 or worst["group"] == best["group"]:
         return f"{model['model']}: {overall}; only one group by {kind} can be shown, so there is no gap to speak of."
     return (
-        f"{model['model']}: worst served is {kind} {worst['group']} ({_people(worst['n_annotators'])}), whose "
+        f"{model['model']}: worst served is {kind} {worst['group']} "
+        f"({_people(worst['n_annotators'])}{_of_ties(shown.count(worst['value']) - 1)}), whose "
         f"{metric} is "
         f"{with_interval(worst, level)}, {span(found['gap']['value'])} "
         f"{'below' if found['higher_is_better'] else 'above'} "
         f"the best-served, {kind} {best['group']} (gap {interval_words(found['gap'])}); {overall}."
         f"{_of_chance(found['gap'])}"
     )
+
+
+def _of_ties(others: int) -> str:
+    return "" if others < 1 else f"; {others} other group{' is' if others == 1 else 's are'} served as badly"
 
 
 def _of_chance(gap: dict[str, Any]) -> str:
@@ -119,10 +124,15 @@ def _differences(section: dict[str, Any], name: str, metric: str, groups: list[s
         rows = {row["stat"]: row for row in comparison["rows"]}
         sentences[first] = (
             f"{name} against {first} on the same judgements: {metric} {with_interval(rows['overall'], signed=True)} "
-            f"overall, {with_interval(rows['worst'], signed=True)} for the worst-served group of each"
-            f"{' (by ' + ' × '.join(comparison['groups']) + ')' if comparison['groups'] else ''}."
+            f"overall{_of_worst(rows['worst'], comparison['groups'])}."
         )
     return list(sentences.values())
+
+
+def _of_worst(row: dict[str, Any], groups: list[str]) -> str:
+    if not groups:
+        return ""
+    return f", {with_interval(row, signed=True)} for the worst-served group of each (by {' × '.join(groups)})"
 
 
 def _of_hacking(section: dict[str, Any], name: str) -> list[str]:
