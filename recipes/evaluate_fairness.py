@@ -88,7 +88,8 @@ def report(
     metrics = script.metrics
     summary = {f"{name}/{m}": float(rows[m].mean()) for name, rows in table.groupby("model") for m in metrics}
     if "type" in table:
-        by_type = table.groupby(["model", "type"])[metrics[0]].mean()
+        grouped = table.groupby(["model", "type"])
+        by_type = grouped[metrics[0]].mean()[grouped["annotator_id"].nunique() >= script.min_group_size]
         summary |= {f"{name}/worst_type_{metrics[0]}": float(v) for name, v in by_type.groupby("model").min().items()}
     written = write_report(
         table, output_dir=output, metrics=metrics, group_columns=groups, title="Fairness of " + judged[0].name,

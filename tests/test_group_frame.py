@@ -87,6 +87,7 @@ def test_worst_knows_which_direction_is_bad() -> None:
         False,
         True,
     ]
+    assert not direction_of("mse") and not direction_of("eval_nll")
 
 
 @pytest.mark.parametrize(

@@ -31,14 +31,14 @@ from palign.evaluation.tables import check_columns, check_numbers, group_labels
 
 __all__ = ["GroupFrame", "direction_of"]
 
-LESS_IS_BETTER = ("regret", "kl", "loss", "error", "perplexity")
+LESS_IS_BETTER = ("regret", "kl", "loss", "error", "perplexity", "nll", "ppl", "mse", "rmse", "mae", "brier")
 SPREADS = ("worst", "gap", "ratio", "gini", "cvar")
 STATISTICS = ("overall", "by_group", *SPREADS)
 ELEMENTS_AT_ONCE = 4_000_000
 
 
 def direction_of(metric: str) -> bool:
-    """Whether more of a metric is better: False for names that speak of regret, kl, loss, error or perplexity."""
+    """Whether more of a metric is better: False for names with a word of `LESS_IS_BETTER`: regret, kl, loss, mse …"""
     return not any(word in LESS_IS_BETTER for word in metric.lower().replace("/", "_").split("_"))
 
 

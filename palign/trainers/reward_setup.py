@@ -95,7 +95,8 @@ class RewardSetup:
             rows = AnnotatorIndex(fit.ids).indices(judge.annotator_ids)
             scores = trainer.predict_scores(judge, weights=fit.weights[torch.from_numpy(rows)]).numpy()
             present = np.where(judge.ranks >= 0, scores, -np.inf)
-            found[f"newcomers/{n_answers}/accuracy"] = float((present.argmax(1) == 0).mean())
+            is_top = present == present.max(1, keepdims=True)  # of a tie at the top, each is the answer in part
+            found[f"newcomers/{n_answers}/accuracy"] = float((is_top[:, 0] / is_top.sum(1)).mean())
         return found
 
     @cached_property
