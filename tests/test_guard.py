@@ -13,6 +13,7 @@ from palign.data.arguments import DataArguments
 from palign.data.guard import GuardError, GuardOptions, act_on, guard, guard_prompts, main
 from palign.data.guard_finding import Finding, Pairs, both_tails
 from palign.data.guard_form import check_raw_form
+from palign.data.guard_names import check_names
 from palign.data.preferences import Preferences
 from palign.data.synthetic import make_gaussian_population
 
@@ -309,3 +310,18 @@ def test_false_alarms_on_clean_sets(script: ModuleType) -> None:
 def test_planted_faults_are_caught(script: ModuleType) -> None:
     missed = {fault: rate for fault, rate in script.catch_rates(4, 1).items() if rate < 0.75}
     assert missed == {}
+
+
+def test_names_under_one_heading_and_a_few_topics() -> None:
+    """Each prompt has words of its own, so that no prompt tells anything of another."""
+    rng, rows = np.random.default_rng(0), []
+    for person in range(40):
+        for _ in range(20):
+            topic = 0 if rng.random() < 0.5 else int(rng.integers(1, 13))
+            pair = [f"yes{topic} word{rng.integers(50)}", f"no{topic} word{rng.integers(50)}"]
+            if person % 2 != (rng.random() < 0.1):
+                pair.reverse()
+            chosen, rejected = pair
+            rows.append({"annotator_id": f"p{person}", "prompt": f"t{topic}", "chosen": chosen, "rejected": rejected})
+    found = check_names(Preferences.from_rows(rows))
+    assert found.verdict == "ok" and found.value > 0.2

@@ -14,6 +14,7 @@ from palign.data.preferences import Preferences
 
 __all__ = ["check_names"]
 
+HEADING = 0.2  # share of the rows under one prompt
 GAIN, N_WORDS, N_SHUFFLES, N_DIRECTIONS = 0.03, 4096, 3, 4
 _WORD = re.compile(r"\w+")
 
@@ -68,9 +69,11 @@ def _largest_people(prefs: Preferences, seed: int) -> Pairs | None:
 
 
 def _halves(pairs: Pairs, rng: np.random.Generator) -> np.ndarray:
-    """(n,) 0 or 1: by prompt, so that two rankings of the same completions fall together; else by row."""
-    prompts, group = np.unique(pairs.prompts, return_inverse=True)
-    return rng.integers(2, size=len(prompts))[group] if len(prompts) >= 10 else rng.integers(2, size=len(pairs))
+    """(n,) 0 or 1: by prompt, so that two rankings of the same completions fall together; by row where prompts are
+    few, or one of them is a heading over much: then a half would hold topics that the other knows nothing of."""
+    prompts, group, count = np.unique(pairs.prompts, return_inverse=True, return_counts=True)
+    is_by_prompt = len(prompts) >= 10 and count.max() < HEADING * len(pairs)
+    return rng.integers(2, size=len(prompts))[group] if is_by_prompt else rng.integers(2, size=len(pairs))
 
 
 def _shuffled(people: np.ndarray, half: np.ndarray, rng: np.random.Generator) -> np.ndarray:
