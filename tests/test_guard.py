@@ -313,12 +313,12 @@ def test_planted_faults_are_caught(script: ModuleType) -> None:
 
 
 def test_names_under_one_heading_and_a_few_topics() -> None:
-    """Each prompt has words of its own, so that no prompt tells anything of another."""
+    """Each prompt has words of its own that tastes go by, beside words of all that nobody minds."""
     rng, rows = np.random.default_rng(0), []
     for person in range(40):
         for _ in range(20):
             topic = 0 if rng.random() < 0.5 else int(rng.integers(1, 13))
-            pair = [f"yes{topic} word{rng.integers(50)}", f"no{topic} word{rng.integers(50)}"]
+            pair = [f"yea{topic} word{rng.integers(9)}", f"nay{topic} word{rng.integers(9)}"]
             if person % 2 != (rng.random() < 0.1):
                 pair.reverse()
             chosen, rejected = pair
