@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palign.evaluation.figures import draw_groups, draw_history, draw_models, draw_people
-from palign.evaluation.report_words import main_metric, opening_frame, span, with_interval
+from palign.evaluation.report_words import frame_of, main_metric, opening_frame, span, with_interval
 from palign.evaluation.svg import drawing, has_matplotlib, shorten, to_svg
 from palign.evaluation.type_figures import draw_regrets, draw_type_space
 
@@ -70,20 +70,16 @@ def ordered_models(section: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(section["models"], key=lambda m: (rank.get(m["model"], 99), rest[m["model"]]))
 
 
-def _frame(model: dict[str, Any], groups: list[str]) -> dict[str, Any]:
-    return next(frame for frame in model["frames"] if frame["groups"] == groups)
-
-
 def _groups(models: list[dict[str, Any]], groups: list[str], metric: str) -> tuple[str, str, str, Any]:
     drawn = [m for m in models if metric in m["metrics"]][:MODELS_DRAWN]
-    found = _frame(drawn[0], groups)["metrics"][metric]
+    found = frame_of(drawn[0], groups)["metrics"][metric]
     sign = 1 if found["higher_is_better"] else -1
     rows = sorted(found["by_group"], key=lambda row: (row["value"] is None, sign * (row["value"] or 0.0)))
     kind, worst = " × ".join(groups), found["worst"]["group"]
     left_out, hidden = rows[GROUPS_DRAWN:], sum(row["value"] is None for row in rows[GROUPS_DRAWN:])
     rows = rows[:GROUPS_DRAWN]
     by_model = {
-        m["model"]: {row["group"]: row for row in _frame(m, groups)["metrics"][metric]["by_group"]} for m in drawn
+        m["model"]: {row["group"]: row for row in frame_of(m, groups)["metrics"][metric]["by_group"]} for m in drawn
     }
     figure = draw_groups(
         [row["group"] for row in rows], by_model, metric=metric, overall=found["overall"]["value"], worst=worst or ""
@@ -124,7 +120,7 @@ def _values_of_people(models: list[dict[str, Any]], metric: str, people: list[st
     found = {}
     for model in models[:4]:
         if metric in model["metrics"]:
-            values = [row["value"] for row in _frame(model, people)["metrics"][metric]["by_group"]]
+            values = [row["value"] for row in frame_of(model, people)["metrics"][metric]["by_group"]]
             values = [value for value in values if value is not None]
             if len(values) > 1:
                 found[model["model"]] = values
@@ -134,7 +130,7 @@ def _values_of_people(models: list[dict[str, Any]], metric: str, people: list[st
 def _people(
     values: dict[str, list[float]], main: dict[str, Any], metric: str, people: list[str]
 ) -> tuple[str, str, str, Any]:
-    found = _frame(main, people)["metrics"][metric]
+    found = frame_of(main, people)["metrics"][metric]
     half, tenth = found["quantiles"]["0.5"], found["quantiles"]["0.1" if found["higher_is_better"] else "0.9"]
     side = "less" if found["higher_is_better"] else "more"
     caption = (

@@ -12,9 +12,11 @@ from palign.evaluation.report_figures import Picture, ordered_models, report_pic
 from palign.evaluation.report_style import STYLE
 from palign.evaluation.report_words import (
     WHAT_THE_NUMBERS_ARE,
+    frame_of,
     interval_words,
     main_metric,
     model_sentences,
+    number_words,
     opening_frame,
     span,
 )
@@ -195,7 +197,7 @@ def _side_by_side(models: Sequence[dict[str, Any]], settings: dict[str, Any]) ->
 
 def _by_group(section: dict[str, Any], models: Sequence[dict[str, Any]], groups: list[str], metric: str) -> list[str]:
     """A row per group, a column per model, and the paired differences."""
-    own = {m["model"]: _frame(m, groups)["metrics"][metric] for m in models if metric in m["metrics"]}
+    own = {m["model"]: frame_of(m, groups)["metrics"][metric] for m in models if metric in m["metrics"]}
     values = {name: {row["group"]: row for row in found["by_group"]} for name, found in own.items()}
     pairs = {
         f"{c['second']} − {c['first']}": {row["group"]: row for row in c["rows"] if row["stat"] == "by_group"}
@@ -224,7 +226,7 @@ def _by_group(section: dict[str, Any], models: Sequence[dict[str, Any]], groups:
 def _by_annotator(models: Sequence[dict[str, Any]], people: list[str]) -> list[str]:
     rows = []
     for model in models:
-        for metric, found in _frame(model, people)["metrics"].items():
+        for metric, found in frame_of(model, people)["metrics"].items():
             shares = [span(found["quantiles"][share]) for share in ("0.1", "0.5", "0.9")]
             cells = [text(metric), f"{model['n_annotators']:,}", *shares, _cell(found["cvar"]), _cell(found["gini"])]
             rows.append(([text(model["model"]), *cells], False))
@@ -240,18 +242,10 @@ def _extra(data: dict[str, Any]) -> list[str]:
     return _table("Figures of the run", ["figure", "value"], rows) if rows else []
 
 
-def _frame(model: dict[str, Any], groups: list[str]) -> dict[str, Any]:
-    return next(frame for frame in model["frames"] if frame["groups"] == groups)
-
-
 def _cell(found: dict[str, Any] | None, *, signed: bool = False) -> str:
     """A number and, below it, its interval."""
-    if found is None:
-        return "–"
-    value = found["difference"] if "difference" in found else found["value"]
-    words = interval_words(found, signed=signed)
-    ends = "" if words == "no interval" else f'<span class="range">{words}</span>'
-    return f"{span(value, signed=signed)}{ends}"
+    number, words = number_words(found, signed=signed)
+    return f'{number}<span class="range">{words}</span>' if words else number
 
 
 def _table(

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from palign.evaluation.report_words import WHAT_THE_NUMBERS_ARE, interval_words, opening_frame, span
+from palign.evaluation.report_words import WHAT_THE_NUMBERS_ARE, frame_of, number_words, opening_frame, span
 
 __all__ = ["escape", "render_report"]
 
@@ -85,7 +85,7 @@ def _by_group(section: dict[str, Any], groups: list[str], metric: str) -> list[s
     """One table: a row per group, a column per model, and the paired difference from the baseline."""
     models = [m for m in section["models"] if metric in m["metrics"]]
     values = {
-        m["model"]: {row["group"]: row for row in _frame(m, groups)["metrics"][metric]["by_group"]} for m in models
+        m["model"]: {row["group"]: row for row in frame_of(m, groups)["metrics"][metric]["by_group"]} for m in models
     }
     found = [c for c in section["comparisons"] if (c["groups"], c["metric"]) == (groups, metric)]
     compared = {f"{escape(c['second'])} − {escape(c['first'])}": c for c in found}
@@ -113,7 +113,7 @@ def _by_group(section: dict[str, Any], groups: list[str], metric: str) -> list[s
 def _by_annotator(models: list[dict[str, Any]], people: list[str]) -> list[str]:
     rows = []
     for model in models:
-        for metric, found in _frame(model, people)["metrics"].items():
+        for metric, found in frame_of(model, people)["metrics"].items():
             low, middle, high = (span(found["quantiles"][share]) for share in ("0.1", "0.5", "0.9"))
             tail = [_cell(found["cvar"]), _cell(found["gini"])]
             rows.append([escape(model["model"]), escape(metric), str(model["n_annotators"]), low, middle, high, *tail])
@@ -129,16 +129,9 @@ def _by_annotator(models: list[dict[str, Any]], people: list[str]) -> list[str]:
     return _table([*header, "Gini"], rows)
 
 
-def _frame(model: dict[str, Any], groups: list[str]) -> dict[str, Any]:
-    return next(frame for frame in model["frames"] if frame["groups"] == groups)
-
-
 def _cell(found: dict[str, Any] | None, *, signed: bool = False) -> str:
-    if found is None:
-        return "–"
-    value = found["difference"] if "difference" in found else found["value"]
-    words = interval_words(found, signed=signed)
-    return span(value, signed=signed) + ("" if words == "no interval" else f" ({words})")
+    number, words = number_words(found, signed=signed)
+    return f"{number} ({words})" if words else number
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 __all__ = [
     "WHAT_THE_NUMBERS_ARE",
+    "frame_of",
     "headline_sentences",
     "main_metric",
     "model_sentences",
@@ -36,6 +37,11 @@ PREFERRED = {"reward models": ("accuracy", "log_likelihood", "reward"), "policie
 def main_metric(section: str, metrics: Sequence[str]) -> str:
     """What a model is judged by first, of the metrics that it has."""
     return next(name for name in (*PREFERRED[section], *metrics) if name in metrics)
+
+
+def frame_of(model: dict[str, Any], groups: list[str]) -> dict[str, Any]:
+    """The model's frame by these groups."""
+    return next(frame for frame in model["frames"] if frame["groups"] == groups)
 
 
 def opening_frame(model: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -193,3 +199,12 @@ def with_interval(found: dict[str, Any], name: str = "", *, signed: bool = False
     value = found["difference"] if "difference" in found else found["value"]
     words = interval_words(found, signed=signed)
     return f"{span(value, signed=signed)} ({f'{name} ' if name and words != 'no interval' else ''}{words})"
+
+
+def number_words(found: dict[str, Any] | None, *, signed: bool = False) -> tuple[str, str]:
+    """A value or a difference and, where there is one, its interval: ("0.842", "0.801 to 0.874")."""
+    if found is None:
+        return "–", ""
+    value = found["difference"] if "difference" in found else found["value"]
+    words = interval_words(found, signed=signed)
+    return span(value, signed=signed), "" if words == "no interval" else words
