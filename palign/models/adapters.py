@@ -37,6 +37,7 @@ __all__ = [
     "adapter_state",
     "add_type_adapters",
     "checkpointing_kwargs",
+    "disable_dropout",
     "load_type_adapters",
     "read_type_adapters",
     "require_grad",
@@ -92,6 +93,13 @@ def add_type_adapters(
                 policy.add_adapter(f"type_{k}", config, **options)
     require_grad(policy)
     return policy
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout rate inside to 0, for good: policy and reference must be the same function of a text."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
 
 
 def _check_base(model: nn.Module) -> None:

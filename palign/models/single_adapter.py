@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from palign.models.adapters import CONFIG, WEIGHTS, TypePolicies
+from palign.models.adapters import CONFIG, WEIGHTS, TypePolicies, disable_dropout
 
 __all__ = [
     "AdapterPolicies",
@@ -154,8 +154,6 @@ def _add(model: PeftModel, name: str, config: LoraConfig, seed: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model.add_adapter(name, config)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    disable_dropout(model)
     model.base_model.set_requires_grad([name], False)
     model.to(next(model.parameters()).device)

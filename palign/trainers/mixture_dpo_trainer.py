@@ -44,6 +44,7 @@ from palign.models.adapters import (
     TypePolicies,
     adapter_state,
     add_type_adapters,
+    disable_dropout,
     read_type_adapters,
     require_grad,
     restore_adapter_state,
@@ -146,7 +147,7 @@ class MixtureDPOTrainer(Trainer):
         self._base_model = named_base(model, processing_class, Path(args.output_dir))
         self.policies = TypePolicies(add_type_adapters(model, peft_config, self.start.n_types, seed=args.seed))
         if args.disable_dropout:
-            _disable_dropout(self.policies)
+            disable_dropout(self.policies)
         args.remove_unused_columns, args.label_names = False, []
         super().__init__(
             model=self.policies,
@@ -409,9 +410,3 @@ class MixtureDPOTrainer(Trainer):
         if "loss" in logs:
             logs |= self._sums.take()
         super().log(logs, start_time)
-
-
-def _disable_dropout(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
