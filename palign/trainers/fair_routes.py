@@ -22,6 +22,7 @@ from palign.functional.losses import plackett_luce
 from palign.functional.mixture import row_weights
 from palign.models.completions import TokenizedItems
 from palign.models.single_adapter import AdapterPolicies
+from palign.trainers.deepspeed_runs import leave_accelerator
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.mixture_collator import MixtureCollator
 
@@ -41,6 +42,7 @@ class RouteTrainer(Trainer):
         self, policies: AdapterPolicies, args: FairPolicyConfig, rows: Any, *, tokenizer: PreTrainedTokenizerBase
     ):
         args.remove_unused_columns, args.label_names = False, []
+        leave_accelerator()
         super().__init__(
             model=policies, args=args, train_dataset=rows, data_collator=rows.collate, processing_class=tokenizer
         )

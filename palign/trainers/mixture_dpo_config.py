@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from palign.trainers.deepspeed_runs import prepare_deepspeed
+
 __all__ = ["HeadFeatures", "MStep", "MixtureDPOConfig", "TypesFrom"]
 
 
@@ -100,6 +102,7 @@ class MixtureDPOConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        prepare_deepspeed(is_asked=bool(self.deepspeed))
         super().__post_init__()
         self.n_types = str(self.n_types)
         if self.n_types != "auto" and not (self.n_types.isdigit() and int(self.n_types) >= 1):

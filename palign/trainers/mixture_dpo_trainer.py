@@ -56,6 +56,7 @@ from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import reference_pass
 from palign.models.type_scores import implicit_rewards, row_log_likelihoods, type_logps
 from palign.trainers.cheap_start import CheapHead, CheapStart, cheap_start, given_start
+from palign.trainers.deepspeed_runs import leave_accelerator
 from palign.trainers.mixture_collator import MixtureCollator
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
 from palign.trainers.mixture_e_step import (
@@ -149,6 +150,7 @@ class MixtureDPOTrainer(Trainer):
         if args.disable_dropout:
             disable_dropout(self.policies)
         args.remove_unused_columns, args.label_names = False, []
+        leave_accelerator()
         super().__init__(
             model=self.policies,
             args=args,

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from palign.trainers.deepspeed_runs import prepare_deepspeed
+
 __all__ = ["PALRewardConfig"]
 
 
@@ -47,6 +49,7 @@ class PALRewardConfig(TrainingArguments):
     embedding_batch_size: int = field(default=32, metadata={"help": "Texts in a forward pass of the frozen backbone."})
 
     def __post_init__(self) -> None:
+        prepare_deepspeed(is_asked=bool(self.deepspeed))
         super().__post_init__()
         if self.loss_type not in ("logistic", "hinge"):
             raise ValueError(f"loss_type is {self.loss_type!r}; it must be 'logistic' or 'hinge'.")

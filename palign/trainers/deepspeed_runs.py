@@ -1,0 +1,49 @@
+"""What several trainers in one process need under DeepSpeed, and DeepSpeed on the CPU."""
+
+import importlib.util
+import os
+
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+__all__ = ["is_deepspeed_launch", "leave_accelerator", "prepare_deepspeed"]
+
+
+def is_deepspeed_launch() -> bool:
+    """Whether the launcher (a DEEPSPEED configuration of accelerate) asked for DeepSpeed."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
+def prepare_deepspeed(*, is_asked: bool) -> None:
+    """Call before `TrainingArguments` set up the processes.
+
+    On a machine without an accelerator DeepSpeed's first initialisation compiles an operation for shared memory, which
+    no training needs; it takes half a minute, fails without a compiler and waits for ever on a lock left by a killed
+    process. It is left out.
+
+    Args:
+        is_asked: DeepSpeed was asked for in the arguments; else the launcher may have.
+
+    Raises:
+        ImportError: DeepSpeed is asked for and not installed.
+    """
+    if not (is_asked or is_deepspeed_launch()):
+        return
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ImportError("DeepSpeed is asked for and not installed: pip install 'palign[deepspeed]'.")
+    if torch.cuda.is_available():
+        return
+    from deepspeed.ops import __compatible_ops__
+
+    __compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def leave_accelerator() -> None:
+    """Forget the last trainer's `Accelerator`, so that another one may bring its DeepSpeed plugin.
+
+    A process trains several models in turn (baselines, routes), and Accelerate refuses a second plugin. Process
+    groups stay as they are.
+    """
+    if AcceleratorState._shared_state and getattr(AcceleratorState(), "deepspeed_plugins", None) is not None:
+        AcceleratorState._reset_state()
+        GradientState._reset_state()
