@@ -24,6 +24,7 @@ __all__ = ["COMMANDS", "Command", "load_recipe", "main", "recipe_folder"]
 HERE = Path(__file__).parent
 TRAINING = "transformers.TrainingArguments"
 MODEL = "trl.ModelConfig"
+POLICY = ("trainers/policy_arguments.py:PolicyArguments", "trainers/policy_config.py:PersonalPolicyConfig")
 ROWS = ("data/arguments.py:DataArguments", "data/columns.py:ColumnNames")
 
 
@@ -56,7 +57,7 @@ COMMANDS = {
     ),
     "ppo": Command(
         "ppo_pal", "PPO with the reward of the person each prompt belongs to",
-        ("trainers/pal_ppo_arguments.py:PolicyArguments", "trainers/pal_ppo_config.py:PALPPOConfig"),
+        (*POLICY, "trainers/pal_ppo_arguments.py:PPOArguments", "trainers/pal_ppo_config.py:PALPPOConfig"),
         ("trl.experimental.ppo.PPOConfig", MODEL),
         "model_name_or_path use_peft lora_r total_episodes num_ppo_epochs kl_coef response_length learning_rate "
         "per_device_train_batch_size output_dir seed use_cpu report_to",

@@ -23,6 +23,7 @@ from palign.evaluation.policy_table import means_by_type, policy_table
 from palign.evaluation.report import write_report
 from palign.models.model_card import add_measured
 from palign.trainers.pal_ppo_arguments import parse_policy_arguments
+from palign.trainers.pal_ppo_runs import PPORuns
 from palign.trainers.policy_runs import PolicyRun, PolicyRuns
 from palign.trainers.policy_setup import set_up_policies
 
@@ -32,7 +33,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     start = time.monotonic()
     script, args, model_args = parse_policy_arguments(argv)
     set_seed(args.seed)
-    runs = set_up_policies(script, args, model_args)
+    own = {"trust_remote_code": script.trust_remote_code, "n_value_layers": script.value_model_layers}
+    runs = set_up_policies(script, args, model_args, PPORuns, **own)
     samples = {"reference": sample(runs, None)}
     histories: dict[str, pd.DataFrame] = {}
     for name in dict.fromkeys([*script.compare_with, args.policy_conditioning.value]):

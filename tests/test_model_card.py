@@ -15,7 +15,7 @@ from palign.models.mixture_files import MixtureRecord, mixture_card
 from palign.models.model_card import SECTIONS, add_measured, named, render, shown
 from palign.models.pal import PALRewardModel
 from palign.models.pal_files import pal_card
-from palign.trainers.pal_ppo_card import ppo_card
+from palign.trainers.policy_card import policy_card
 
 HOSTILE = "<script>alert(1)</script>|**x**\n## Fairness\n[a](http://b) `c` _d_"
 
@@ -59,7 +59,8 @@ def ppo(base: str = "owner/name") -> str:
         {"objective/kl": 0.0, "objective/reward": -0.1, "groups/g/reward": 0.25},
         {"objective/kl": 1.5, "objective/reward": 0.7, "groups/g/reward": 1.0, f"groups/{HOSTILE}/reward": 2.0},
     ]
-    return ppo_card(SimpleNamespace(name_or_path=base), PolicyConditioning.PROMPT, rows, history)
+    base_model = SimpleNamespace(name_or_path=base)
+    return policy_card(base_model, PolicyConditioning.PROMPT, rows, history, algorithm="PPO")
 
 
 @pytest.mark.parametrize("card", [pal, mixture, fair, ppo])

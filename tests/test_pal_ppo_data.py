@@ -9,7 +9,8 @@ from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
 
 from palign.conditioning import WhoIsAsking
 from palign.rewards import PersonalizedReward
-from palign.trainers.pal_ppo_data import prepare_rows, read_prompt_rows
+from palign.trainers.pal_ppo_data import prepare_rows
+from palign.trainers.policy_rows import read_prompt_rows
 
 
 def write(path: Path, rows: list[dict]) -> str:

@@ -15,10 +15,11 @@ from ppo_helpers import IdReward, SpyReward, lora, named_rows, ppo_config, tiny_
 from palign.conditioning import WhoIsAsking
 from palign.rewards import PersonalizedReward
 from palign.trainers import trl_ppo
-from palign.trainers.pal_ppo_adapters import choose_prototypes, train_prototype_adapters
+from palign.trainers.pal_ppo_adapters import train_prototype_adapters
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 from palign.trainers.ppo_guard import CollapseGuard
 from palign.trainers.ppo_metrics import TABLE_METRICS, correct_table_metrics
+from palign.trainers.prototype_adapters import choose_prototypes
 from palign.trainers.value_model import make_value_model
 
 

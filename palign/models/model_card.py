@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["FAIR", "MIXTURE", "PAL", "PPO", "SECTIONS", "add_measured", "named", "render", "shown", "table"]
+__all__ = ["FAIR", "MIXTURE", "PAL", "POLICY", "SECTIONS", "add_measured", "named", "render", "shown", "table"]
 
 CARD = "README.md"
 SECTIONS = ("Data", "Types", "Fairness", "Intended use", "Limits")
@@ -119,18 +119,18 @@ rises as a policy is trained on it is no proof that anybody is better served.
 `annotators.json` holds the annotators' ids as they were given: replace ids that name a person before sharing.
 """
 
-PPO = """---
+POLICY = """---
 library_name: {library}
 tags:
-- ppo
+- {tag}
 - trl
 - pluralistic-alignment
 - fairness
 ---
 # Policy trained on personal rewards
 
-{what} of {base}, trained by PPO (TRL) on the reward of the person each prompt belongs to. How it knows who is asking:
-`{conditioning}`.
+{what} of {base}, trained by {algorithm} (TRL) on the reward of the person each prompt belongs to. How it knows who is
+asking: `{conditioning}`.
 
 ```python
 {use}

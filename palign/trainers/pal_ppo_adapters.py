@@ -1,53 +1,18 @@
-"""`policy_conditioning="adapter"`: one LoRA per prototype, each trained on that prototype's reward alone."""
+"""One LoRA per prototype, each trained by PPO on that prototype's reward alone."""
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from peft import PeftConfig, PeftModel
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from palign.rewards import PersonalizedReward, Scorer
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
+from palign.trainers.prototype_adapters import History, PrototypeAdapters, train_one_by_one
 from palign.trainers.value_model import make_value_model
-
-
-@dataclass
-class PrototypeAdapters:
-    """A policy with one adapter per prototype.
-
-    Attributes:
-        policy: the base with the adapters `type_0` … `type_{K−1}`; `policy.set_adapter("type_0")` selects one.
-        histories: per prototype, the metrics of every update.
-    """
-
-    policy: PeftModel
-    histories: list[list[dict[str, float]]]
-
-
-def adapter_name(prototype: int) -> str:
-    """Name of the adapter, and of its folder, of prototype `prototype`."""
-    return f"type_{prototype}"
-
-
-def choose_prototypes(weights: np.ndarray, *, draw: bool = False, seed: int = 0) -> np.ndarray:
-    """Which adapter serves each person: `(n_people,)` integers.
-
-    Args:
-        weights: `(n_people, n_prototypes)`, rows on the simplex.
-        draw: False serves a person by their dominant prototype, True by a draw in proportion to their weights.
-        seed: of the draw.
-    """
-    weights = np.asarray(weights, dtype=float)
-    if not draw:
-        return weights.argmax(1)
-    ends = weights.cumsum(1) / weights.sum(1, keepdims=True)
-    return (np.random.default_rng(seed).random((len(weights), 1)) > ends).sum(1).clip(max=weights.shape[1] - 1)
 
 
 def train_prototype_adapters(
@@ -75,31 +40,22 @@ def train_prototype_adapters(
         n_value_layers: see `make_value_model`.
         judge: see `PALPPOTrainer`.
     """
-    histories = []
-    for prototype in range(n_prototypes):
-        own = copy.copy(args)
-        own.output_dir = str(Path(args.output_dir) / adapter_name(prototype))
+
+    def train_one(base: PreTrainedModel, weights: Tensor, own: PALPPOConfig) -> tuple[PeftModel, History]:
         own.total_episodes = max(1, args.total_episodes // n_prototypes)
-        weights = torch.eye(n_prototypes)[prototype]
         trainer = PALPPOTrainer(
-            model,
+            base,
             PersonalizedReward(reward_model, weights=weights, standardize=args.standardize_rewards),
             own,
             processing_class,
             train_dataset,
-            value_model=make_value_model(model, n_layers=n_value_layers),
+            value_model=make_value_model(base, n_layers=n_value_layers),
             peft_config=copy.deepcopy(peft_config),
             judge=judge,
         )
         trainer.train()
         trainer.save_model()
         trainer.accelerator.wait_for_everyone()
-        histories.append(trainer.history)
-        model = trainer.accelerator.unwrap_model(trainer.model).policy.unload()
-        if hasattr(model, "peft_config"):
-            del model.peft_config
-    folders = [Path(args.output_dir) / adapter_name(k) for k in range(n_prototypes)]
-    policy = PeftModel.from_pretrained(model, folders[0], adapter_name=adapter_name(0))
-    for prototype, folder in enumerate(folders[1:], 1):
-        policy.load_adapter(folder, adapter_name=adapter_name(prototype))
-    return PrototypeAdapters(policy.eval(), histories)
+        return trainer.accelerator.unwrap_model(trainer.model).policy, trainer.history
+
+    return train_one_by_one(model, args, train_one, n_prototypes=n_prototypes)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from palign.conditioning import PolicyConditioning
+from palign.trainers.policy_config import PersonalPolicyConfig
 from palign.trainers.trl_ppo import require_trl_ppo
 
 require_trl_ppo()
@@ -12,7 +12,7 @@ from trl.experimental.ppo import PPOConfig  # noqa: E402  (the version is checke
 
 
 @dataclass
-class PALPPOConfig(PPOConfig):
+class PALPPOConfig(PersonalPolicyConfig, PPOConfig):
     """Arguments of `PALPPOTrainer`: those of TRL's `PPOConfig`, some with other defaults, and the following."""
 
     bf16: bool | None = field(default=False, metadata={"help": "TRL's PPO takes mixed precision from the launcher."})
@@ -34,46 +34,4 @@ class PALPPOConfig(PPOConfig):
     max_grad_norm: float = field(
         default=1.0, metadata={"help": "Clip gradients to this norm in every optimizer step; 0 never clips."}
     )
-    reward_model_path: str | None = field(default=None, metadata={"help": "Folder or hub name of a PAL reward model."})
-    policy_conditioning: PolicyConditioning = field(
-        default=PolicyConditioning.PROMPT,
-        metadata={
-            "help": "How the policy knows who is asking: 'prompt', 'adapter' (one LoRA per prototype) or 'none'."
-        },
-    )
-    show_annotator_id: bool = field(
-        default=False, metadata={"help": "Write the person's id behind their type in the prompt."}
-    )
-    standardize_rewards: bool = field(
-        default=True, metadata={"help": "z-score each person's rewards against theirs on reference completions."}
-    )
-    n_reference_completions: int = field(
-        default=64,
-        metadata={"help": "Completions of the reference policy on which each person's reward scale is fitted."},
-    )
-    max_kl: float | None = field(
-        default=15.0,
-        metadata={
-            "help": "Stop, and go back to the last good weights, when objective/kl stays above this; None never stops."
-        },
-    )
-    max_empty_fraction: float = field(
-        default=0.5, metadata={"help": "Stop likewise when more than this share of completions stays empty."}
-    )
-    stop_patience: int = field(default=3, metadata={"help": "Updates in a row beyond a limit before training stops."})
     max_prompt_length: int = field(default=512, metadata={"help": "Prompt tokens kept, counted from the end."})
-    group_column: str | None = field(
-        default="type", metadata={"help": "Column to report rewards by, if the rows have it."}
-    )
-    n_table_rows: int = field(default=4, metadata={"help": "Rows of the sample table."})
-
-    def __post_init__(self) -> None:
-        self.policy_conditioning = PolicyConditioning(self.policy_conditioning)
-        super().__post_init__()
-        if self.stop_patience < 1 or self.n_reference_completions < 2:
-            raise ValueError(
-                f"stop_patience={self.stop_patience} must be at least 1 and "
-                f"n_reference_completions={self.n_reference_completions} at least 2."
-            )
-        if not 0 < self.max_empty_fraction <= 1:
-            raise ValueError(f"max_empty_fraction={self.max_empty_fraction} must be above 0 and at most 1.")

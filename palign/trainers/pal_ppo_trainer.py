@@ -36,11 +36,12 @@ from trl.models.utils import unwrap_model_for_generation
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.binding import BindingLoader
 from palign.rewards import PersonalizedReward, ScoredRow
-from palign.trainers.pal_ppo_card import ppo_card
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_data import check_tokenizer, prepare_rows
+from palign.trainers.policy_card import policy_card
+from palign.trainers.policy_metrics import reward_metrics, sample_table
 from palign.trainers.ppo_guard import CollapseGuard
-from palign.trainers.ppo_metrics import correct_table_metrics, reward_metrics, sample_table
+from palign.trainers.ppo_metrics import correct_table_metrics
 from palign.trainers.value_model import make_value_model
 
 logger = get_logger(__name__)
@@ -276,5 +277,6 @@ class PALPPOTrainer(PPOTrainer):
         policy = self.accelerator.unwrap_model(self.model).policy
         policy.save_pretrained(output, state_dict=state)
         self.processing_class.save_pretrained(output)
-        card = ppo_card(policy, self.args.policy_conditioning, self.train_rows, self.history)
+        conditioning = self.args.policy_conditioning
+        card = policy_card(policy, conditioning, self.train_rows, self.history, algorithm="PPO")
         (output / "README.md").write_text(card, encoding="utf-8")

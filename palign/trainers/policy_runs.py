@@ -1,6 +1,7 @@
 """One policy per way of saying who is asking, trained and saved one after another from one language model."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.rendering import render_prompt
 from palign.rewards import PersonalizedReward
-from palign.trainers.pal_ppo_adapters import adapter_name, train_prototype_adapters
-from palign.trainers.pal_ppo_config import PALPPOConfig
-from palign.trainers.pal_ppo_trainer import PALPPOTrainer
-from palign.trainers.value_model import make_value_model
-
-N_TABLE_ROWS = 8  # spread over the eval rows, for the sample table
+from palign.trainers.policy_config import PersonalPolicyConfig
+from palign.trainers.prototype_adapters import adapter_name
 
 
 @dataclass
@@ -38,8 +35,8 @@ class PolicyRun:
 
 
 @dataclass
-class PolicyRuns:
-    """What every run shares.
+class PolicyRuns(ABC):
+    """What every run shares; `PPORuns` and `GRPORuns` know how to train.
 
     Args:
         model: the language model to start from, which is also the reference.
@@ -49,8 +46,7 @@ class PolicyRuns:
         train_rows, eval_rows: `prompt`, `annotator_id` and perhaps groups.
         args: of every run.
         peft_config: of every adapter; None trains the whole policy.
-        n_value_layers: see `make_value_model`.
-        judge: see `PALPPOTrainer`.
+        judge: an independent judge, (completion, annotator_id) → utility; it trains nothing.
     """
 
     model: PreTrainedModel
@@ -59,9 +55,8 @@ class PolicyRuns:
     who: WhoIsAsking
     train_rows: Sequence[dict[str, Any]]
     eval_rows: Sequence[dict[str, Any]]
-    args: PALPPOConfig
+    args: PersonalPolicyConfig
     peft_config: PeftConfig | None = None
-    n_value_layers: int | None = None
     judge: Callable[[str, str], float] | None = None
     _latest: PreTrainedModel | None = None
 
@@ -94,43 +89,13 @@ class PolicyRuns:
                 del self.model.peft_config
         return self.model
 
-    def _train_one(self, model: PreTrainedModel, args: PALPPOConfig) -> PolicyRun:
-        value_model = make_value_model(model, n_layers=self.n_value_layers)
-        trainer = PALPPOTrainer(
-            model,
-            self.reward,
-            args,
-            self.tokenizer,
-            self.train_rows,
-            eval_dataset=self.eval_rows[:: max(1, len(self.eval_rows) // N_TABLE_ROWS)][:N_TABLE_ROWS],
-            who=self.who,
-            value_model=value_model,
-            peft_config=copy.deepcopy(self.peft_config),
-            judge=self.judge,
-        )
-        trainer.train()
-        trainer.save_model()
-        policy = trainer.accelerator.unwrap_model(trainer.model).policy
-        return PolicyRun(args.policy_conditioning, policy.eval(), pd.DataFrame(trainer.history))
+    @abstractmethod
+    def _train_one(self, model: PreTrainedModel, args: PersonalPolicyConfig) -> PolicyRun:
+        """Train one policy for everybody, and save it in `args.output_dir`."""
 
-    def _train_adapters(self, model: PreTrainedModel, args: PALPPOConfig) -> PolicyRun:
-        if self.peft_config is None:
-            raise ValueError(
-                "policy_conditioning='adapter' trains one LoRA per prototype; give a PEFT config (--use_peft)."
-            )
-        trained = train_prototype_adapters(
-            model,
-            self.reward.model,
-            args,
-            self.tokenizer,
-            self.train_rows,
-            n_prototypes=self.who.n_types,
-            peft_config=self.peft_config,
-            n_value_layers=self.n_value_layers,
-            judge=self.judge,
-        )
-        parts = [pd.DataFrame(history).assign(adapter=adapter_name(k)) for k, history in enumerate(trained.histories)]
-        return PolicyRun(args.policy_conditioning, trained.policy, pd.concat(parts))
+    @abstractmethod
+    def _train_adapters(self, model: PreTrainedModel, args: PersonalPolicyConfig) -> PolicyRun:
+        """Train one adapter per prototype, and save each in a folder of its own in `args.output_dir`."""
 
     def eval_prompts(self, conditioning: PolicyConditioning | str | None) -> list[str]:
         """The prompts of `eval_rows` as a policy meets them; None for the reference, which is told nothing."""

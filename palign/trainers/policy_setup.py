@@ -1,11 +1,12 @@
 """What policies are trained from: everything made in the process, or the user's model, reward model and rows."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import ModelConfig, get_peft_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from palign.conditioning import WhoIsAsking
 from palign.data.guard import act_on, guard_prompts
@@ -13,16 +14,31 @@ from palign.models.checkpoints import require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.rewards import PersonalizedReward
 from palign.trainers.embedded import make_embedded_default, train_embedded_reward
-from palign.trainers.pal_ppo_arguments import PolicyArguments
-from palign.trainers.pal_ppo_config import PALPPOConfig
-from palign.trainers.pal_ppo_data import read_prompt_rows
+from palign.trainers.policy_arguments import PolicyArguments
+from palign.trainers.policy_rows import read_prompt_rows
 from palign.trainers.policy_runs import PolicyRuns
 
+Runs = TypeVar("Runs", bound=PolicyRuns)
 N_TRAIN_PROMPTS_EACH = 20
 
 
-def set_up_policies(script: PolicyArguments, args: PALPPOConfig, model_args: ModelConfig) -> PolicyRuns:
+def set_up_policies(
+    script: PolicyArguments,
+    args: Any,
+    model_args: ModelConfig,
+    runs: type[Runs],
+    *,
+    trust_remote_code: bool = False,
+    **own: Any,
+) -> Runs:
     """Everything that policies are trained from.
+
+    Args:
+        script, args, model_args: what the recipe was given; `args` is the trainer's configuration, a
+            `PersonalPolicyConfig` and a `TrainingArguments`.
+        runs: what to make of it.
+        trust_remote_code: whether a model of the hub may bring code.
+        own: further fields of `runs`.
 
     Raises:
         ValueError: rows or folders that cannot work; said before any model is loaded.
@@ -30,21 +46,21 @@ def set_up_policies(script: PolicyArguments, args: PALPPOConfig, model_args: Mod
     if model_args.model_name_or_path is None:
         start = _embedded(script, args)
     else:
-        start = _own(script, args, model_args)
+        start = _own(script, args, model_args, trust_remote_code)
     reward_model = start.pop("reward_model")
     people = list(dict.fromkeys(row["annotator_id"] for row in [*start["train_rows"], *start["eval_rows"]]))
     weights = reward_model.weights_for(people).detach().cpu().numpy()
-    return PolicyRuns(
+    return runs(
         reward=PersonalizedReward(reward_model, standardize=args.standardize_rewards),
         who=WhoIsAsking.from_weights(people, weights, show_annotator_id=args.show_annotator_id),
         args=args,
         peft_config=get_peft_config(model_args),
-        n_value_layers=script.value_model_layers,
         **start,
+        **own,
     )
 
 
-def _embedded(script: PolicyArguments, args: PALPPOConfig) -> dict[str, Any]:
+def _embedded(script: PolicyArguments, args: Any) -> dict[str, Any]:
     show = not args.disable_tqdm
     default = make_embedded_default(
         n_annotators=script.n_annotators, n_steps=script.lm_steps, seed=args.seed, show_progress=show
@@ -68,7 +84,7 @@ def _embedded(script: PolicyArguments, args: PALPPOConfig) -> dict[str, Any]:
     }
 
 
-def _own(script: PolicyArguments, args: PALPPOConfig, model_args: ModelConfig) -> dict[str, Any]:
+def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remote_code: bool) -> dict[str, Any]:
     require_model_folder(model_args.model_name_or_path)
     rows = read_prompt_rows(
         script.dataset_name,
@@ -86,11 +102,15 @@ def _own(script: PolicyArguments, args: PALPPOConfig, model_args: ModelConfig) -
     order = np.random.default_rng(args.seed).permutation(len(rows))
     n_eval = min(script.n_eval_rows, max(1, len(rows) // 10))
     reward_model = PALRewardModel.from_pretrained(args.reward_model_path)
-    load = {"revision": model_args.model_revision, "trust_remote_code": script.trust_remote_code}
+    load = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
+    load_model: dict[str, Any] = {}
+    quantized = get_quantization_config(model_args)
+    if quantized is not None:  # quantized where it is loaded, so each process on its own device
+        load_model = {"quantization_config": quantized, "device_map": {"": PartialState().local_process_index}}
     return {
         "tokenizer": AutoTokenizer.from_pretrained(model_args.model_name_or_path, padding_side="left", **load),
         "model": AutoModelForCausalLM.from_pretrained(
-            model_args.model_name_or_path, dtype=model_args.dtype, use_safetensors=True, **load
+            model_args.model_name_or_path, dtype=model_args.dtype, use_safetensors=True, **load, **load_model
         ),
         "reward_model": reward_model,
         "train_rows": [rows[i] for i in order[n_eval:]],

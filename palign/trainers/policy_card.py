@@ -1,4 +1,4 @@
-"""The README.md of a policy that PPO trained, for people."""
+"""The README.md of a trained policy, for people."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,10 +7,10 @@ from peft import PeftModel
 from torch import nn
 
 from palign.conditioning import TEMPLATE, PolicyConditioning
-from palign.models.model_card import PPO, named, render, shown, table
-from palign.trainers.pal_ppo_data import PolicyRows
+from palign.models.model_card import POLICY, named, render, shown, table
+from palign.trainers.policy_rows import PolicyRows
 
-__all__ = ["ppo_card"]
+__all__ = ["policy_card"]
 
 TYPES = {
     PolicyConditioning.PROMPT: "The prompt says who is asking, by the number of the prototype that weighs most for "
@@ -30,10 +30,17 @@ USE_WHOLE = """from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("PATH")"""
 
 
-def ppo_card(
-    policy: nn.Module, conditioning: PolicyConditioning, rows: PolicyRows, history: Sequence[Mapping[str, Any]]
+def policy_card(
+    policy: nn.Module,
+    conditioning: PolicyConditioning,
+    rows: PolicyRows,
+    history: Sequence[Mapping[str, Any]],
+    *,
+    algorithm: str,
 ) -> str:
-    """A card of `policy`, trained on `rows`; `history` has the metrics of every update and may be empty."""
+    """A card of `policy`, trained on `rows` by `algorithm` ('PPO', 'GRPO', 'RLOO'); `history` has the metrics of every
+    update and may be empty.
+    """
     is_adapter = isinstance(policy, PeftModel)
     base = policy.get_base_model() if is_adapter else policy
     groups = []
@@ -44,10 +51,12 @@ def ppo_card(
     every = [update["objective/reward"] for update in history]
     if every:
         groups.append(("everybody", f"{every[0]:.2f}", f"{every[-1]:.2f}"))
+    kl = history[-1].get("objective/kl") if history else None
     return render(
-        PPO, library="peft" if is_adapter else "transformers", what="A LoRA adapter" if is_adapter else "A copy",
+        POLICY, algorithm=algorithm, tag=algorithm.lower(),
+        library="peft" if is_adapter else "transformers", what="A LoRA adapter" if is_adapter else "A copy",
         base=named(getattr(base, "name_or_path", None)), conditioning=conditioning.value, types=TYPES[conditioning],
         use=USE_ADAPTER if is_adapter else USE_WHOLE, n_rows=f"{len(rows.prompts):,}",
         n_annotators=f"{len(set(rows.annotator_ids)):,}", groups=table(groups or [("not trained yet", "–", "–")]),
-        kl=f"{history[-1]['objective/kl']:.2f}" if history else "–",
+        kl="–" if kl is None else f"{kl:.2f}",
     )  # fmt: skip

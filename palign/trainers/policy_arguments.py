@@ -1,0 +1,100 @@
+"""Command-line arguments of the recipes that train a policy, whatever trains it."""
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import ModelConfig, TrlParser
+
+from palign.conditioning import PolicyConditioning
+
+__all__ = ["PolicyArguments", "check_quantization", "parse_over"]
+
+
+@dataclass
+class PolicyArguments:
+    """What a policy is trained on, and what it is compared with."""
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Rows with a prompt and a person: a file, a folder, or a hub name."}
+    )
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of a folder or hub data set."})
+    annotator_column: str = field(
+        default="annotator_id", metadata={"help": "Column with the id of the person who asks."}
+    )
+    prompt_column: str = field(default="prompt", metadata={"help": "Column with the prompt, a text or messages."})
+    group_columns: list[str] = field(default_factory=list, metadata={"help": "Further columns to report by."})
+    guard: str = field(
+        default="stop",
+        metadata={"help": "What to do where everybody is asked only their own prompts: stop, warn, off."},
+    )
+    compare_with: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Further policies to train: any of 'none', 'prompt', 'adapter'."},
+    )
+    n_eval_rows: int = field(default=480, metadata={"help": "Held-out rows on which policies are judged, at most."})
+    lm_steps: int = field(default=250, metadata={"help": "Embedded default: steps of the language model."})
+    n_annotators: int = field(default=60, metadata={"help": "Embedded default: people."})
+
+    def __post_init__(self) -> None:
+        self.compare_with = [PolicyConditioning(name).value for name in self.compare_with]
+        for name in ("n_eval_rows", "lm_steps", "n_annotators"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+
+
+def parse_over(
+    kinds: Sequence[type], embedded: Mapping[str, Any], argv: Sequence[str] | None = None
+) -> tuple[Any, ...]:
+    """Read flags over YAML (`--config FILE.yaml`) over defaults; an unknown key is an error.
+
+    Args:
+        kinds: dataclasses: a `PolicyArguments`, the trainer's configuration, TRL's `ModelConfig`.
+        embedded: the defaults where nothing of the user's is given, that is, without `--model_name_or_path`.
+        argv: None reads the command line.
+
+    Raises:
+        ValueError: an unknown key, or a model without the reward model and the rows that belong to it.
+        ImportError: a quantized model is asked for, and bitsandbytes is not installed.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    script, args, model_args = TrlParser(kinds, allow_abbrev=False).parse_args_and_config(argv)
+    check_quantization(model_args)
+    if model_args.model_name_or_path is None:
+        for name in ("reward_model_path", "dataset_name"):
+            if getattr(args, name, None) or getattr(script, name, None):
+                raise ValueError(f"--{name} was given without --model_name_or_path; a policy of your own needs both.")
+        parser = TrlParser(kinds, allow_abbrev=False)
+        parser.set_defaults(**embedded)
+        return parser.parse_args_and_config(argv)
+    for name, value in (("reward_model_path", args.reward_model_path), ("dataset_name", script.dataset_name)):
+        if not value:
+            raise ValueError(
+                f"--model_name_or_path was given without --{name}; a policy of your own needs a model "
+                "(--model_name_or_path), a PAL reward model (--reward_model_path, a folder that recipes/pal_reward.py "
+                "wrote) and rows with prompts and people (--dataset_name)."
+            )
+    return script, args, model_args
+
+
+def check_quantization(model_args: ModelConfig) -> None:
+    """Raise, before any model loads, where a quantized policy (QLoRA) cannot be trained.
+
+    Raises:
+        ValueError: no model of the user's, or no LoRA to train on it.
+        ImportError: bitsandbytes is not installed.
+    """
+    flag = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(model_args, name)), None)
+    if flag is None:
+        return
+    if model_args.model_name_or_path is None:
+        raise ValueError(f"--{flag} was given without --model_name_or_path; the embedded default is not quantized.")
+    if not model_args.use_peft:
+        raise ValueError(f"--{flag} was given without --use_peft; a quantized model is trained by an adapter on it.")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ImportError(
+            f"--{flag} needs the package bitsandbytes, which is not installed: pip install bitsandbytes (a GPU is "
+            f"needed, too), or leave --{flag} out and train the adapter on the model as it is."
+        )

@@ -1,0 +1,94 @@
+"""Rows that a policy is trained on: one prompt of one person each, from the user's files to what trainers check."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+
+from palign.data.annotators import canonical_id
+from palign.data.loading import read_rows
+
+__all__ = ["PolicyRows", "groups_of", "named_rows", "read_prompt_rows"]
+
+
+@dataclass
+class PolicyRows:
+    """What the loader carries, and beside it what only the reward and the log may see.
+
+    Attributes:
+        dataset: what the loader carries.
+        prompts: `n_rows` prompts as the reward model knows them.
+        annotator_ids: `n_rows` people.
+        groups: `n_rows` names, or empty.
+        group_names: the distinct groups, in order of first appearance.
+    """
+
+    dataset: Dataset
+    prompts: list[str]
+    annotator_ids: list[str]
+    groups: list[str]
+    group_names: list[str]
+
+
+def named_rows(source: Iterable[dict[str, Any]], *, name: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows and, of each, the person.
+
+    Raises:
+        ValueError: no rows, a missing column, or a person without an id.
+    """
+    rows = list(source)
+    if not rows:
+        raise ValueError(f"{name} has no rows; a policy needs prompts.")
+    for column in ("prompt", "annotator_id"):
+        missing = next((i for i, row in enumerate(rows) if row.get(column) is None), None)
+        if missing is not None:
+            raise ValueError(
+                f"{name}, row {missing}: the column {column!r} is missing or empty; it has {sorted(rows[missing])}. "
+                "Every row must be one prompt of one person: `prompt` and `annotator_id`."
+            )
+    return rows, [canonical_id(row["annotator_id"]) for row in rows]
+
+
+def groups_of(rows: Sequence[dict[str, Any]], column: str | None) -> list[str]:
+    """The group of each row, or nothing where not every row has one."""
+    has_groups = column is not None and all(row.get(column) is not None for row in rows)
+    return [str(row[column]) for row in rows] if has_groups else []
+
+
+def read_prompt_rows(
+    source: str,
+    *,
+    split: str | None = None,
+    annotator_column: str = "annotator_id",
+    prompt_column: str = "prompt",
+    group_columns: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """Rows to train a policy on, from a file, a folder or the hub: `prompt`, `annotator_id` and the groups.
+
+    Preference rows will do: what is beside the prompt and the person is left out, and so are repeated rows.
+
+    Raises:
+        ValueError: no rows, or a column that is missing or empty; the message names row and column.
+    """
+    found, name = read_rows(source, split=split)
+    rows: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(found):
+        for column in (annotator_column, prompt_column, *group_columns):
+            if column not in row:
+                raise ValueError(
+                    f"{name}, row {number}: there is no column {column!r}; the row has {', '.join(map(repr, row))}. "
+                    "Every row must have a prompt and a person; say what they are called with --prompt_column and "
+                    "--annotator_column."
+                )
+        try:
+            person = canonical_id(row[annotator_column])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}, row {number}, column {annotator_column!r}: {error}") from error
+        if not row[prompt_column]:
+            raise ValueError(f"{name}, row {number}, column {prompt_column!r}: the prompt is empty. Drop the row.")
+        kept = {"prompt": row[prompt_column], "annotator_id": person, **{c: str(row[c]) for c in group_columns}}
+        rows.setdefault(repr((kept["prompt"], person)), kept)
+    if not rows:
+        raise ValueError(f"{name} has no rows; a policy needs prompts.")
+    return list(rows.values())
