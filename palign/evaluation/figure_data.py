@@ -24,7 +24,7 @@ class FigureData:
         type_names: of the types; `type_0` … if unset.
         regrets: `types` and `policies` (names), `values` (n_types, n_policies) in units of reward, `type_weights`
             (n_types,) and `policy_weights` (n_policies,) of the game with None where there is none, `chosen`.
-        histories: policy → a row per update with `step`, `objective/reward`, `objective/kl` and perhaps
+        histories: policy → a row per update with `step`, `objective/reward` and perhaps `objective/kl` and
             `objective/gold`.
     """
 

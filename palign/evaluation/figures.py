@@ -141,19 +141,20 @@ def draw_people(models: Mapping[str, Sequence[float]], *, metric: str, higher_is
     return figure
 
 
-def draw_history(steps: Sequence[float], lines: Mapping[str, Sequence[float]], kl: Sequence[float]) -> "Figure":
+def draw_history(steps: Sequence[float], lines: Mapping[str, Sequence[float]], kl: Sequence[float] | None) -> "Figure":
     """Reward trained on beside an independent judge's utility, and below them the KL, by update.
 
     Args:
         steps: (n_updates,).
         lines: `reward` and, if there is a judge, `gold`: (n_updates,) each.
-        kl: (n_updates,) nats.
+        kl: (n_updates,) nats; None where the trainer measured none.
     """
     from matplotlib.ticker import MaxNLocator
 
     styles = {"reward": ("reward (trained on)", "-", LOOKS[0][1]), "gold": ("gold utility (judge)", "--", WORST)}
-    figure = new_figure(3.6)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    figure = new_figure(2.8 if kl is None else 3.6)
+    ratios = [1] if kl is None else [3, 1]
+    top, *rest = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
     for name, values in lines.items():
         label, dash, color = styles[name]
         smooth = pd.Series(values, dtype=float).rolling(SMOOTHED_OVER, min_periods=1).mean()
@@ -161,10 +162,12 @@ def draw_history(steps: Sequence[float], lines: Mapping[str, Sequence[float]], k
         top.plot(steps, smooth, dash, color=color, linewidth=2, label=label)
     top.axhline(0, color=GREY, linewidth=0.8)
     top.set_ylabel("per completion")
-    bottom.plot(steps, kl, color=INK, linewidth=1.5)
-    bottom.set_ylabel("KL (nats)")
-    bottom.set_xlabel(f"update (thick lines: mean of {SMOOTHED_OVER})")
-    bottom.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    for bottom in rest:
+        bottom.plot(steps, kl, color=INK, linewidth=1.5)
+        bottom.set_ylabel("KL (nats)")
+    lowest = [top, *rest][-1]
+    lowest.set_xlabel(f"update (thick lines: mean of {SMOOTHED_OVER})")
+    lowest.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     figure.align_ylabels()
     _legend(figure, top.get_legend_handles_labels()[0])
     return figure
@@ -174,8 +177,8 @@ def draw_training(history: pd.DataFrame, path: Path, *, title: str) -> bool:
     """The reward trained on beside an independent judge's utility: where they part, the reward is being hacked.
 
     Args:
-        history: a row per update, with `step`, `objective/reward`, `objective/kl` and, if there is a judge,
-            `objective/gold`.
+        history: a row per update, with `step`, `objective/reward` and, where they were measured, `objective/kl` and
+            `objective/gold` (a judge's).
         path: where the SVG goes.
         title: above the picture.
 
@@ -186,7 +189,7 @@ def draw_training(history: pd.DataFrame, path: Path, *, title: str) -> bool:
     if not lines or len(history) < 2 or not has_matplotlib():
         return False
     with drawing():
-        figure = draw_history(history["step"], lines, history["objective/kl"])
+        figure = draw_history(history["step"], lines, history.get("objective/kl"))
         figure.suptitle(shorten(title, 60), fontsize=10)
         figure.savefig(path, metadata={"Date": None})
     return True

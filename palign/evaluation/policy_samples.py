@@ -70,6 +70,20 @@ def sample_policy(
     return PolicySamples(completions, np.concatenate(divergences) if divergences else np.zeros(0))
 
 
+def sample_rows(
+    policy: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    adapters: Sequence[str] | None = None,
+    **settings: Any,
+) -> PolicySamples:
+    """`sample_adapters` where `adapters` are given, else `sample_policy`: what `PolicyRuns.sampling` is for."""
+    if adapters is None:
+        return sample_policy(policy, tokenizer, prompts, **settings)
+    return sample_adapters(policy, tokenizer, prompts, adapters, **settings)
+
+
 def sample_adapters(
     policy: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], adapters: Sequence[str], **settings: Any
 ) -> PolicySamples:

@@ -184,5 +184,6 @@ def _training(history: dict[str, Any]) -> tuple[str, str, str, Any]:
         if "gold" in lines
         else " No independent judge is there: a reward that rises is no proof that anybody is better served."
     )
-    caption = f"{len(history['step'])} updates: {changes}; KL at the end {span(history['kl'][-1])} nats.{judged}"
-    return f"As {history['name']} was trained", caption, "", draw_history(history["step"], lines, history["kl"])
+    paid = f"; KL at the end {span(history['kl'][-1])} nats" if "kl" in history else ""
+    caption = f"{len(history['step'])} updates: {changes}{paid}.{judged}"
+    return f"As {history['name']} was trained", caption, "", draw_history(history["step"], lines, history.get("kl"))

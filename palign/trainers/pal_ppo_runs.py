@@ -28,6 +28,11 @@ class PPORuns(PolicyRuns):
 
     n_value_layers: int | None = None
 
+    @property
+    def max_new_tokens(self) -> int:
+        """Length at which completions are cut."""
+        return self.args.response_length
+
     def _train_one(self, model: PreTrainedModel, args: PALPPOConfig) -> PolicyRun:
         value_model = make_value_model(model, n_layers=self.n_value_layers)
         trainer = PALPPOTrainer(

@@ -97,6 +97,25 @@ class PolicyRuns(ABC):
     def _train_adapters(self, model: PreTrainedModel, args: PersonalPolicyConfig) -> PolicyRun:
         """Train one adapter per prototype, and save each in a folder of its own in `args.output_dir`."""
 
+    @property
+    @abstractmethod
+    def max_new_tokens(self) -> int:
+        """Length at which completions are cut."""
+
+    def sampling(self, run: PolicyRun | None) -> dict[str, Any]:
+        """What `sample_rows` takes to draw one completion for each of `eval_rows`, of a policy or, without one, of the
+        reference.
+        """
+        told = None if run is None else run.conditioning
+        found = {"policy": self.model if run is None else run.policy, "tokenizer": self.tokenizer}
+        found |= {"prompts": self.eval_prompts(told), "max_new_tokens": self.max_new_tokens}
+        found |= {"temperature": self.args.temperature, "seed": self.args.seed}
+        if run is not None and self.peft_config is None:
+            found["reference"] = self.model
+        if told is PolicyConditioning.ADAPTER:
+            found["adapters"] = self.eval_adapters()
+        return found
+
     def eval_prompts(self, conditioning: PolicyConditioning | str | None) -> list[str]:
         """The prompts of `eval_rows` as a policy meets them; None for the reference, which is told nothing."""
         prompts = [row["prompt"] for row in self.eval_rows]

@@ -1,0 +1,99 @@
+"""Policies beside their reference, judged on the same rows: samples, report and summary, whatever trained them."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from palign.evaluation.figure_data import FigureData
+from palign.evaluation.figures import draw_training
+from palign.evaluation.policy_samples import PolicySamples
+from palign.evaluation.policy_table import means_by_type, policy_table
+from palign.evaluation.report import write_report
+from palign.models.model_card import add_measured
+from palign.rewards import PersonalizedReward
+
+__all__ = ["judge_policies"]
+
+JUDGED = ("gold", "reward", "kl")
+SHOWN = {"objective/reward": "reward", "objective/gold": "gold", "objective/kl": "KL"}
+
+
+def judge_policies(
+    samples: Mapping[str, PolicySamples],
+    histories: Mapping[str, pd.DataFrame],
+    *,
+    rows: Sequence[Mapping[str, Any]],
+    reward: PersonalizedReward,
+    judge: Callable[[str, str], float] | None,
+    output_dir: str | Path,
+    algorithm: str,
+    group_columns: Sequence[str] = (),
+    seconds: float,
+) -> dict[str, float]:
+    """Reward, gold utility and KL of every policy by type, as samples.jsonl, report and summary.json.
+
+    Args:
+        samples: policy → one completion for each of `rows`; `reference` among them.
+        histories: trained policy → a row per update with `step`, `objective/reward` and whatever else was logged.
+        rows: held-out, with `prompt` and `annotator_id`.
+        reward: of the person of each row; its scales are fitted on the reference's completions if they are not yet.
+        judge: an independent judge, (completion, annotator_id) → utility.
+        output_dir: where everything goes; the trained policies lie in folders of their names.
+        algorithm: as it is called in titles: 'PPO', 'GRPO', 'RLOO'.
+        group_columns: to report by, beside `type`.
+        seconds: that training took.
+
+    Returns:
+        What summary.json holds.
+    """
+    output = Path(output_dir)
+    if reward.standardize and not len(reward.scales):
+        people = [row["annotator_id"] for row in rows]
+        reward.fit_scales([row["prompt"] for row in rows], samples["reference"].completions, people)
+    groups = ["type", *group_columns]
+    table = pd.concat([policy_table(name, rows, s, reward, judge, groups) for name, s in samples.items()])
+    table.to_json(output / "samples.jsonl", orient="records", lines=True, force_ascii=False)
+    metrics = [name for name in JUDGED if name in table]
+    for name, history in histories.items():
+        title = f"{algorithm}, {name}: reward and judge as it was trained"
+        draw_training(history, output / name / "history.svg", title=title)
+    people = list(dict.fromkeys(table["annotator_id"]))
+    weights = reward.model.weights_for(people).detach().cpu().numpy()
+    report = write_report(
+        table, output_dir=output, metrics=metrics, group_columns=group_columns,
+        title=f"Policies trained with {algorithm}",
+        notes=[training_note(name, history) for name, history in histories.items()],
+        figures=FigureData(dict(zip(people, weights, strict=True)), histories=histories),
+    )  # fmt: skip
+    summary = {name: value for metric in metrics for name, value in means_by_type(table, metric).items()}
+    summary |= {f"{name}/n_updates": n_updates(history) for name, history in histories.items()}
+    summary["training_seconds"] = seconds
+    for name in histories:
+        add_measured(output / name, report.headline)
+    (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    shown = table.groupby(["model", "type"] if "type" in table else "model", sort=False)[metrics].mean()
+    print(f"\n{shown.round(2).to_string()}\n\ntraining took {seconds:.0f} s\nreport: {report.html_path}", flush=True)
+    return summary
+
+
+def n_updates(history: pd.DataFrame) -> float:
+    """Updates behind a history, whose rows may stand for several each; those of several adapters are summed."""
+    if "adapter" in history:
+        return float(history.groupby("adapter")["step"].max().sum())
+    return float(history["step"].max()) if len(history) else 0.0
+
+
+def training_note(name: str, history: pd.DataFrame) -> str:
+    """The reward trained on and, beside it, the judge's utility: where they part, the reward is being hacked."""
+    shown = [column for column in SHOWN if column in history]
+    steps = history.iloc[:: max(1, len(history) // 6)]
+    parts = [
+        f"update {int(row.step)}: " + ", ".join(f"{SHOWN[c]} {row[c]:.2f}" for c in shown)
+        for _, row in steps.iterrows()
+    ]
+    return (
+        f"As `{name}` was trained, {'; '.join(parts)} (all updates: {name}/history.csv, drawn in {name}/history.svg)."
+    )
