@@ -164,7 +164,7 @@ GOOD = planted_rows(4, 6)
         ({}, ["--annotator_column", "rater"], ["rater"]),
         ({}, ["--n_types", "9"], ["n_types is 9", "4 annotators"]),
         ({}, ["--model_name_or_path", "./nowhere"], ["./nowhere", "no such folder"]),
-        ({}, ["--resume_from_checkpoint", "true"], ["no checkpoint"]),
+        ({}, ["--resume_from_checkpoint", "./checkpoint-9"], ["checkpoint-9", "not a complete checkpoint"]),
         ({}, ["--dataset_name", "./nowhere.jsonl"], ["nowhere.jsonl"]),
     ],
 )

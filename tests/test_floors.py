@@ -17,12 +17,13 @@ EVERYTHING = [*PACKAGE, *sorted((ROOT / "recipes").rglob("*.py")), *sorted((ROOT
 # floor → what of palign it may import. A model that knows people reads people and rows: the documented exception.
 MAY_IMPORT = {
     "functional": ("functional",),
-    "data": ("functional", "data"),
-    "models": ("functional", "models", "data.annotators", "data.preferences", "data.rendering"),
+    "writing": (),
+    "data": ("functional", "writing", "data"),
+    "models": ("functional", "writing", "models", "data.annotators", "data.preferences", "data.rendering"),
     "conditioning": ("functional", "models", "data"),
     "rewards": ("functional", "models", "data", "conditioning"),
-    "trainers": ("functional", "models", "data", "conditioning", "rewards", "trainers"),
-    "evaluation": ("functional", "models", "data", "conditioning", "rewards", "evaluation"),
+    "trainers": ("functional", "writing", "models", "data", "conditioning", "rewards", "trainers"),
+    "evaluation": ("functional", "writing", "models", "data", "conditioning", "rewards", "evaluation"),
     "option_help": (),
     "command": ("option_help", "data.guard"),  # it runs recipes, by their files, and imports none
     "__main__": ("command",),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from palign.trainers.checkpoints import mark_complete
 from palign.trainers.mixture_dpo_arguments import EMBEDDED_DEFAULTS, MixtureArguments, parse_mixture_arguments
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_state import MixtureState
@@ -101,6 +102,7 @@ def checkpoint(folder: Path, step: int) -> Path:
     path.mkdir(parents=True)
     one = torch.ones(1, 1, dtype=torch.float64)
     MixtureState(one, one[0].clone(), one.clone(), one.clone()).save(path)
+    mark_complete(path)
     return path
 
 
@@ -125,9 +127,18 @@ def test_false_and_nothing_begin_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_no_checkpoint_to_go_on_from_is_said_first(tmp_path: Path, exists: bool) -> None:
+def test_true_begins_where_there_is_no_checkpoint(
+    tmp_path: Path, exists: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path if exists else tmp_path / "nowhere"
-    with pytest.raises(ValueError, match="holds no checkpoint.*begin anew"):
-        parse_mixture_arguments(["--output_dir", str(folder), "--resume_from_checkpoint", "true"])
+    flags = ["--output_dir", str(folder), "--resume_from_checkpoint", "true"]
+    assert parse_mixture_arguments(flags)[2].resume_from_checkpoint == "true"  # finished baselines are read back
+    assert "begins at the beginning" in caplog.text
+
+
+def test_a_folder_that_is_no_checkpoint_is_said_first(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a complete checkpoint: it has no complete.json"):
+        parse_mixture_arguments(["--resume_from_checkpoint", str(tmp_path)])
+    mark_complete(tmp_path)
     with pytest.raises(ValueError, match="not a checkpoint of MixtureDPOTrainer"):
-        parse_mixture_arguments(["--resume_from_checkpoint", str(folder)])
+        parse_mixture_arguments(["--resume_from_checkpoint", str(tmp_path)])

@@ -4,15 +4,15 @@ import copy
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, TrlParser
 
 from palign.data.arguments import DataArguments
+from palign.trainers.checkpoints import resume_point
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 from palign.trainers.mixture_state import MixtureState
+from palign.writing import require_writable
 
 __all__ = ["BASELINES", "MixtureArguments", "parse_mixture_arguments"]
 
@@ -88,6 +88,7 @@ def parse_mixture_arguments(
     }
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise ValueError("--load_in_4bit and --load_in_8bit are not read here; take --dtype bfloat16 to save memory.")
+    require_writable(args.output_dir)
     args.resume_from_checkpoint = _resume_point(args)
     if args.types_from == TypesFrom.GIVEN:
         raise ValueError(
@@ -113,19 +114,11 @@ def parse_mixture_arguments(
 
 
 def _resume_point(args: MixtureDPOConfig) -> str | None:
-    """A checkpoint that is one; 'true' is the last one in `output_dir`."""
-    asked = args.resume_from_checkpoint
-    if asked is None or str(asked).lower() == "false":
-        return None
-    if str(asked).lower() == "true":
-        asked = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-        if asked is None:
-            raise ValueError(
-                f"--resume_from_checkpoint is true, and {args.output_dir!r} holds no checkpoint: one is written after "
-                "every round but the last. Leave the option out to begin anew, or name the folder with --output_dir."
-            )
-    MixtureState.load(asked)
-    return asked
+    """A complete checkpoint of this trainer; 'true' is the last one in `output_dir`, and stays where there is none."""
+    found = resume_point(args.resume_from_checkpoint, args.output_dir)
+    if found is not None:
+        MixtureState.load(found)
+    return "true" if found is None and str(args.resume_from_checkpoint).lower() == "true" else found
 
 
 def _parser(kinds: tuple[type, ...], defaults: dict[str, Any]) -> TrlParser:

@@ -56,6 +56,7 @@ from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import reference_pass
 from palign.models.type_scores import implicit_rewards, row_log_likelihoods, type_logps
 from palign.trainers.cheap_start import CheapHead, CheapStart, cheap_start, given_start
+from palign.trainers.checkpoints import CompleteCheckpoints
 from palign.trainers.deepspeed_runs import leave_accelerator
 from palign.trainers.mixture_collator import MixtureCollator
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
@@ -70,6 +71,7 @@ from palign.trainers.mixture_metrics import TrainingSums, pair_order
 from palign.trainers.mixture_rounds import RoundCallback
 from palign.trainers.mixture_state import MixtureState, round_ends
 from palign.trainers.reward_collator import PairDataset
+from palign.writing import saving
 
 __all__ = ["MixtureDPOTrainer"]
 
@@ -81,7 +83,7 @@ class DivergenceError(RuntimeError):
     """The loss of one type is not finite."""
 
 
-class MixtureDPOTrainer(Trainer):
+class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
     """A `transformers.Trainer` that finds types of annotators and trains one LoRA for each.
 
     Args:
@@ -257,7 +259,8 @@ class MixtureDPOTrainer(Trainer):
             self.mixture.history.append({"round": 1, "step": self.state.global_step, "checks": []})
         self.mixture.round += 1
         self._take_snapshot()
-        self.save_model()
+        with saving(self.args.output_dir, "The adapters and mixture.json"):
+            self.save_model()
         return self.mixture.round < len(self._ends)
 
     def _e_step(self, temper: float) -> None:

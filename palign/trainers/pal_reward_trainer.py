@@ -23,10 +23,12 @@ from palign.models.pal import PALRewardModel
 from palign.models.pal_files import BACKBONE, load_backbone_state, load_own_state, pal_card
 from palign.models.person_fit import fit_people
 from palign.models.row_batch import RowTensors
+from palign.trainers.checkpoints import CompleteCheckpoints
 from palign.trainers.head_fit import HeadFitOptions, fit_head
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.prototype_count import standardize
 from palign.trainers.reward_collator import PairDataset, RewardCollator
+from palign.writing import saving
 
 __all__ = ["PALRewardTrainer", "check_prototype_count", "head_fit_options"]
 
@@ -42,7 +44,7 @@ def head_fit_options(args: PALRewardConfig) -> HeadFitOptions:
     )  # fmt: skip
 
 
-class PALRewardTrainer(Trainer):
+class PALRewardTrainer(CompleteCheckpoints, Trainer):
     """A `transformers.Trainer` for `PALRewardModel`.
 
     Args:
@@ -100,16 +102,25 @@ class PALRewardTrainer(Trainer):
 
     # training
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Both stages, as the options say; returns the second stage's `TrainOutput`, or None if there is none."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Both stages, as the options say; returns the second stage's `TrainOutput`, or None if there is none.
+
+        Args:
+            resume_from_checkpoint: True: go on from the last complete checkpoint, or begin where there is none; or
+                its folder. Checkpoints are of the second stage and hold what the first one found, which is then not
+                fitted again; the first stage by itself begins anew.
+        """
         model = self.accelerator.unwrap_model(self.model)
-        data = self._states(self.train_rows)
-        self._on_main_process(lambda: self._fit_head(model, data))
+        resume = self.agreed_resume_point(resume_from_checkpoint) if self.trains_backbone else None
+        if resume is None:
+            data = self._states(self.train_rows)
+            self._on_main_process(lambda: self._fit_head(model, data))
         output = None
         if self.trains_backbone:
             model.people.logits.sparse = False
-            self._counts = torch.bincount(data.annotator_index, minlength=len(model.annotators)).clamp_min(1)
-            output = super().train(*args, **kwargs)
+            rows_of = torch.from_numpy(model.annotators.indices(self.train_rows.annotator_ids))
+            self._counts = torch.bincount(rows_of, minlength=len(model.annotators)).clamp_min(1)
+            output = super().train(resume, **kwargs)
             model.eval()
             data = self._states(self.train_rows)  # the backbone has moved
         self._on_main_process(lambda: self._place_people(model, data))
@@ -216,8 +227,9 @@ class PALRewardTrainer(Trainer):
         """What `PALRewardModel.save_pretrained` writes, once, by the main process."""
         if self.args.should_save:
             model = self.accelerator.unwrap_model(self.model)
-            card = pal_card(model, n_rows=len(self.train_rows))
-            model.save_pretrained(output_dir or self.args.output_dir, card=card)
+            card, folder = pal_card(model, n_rows=len(self.train_rows)), output_dir or self.args.output_dir
+            with saving(folder, "The reward model"):
+                model.save_pretrained(folder, card=card)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Head, people and what was trained of the backbone, from a checkpoint of stage two."""

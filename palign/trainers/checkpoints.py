@@ -1,0 +1,190 @@
+"""Checkpoints that are complete or count as nothing, for every `transformers.Trainer`.
+
+transformers writes `checkpoint-N/` file by file and goes on from the highest number, half-written or not. Here a
+checkpoint is complete when `complete.json`, written last, lists every file in it with its size; only then are older
+ones removed, and only a complete one is read.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from transformers.trainer_utils import rotate_checkpoints
+
+from palign.writing import SavingError, saving, write_whole
+
+__all__ = [
+    "MARKER",
+    "CompleteCheckpoints",
+    "incomplete_because",
+    "last_complete_checkpoint",
+    "mark_complete",
+    "resume_point",
+]
+
+logger = logging.getLogger(__name__)
+MARKER = "complete.json"
+FOLDER = re.compile(r"checkpoint-(\d+)")
+
+
+def mark_complete(folder: str | Path) -> None:
+    """Say that a checkpoint is complete: all its files by name and size (bytes), and when it was written."""
+    folder = Path(folder)
+    files = {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MARKER
+    }
+    write_whole(folder / MARKER, json.dumps({"written_at": time.time(), "files": files}, indent=1) + "\n")
+
+
+def incomplete_because(folder: str | Path) -> str | None:
+    """What a checkpoint lacks, in words; None when it is complete."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return "there is no such folder"
+    try:
+        files = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
+    except OSError:
+        return f"it has no {MARKER}, which is written last"
+    except (ValueError, KeyError, TypeError):
+        return f"its {MARKER} is damaged"
+    for name, size in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, and {size} were written"
+    return None
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
+    """The complete checkpoint that was written last; None where there is none.
+
+    By time, not by number: a run begun anew in the folder of a longer one has lower numbers.
+    """
+    found = [path for path in _folders(output_dir) if incomplete_because(path) is None]
+    return max(found, key=_written, default=None)
+
+
+def resume_point(asked: str | bool | None, output_dir: str | Path) -> str | None:
+    """The checkpoint that `--resume_from_checkpoint` means.
+
+    Args:
+        asked: true (also as a word): the last complete one, None with a warning where there is none, so that one
+            command begins and goes on; false or None: none; else the folder of a checkpoint.
+        output_dir: of the run.
+
+    Raises:
+        ValueError: a folder was named and is no complete checkpoint.
+    """
+    if asked is None or str(asked).lower() == "false":
+        return None
+    if str(asked).lower() != "true":
+        fault = incomplete_because(asked)
+        if fault is not None:
+            others = [str(path) for path in _folders(output_dir) if incomplete_because(path) is None]
+            raise ValueError(
+                f"resume_from_checkpoint is {str(asked)!r}, which is not a complete checkpoint: {fault}. Complete "
+                f"in {str(output_dir)!r} are: {', '.join(others) or 'none'}. Name one, or give true for the last."
+            )
+        return str(asked)
+    found = last_complete_checkpoint(output_dir)
+    for path in _folders(output_dir):
+        fault = incomplete_because(path)
+        if fault is not None:
+            logger.warning("%s is not read: %s. The run was interrupted while writing it.", path, fault)
+    if found is None:
+        logger.warning("%s holds no complete checkpoint; training begins at the beginning.", output_dir)
+    return None if found is None else str(found)
+
+
+def _folders(output_dir: str | Path) -> list[Path]:
+    """All `checkpoint-N`, by number."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir() and FOLDER.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(FOLDER.fullmatch(path.name)[1]))
+
+
+def _written(folder: Path) -> tuple[float, int]:
+    words = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    return float(words.get("written_at", 0)), int(FOLDER.fullmatch(folder.name)[1])
+
+
+class CompleteCheckpoints:
+    """Put before `Trainer` among the bases: `class MyTrainer(CompleteCheckpoints, Trainer)`.
+
+    `train(resume_from_checkpoint=True)` goes on from the last complete checkpoint in `output_dir`, and begins at the
+    beginning where there is none.
+    """
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the trainer's own; a half-written checkpoint is never read.
+
+        Raises:
+            ValueError: a folder was named that is no complete checkpoint.
+            SavingError: a checkpoint could not be written; those before it are intact.
+        """
+        return super().train(self.agreed_resume_point(resume_from_checkpoint), *args, **kwargs)
+
+    def agreed_resume_point(self, asked: str | bool | None) -> str | None:
+        """`resume_point`, as the main process finds it."""
+        found: list[Any] = [None, None]
+        if self.accelerator.is_main_process:
+            try:
+                found[0] = resume_point(asked, self.args.output_dir)
+            except ValueError as error:
+                found[1] = str(error)
+        broadcast_object_list(found, from_process=0)
+        if found[1] is not None:
+            raise ValueError(found[1])
+        return found[0]
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """transformers' own, then the mark, then the removal of older ones: in this order a kill harms nothing."""
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            with saving(folder, folder.name, self._what_is_intact(folder)):
+                if self.args.should_save:
+                    shutil.rmtree(folder, ignore_errors=True)  # of a run before, or half of one
+                self.accelerator.wait_for_everyone()
+                super()._save_checkpoint(model, trial)
+                self.save_beside(folder)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    mark_complete(folder)
+        except SavingError:
+            shutil.rmtree(folder, ignore_errors=True)  # half a checkpoint helps nobody, and may fill the disk
+            raise
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            self._remove_older(folder.parent)
+        self.accelerator.wait_for_everyone()
+
+    def save_beside(self, folder: Path) -> None:
+        """Further files of a checkpoint, written by every process before it is marked complete."""
+
+    def _remove_older(self, output_dir: Path) -> None:
+        if not self.args.save_total_limit:
+            return
+        for path in _folders(output_dir):  # what is not complete does not count among those to be kept
+            if incomplete_because(path) is not None:
+                shutil.rmtree(path, ignore_errors=True)
+        rotate_checkpoints(
+            output_dir=str(output_dir), save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=True,
+        )  # fmt: skip
+
+    def _what_is_intact(self, folder: Path) -> str:
+        found = [path for path in _folders(folder.parent) if path != folder and incomplete_because(path) is None]
+        if not found:
+            return "There was no checkpoint before it."
+        last = max(found, key=_written)
+        return f"Intact is {os.fspath(last)!r}, from which the run can go on."

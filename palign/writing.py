@@ -1,0 +1,151 @@
+"""Files that are whole or as they were before, and errors that say why nothing could be written.
+
+A file is written beside its place, flushed to the disk and renamed: whoever reads while a process is killed gets the
+old file or the new one, never a part.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["SavingError", "move_into", "require_writable", "saving", "sweep_partials", "whole_file", "write_whole"]
+
+PARTIAL = ".partial"
+# What libraries that write by themselves say in place of an OSError: torch's zip writer and safetensors.
+SAID_OF_A_WRITE = ("PytorchStreamWriter", "file write failed", "iostream error", "I/O error", "IoError", "os error")
+NEARLY_FULL = 16 * 2**20  # bytes
+
+
+class SavingError(OSError):
+    """Something could not be written; the message says what, why, what is intact and what to do."""
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A place beside `path` to write to, which takes the place of `path` when the context is left without an error."""
+    path = Path(path)
+    beside = path.with_name(f"{path.name}{PARTIAL}{os.getpid()}")
+    try:
+        yield beside
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a text (UTF-8), whole or not at all."""
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def move_into(source: str | Path, folder: str | Path) -> None:
+    """Move the files of a finished folder into another, each whole or as it was before; folders inside go along."""
+    source, folder = Path(source), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            move_into(path, folder / path.name)
+        else:
+            os.replace(path, folder / path.name)
+
+
+def sweep_partials(folder: str | Path) -> None:
+    """Remove what a killed process left half-written in a folder; call where one process writes at a time."""
+    for path in Path(folder).glob(f"*{PARTIAL}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def saving(folder: str | Path, what: str, intact: str = "What was saved there before is as it was.") -> Iterator[None]:
+    """Turn an error of writing into a `SavingError` that says what to do.
+
+    Args:
+        folder: where it is written.
+        what: for the message: "checkpoint-20", "the adapters".
+        intact: a sentence on what is still good.
+    """
+    try:
+        yield
+    except SavingError:
+        raise
+    except Exception as error:
+        if not _is_of_writing(error):
+            raise
+        raise SavingError(
+            getattr(error, "errno", None) or 0, f"{what} could not be written to {str(folder)!r}: "
+            f"{_reason(error, Path(folder))} {intact} {_advice(error, Path(folder))}"
+        ) from error  # fmt: skip
+
+
+def require_writable(folder: str | Path, option: str = "--output_dir") -> None:
+    """Write a file for an instant where a folder is or would be made: said before anything is computed.
+
+    Raises:
+        SavingError: the folder cannot be made or written to, or there is no room on its disk.
+    """
+    folder = Path(folder).expanduser()
+    place = _nearest(folder)
+    try:
+        with tempfile.NamedTemporaryFile(prefix=PARTIAL, dir=place) as file:
+            file.write(b"0" * 4096)
+            file.flush()
+    except OSError as error:
+        raise SavingError(
+            error.errno or 0, f"{option} is {str(folder)!r}, and nothing can be written there: "
+            f"{_reason(error, place)} {_advice(error, place)}"
+        ) from error  # fmt: skip
+
+
+def _is_of_writing(error: Exception) -> bool:
+    return isinstance(error, OSError) or any(words in str(error) for words in SAID_OF_A_WRITE)
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """What was wrong, as a sentence."""
+    number = getattr(error, "errno", None)
+    if _is_full(error, folder):
+        return f"its disk is full ({_free(folder) / 2**20:.0f} MiB free)."
+    named = {
+        errno.EROFS: "it is read-only.", errno.EACCES: "this user may not write there.",
+        errno.EPERM: "this user may not write there.", errno.EDQUOT: "this user's quota is used up.",
+        errno.EEXIST: "there is a file of that name.", errno.ENOTDIR: "a part of that path is a file, not a folder.",
+        errno.EFBIG: "a file would grow beyond the largest size allowed.",
+    }  # fmt: skip
+    return named.get(number) or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}."
+
+
+def _advice(error: Exception, folder: Path) -> str:
+    number = getattr(error, "errno", None)
+    if _is_full(error, folder) or number in (errno.EDQUOT, errno.EFBIG):
+        return (
+            "Make room (fewer checkpoints: --save_total_limit 2), or name a folder on another disk, then go on with "
+            "--resume_from_checkpoint true."
+        )
+    return "Name a folder that can be written to, or make this one writable."
+
+
+def _is_full(error: Exception, folder: Path) -> bool:
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or "os error 28" in str(error):
+        return True
+    return not getattr(error, "errno", None) and _free(folder) < NEARLY_FULL
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(_nearest(folder)).free
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or what is there of the path to it."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
