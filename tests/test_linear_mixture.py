@@ -8,8 +8,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from palign.functional.linear_columns import LinearRankings
 from palign.functional.linear_mixture import (
-    _Problem,
     fit_linear_mixture,
     linear_log_likelihoods,
     place_newcomers,
@@ -62,10 +62,10 @@ def test_likelihoods_are_sums_of_plackett_luce() -> None:
 
 def test_chunks_do_not_matter(monkeypatch) -> None:
     theta, weights = torch.randn(2, 3, dtype=torch.float64), torch.rand(5, 2, dtype=torch.float64)
-    problem = _Problem(mixed_rows()[0], find_stages(*mixed_rows()[1:]))
+    problem = LinearRankings(mixed_rows()[0], find_stages(*mixed_rows()[1:]))
     whole = problem.evaluate(theta, weights)
     for size in (1, 7, 11):
-        monkeypatch.setattr("palign.functional.linear_mixture.CHUNK", size)
+        monkeypatch.setattr("palign.functional.linear_columns.CHUNK", size)
         for part, expected in zip(problem.evaluate(theta, weights), whole, strict=True):
             torch.testing.assert_close(part, expected, atol=1e-12, rtol=0)
 
@@ -75,7 +75,7 @@ def test_gradient_is_that_of_autograd_and_finite_differences() -> None:
     theta = torch.randn(2, 3, generator=generator, dtype=torch.float64).requires_grad_()
     weights = torch.rand(5, 2, generator=generator, dtype=torch.float64)
     (expected,) = torch.autograd.grad(-(weights * by_definition(theta, rows)).sum(), theta)
-    _, gradient = _Problem(rows[0], find_stages(*rows[1:])).evaluate(theta.detach(), weights)
+    _, gradient = LinearRankings(rows[0], find_stages(*rows[1:])).evaluate(theta.detach(), weights)
     torch.testing.assert_close(gradient, expected, atol=1e-10, rtol=0)
     for kind, axis in itertools.product(range(2), range(3)):
         step = torch.zeros(2, 3, dtype=torch.float64)
@@ -86,7 +86,7 @@ def test_gradient_is_that_of_autograd_and_finite_differences() -> None:
 
 def test_scores_far_out_are_finite() -> None:
     rows = mixed_rows()
-    likelihoods, gradient = _Problem(rows[0] * 1e4, find_stages(*rows[1:])).evaluate(
+    likelihoods, gradient = LinearRankings(rows[0] * 1e4, find_stages(*rows[1:])).evaluate(
         torch.ones(1, 3, dtype=torch.float64), torch.ones(5, 1, dtype=torch.float64)
     )
     assert torch.isfinite(likelihoods).all() and torch.isfinite(gradient).all()
@@ -229,3 +229,24 @@ def test_self_confirmation() -> None:
 def test_newcomers_at_eight_votes(kind: str, asked: float) -> None:
     found = worlds.newcomers(kind, range(5))
     assert found["accuracy"] >= asked and found["calibration"] <= 0.03
+
+
+def test_restarts_on_people_drawn_end_where_all_restarts_on_everybody_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """300 people, restarts on 100 of them: the optimum of the same function, from the same starts' best."""
+    theta, types = worlds.directions(2, 4, 0, orthogonal=True), worlds.draw_types(torch.tensor([0.7, 0.3]), 300, 0)
+    rows = worlds.linear_world("best-of-3", theta, types, 8, 0)
+    options = {"n_restarts": 3, "tolerance": 1e-10}
+    whole = fit_linear_mixture(*rows, 2, **options)
+    monkeypatch.setattr("palign.functional.linear_mixture.N_DRAWN", 100)
+    drawn = fit_linear_mixture(*rows, 2, **options)
+    assert drawn.objective == pytest.approx(whole.objective, rel=1e-6)
+    names = match_types(drawn.responsibilities.argmax(1), whole.responsibilities.argmax(1))
+    assert adjusted_rand_index(drawn.responsibilities.argmax(1), whole.responsibilities.argmax(1)) > 0.99
+    torch.testing.assert_close(drawn.theta, whole.theta[names], atol=5e-3, rtol=0)
+    torch.testing.assert_close(drawn.pooled_theta, whole.pooled_theta)
+    assert drawn.restart_types.shape == (3, 300) and drawn.start.shape == (300, 2)
+    assert drawn.restart_objectives.tolist() == sorted(drawn.restart_objectives.tolist(), reverse=True)
+    given = fit_linear_mixture(*rows, 2, start=random_start(300, 2, seed=4), **options)
+    assert given.objective == pytest.approx(whole.objective, rel=1e-6)
+    with pytest.raises(ValueError, match=r"start has shape \(100, 2\)"):
+        fit_linear_mixture(*rows, 2, start=random_start(100, 2, seed=4))

@@ -7,27 +7,27 @@ hours, and serves to start them, to choose how many types there are and to check
 Each θ_k is shrunk towards the pooled fit: what is minimised is −Σ_i log Σ_k η_k p_k(rows of i) + ridge/2 Σ_k ‖θ_k −
 θ_pooled‖². Restarts and types are columns of one convex problem each, solved side by side; M-steps go on from where
 the last one ended (L-BFGS with its memory kept) and accept no step that raises the objective.
+
+Of more than `N_DRAWN` people so many are drawn for the restarts; the best restart then goes on with everybody.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from palign.functional.linear_columns import ConvexColumns, LinearRankings
 from palign.functional.mixture import log_evidence, mixing_weights, responsibilities, temper_schedule
 from palign.functional.mixture_start import Stages, find_stages, random_start, spectral_start
+from palign.functional.people_drawn import draw_people
 
 __all__ = ["LinearMixture", "fit_linear_mixture", "linear_log_likelihoods", "place_newcomers"]
 
-CHUNK = 8192  # stages or items worked on at a time: they stay in the cache
 POOLED_RIDGE = 1e-2
 POOLED_STEPS = 200
 INNER_STEPS = 3  # of L-BFGS in an M-step; what is left over is done in the next
-MEMORY = 8
-ARMIJO = 1e-4
-MAX_HALVINGS = 30
+N_DRAWN = 10_000  # people: enough to tell a bad start from a good one
 DEAD = 0.5  # people: a type with less than that is dead
 
 
@@ -47,7 +47,8 @@ class LinearMixture:
         dead: (n_types,) bool, types with less than half a person; their theta is the pooled one.
         restart_types: (n_restarts, n_annotators) int64, where each restart put people; the best one first.
         restart_objectives: (n_restarts,) penalised log-likelihoods, in the same order.
-        start: (n_annotators, n_types), the responsibilities that the best one started from.
+        start: (n_annotators, n_types), the responsibilities that the best one started from; where it began with
+            people drawn, those from which it went on with everybody.
     """
 
     theta: Tensor
@@ -104,17 +105,30 @@ def fit_linear_mixture(
     stages = find_stages(item_indices, ranks, annotator_index, n_annotators)
     if len(stages.winner) == 0:
         raise ValueError("no row prefers one item to another: all of them tie. There is nothing to fit.")
-    problem = _Problem(features, stages)
+    problem = LinearRankings(features, stages)
     everybody = torch.ones(n_annotators, 1, dtype=torch.float64)
-    pooled = _Columns(problem, torch.zeros(1, features.shape[1], dtype=torch.float64), torch.zeros(()), POOLED_RIDGE)
+    pooled = ConvexColumns(
+        problem, torch.zeros(1, features.shape[1], dtype=torch.float64), torch.zeros(()), POOLED_RIDGE
+    )
     pooled.minimise(everybody, POOLED_STEPS, tolerance=1e-10)
-    starts = _starts(features, stages, n_types, start, 1 if n_types == 1 else n_restarts, seed)
-    schedule = [] if n_types == 1 else temper_schedule(n_tempered + 1, temper_start)[:-1]
-    em = _EM(problem, pooled.theta[0], starts, ridge)
-    for temper in schedule if temper_start < 1 else []:
-        em.step(temper)
-    trajectories, converged = em.run(max_steps, tolerance)
-    return em.best(trajectories, converged, starts)
+    schedule = temper_schedule(n_tempered + 1, temper_start)[:-1] if n_types > 1 and temper_start < 1 else []
+    n_restarts = 1 if n_types == 1 else n_restarts
+    if start is not None and start.shape != (n_annotators, n_types):
+        raise ValueError(f"start has shape {tuple(start.shape)}; responsibilities are ({n_annotators}, {n_types}).")
+
+    def fitted(problem: LinearRankings, start: Tensor | None) -> tuple[_EM, LinearMixture]:
+        starts = _starts(features, problem.stages, n_types, start, n_restarts, seed)
+        em = _EM(problem, pooled.theta[0], starts, ridge)
+        for temper in schedule:
+            em.step(temper)
+        return em, em.best(*em.run(max_steps, tolerance), starts)
+
+    if n_types == 1 or int((stages.counts() > 0).sum()) <= N_DRAWN:
+        return fitted(problem, start)[1]
+    people, keep, numbers = draw_people(stages.annotator, n_annotators, N_DRAWN, seed=seed)
+    drawn = Stages(stages.winner[keep], stages.losers[keep], stages.absent[keep], numbers, len(people))
+    em, _ = fitted(LinearRankings(features, drawn), None if start is None else start[people])
+    return _with_everybody(problem, em, ridge, max_steps, tolerance)
 
 
 def linear_log_likelihoods(
@@ -127,7 +141,7 @@ def linear_log_likelihoods(
 ) -> Tensor:
     """log p_k of all that a person said: theta (n_types, dim) → (n_annotators, n_types) nats."""
     stages = find_stages(item_indices, ranks, annotator_index, n_annotators)
-    return _Problem(features, stages).log_likelihoods(theta.double())
+    return LinearRankings(features, stages).log_likelihoods(theta.double())
 
 
 def place_newcomers(
@@ -147,153 +161,18 @@ def place_newcomers(
     return responsibilities(likelihoods, mixing_weights)
 
 
-class _Problem:
-    """Rankings as a function of columns of θ: likelihood of each person and gradient of a weighted sum of them.
-
-    Scores are taken once per item vector and then gathered, so nothing of rows × items × dim is ever held.
-    """
-
-    def __init__(self, features: Tensor, stages: Stages) -> None:
-        self.features, self.stages = features.detach(), stages
-        self.no_absent = not bool(stages.absent.any())
-
-    def scores(self, theta: Tensor) -> Tensor:
-        """(n, dim) → (n_item_vectors, n)."""
-        return torch.cat([part.double() @ theta.T for part in self.features.split(CHUNK)])
-
-    def log_likelihoods(self, theta: Tensor) -> Tensor:
-        """(n, dim) → (n_annotators, n) nats."""
-        scores = self.scores(theta)
-        total = scores.new_zeros(self.stages.n_annotators, len(theta))
-        for part in self._parts():
-            total.index_add_(0, self.stages.annotator[part], -self._log_odds(scores, part)[0])
-        return total
-
-    def evaluate(self, theta: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, dim), (n_annotators, n) → log-likelihoods (n_annotators, n), gradient (n, dim) of −Σ weights · them."""
-        scores, stages = self.scores(theta), self.stages
-        total = scores.new_zeros(stages.n_annotators, len(theta))
-        pull = torch.zeros_like(scores)
-        for part in self._parts():
-            owner = stages.annotator[part]
-            loss, gaps = self._log_odds(scores, part)
-            total.index_add_(0, owner, -loss)
-            share = (gaps - loss[:, None]).exp_().mul_(weights[owner][:, None])
-            pull.index_add_(0, stages.winner[part], -share.sum(1))
-            pull.index_add_(0, stages.losers[part].flatten(), share.flatten(0, 1))
-        gradient = sum(p.T @ f.double() for p, f in zip(pull.split(CHUNK), self.features.split(CHUNK), strict=True))
-        return total, gradient
-
-    def _parts(self) -> list[slice]:
-        return [slice(first, first + CHUNK) for first in range(0, len(self.stages.winner), CHUNK)]
-
-    def _log_odds(self, scores: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-        """−log p (n_stages, n) and how far each loser lies above the winner (n_stages, n_losers, n)."""
-        gaps = scores[self.stages.losers[part]] - scores[self.stages.winner[part]][:, None]
-        if gaps.shape[1] == 1:
-            return F.softplus(gaps[:, 0]), gaps
-        if not self.no_absent:
-            gaps.masked_fill_(self.stages.absent[part][..., None], float("-inf"))
-        top = gaps.amax(1).clamp_min(0)
-        return top + ((gaps - top[:, None]).exp().sum(1) + (-top).exp()).log(), gaps
-
-
-class _Columns:
-    """Convex problems side by side, min over θ_n of −Σ_i w_in log p(i | θ_n) + ridge/2 ‖θ_n − centre‖², by L-BFGS.
-
-    Curvature pairs are kept from one set of weights to the next: between EM steps the weights hardly change.
-    """
-
-    def __init__(self, problem: _Problem, theta: Tensor, centre: Tensor, ridge: float) -> None:
-        self.problem, self.theta, self.centre, self.ridge = problem, theta, centre, ridge
-        self.likelihoods = problem.log_likelihoods(theta)
-        self.pairs: list[tuple[Tensor, Tensor]] = []
-
-    def keep(self, columns: Tensor) -> None:
-        """Go on with these columns only, given by their numbers."""
-        self.theta, self.likelihoods = self.theta[columns], self.likelihoods[:, columns]
-        self.pairs = [(step[columns], change[columns]) for step, change in self.pairs]
-
-    def penalty(self) -> Tensor:
-        """(n,) nats."""
-        return self.ridge / 2 * (self.theta - self.centre).square().sum(1)
-
-    def minimise(self, weights: Tensor, n_steps: int, *, tolerance: float = 1e-11) -> None:
-        """At most so many steps; none raises a column's objective. `weights`: (n_annotators, n)."""
-        value, gradient, _ = self._at(self.theta, weights)
-        for _ in range(n_steps):
-            direction = self._direction(gradient)
-            slope = (direction * gradient).sum(1)
-            moves = -slope > tolerance * value.abs()  # below that rounding decides whether a step falls
-            if not bool(moves.any()):
-                return
-            value, gradient = self._line_search(weights, value, gradient, direction * moves[:, None], slope)
-
-    def _at(self, theta: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        likelihoods, gradient = self.problem.evaluate(theta, weights)
-        away = theta - self.centre
-        value = self.ridge / 2 * away.square().sum(1) - (weights * likelihoods).sum(0)
-        return value, gradient + self.ridge * away, likelihoods
-
-    def _line_search(
-        self, weights: Tensor, value: Tensor, gradient: Tensor, direction: Tensor, slope: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Halve the steps of those columns that do not fall enough; whoever never does stays."""
-        length = torch.ones_like(value)
-        if not self.pairs:
-            length = 1 / gradient.norm(dim=1).clamp_min(1.0)
-        for _ in range(MAX_HALVINGS):
-            new_value, new_gradient, likelihoods = self._at(self.theta + length[:, None] * direction, weights)
-            falls = (new_value <= value + ARMIJO * length * slope) | ~direction.any(1)
-            if bool(falls.all()):
-                break
-            length = torch.where(falls, length, length / 2)
-        length = torch.where(falls, length, 0.0)
-        step = length[:, None] * direction
-        self._remember(step, torch.where(falls[:, None], new_gradient - gradient, 0.0))
-        self.theta = self.theta + step
-        self.likelihoods = torch.where(falls, likelihoods, self.likelihoods)
-        return torch.where(falls, new_value, value), torch.where(falls[:, None], new_gradient, gradient)
-
-    def _remember(self, step: Tensor, change: Tensor) -> None:
-        """A pair whose curvature is not positive is stored as nothing (zero), which the direction passes over."""
-        curved = (step * change).sum(1) > 1e-10 * step.norm(dim=1) * change.norm(dim=1)
-        self.pairs.append((step * curved[:, None], change * curved[:, None]))
-        self.pairs = self.pairs[-MEMORY:]
-
-    def _direction(self, gradient: Tensor) -> Tensor:
-        """Two-loop recursion (Nocedal 1980), all columns at once."""
-        direction, shares = -gradient, []
-        for step, change in reversed(self.pairs):
-            inverse = _inverse((step * change).sum(1))
-            share = inverse * (step * direction).sum(1)
-            direction = direction - share[:, None] * change
-            shares.append((share, inverse))
-        scale = torch.ones_like(gradient[:, 0])
-        for step, change in self.pairs:
-            curvature = (step * change).sum(1)
-            scale = torch.where(curvature > 0, curvature * _inverse(change.square().sum(1)), scale)
-        direction = direction * scale[:, None]
-        for (step, change), (share, inverse) in zip(self.pairs, reversed(shares), strict=True):
-            back = inverse * (change * direction).sum(1)
-            direction = direction + (share - back)[:, None] * step
-        return direction
-
-
-def _inverse(values: Tensor) -> Tensor:
-    return torch.where(values > 0, 1 / torch.where(values > 0, values, 1.0), 0.0)
-
-
 class _EM:
     """Restarts side by side; column r · n_types + k is type k of restart r."""
 
-    def __init__(self, problem: _Problem, pooled: Tensor, starts: Tensor, ridge: float) -> None:
+    def __init__(
+        self, problem: LinearRankings, pooled: Tensor, starts: Tensor, ridge: float, *, theta: Tensor | None = None
+    ) -> None:
         self.n_types = starts.shape[2]
         self.has_rows = problem.stages.counts() > 0
         self.gamma = starts
         self.eta = self._each(lambda r: mixing_weights(starts[r], self.has_rows))
-        theta = pooled.expand(len(starts) * self.n_types, -1).clone()
-        self.columns = _Columns(problem, theta, pooled, ridge)
+        theta = pooled.expand(len(starts) * self.n_types, -1).clone() if theta is None else theta
+        self.columns = ConvexColumns(problem, theta, pooled, ridge)
         self.finished: dict[int, tuple] = {}
         self.numbers = list(range(len(starts)))
 
@@ -368,15 +247,33 @@ class _EM:
         )
 
 
+def _with_everybody(problem: LinearRankings, em: _EM, ridge: float, max_steps: int, tolerance: float) -> LinearMixture:
+    """All restarts judged on everybody, and EM gone on with from the best; `em` has run on people drawn."""
+    numbers, pooled = sorted(em.finished), em.columns.centre
+    thetas, etas = ([em.finished[number][part] for number in numbers] for part in (0, 1))
+    likelihoods = problem.log_likelihoods(torch.cat(thetas)).split(em.n_types, dim=1)
+    placed = [responsibilities(part, eta) for part, eta in zip(likelihoods, etas, strict=True)]
+    judged = [
+        float(log_evidence(part, eta).sum()) - ridge / 2 * float((theta - pooled).square().sum())
+        for part, eta, theta in zip(likelihoods, etas, thetas, strict=True)
+    ]
+    order = sorted(range(len(judged)), key=lambda r: -judged[r])
+    best = order[0]
+    whole = _EM(problem, pooled, placed[best][None], ridge, theta=thetas[best])
+    found = whole.best(*whole.run(max_steps, tolerance), placed[best][None])
+    others = torch.tensor([judged[r] for r in order[1:]], dtype=torch.float64)
+    return replace(
+        found,
+        restart_types=torch.stack([found.restart_types[0], *(placed[r].argmax(1) for r in order[1:])]),
+        restart_objectives=torch.cat([found.restart_objectives, others]),
+    )
+
+
 def _starts(
     features: Tensor, stages: Stages, n_types: int, start: Tensor | None, n_restarts: int, seed: int
 ) -> Tensor:
     """(n_restarts, n_annotators, n_types): the given or spectral one, then random ones."""
     first = spectral_start(features, stages, n_types, seed=seed) if start is None else start.double()
-    if first.shape != (stages.n_annotators, n_types):
-        raise ValueError(
-            f"start has shape {tuple(first.shape)}; responsibilities are ({stages.n_annotators}, {n_types})."
-        )
     if n_types > 1 and float((first - first.mean(0)).abs().max()) < 1e-6:
         raise ValueError(
             "start gives everybody the same responsibilities, a fixed point that EM never leaves. Leave it out for a "

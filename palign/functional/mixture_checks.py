@@ -15,6 +15,7 @@ from palign.functional.linear_mixture import fit_linear_mixture
 from palign.functional.losses import strictly_below
 from palign.functional.mixture_start import kmeans
 from palign.functional.partitions import adjusted_rand_index
+from palign.functional.people_drawn import draw_people
 
 __all__ = [
     "Check",
@@ -31,6 +32,7 @@ __all__ = [
 STABLE = 0.8  # adjusted Rand index between restarts
 RIVAL = 0.95  # of the best gain over one type: below, a local optimum that nobody would take
 SIGNIFICANT = 0.05
+N_DRAWN = 4000  # people that the permutation test is put to
 DUPLICATE = 0.98  # correlation of margins
 CONFIDENT = 0.95  # mean of the largest responsibility
 MOVED = 0.25  # share of people who changed type since the start; of a random start, two thirds should (three types)
@@ -93,12 +95,16 @@ def permutation_test(
     """Do types fit better than when annotator ids are shuffled over the rows? On the cheap head.
 
     One type fits the same whoever said what, so the penalised log-likelihood of `n_types` is compared itself. Rows
-    and options are those of `fit_linear_mixture`. The value is p = (1 + shuffles as good) / (1 + n_permutations).
+    and options are those of `fit_linear_mixture`; of more than `N_DRAWN` people so many are drawn. The value is
+    p = (1 + shuffles as good) / (1 + n_permutations).
     """
     if n_types == 1:
         return Check("permutation_test", "ok", 1.0, "there is one type; nothing to test.")
     if n_permutations < 1:
         raise ValueError(f"n_permutations is {n_permutations}; at least 1, and 19 to speak at the level of .05.")
+    if n_annotators > N_DRAWN:
+        people, keep, annotator_index = draw_people(annotator_index, n_annotators, N_DRAWN, seed=seed)
+        item_indices, ranks, n_annotators = item_indices[keep], ranks[keep], len(people)
     generator = torch.Generator().manual_seed(seed)
     owners = [annotator_index]
     owners += [

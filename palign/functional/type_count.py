@@ -9,6 +9,9 @@ Two things keep an over-confident head from asking for more types than there are
    loudly it says it;
 2. another type must bring at least `WORTH` of the log-likelihood, for the error does not hold the luck of a fit.
 
+Of more than `N_DRAWN` annotators so many are drawn, and K is chosen on them: a type of less than a hundredth of the
+people is not found that way; give K to look for it.
+
 The Bayesian information criterion, with n = annotators, stands in the same table for comparison.
 """
 
@@ -21,6 +24,7 @@ from torch import Tensor
 
 from palign.functional.linear_mixture import fit_linear_mixture, linear_log_likelihoods
 from palign.functional.mixture import log_evidence, responsibilities
+from palign.functional.people_drawn import draw_people
 
 __all__ = ["TypeChoice", "choose_n_types"]
 
@@ -30,6 +34,7 @@ PATIENCE = 2  # numbers of types in a row that are worse than the best, after wh
 WORTH = 0.003  # of the log-likelihood
 TEMPERATURES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5)
 LEAST_ANNOTATORS = 8
+N_DRAWN = 4000
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,9 @@ def choose_n_types(
         ValueError: fewer than 8 annotators with two rows or more, too few to hold any out.
     """
     data = (item_indices, ranks, annotator_index)
+    if n_annotators > N_DRAWN:
+        people, keep, annotator_index = draw_people(annotator_index, n_annotators, N_DRAWN, least_rows=2, seed=seed)
+        data, n_annotators = (item_indices[keep], ranks[keep], annotator_index), len(people)
     counts = torch.bincount(annotator_index, minlength=n_annotators)
     eligible = torch.where(counts >= 2)[0]
     n_folds = min(n_folds, len(eligible))

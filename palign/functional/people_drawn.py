@@ -1,0 +1,29 @@
+"""Some of very many people, drawn: what costs too much on a million is found on thousands and then carried over."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["draw_people"]
+
+
+def draw_people(
+    annotator_index: Tensor, n_annotators: int, n_drawn: int, *, least_rows: int = 1, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw `n_drawn` of the people who have at least `least_rows` rows; all of them where there are no more.
+
+    Args:
+        annotator_index: (rows,) int64 in [0, n_annotators).
+
+    Returns:
+        people (n,) int64, rising; the rows they have, (rows,) bool; the same people's numbers 0…n−1 at those rows
+        (n_rows_kept,) int64.
+    """
+    counts = torch.bincount(annotator_index, minlength=n_annotators)
+    people = torch.where(counts >= least_rows)[0]
+    order = torch.randperm(len(people), generator=torch.Generator().manual_seed(seed))
+    people = people[order[:n_drawn]].sort().values
+    number = torch.full((n_annotators,), -1)
+    number[people] = torch.arange(len(people))
+    numbers = number[annotator_index]
+    keep = numbers >= 0
+    return people, keep, numbers[keep]
