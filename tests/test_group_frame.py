@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from palign.evaluation import inequality
-from palign.evaluation.clusters import draw_weights
+from palign.evaluation.clusters import Clusters, draw_weights
 from palign.evaluation.comparison import compare_models
-from palign.evaluation.group_frame import GroupFrame, direction_of
+from palign.evaluation.group_frame import STATISTICS, GroupFrame, direction_of
 from palign.evaluation.intervals import bounds
 
 
@@ -392,3 +392,68 @@ def test_rows_by_nobody_are_refused() -> None:
     table = pd.DataFrame({"annotator_id": ["a", None, "b"], "hit": [1.0, 0.0, 1.0]})
     with pytest.raises(ValueError, match="'annotator_id' is empty in 1 of 3 rows"):
         GroupFrame(table, metrics="hit")
+
+
+def test_people_in_packets_keep_estimates_and_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4,000 people of two groups and the same in 400 packets a stratum: ends differ by the noise of resampling."""
+    rng = np.random.default_rng(0)
+    people = np.repeat(np.arange(4000), rng.integers(1, 6, 4000))
+    own = rng.uniform(0.3, 0.9, 4000)[people]
+    table = pd.DataFrame({"annotator_id": people, "group": people % 7 > 1, "topic": rng.integers(3, size=len(people))})
+    table["accuracy"] = (rng.random(len(people)) < own).astype(float)
+    for groups in ("group", "topic"):  # people stand in one group, or in several
+        whole = GroupFrame(table, metrics="accuracy", groups=groups).intervals(STATISTICS, n_resamples=2000)
+        with monkeypatch.context() as patch:
+            patch.setattr("palign.evaluation.clusters.N_PACKETS", 400)
+            packed = GroupFrame(table, metrics="accuracy", groups=groups)
+            found = packed.intervals(STATISTICS, n_resamples=2000)
+        assert packed.n_annotators == 4000 and packed.n_judgements == len(people)
+        for stat in STATISTICS:
+            for side in ("low", "high"):
+                width = (whole[stat]["high"] - whole[stat]["low"]).to_numpy()
+                moved = np.abs(found[stat][side] - whole[stat][side]).to_numpy()
+                assert (moved < 0.12 * width).all(), (groups, stat)
+
+
+def test_packets_of_a_stratum_are_even_and_small_strata_stay_people() -> None:
+    groups = np.repeat([0, 1], [25, 3])
+    clusters = Clusters(np.arange(28), groups, np.arange(28.0)[:, None], 2)
+    packed = clusters.packed(10)
+    assert packed.n_people == 13 and packed.strata.tolist() == [0] * 10 + [1] * 3
+    assert sorted(packed.n_drawn(np.eye(13))[:10, 0].tolist()) == [2.0] * 5 + [3.0] * 5
+    np.testing.assert_allclose(packed.group_means(np.ones((1, 13)))[0], clusters.group_means())
+    np.testing.assert_allclose(packed.overall_means(np.ones((1, 13)))[0], [13.5])
+    assert clusters.packed(25) is clusters and packed.n_annotators.tolist() == [25, 3]
+
+
+def test_influences_are_derivatives() -> None:
+    values = np.random.default_rng(1).uniform(0.2, 1.0, 37).round(2)
+    values[:3] = values[3]  # ties
+    measures = {
+        "gini": inequality.gini,
+        "cvar": lambda v, w: inequality.cvar(v, 0.1, w),
+        "of losses": lambda v, w: inequality.cvar(v, 0.1, w, higher_is_better=False),
+    }
+    found = inequality.influences(values[:, None], 0.1, [True]) | {
+        "of losses": inequality.influences(values[:, None], 0.1, [False])["cvar"]
+    }
+    for name, measure in measures.items():
+        for group in range(37):
+            step = np.zeros(37)
+            step[group] = 1e-6
+            ones = np.ones(37)
+            slope = (measure(values, ones + step) - measure(values, ones - step)) / 2e-6
+            assert found[name][group, 0] == pytest.approx(slope, abs=1e-6), (name, group)
+
+
+def test_gini_and_cvar_over_very_many_people_are_linear_in_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = population(n_groups=1, n_people=2000, n_rows=3)
+    metrics, stats = ["accuracy", "regret"], ["gini", "cvar", "overall"]
+    whole = GroupFrame(table, metrics=metrics, groups="annotator_id").intervals(stats, n_resamples=1000)
+    monkeypatch.setattr("palign.evaluation.group_frame.MANY_PEOPLE", 1999)
+    found = GroupFrame(table, metrics=metrics, groups="annotator_id").intervals([*stats, "gap"], n_resamples=1000)
+    for stat in stats:
+        width = whole[stat]["high"] - whole[stat]["low"]
+        moved = (found[stat] - whole[stat]).abs().max(axis=1)
+        assert (moved < 0.15 * width).all(), (stat, moved / width)
+    assert found["gap"].isna().all(axis=None)

@@ -2,12 +2,20 @@
 
 A resample of people is a row of weights, how often each person was drawn. Sums and counts by (person, group) are
 sparse matrices, so that any number of resamples is two matrix products and no loop over people, rows or groups.
+
+People of a large stratum are resampled in packets put together at random, not one by one: the variance between packets
+estimates that between people without bias (random groups, Wolter 2007, *Introduction to Variance Estimation*, chapter
+2), and a thousand packets leave a standard error known to about two per cent, as a thousand resamples do.
 """
+
+import copy
 
 import numpy as np
 from scipy import sparse
 
-__all__ = ["Clusters", "draw_weights"]
+__all__ = ["N_PACKETS", "Clusters", "draw_weights"]
+
+N_PACKETS = 1000  # of a stratum of more people than that
 
 
 class Clusters:
@@ -84,6 +92,34 @@ class Clusters:
     def n_drawn(self, weights: np.ndarray) -> np.ndarray:
         """How many people of each group were drawn, (n, n_groups)."""
         return weights @ self._members
+
+    def sums_by_person(self, by_group: np.ndarray) -> np.ndarray:
+        """(n_groups, n) values of groups → (n_people, n), each person's the sum over the groups they stand in."""
+        return self._members @ by_group
+
+    def packed(self, most: int | None = None) -> "Clusters":
+        """The same with packets in place of people in every stratum of more than `most` (default: `N_PACKETS`).
+
+        Packets of a stratum differ by one person at most. `n_people` and `strata` are then those of packets, so
+        that `draw_weights` draws them; counts of people and judgements stay.
+        """
+        most = N_PACKETS if most is None else most
+        sizes = np.bincount(self.strata)
+        if sizes.max() <= most:
+            return self
+        order = np.random.default_rng(0).permutation(self.n_people)
+        order = order[np.argsort(self.strata[order], kind="stable")]
+        place = np.arange(self.n_people) - np.repeat(sizes.cumsum() - sizes, sizes)
+        n_packets = np.minimum(sizes, most)
+        packet = np.repeat(n_packets.cumsum() - n_packets, sizes) + place % np.repeat(n_packets, sizes)
+        shape = (int(n_packets.sum()), self.n_people)
+        gather = sparse.csr_array((np.ones(self.n_people), (packet, order)), shape=shape)
+        packed = copy.copy(self)
+        packed.n_people, packed.strata = shape[0], np.repeat(np.arange(len(sizes)), n_packets)
+        for name in ("_counts", "_members", "_person_counts", "_person_sums"):
+            setattr(packed, name, gather @ getattr(self, name))
+        packed._sums = [gather @ total for total in self._sums]
+        return packed
 
 
 def draw_weights(strata: np.ndarray, n_resamples: int, rng: np.random.Generator) -> np.ndarray:

@@ -64,9 +64,9 @@ def compare_models(
         higher_is_better={"first model": upwards, "second model": upwards},
         min_group_size=min_group_size,
     )
-    result = pd.concat(
-        [_differences(frame, stat, models, level, seed, n_resamples) for stat in ("by_group", *COMPARED)]
-    )
+    wanted = [(stat, True) for stat in ("by_group", *COMPARED)] + [("worst", False), ("gap", False)]
+    found = dict(zip(wanted, frame.several_replicates(wanted, seed=seed, n_resamples=n_resamples), strict=True))
+    result = pd.concat([_differences(frame, stat, models, level, found) for stat in ("by_group", *COMPARED)])
     result.attrs["n_dropped"] = len(first) + len(second) - 2 * len(wide)
     return result
 
@@ -88,12 +88,11 @@ def _rows_of(table: pd.DataFrame, model: str, keys: Sequence[str]) -> pd.DataFra
 
 
 def _differences(
-    frame: GroupFrame, stat: str, models: tuple[str, str], level: float, seed: int, n_resamples: int
+    frame: GroupFrame, stat: str, models: tuple[str, str], level: float, found: Mapping[tuple[str, bool], np.ndarray]
 ) -> pd.DataFrame:
+    """`found`: replicates by (statistic, with extremes held)."""
     values = np.atleast_2d(frame.estimate(stat))
-    options = {"seed": seed, "n_resamples": n_resamples}
-    draws = frame.replicates(stat, hold_extremes=True, **options)
-    free = frame.replicates(stat, **options) if stat in ("worst", "gap") else None
+    draws, free = found[stat, True], found.get((stat, False))
     degrees = np.min(np.atleast_2d(frame.degrees_of_freedom(stat)), axis=-1)
     difference = np.squeeze(values[:, 1] - values[:, 0]) if stat != "by_group" else values[:, 1] - values[:, 0]
     change, free = (None if part is None else part[..., 1] - part[..., 0] for part in (draws, free))

@@ -11,11 +11,12 @@ The resampling: of the n annotators of a group, n - 1 are drawn with replacement
 unbiased (Rao and Wu 1988) where n draws make it too small by (n - 1)/n; the percentiles are widened from the normal to
 Student's t (Hesterberg 2015, section 3.3). Overall and by-group intervals are these percentiles. The gap between the
 best and the worst of several noisy numbers is too large on average; its interval is the set of true gaps that could
-have given it (palign.evaluation.gap_interval). For worst and ratio the spread is taken with the two groups held that
-are the extremes of the table, and the interval is moved by the bias that the bootstrap shows (mean of the statistic
-over resamples less its estimate), as for gini and cvar. ``scripts/coverage_bootstrap.py`` measures the coverage;
-``docs/fairness.md`` has the figures. Source of the clustering argument: Davison and Hinkley, *Bootstrap Methods and
-their Application*, section 3.8.
+have given it (palign.evaluation.gap_interval). People of large groups are resampled in packets
+(palign.evaluation.clusters), and gini and cvar over very many people are linearised. For worst and ratio the spread is
+taken with the two groups held that are the extremes of the table, and the interval is moved by the bias that the
+bootstrap shows (mean of the statistic over resamples less its estimate), as for gini and cvar.
+``scripts/coverage_bootstrap.py`` measures the coverage; ``docs/fairness.md`` has the figures. Source of the clustering
+argument: Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ import pandas as pd
 
 from palign.evaluation.clusters import Clusters, draw_weights
 from palign.evaluation.gap_interval import gap_bounds
-from palign.evaluation.inequality import cvar, gap, gini, ratio, worst
+from palign.evaluation.inequality import cvar, gap, gini, influences, ratio, worst
 from palign.evaluation.intervals import bounds
 from palign.evaluation.tables import check_columns, check_numbers, group_labels
 
@@ -35,6 +36,7 @@ LESS_IS_BETTER = ("regret", "kl", "loss", "error", "perplexity", "nll", "ppl", "
 SPREADS = ("worst", "gap", "ratio", "gini", "cvar")
 STATISTICS = ("overall", "by_group", *SPREADS)
 ELEMENTS_AT_ONCE = 4_000_000
+MANY_PEOPLE = 20_000  # each a group of their own: gini and cvar are linear in how often they are drawn
 
 
 def direction_of(metric: str) -> bool:
@@ -229,19 +231,23 @@ class GroupFrame:
             annotator: then people are resampled, and ``gini`` and ``cvar`` are over them). One seed draws the same
             people for every statistic and metric, so differences of replicates are paired.
         """
-        return self._replicates([(stat, hold_extremes)], seed, n_resamples, alpha)[0]
+        return self.several_replicates([(stat, hold_extremes)], seed=seed, n_resamples=n_resamples, alpha=alpha)[0]
 
-    def _replicates(
-        self, wanted: Sequence[tuple[str, bool]], seed: int, n_resamples: int, alpha: float
+    def several_replicates(
+        self, wanted: Sequence[tuple[str, bool]], *, seed: int = 0, n_resamples: int = 1000, alpha: float = 0.1
     ) -> list[np.ndarray]:
-        """Replicates of several (statistic, with extremes held) from one drawing of people."""
+        """:meth:`replicates` of several (statistic, hold_extremes) from one drawing of people."""
         for stat, _ in wanted:
             if stat not in STATISTICS:
                 raise ValueError(f"there is no statistic {stat!r}; choose one of {', '.join(STATISTICS)}.")
-        rng, clusters = np.random.default_rng(seed), self._clusters
-        widest = max(clusters.n_people, len(self.labels) * len(self.metrics), 1)
+        is_linear = self._are_people and self.n_annotators > MANY_PEOPLE
+        clusters = self._clusters.packed() if is_linear or not self._are_people else self._clusters
+        rng, influence = np.random.default_rng(seed), {}
+        if is_linear:
+            influence = influences(self.by_group[self.metrics].to_numpy(), alpha, list(self.higher_is_better.values()))
+        of_groups = any(stat != "overall" for stat, _ in wanted) and not is_linear
+        widest = max(clusters.n_people, len(self.labels) * len(self.metrics) * of_groups, 1)
         at_once = max(1, min(n_resamples, ELEMENTS_AT_ONCE // widest))
-        of_groups = any(stat != "overall" for stat, _ in wanted)
         parts: list[list[np.ndarray]] = [[] for _ in wanted]
         for start in range(0, n_resamples, at_once):
             drawn = draw_weights(clusters.strata, min(at_once, n_resamples - start), rng)
@@ -249,18 +255,22 @@ class GroupFrame:
             if of_groups:
                 values[:, self._masked] = np.nan
             for part, (stat, held) in zip(parts, wanted, strict=True):
-                part.append(self._replicates_of(stat, drawn, values, alpha, held))
+                if stat in influence:
+                    part.append(self.estimate(stat, alpha=alpha) + drawn @ clusters.sums_by_person(influence[stat]))
+                else:
+                    part.append(self._replicates_of(clusters, stat, drawn, values, alpha, held))
         return [np.concatenate(part) for part in parts]
 
     def _replicates_of(
-        self, stat: str, drawn: np.ndarray, values: np.ndarray, alpha: float, hold_extremes: bool
+        self, clusters: Clusters, stat: str, drawn: np.ndarray, values: np.ndarray, alpha: float, hold_extremes: bool
     ) -> np.ndarray:
-        clusters, n_metrics = self._clusters, len(self.metrics)
+        n_metrics = len(self.metrics)
         if stat == "overall":
             means = clusters.overall_means(drawn)
             return means if clusters.n_people > 1 else np.full_like(means, np.nan)
         if stat == "by_group":
-            return np.where((clusters.n_annotators == 1)[:, None], np.nan, values)
+            alone = (clusters.n_annotators == 1)[:, None]
+            return np.where(alone, np.nan, values if values.size else np.zeros((len(drawn), 1, n_metrics)))
         if stat in ("gini", "cvar") and self._are_people:
             return self._statistic(stat, values, clusters.n_drawn(drawn), alpha)
         if not self._has_spread:
@@ -323,7 +333,8 @@ class GroupFrame:
         wanted = [(name, holds[stat]) for stat, name in source.items()]
         wanted += [(stat, False) for stat in stats if stat in SPREADS and stat != "gap"]
         wanted = list(dict.fromkeys(wanted))
-        found = dict(zip(wanted, self._replicates(wanted, seed, n_resamples, alpha), strict=True))
+        options = {"seed": seed, "n_resamples": n_resamples, "alpha": alpha}
+        found = dict(zip(wanted, self.several_replicates(wanted, **options), strict=True))
         ends = {}
         for stat in stats:
             draws = found[source[stat], holds[stat]]
