@@ -12,7 +12,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["SavingError", "move_into", "require_writable", "saving", "sweep_partials", "whole_file", "write_whole"]
+__all__ = [
+    "SavingError",
+    "move_into",
+    "require_writable",
+    "saving",
+    "sweep_partials",
+    "whole_file",
+    "whole_files",
+    "write_whole",
+]
 
 PARTIAL = ".partial"
 # What libraries that write by themselves say in place of an OSError: torch's zip writer and safetensors.
@@ -43,6 +52,19 @@ def write_whole(path: str | Path, text: str) -> None:
     """Write a text (UTF-8), whole or not at all."""
     with whole_file(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def whole_files(folder: str | Path) -> Iterator[Path]:
+    """An empty folder to write to, whose files take their places in `folder` when the context is left without an
+    error: each of them is whole or as it was before. One process writes at a time.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep_partials(folder)
+    with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}-", dir=folder) as partial:
+        yield Path(partial)
+        move_into(partial, folder)
 
 
 def move_into(source: str | Path, folder: str | Path) -> None:

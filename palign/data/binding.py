@@ -35,6 +35,21 @@ class BoundRows:
     is_training: bool = True
 
 
+@dataclass
+class LoaderPosition:
+    """Where a loader stands, so that another one can be put there.
+
+    Attributes:
+        torch_state: state of torch's generator as the epoch began: order and seeds of the epoch are drawn from it.
+        sampler_state: that of the sampler's own generator, which loaders of several processes have; else None.
+        n_taken: batches handed over since.
+    """
+
+    torch_state: torch.Tensor
+    sampler_state: torch.Tensor | None
+    n_taken: int = 0
+
+
 class BindingLoader:
     """A prepared data loader that tells the reward whose the rows are at the moment the loop takes the batch.
 
@@ -46,6 +61,10 @@ class BindingLoader:
         loader: the prepared loader; its batches hold `row_column`.
         bind: called with the row numbers `(rows,)` and the batch, before the batch is yielded.
         row_column: the column of row numbers; taken out of the batch.
+        before_take: called before a batch is taken, and before an epoch draws its random numbers.
+
+    Attributes:
+        position: where it stands; None before the first batch.
     """
 
     def __init__(
@@ -53,13 +72,41 @@ class BindingLoader:
         loader: Iterable[Mapping[str, torch.Tensor]],
         bind: Callable[[list[int], Mapping[str, torch.Tensor]], None],
         row_column: str = "row",
+        before_take: Callable[[], None] = lambda: None,
     ) -> None:
         self.loader = loader
         self.bind = bind
         self.row_column = row_column
+        self.before_take = before_take
+        self.position: LoaderPosition | None = None
+        self._resumed: tuple[LoaderPosition, Callable[[], None]] | None = None
+
+    def resume_at(self, position: LoaderPosition, then: Callable[[], None]) -> None:
+        """Let the next epoch be the one of `position`, from there on; `then` restores random states after the skip."""
+        self._resumed = position, then
 
     def __iter__(self) -> Iterator[Mapping[str, torch.Tensor]]:
-        for batch in self.loader:
+        resumed, self._resumed = self._resumed, None
+        sampler = getattr(self.loader, "synchronized_generator", None)
+        if resumed is not None:
+            torch.set_rng_state(resumed[0].torch_state)
+            if sampler is not None and resumed[0].sampler_state is not None:
+                sampler.set_state(resumed[0].sampler_state)
+        states = torch.get_rng_state(), None if sampler is None else sampler.get_state()
+        batches, self.position = None, LoaderPosition(*states)
+        if resumed is not None:
+            batches = iter(self.loader)
+            for _ in range(resumed[0].n_taken):
+                next(batches)
+            self.position.n_taken = resumed[0].n_taken
+            resumed[1]()
+        while True:
+            self.before_take()
+            batches = iter(self.loader) if batches is None else batches
+            batch = next(batches, None)
+            if batch is None:
+                return
+            self.position.n_taken += 1
             batch = dict(batch)
             rows = [int(row) for row in batch.pop(self.row_column)]
             self.bind(rows, batch)

@@ -8,6 +8,7 @@ Where this differs from TRL's trainer, and why:
 3. `save_model` writes the policy from a gathered state dict (as shipped it crashes in several processes), and the
    data-parallel wrapper shows the policy it wraps (as shipped, LoRA without `ref_model` crashes there).
 4. Statistics of the optimisation are corrected where TRL averages them over a table it fills only in part.
+5. It resumes: a checkpoint is written as the loop asks for its next batch, see `pal_ppo_resume`.
 """
 
 import gc
@@ -36,13 +37,16 @@ from trl.models.utils import unwrap_model_for_generation
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.binding import BindingLoader
 from palign.rewards import PersonalizedReward, ScoredRow
+from palign.trainers.checkpoints import CompleteCheckpoints
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_data import check_tokenizer, prepare_rows
+from palign.trainers.pal_ppo_resume import load_progress, save_progress
 from palign.trainers.policy_card import policy_card
 from palign.trainers.policy_metrics import reward_metrics, sample_table
 from palign.trainers.ppo_guard import CollapseGuard
 from palign.trainers.ppo_metrics import correct_table_metrics
 from palign.trainers.value_model import make_value_model
+from palign.writing import saving, whole_files
 
 logger = get_logger(__name__)
 
@@ -51,7 +55,7 @@ class _TrainingStopped(Exception):
     """Raised where the loop takes its next batch, to leave TRL's training loop."""
 
 
-class PALPPOTrainer(PPOTrainer):
+class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
     """TRL's `PPOTrainer` on rows with a name on each of them.
 
     Args:
@@ -115,6 +119,8 @@ class PALPPOTrainer(PPOTrainer):
         self.guard = CollapseGuard(args.max_kl, args.max_empty_fraction, args.stop_patience)
         self._latest_rows: list[ScoredRow] = []
         self._grad_norm: torch.Tensor | float = float("nan")
+        self._checkpoint_is_due = False
+        self._table_every = 1  # updates between sample tables
         super().__init__(
             args=args,
             processing_class=processing_class,
@@ -128,8 +134,9 @@ class PALPPOTrainer(PPOTrainer):
             callbacks=callbacks,
             peft_config=peft_config,
         )
-        self.dataloader = BindingLoader(self.dataloader, self._bind_training)
+        self.dataloader = BindingLoader(self.dataloader, self._bind_training, before_take=self._write_due_checkpoint)
         self.eval_dataloader = BindingLoader(self.eval_dataloader, self._bind_eval)
+        self.is_fsdp_xla_v1_enabled = False  # transformers asks as it loads an optimizer, and TRL's PPO never says
         self._show_wrapped_policy()
 
     def _show_wrapped_policy(self) -> None:
@@ -162,14 +169,30 @@ class PALPPOTrainer(PPOTrainer):
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self._grad_norm = nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm)
 
-    def train(self) -> None:
-        """TRL's training loop, left early if the guard says so; the metrics of every update are in `history`."""
+    def train(self, resume_from_checkpoint: str | bool | None = None) -> None:
+        """TRL's training loop, left early if the guard says so; the metrics of every update are in `history`.
+
+        Args:
+            resume_from_checkpoint: True: go on from the last complete checkpoint in `output_dir`, or begin where
+                there is none; or the folder of a checkpoint.
+
+        Raises:
+            ValueError: the checkpoint is not complete, or of another run.
+            SavingError: a checkpoint could not be written; those before it are intact.
+        """
+        resume, n_updates = self.agreed_resume_point(resume_from_checkpoint), self.args.num_total_batches
+        begin_at = None if resume is None else load_progress(self, Path(resume))
+        if begin_at is not None:
+            self.add_callback(begin_at)
         if self.args.standardize_rewards and self.reward.standardize and not len(self.reward.scales):
             self.fit_reward_scales()
+        self._table_every = getattr(self, "sample_generations_freq", 1)
+        self.sample_generations_freq = 1  # TRL counts from where this process began, `generate_completions` does not
         gc.collect()
         gc.freeze()  # TRL collects garbage twice per update: spare it every object that is there already
         try:
-            super().train()
+            PPOTrainer.train(self)
+            self._write_due_checkpoint()
         except _TrainingStopped:
             went_back = self.guard.restore(self._trainable_policy_parameters())
             end = "went back to the last weights within the limits" if went_back else "is as the last update left it"
@@ -177,7 +200,24 @@ class PALPPOTrainer(PPOTrainer):
             self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         finally:
             gc.unfreeze()
+            self.args.num_total_batches = n_updates
+            self.sample_generations_freq, self._table_every = self._table_every, 1
+            if begin_at is not None:
+                self.remove_callback(begin_at)
         self.socket.check_all_consumed()
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Later, as the loop asks for its next batch: a sample table may draw random numbers before."""
+        self._checkpoint_is_due = True
+
+    def _write_due_checkpoint(self) -> None:
+        if self._checkpoint_is_due:
+            self._checkpoint_is_due = False
+            super()._save_checkpoint(self.model, None)
+
+    def save_beside(self, folder: Path) -> None:
+        """What transformers does not write."""
+        save_progress(self, folder)
 
     @torch.no_grad()
     def fit_reward_scales(self) -> None:
@@ -231,6 +271,8 @@ class PALPPOTrainer(PPOTrainer):
         Args:
             sampling: whether one batch of the eval rows is enough.
         """
+        if sampling and (self.state.global_step - 1) % self._table_every:
+            return
         rows = self._latest_rows if self.eval_rows is None else self._score_eval_rows(sampling)
         if self.accelerator.is_main_process and rows:
             print(
@@ -275,8 +317,9 @@ class PALPPOTrainer(PPOTrainer):
             return
         state = {name.removeprefix("policy."): value for name, value in gathered.items() if name.startswith("policy.")}
         policy = self.accelerator.unwrap_model(self.model).policy
-        policy.save_pretrained(output, state_dict=state)
-        self.processing_class.save_pretrained(output)
-        conditioning = self.args.policy_conditioning
-        card = policy_card(policy, conditioning, self.train_rows, self.history, algorithm="PPO")
-        (output / "README.md").write_text(card, encoding="utf-8")
+        with saving(output, "The policy"), whole_files(output) as beside:
+            policy.save_pretrained(beside, state_dict=state)
+            self.processing_class.save_pretrained(beside)
+            conditioning = self.args.policy_conditioning
+            card = policy_card(policy, conditioning, self.train_rows, self.history, algorithm="PPO")
+            (beside / "README.md").write_text(card, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A guard against collapse: TRL's PPO has none, and a run that collapsed to empty completions does not come back."""
+"""A guard against collapse: TRL has none, and a run that collapsed to empty completions does not come back."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +15,10 @@ class CollapseGuard:
         max_kl: limit on the KL to the reference policy, nats per completion; None sets no limit.
         max_empty_fraction: limit on the share of empty completions.
         patience: updates in a row beyond a limit before `stop_reason` is set.
+
+    Attributes:
+        good_weights: what `restore` goes back to.
+        latest_weights: handed over last, not known to be good yet.
     """
 
     max_kl: float | None
@@ -23,7 +27,7 @@ class CollapseGuard:
     n_beyond: int = 0
     stop_reason: str | None = None
     good_weights: dict[str, torch.Tensor] = field(default_factory=dict)
-    _latest_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    latest_weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def watch(self, step: int, kl: float, empty_fraction: float) -> str | None:
         """Judge one update; returns a warning, or None within the limits. A KL that is not a number is beyond."""
@@ -40,7 +44,8 @@ class CollapseGuard:
         reason = f"update {step}: {' and '.join(reasons)}"
         if self.n_beyond >= self.patience:
             self.stop_reason = reason
-            return f"training stops: {reason}. Lower learning_rate or num_ppo_epochs, or raise kl_coef."
+            remedy = "Lower learning_rate or the passes over a batch, or raise the coefficient of the KL"
+            return f"training stops: {reason}. {remedy} (kl_coef, beta)."
         return f"{reason} ({self.n_beyond} of {self.patience} updates in a row before training stops)."
 
     def keep(self, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -50,8 +55,8 @@ class CollapseGuard:
         known
         to be good are those handed over the time before.
         """
-        self.good_weights = self._latest_weights
-        self._latest_weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self.good_weights = self.latest_weights
+        self.latest_weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
     def restore(self, parameters: Mapping[str, nn.Parameter]) -> bool:
         """Copy the good weights back into `parameters`; False if there are none."""
