@@ -133,9 +133,12 @@ def draw_weights(strata: np.ndarray, n_resamples: int, rng: np.random.Generator)
     starts = np.concatenate([[0], sizes.cumsum()[:-1]])
     n_drawn = np.maximum(sizes - 1, 1)
     first, size = np.repeat(starts, n_drawn), np.repeat(sizes, n_drawn)
-    places = first + np.minimum((rng.random((n_resamples, len(size))) * size).astype(np.int64), size - 1)
-    places += np.arange(n_resamples)[:, None] * len(strata)
-    counts = np.bincount(places.ravel(), minlength=n_resamples * len(strata)).reshape(n_resamples, len(strata))
-    weights = np.empty(counts.shape)
-    weights[:, order] = counts * np.repeat(sizes / n_drawn, sizes)
+    factor = np.empty(len(strata))
+    factor[order] = np.repeat(sizes / n_drawn, sizes)
+    weights = np.empty((n_resamples, len(strata)))
+    for row in range(n_resamples):
+        places = (rng.random(len(size)) * size).astype(np.int64)
+        np.minimum(places, size - 1, out=places)
+        places += first
+        np.multiply(np.bincount(order[places], minlength=len(strata)), factor, out=weights[row])
     return weights

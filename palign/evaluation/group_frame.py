@@ -28,7 +28,7 @@ from palign.evaluation.clusters import Clusters, draw_weights
 from palign.evaluation.gap_interval import gap_bounds
 from palign.evaluation.inequality import cvar, gap, gini, influences, ratio, worst
 from palign.evaluation.intervals import bounds
-from palign.evaluation.tables import check_columns, check_numbers, group_labels
+from palign.evaluation.tables import check_columns, check_numbers, group_labels, people_numbers
 
 __all__ = ["GroupFrame", "direction_of"]
 
@@ -106,7 +106,7 @@ class GroupFrame:
             )
         self._least, self._most = numbers.min(axis=0), numbers.max(axis=0)
         codes, self.labels = group_labels(table, self.group_columns)
-        people = pd.factorize(table[annotator_column].astype(str))[0]
+        people = people_numbers(table[annotator_column])
         self._clusters = Clusters(people, codes, numbers, len(self.labels), by_annotator=weights == "annotators")
         self._build()
 

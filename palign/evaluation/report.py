@@ -24,7 +24,7 @@ from palign.evaluation.report_html import render_page
 from palign.evaluation.report_markdown import render_report
 from palign.evaluation.report_words import headline_sentences
 from palign.evaluation.scoring import RESERVED
-from palign.evaluation.tables import check_columns
+from palign.evaluation.tables import as_categories, check_columns
 
 __all__ = ["Report", "write_report"]
 
@@ -131,7 +131,9 @@ def write_report(
         seed,
         n_resamples,
     )
-    check_columns(table, [name for groups in settings.groups for name in _names(groups)])
+    grouped = [name for groups in settings.groups for name in _names(groups)]
+    check_columns(table, grouped)
+    table = as_categories(table, ["model", *grouped])
     if not settings.metrics:
         raise ValueError(
             f"the table has none of the metrics {', '.join(metrics)}; it has {', '.join(map(str, table))}."

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["MISSING", "check_columns", "check_numbers", "group_labels"]
+__all__ = ["MISSING", "as_categories", "check_columns", "check_numbers", "group_labels", "people_numbers"]
 
 MISSING = "(missing)"
 
@@ -58,23 +58,43 @@ def group_labels(table: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarra
     """
     if not columns:
         return np.zeros(len(table), dtype=np.int64), pd.Index(["(everybody)"], name="group")
-    texts = [_texts(table[name]) for name in columns]
+    parts = [_codes_and_labels(table[name]) for name in columns]
     if len(columns) == 1:
-        labels = sorted(texts[0].unique(), key=_reading_order)
-        index = pd.Index(labels, name=columns[0], dtype=object)
-        return index.get_indexer(texts[0]).astype(np.int64), index
-    rows = pd.MultiIndex.from_arrays(texts, names=list(columns))
-    labels = sorted(rows.unique(), key=lambda label: [_reading_order(part) for part in label])
-    index = pd.MultiIndex.from_tuples(labels, names=list(columns))
-    return index.get_indexer(rows).astype(np.int64), index
+        return parts[0][0], pd.Index(parts[0][1], name=columns[0], dtype=object)
+    shape = tuple(len(labels) for _, labels in parts)
+    codes, cells = pd.factorize(np.ravel_multi_index([codes for codes, _ in parts], shape), sort=True)
+    places = zip(np.unravel_index(cells, shape), (labels for _, labels in parts), strict=True)
+    names = [np.array(labels, dtype=object)[place] for place, labels in places]
+    return codes.astype(np.int64), pd.MultiIndex.from_arrays(names, names=list(columns))
 
 
-def _texts(column: pd.Series) -> pd.Series:
-    """Labels of a column's values; where values are of one type each different one is read once."""
+def people_numbers(column: pd.Series) -> np.ndarray:
+    """Number of each row's person (n_rows,), 0 … n−1 in order of first appearance; ids are one if their texts are."""
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return pd.factorize(column.astype(str))[0]
+    return pd.factorize(pd.factorize(column.cat.categories.astype(str))[0][column.cat.codes])[0]
+
+
+def as_categories(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Columns of texts as categories in order of appearance, so that many frames of one table read each text once."""
+    texts = [name for name in dict.fromkeys(columns) if isinstance(table[name].dtype, pd.StringDtype)]
+    return table.assign(**{name: pd.Categorical.from_codes(*pd.factorize(table[name])) for name in texts})
+
+
+def _codes_and_labels(column: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """A column as integers (n_rows,) into its labels, in reading order; where values are of one type each different
+    one is read once."""
     if column.dtype == object:  # 1, 1.0 and True are one key and three labels
-        return column.map(_label)
-    codes, values = pd.factorize(column, use_na_sentinel=False)
-    return pd.Series(np.array([_label(value) for value in values], dtype=object)[codes], index=column.index)
+        column = column.map(_label)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes, values = column.cat.codes.to_numpy(), [*column.cat.categories, None]  # −1 is missing
+    else:
+        codes, values = pd.factorize(column, use_na_sentinel=False)
+    occurs = np.bincount(codes.astype(np.int64) % len(values), minlength=len(values)) > 0
+    texts = [_label(value) if there else MISSING for value, there in zip(values, occurs, strict=True)]
+    labels = sorted({text for text, there in zip(texts, occurs, strict=True) if there}, key=_reading_order)
+    number = {label: place for place, label in enumerate(labels)}
+    return np.array([number.get(text, 0) for text in texts], dtype=np.int64)[codes], labels
 
 
 def _label(value: object) -> str:
