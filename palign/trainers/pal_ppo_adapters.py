@@ -53,7 +53,7 @@ def train_prototype_adapters(
             peft_config=copy.deepcopy(peft_config),
             judge=judge,
         )
-        trainer.train()
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         trainer.save_model()
         trainer.accelerator.wait_for_everyone()
         return trainer.accelerator.unwrap_model(trainer.model).policy, trainer.history

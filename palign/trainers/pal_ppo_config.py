@@ -19,8 +19,10 @@ class PALPPOConfig(PersonalPolicyConfig, PPOConfig):
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade compute for memory."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin memory in data loaders (for GPUs)."})
     save_strategy: str = field(
-        default="no", metadata={"help": "When checkpoints are saved; the end is always saved by recipes."}
+        default="steps", metadata={"help": "When checkpoints to resume from are saved: 'steps' or 'no'."}
     )
+    save_steps: float = field(default=0.1, metadata={"help": "Updates between them; below 1 a share of all updates."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept; older ones are removed."})
     logging_steps: float = field(
         default=10, metadata={"help": "Updates between lines in the log; every update is kept in the history."}
     )

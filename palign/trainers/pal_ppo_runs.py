@@ -47,7 +47,7 @@ class PPORuns(PolicyRuns):
             peft_config=copy.deepcopy(self.peft_config),
             judge=self.judge,
         )
-        trainer.train()
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         trainer.save_model()
         policy = trainer.accelerator.unwrap_model(trainer.model).policy
         return PolicyRun(args.policy_conditioning, policy.eval(), pd.DataFrame(trainer.history))

@@ -184,6 +184,8 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
         begin_at = None if resume is None else load_progress(self, Path(resume))
         if begin_at is not None:
             self.add_callback(begin_at)
+            if begin_at.n_updates == n_updates:  # nothing is left, and whoever draws next draws as he would have
+                self._load_rng_state(resume)
         if self.args.standardize_rewards and self.reward.standardize and not len(self.reward.scales):
             self.fit_reward_scales()
         self._table_every = getattr(self, "sample_generations_freq", 1)
