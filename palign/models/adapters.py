@@ -326,9 +326,13 @@ def save_type_adapters(model: PeftModel, folder: str | Path, state_dict: dict[st
             if (folder / name).exists():
                 (folder / name).rename(Path(partial) / f"old_{name}")
             (Path(partial) / name).rename(folder / name)
-    k = len(names)
-    while (folder / f"type_{k}" / CONFIG).is_file():
-        shutil.rmtree(folder / f"type_{k}")
+    remove_types_from(folder, len(names))
+
+
+def remove_types_from(folder: str | Path, k: int) -> None:
+    """Remove `type_k`, `type_{k+1}`, … of a mixture that had more types."""
+    while (Path(folder) / f"type_{k}" / CONFIG).is_file():
+        shutil.rmtree(Path(folder) / f"type_{k}")
         k += 1
 
 

@@ -27,7 +27,7 @@ from palign.data.preferences import Preferences
 from palign.functional.regret import kl_regret_matrix, relative_regret_matrix, value_bounds
 from palign.functional.regret_estimates import GameIntervals, Interval, bootstrap_game
 from palign.models.completions import TokenizedItems
-from palign.models.fair_files import save_game
+from palign.models.fair_files import GAME, save_game
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.policy_values import PolicyDraws, PolicyReader
 from palign.models.single_adapter import read_adapter, save_adapter
@@ -43,6 +43,7 @@ from palign.trainers.fair_measure import (
 )
 from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig, Route
 from palign.trainers.mixture_metrics import pair_order
+from palign.writing import saving, whole_files
 
 __all__ = ["FairPolicyTrainer", "prompts_of", "require_several_types", "used_prompts"]
 
@@ -129,10 +130,11 @@ class FairPolicyTrainer:
             raise RuntimeError("There is nothing to save yet; call train() first.")
         if not PartialState().is_main_process:
             return
-        if self.record["chosen"] is not None:
-            save_adapter(self.model, self.record["chosen"], folder)
-        self.mixture.tokenizer.save_pretrained(folder)
-        save_game(self.record, folder)
+        with saving(folder, "The fair policy"), whole_files(folder, last=GAME) as beside:
+            if self.record["chosen"] is not None:
+                save_adapter(self.model, self.record["chosen"], beside)
+            self.mixture.tokenizer.save_pretrained(beside)
+            save_game(self.record, beside)
 
     # 1 and 2: the game
 

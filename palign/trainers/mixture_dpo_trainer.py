@@ -46,12 +46,13 @@ from palign.models.adapters import (
     add_type_adapters,
     disable_dropout,
     read_type_adapters,
+    remove_types_from,
     require_grad,
     restore_adapter_state,
     save_type_adapters,
 )
 from palign.models.completions import TokenizedItems
-from palign.models.mixture_files import MixtureRecord, named_base, save_mixture
+from palign.models.mixture_files import WORDS, MixtureRecord, named_base, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import reference_pass
 from palign.models.type_scores import implicit_rewards, row_log_likelihoods, type_logps
@@ -71,7 +72,7 @@ from palign.trainers.mixture_metrics import TrainingSums, pair_order
 from palign.trainers.mixture_rounds import RoundCallback
 from palign.trainers.mixture_state import MixtureState, round_ends
 from palign.trainers.reward_collator import PairDataset
-from palign.writing import saving
+from palign.writing import saving, whole_files
 
 __all__ = ["MixtureDPOTrainer"]
 
@@ -335,11 +336,12 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_type_adapters(self.policies.policy, folder, state_dict)
-        self.processing_class.save_pretrained(folder)
-        save_mixture(self.record(), folder)
-        self.mixture.save(folder)
+        with whole_files(folder, last=WORDS) as beside:
+            save_type_adapters(self.policies.policy, beside, state_dict)
+            self.processing_class.save_pretrained(beside)
+            save_mixture(self.record(), beside)
+            self.mixture.save(beside)
+        remove_types_from(folder, self.n_types)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Adapters and responsibilities of a checkpoint of these rows."""
