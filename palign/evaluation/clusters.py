@@ -56,6 +56,7 @@ class Clusters:
         shape = (self.n_people, n_groups)
         self._counts = sparse.csr_array((counts, (cell_people, cell_groups)), shape=shape)
         self._sums = [sparse.csr_array((total, (cell_people, cell_groups)), shape=shape) for total in sums]
+        self._table = sparse.hstack([self._counts, *self._sums], format="csr")  # one product for all of them
         self._members = sparse.csr_array((np.ones(len(cells)), (cell_people, cell_groups)), shape=shape)
         alone = self.n_annotators[cell_groups] == 1
         self.strata = np.where(alone, n_groups, cell_groups) if self.is_nested else np.zeros(self.n_people, dtype=int)
@@ -63,9 +64,9 @@ class Clusters:
     def group_means(self, weights: np.ndarray | None = None) -> np.ndarray:
         """Mean by group, (n_groups, n_metrics); with weights (n, n_people): (n, n_groups, n_metrics). NaN if empty."""
         drawn = np.ones((1, self.n_people)) if weights is None else weights
-        counts = drawn @ self._counts
+        counts, *sums = np.split(drawn @ self._table, 1 + len(self._sums), axis=1)
         known = counts > 0
-        means = [np.where(known, (drawn @ total) / np.where(known, counts, 1.0), np.nan) for total in self._sums]
+        means = [np.where(known, total / np.where(known, counts, 1.0), np.nan) for total in sums]
         stacked = np.stack(means, axis=-1)
         return stacked[0] if weights is None else stacked
 
@@ -116,7 +117,7 @@ class Clusters:
         gather = sparse.csr_array((np.ones(self.n_people), (packet, order)), shape=shape)
         packed = copy.copy(self)
         packed.n_people, packed.strata = shape[0], np.repeat(np.arange(len(sizes)), n_packets)
-        for name in ("_counts", "_members", "_person_counts", "_person_sums"):
+        for name in ("_counts", "_table", "_members", "_person_counts", "_person_sums"):
             setattr(packed, name, gather @ getattr(self, name))
         packed._sums = [gather @ total for total in self._sums]
         return packed
