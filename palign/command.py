@@ -62,6 +62,14 @@ COMMANDS = {
         "model_name_or_path use_peft lora_r total_episodes num_ppo_epochs kl_coef response_length learning_rate "
         "per_device_train_batch_size output_dir seed use_cpu report_to",
     ),
+    "grpo": Command(
+        "grpo_pal", "GRPO or RLOO with the same reward, on any TRL from 1.12 on",
+        (*POLICY, "trainers/pal_grpo_arguments.py:GRPOArguments", "trainers/pal_grpo_config.py:GroupPolicyConfig",
+         "trainers/pal_grpo_config.py:PALGRPOConfig", "trainers/pal_grpo_config.py:PALRLOOConfig"),
+        ("trl.GRPOConfig", "trl.RLOOConfig", MODEL),
+        "model_name_or_path use_peft lora_r max_steps num_generations steps_per_generation max_completion_length "
+        "learning_rate per_device_train_batch_size use_vllm output_dir seed use_cpu resume_from_checkpoint report_to",
+    ),
     "em-dpo": Command(
         "em_dpo", "latent types of annotators, and one LoRA adapter for each (EM mixture-DPO)",
         ("trainers/mixture_dpo_arguments.py:MixtureArguments", *ROWS,

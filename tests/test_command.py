@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 PARSERS = {
     "reward": ("pal_reward_arguments", "parse_reward_arguments"),
     "ppo": ("pal_ppo_arguments", "parse_policy_arguments"),
+    "grpo": ("pal_grpo_arguments", "parse_grpo_arguments"),
     "em-dpo": ("mixture_dpo_arguments", "parse_mixture_arguments"),
     "fair": ("fair_policy_arguments", "parse_fair_arguments"),
     "evaluate": ("evaluate_arguments", "parse_evaluation_arguments"),
@@ -29,7 +30,8 @@ def parsed_by(name: str) -> tuple[type, ...]:
     module, parser = PARSERS[name]
     package = "evaluation" if name == "evaluate" else "trainers"
     function = getattr(importlib.import_module(f"palign.{package}.{module}"), parser)
-    return typing.get_args(typing.get_type_hints(function)["return"])
+    kinds = typing.get_args(typing.get_type_hints(function)["return"])
+    return tuple(one for kind in kinds for one in typing.get_args(kind) or (kind,))
 
 
 def dataclass_of(source: str) -> type:
@@ -89,7 +91,7 @@ def test_help_takes_less_than_a_second_and_loads_nothing_heavy(flags: list[str])
 def test_an_unknown_sub_command_is_named(capsys) -> None:
     assert command.main(["rewards", "--seed", "1"]) == 2
     said = capsys.readouterr().err
-    assert "'rewards'" in said and "reward, ppo, em-dpo, fair, evaluate, guard" in said
+    assert "'rewards'" in said and "reward, ppo, grpo, em-dpo, fair, evaluate, guard" in said
     assert command.main(["--version"]) == 0 and capsys.readouterr().out.startswith("palign ")
 
 

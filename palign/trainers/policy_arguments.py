@@ -1,9 +1,9 @@
 """Command-line arguments of the recipes that train a policy, whatever trains it."""
 
-import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from trl import ModelConfig, TrlParser
@@ -93,7 +93,7 @@ def check_quantization(model_args: ModelConfig) -> None:
         raise ValueError(f"--{flag} was given without --model_name_or_path; the embedded default is not quantized.")
     if not model_args.use_peft:
         raise ValueError(f"--{flag} was given without --use_peft; a quantized model is trained by an adapter on it.")
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if find_spec("bitsandbytes") is None:
         raise ImportError(
             f"--{flag} needs the package bitsandbytes, which is not installed: pip install bitsandbytes (a GPU is "
             f"needed, too), or leave --{flag} out and train the adapter on the model as it is."

@@ -29,6 +29,7 @@ def require_trl_ppo(installed: str | None = None) -> None:
             "PALPPOTrainer needs TRL's PPO trainer, which is in every TRL release up to 1.12.0 and gone from 1.13 on "
             f"(upstream PR #7020); trl {installed} is installed. Install the `ppo` extra (`pip install "
             "'palign[ppo]'`, which asks for trl>=1.12,<1.13), or stay on this TRL and train with the same "
-            "personalized reward by GRPO or RLOO: give TRL's trainer `reward_funcs=PersonalizedReward(model)` and a "
-            "dataset with the columns prompt and annotator_id."
+            "personalized reward by GRPO or RLOO: recipes/grpo_pal.py, or palign.PALGRPOTrainer. TRL's own trainers "
+            "take it as well: `reward_funcs=PersonalizedReward(model)`, with a dataset of the columns prompt and "
+            "annotator_id."
         )

@@ -1,0 +1,289 @@
+"""PALGRPOTrainer and PALRLOOTrainer: TRL's, with the reward of the person each prompt belongs to.
+
+Where this differs from TRL's trainers, and why:
+
+1. A row is one prompt of one person, so a group of generations is for one person; who that is comes with the row.
+2. Every person's reward scale is fitted on completions of the reference before training.
+3. Training stops, going back to the last good weights, when the KL or the share of empty completions stays beyond a
+   limit.
+4. `history` has what was logged, with `objective/kl` in nats per completion (TRL's `kl` is per token).
+5. A resumed run goes on with the same rows and the same completions (`palign/trainers/pal_grpo_resume.py`).
+
+Nothing here needs TRL's PPO: it runs on any TRL from 1.12 on.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from peft import PeftConfig
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.integrations import is_deepspeed_zero3_enabled
+from trl import GRPOTrainer, RLOOTrainer
+
+from palign.conditioning import PolicyConditioning, WhoIsAsking
+from palign.models.completions import prompt_ids
+from palign.rewards import PersonalizedReward
+from palign.trainers.checkpoints import CompleteCheckpoints
+from palign.trainers.deepspeed_runs import leave_accelerator
+from palign.trainers.pal_grpo_config import GroupAlgorithm, GroupPolicyConfig, PALGRPOConfig, PALRLOOConfig
+from palign.trainers.pal_grpo_data import prepare_group_rows
+from palign.trainers.pal_grpo_resume import OrderByEpoch, load_generation, save_generation
+from palign.trainers.pal_grpo_reward import RecordedReward
+from palign.trainers.policy_card import policy_card
+from palign.trainers.policy_metrics import sample_table
+from palign.trainers.ppo_guard import CollapseGuard
+
+__all__ = ["PALGRPOTrainer", "PALRLOOTrainer", "PersonalGroupTrainer"]
+
+logger = get_logger(__name__)
+
+
+class PersonalGroupTrainer(CompleteCheckpoints):
+    """What `PALGRPOTrainer` and `PALRLOOTrainer` add to TRL's trainer of the same name.
+
+    Args:
+        model: the policy, a causal language model.
+        reward: a `PersonalizedReward`.
+        args: a `PALGRPOConfig` or `PALRLOOConfig`.
+        processing_class: the policy's tokenizer.
+        train_dataset: rows with `prompt` and `annotator_id` (a `datasets.Dataset` or a list of dicts), and the column
+            `args.group_column` if rewards are to be reported by it.
+        eval_dataset: likewise, for TRL's `evaluate`.
+        who: names for the people, needed with `policy_conditioning="prompt"`.
+        peft_config: of the policy's adapter; None trains the whole policy.
+        callbacks: as in TRL.
+        judge: an independent judge, (completion, annotator_id) → utility, logged beside the reward to show reward
+            hacking (`objective/gold`, `groups/<name>/gold`); it trains nothing.
+        trl: whatever else TRL's trainer takes.
+
+    Attributes:
+        recorder: the reward function that TRL calls; `recorder.latest` has the last rows.
+        guard: the `CollapseGuard`; `guard.stop_reason` says why training stopped early, if it did.
+
+    Raises:
+        ValueError: rows or arguments that cannot work; said before anything is trained.
+        RuntimeError: a reward is not finite.
+    """
+
+    algorithm: GroupAlgorithm
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        reward: PersonalizedReward,
+        args: GroupPolicyConfig,
+        processing_class: PreTrainedTokenizerBase,
+        train_dataset: Dataset | Sequence[dict[str, Any]],
+        *,
+        eval_dataset: Dataset | Sequence[dict[str, Any]] | None = None,
+        who: WhoIsAsking | None = None,
+        peft_config: PeftConfig | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        judge: Callable[[str, str], float] | None = None,
+        **trl: Any,
+    ) -> None:
+        if args.policy_conditioning is not PolicyConditioning.PROMPT:
+            who = None
+        elif who is None:
+            raise ValueError(
+                "policy_conditioning='prompt' writes who is asking into the prompt, and no `who` was given. Pass "
+                "WhoIsAsking.from_weights(ids, reward_model.weights_for(ids)), or set policy_conditioning='none'."
+            )
+        self._check_reference(model, args, peft_config)
+        reward_tokenizer = getattr(reward.model, "tokenizer", None) or processing_class
+        prepare = {"group_column": args.group_column, "tokenizer": reward_tokenizer, "who": who}
+        self.train_rows = prepare_group_rows(train_dataset, name="train_dataset", **prepare)
+        self.eval_rows = None
+        if eval_dataset is not None:
+            self.eval_rows = prepare_group_rows(eval_dataset, name="eval_dataset", **prepare)
+        names = [*self.train_rows.group_names, *([] if self.eval_rows is None else self.eval_rows.group_names)]
+        self.reward = reward
+        self.recorder = RecordedReward(
+            reward,
+            group_names=dict.fromkeys(names),
+            judge=judge,
+            stop_ids=(processing_class.eos_token_id, processing_class.pad_token_id),
+            missing_eos_penalty=args.missing_eos_penalty,
+        )
+        self.guard = CollapseGuard(args.max_kl, args.max_empty_fraction, args.stop_patience)
+        leave_accelerator()
+        super().__init__(
+            model=model,
+            reward_funcs=self.recorder,
+            args=args,
+            train_dataset=self.train_rows.dataset,
+            eval_dataset=None if self.eval_rows is None else self.eval_rows.dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            peft_config=peft_config,
+            **trl,
+        )
+        self.recorder.accelerator = self.accelerator
+        if isinstance(reward.model, nn.Module):  # TRL moves its own reward models only
+            reward.model.to(self.accelerator.device)
+
+    @staticmethod
+    def _check_reference(model: PreTrainedModel, args: GroupPolicyConfig, peft_config: PeftConfig | None) -> None:
+        name = getattr(model, "name_or_path", "")
+        if args.beta and peft_config is None and not hasattr(model, "peft_config") and not name:
+            raise ValueError(
+                f"beta={args.beta} measures the KL from a reference, which TRL reads from the model's folder when the "
+                "whole model is trained, and this one was made in the process. Train an adapter (--use_peft), set "
+                "beta=0, or save the model and load it from its folder."
+            )
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """What was logged in training, with `step`: averages since the line before. A resumed run has all of it."""
+        return [dict(entry) for entry in self.state.log_history if "objective/reward" in entry]
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:
+        """TRL's training, after `fit_reward_scales`; ended early if the guard says so.
+
+        Args:
+            resume_from_checkpoint: True for the last complete checkpoint in `output_dir`, if any; or its folder.
+            options: of transformers' `Trainer.train`.
+        """
+        if self.args.standardize_rewards and self.reward.standardize and not len(self.reward.scales):
+            self.fit_reward_scales()
+        point = self.agreed_resume_point(resume_from_checkpoint)
+        generation = None if point is None else load_generation(Path(point), *self._place())
+        if generation is not None:
+            self._step, self._buffered_inputs = generation
+        result = super().train(point, **options)
+        if self.guard.stop_reason:
+            went_back = self.guard.restore(self._trainable_parameters())
+            end = "went back to the last weights within the limits" if went_back else "is as the last update left it"
+            logger.warning(f"stopped after {self.state.global_step} updates; the policy {end}.")
+        return result
+
+    def _place(self) -> tuple[int, torch.device]:
+        return self.accelerator.process_index, self.accelerator.device
+
+    def save_beside(self, folder: Path) -> None:
+        """With a checkpoint, the completions that updates to come will use."""
+        if self._buffered_inputs is not None:
+            save_generation(folder, self._place()[0], self._step, self._buffered_inputs)
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> OrderByEpoch:
+        return OrderByEpoch(super()._get_train_sampler(dataset), self.args.seed, self._epoch)
+
+    def _epoch(self) -> int:
+        return int((self.state.epoch or 0) + 1e-6)
+
+    @torch.no_grad()
+    def fit_reward_scales(self) -> None:
+        """Fit every person's reward scale on completions of the reference policy, the same ones on every process.
+
+        Called before training, when the policy still is the reference.
+        """
+        args, rows = self.args, self.train_rows
+        generator = torch.Generator().manual_seed(args.seed)
+        picked = torch.randint(len(rows.prompts), (args.n_reference_completions,), generator=generator).tolist()
+        with torch.random.fork_rng(), self._whole_parameters():
+            torch.manual_seed(args.seed)
+            texts = self._draw(rows.dataset[picked]["prompt"])
+        broadcast_object_list(texts, from_process=0)
+        people = None
+        if self.reward.weights is None:
+            people = [*rows.annotator_ids, *([] if self.eval_rows is None else self.eval_rows.annotator_ids)]
+        self.reward.fit_scales([rows.prompts[row] for row in picked], texts, people)
+
+    def _whole_parameters(self) -> AbstractContextManager[Any]:
+        """Under ZeRO-3 each process holds a part of every parameter, and there is no engine yet that gathers them."""
+        if not is_deepspeed_zero3_enabled():
+            return nullcontext()
+        from deepspeed.zero import GatheredParameters
+
+        return GatheredParameters(list(self.model.parameters()))
+
+    def _draw(self, prompts: Sequence[Any]) -> list[str]:
+        """One completion of the policy as it is for each prompt."""
+        tokenizer, args = self.processing_class, self.args
+        padded = tokenizer.pad({"input_ids": prompt_ids(prompts, tokenizer)}, padding_side="left", return_tensors="pt")
+        was_training = self.model.training
+        texts: list[str] = []
+        self.model.eval()
+        for start in range(0, len(prompts), args.per_device_train_batch_size):
+            part = {name: padded[name][start : start + args.per_device_train_batch_size] for name in padded}
+            sequences = self.model.generate(
+                input_ids=part["input_ids"].to(self.model.device),
+                attention_mask=part["attention_mask"].to(self.model.device),
+                max_new_tokens=args.max_completion_length,
+                do_sample=True, temperature=args.temperature, top_k=0, top_p=1.0,
+                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            )  # fmt: skip
+            texts += tokenizer.batch_decode(sequences[:, part["input_ids"].shape[1] :], skip_special_tokens=True)
+        self.model.train(was_training)
+        return texts
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's log; in training also `objective/kl`, the guard's judgement, and the sample table."""
+        super().log(logs, start_time)
+        entry = self.state.log_history[-1]
+        if "objective/reward" not in entry:
+            return
+        if entry.get("kl") is not None:
+            entry["objective/kl"] = entry["kl"] * entry["completions/mean_length"]
+        self._watch(entry)
+        n_rows = self.args.n_table_rows
+        if n_rows and self.is_world_process_zero() and not self.args.disable_tqdm:
+            rows = self.recorder.latest
+            shown = rows[:: max(1, len(rows) // n_rows)][:n_rows]
+            print(f"\nafter update {self.state.global_step}\n{sample_table(shown)}", flush=True)
+
+    def _watch(self, entry: dict[str, float]) -> None:
+        kl = entry.get("objective/kl", 0.0)
+        warning = self.guard.watch(self.state.global_step, kl, entry["completions/empty_fraction"])
+        if self.guard.stop_reason:
+            self.control.should_training_stop = True
+        if warning:
+            logger.warning(warning)
+        elif not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            self.guard.keep(self._trainable_parameters())
+
+    def _trainable_parameters(self) -> dict[str, nn.Parameter]:
+        policy = self.accelerator.unwrap_model(self.model)
+        return {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the policy (its adapter, with PEFT), the tokenizer and a model card."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save and not _internal_call:
+            folder = Path(output_dir or self.args.output_dir)
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, with paths of this machine
+            self._write_card(folder)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Our card in place of TRL's."""
+        if self.is_world_process_zero():
+            self._write_card(Path(self.args.output_dir))
+
+    def _write_card(self, folder: Path) -> None:
+        policy, conditioning = self.accelerator.unwrap_model(self.model), self.args.policy_conditioning
+        algorithm = self.algorithm.value.upper()
+        card = policy_card(policy, conditioning, self.train_rows, self.history, algorithm=algorithm)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+class PALGRPOTrainer(PersonalGroupTrainer, GRPOTrainer):
+    """TRL's `GRPOTrainer` on rows with a name on each of them; arguments as of `PersonalGroupTrainer`."""
+
+    _tag_names = ["trl", "grpo", "palign"]
+    algorithm = GroupAlgorithm.GRPO
+    args: PALGRPOConfig
+
+
+class PALRLOOTrainer(PersonalGroupTrainer, RLOOTrainer):
+    """TRL's `RLOOTrainer` on rows with a name on each of them; arguments as of `PersonalGroupTrainer`."""
+
+    _tag_names = ["trl", "rloo", "palign"]
+    algorithm = GroupAlgorithm.RLOO
+    args: PALRLOOConfig

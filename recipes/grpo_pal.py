@@ -1,0 +1,47 @@
+"""GRPO, or RLOO, with the reward of the person each prompt belongs to; runs on any TRL from 1.12 on.
+
+    accelerate launch recipes/grpo_pal.py                     # the embedded default, from nothing
+    accelerate launch recipes/grpo_pal.py --algorithm rloo
+    accelerate launch recipes/grpo_pal.py --model_name_or_path MODEL --reward_model_path PAL_REWARD --dataset_name ROWS
+
+Writes into `--output_dir`: `<conditioning>/` (policy, history.csv, history.svg), samples.jsonl, report.html,
+report.md, report.json and summary.json.
+"""
+
+import time
+
+import pandas as pd
+from accelerate import PartialState
+from transformers import set_seed
+
+from palign.evaluation.policy_report import judge_policies
+from palign.evaluation.policy_samples import sample_rows
+from palign.trainers.pal_grpo_arguments import parse_grpo_arguments
+from palign.trainers.pal_grpo_config import GroupAlgorithm
+from palign.trainers.pal_grpo_runs import GRPORuns
+from palign.trainers.policy_setup import set_up_policies
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Train the policies, judge them beside the reference, report; returns what summary.json holds."""
+    start = time.monotonic()
+    script, args, model_args = parse_grpo_arguments(argv)
+    set_seed(args.seed)
+    own = {"trust_remote_code": args.trust_remote_code, "algorithm": GroupAlgorithm(script.algorithm)}
+    runs = set_up_policies(script, args, model_args, GRPORuns, **own)
+    samples = {"reference": sample_rows(**runs.sampling(None))}
+    histories: dict[str, pd.DataFrame] = {}
+    for name in dict.fromkeys([*script.compare_with, args.policy_conditioning.value]):
+        run = runs.train(name)
+        samples[name], histories[name] = sample_rows(**runs.sampling(run)), run.history
+    seconds = time.monotonic() - start
+    if not PartialState().is_main_process:
+        return {}
+    return judge_policies(
+        samples, histories, rows=runs.eval_rows, reward=runs.reward, judge=runs.judge, output_dir=args.output_dir,
+        algorithm=script.algorithm.upper(), group_columns=script.group_columns, seconds=seconds,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
