@@ -20,8 +20,9 @@ from palign.evaluation.figure_data import FigureData
 from palign.evaluation.mixture_report import check_notes, choice_note, compare_types, side_by_side
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table
-from palign.models.mixture_policy import MixturePolicy
+from palign.models.mixture_files import MixtureRecord
 from palign.models.model_card import add_measured
+from palign.models.sharded import is_sharded
 from palign.trainers.mixture_dpo_arguments import MixtureArguments, parse_mixture_arguments
 from palign.trainers.mixture_setup import MixtureSetup, set_up_mixture
 
@@ -40,24 +41,30 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         trainer.save_model()
         seconds[f"{name}/training_seconds"] = time.monotonic() - began
         policies[name] = trainer.mixture_policy()
-        scores[name] = policies[name].scores(setup.eval_rows).numpy()
+        scores[name] = policies[name].scores(setup.eval_rows, together=True).numpy()
         if name != "em":
             setup.release(trainer)
+    seconds["training_seconds"] = time.monotonic() - start
+    samples = ""
+    if PartialState().is_main_process or is_sharded(policies["em"].policies):  # divided weights speak together
+        samples = side_by_side(
+            policies["em"], setup.eval_rows, n_prompts=script.n_sample_prompts, max_new_tokens=script.max_new_tokens
+        )
     if not PartialState().is_main_process:
         return {}
-    seconds["training_seconds"] = time.monotonic() - start
-    return judge(setup, script, policies["em"], scores, seconds)
+    return judge(setup, script, policies["em"].record, scores, samples, seconds)
 
 
 def judge(
     setup: MixtureSetup,
     script: MixtureArguments,
-    policy: MixturePolicy,
+    record: MixtureRecord,
     scores: dict[str, Any],
+    samples: str,
     seconds: dict[str, float],
 ) -> dict[str, float]:
-    """Accuracy on held-out rows by declared type, agreement of the types found with it, samples, report, summary."""
-    output, rows, record = Path(setup.args.output_dir), setup.eval_rows, policy.record
+    """Accuracy on held-out rows by declared type, agreement of the types found with it, report, summary."""
+    output, rows = Path(setup.args.output_dir), setup.eval_rows
     names = [f"type_{k}" for k in record.responsibilities.argmax(1)]
     found = dict(zip(record.annotators.ids, names, strict=True))
     if script.type_column in rows.columns:
@@ -65,13 +72,12 @@ def judge(
     types = None if script.type_column == "type" in rows.columns else found
     table = pd.concat(score_table(values, rows, model=name, types=types) for name, values in scores.items())
     table.to_csv(output / "scores.csv", index=False)
-    summary = {"n_types": float(policy.n_types)} | compare_types(record, setup.truth)
+    summary = {"n_types": float(record.n_types)} | compare_types(record, setup.truth)
     for (name, kind), part in table.groupby(["model", "type"], sort=False):
         summary[f"{name}/{kind}/accuracy"] = float(part["accuracy"].mean())
     for name, part in table.groupby("model", sort=False):
         summary |= {f"{name}/{metric}": float(part[metric].mean()) for metric in ("accuracy", "log_likelihood")}
     summary |= seconds
-    samples = side_by_side(policy, rows, n_prompts=script.n_sample_prompts, max_new_tokens=script.max_new_tokens)
     (output / "samples.md").write_text(samples, encoding="utf-8")
     report = write_report(
         table, output_dir=output, metrics=("accuracy", "log_likelihood", "reward"), group_columns=setup.group_columns,

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 from palign.functional.mixture import responsibilities
+from palign.models.type_scores import merged
 from palign.trainers.cheap_start import CheapStart
-from palign.trainers.mixture_e_step import merged, posterior_of_round, rows_to_ask, scaled_sums
+from palign.trainers.mixture_e_step import posterior_of_round, rows_to_ask, scaled_sums
 from palign.trainers.mixture_state import MixtureState
 
 NAN = float("nan")

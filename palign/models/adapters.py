@@ -31,6 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from palign.models.completions import policy_logps
+from palign.models.sharded import set_whole, whole, whole_tensor
 
 __all__ = [
     "TypePolicies",
@@ -275,24 +276,23 @@ def _packed(input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) 
 
 
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:
-    """A copy on the CPU of all type adapters, by parameter name. Not for parameters that ZeRO-3 has partitioned."""
-    return {name: parameter.detach().cpu().clone() for name, parameter in _adapter_parameters(model)}
+    """A copy on the CPU of all type adapters, by parameter name; by all processes where weights are divided."""
+    return {name: whole_tensor(parameter).cpu().clone() for name, parameter in _adapter_parameters(model)}
 
 
 def restore_adapter_state(model: PeftModel, state: dict[str, Tensor]) -> None:
     """Write back what `adapter_state` gave; another set of names or shapes raises ValueError."""
     own = dict(_adapter_parameters(model))
-    different = sorted(
-        {*own, *state} - {name for name in own if name in state and own[name].shape == state[name].shape}
-    )
+    shapes = {name: getattr(parameter, "ds_shape", parameter.shape) for name, parameter in own.items()}
+    different = sorted({*own, *state} - {name for name in own if name in state and shapes[name] == state[name].shape})
     if different:
         raise ValueError(
             f"the adapter state does not fit this model: {len(different)} parameters are missing or have another "
             f"shape, first {different[0]!r}. Restore it on a model with the same base, configuration and n_types."
         )
-    with torch.no_grad():
+    with torch.no_grad(), whole(own.values(), write=True):
         for name, parameter in own.items():
-            parameter.copy_(state[name])
+            set_whole(parameter, state[name])
 
 
 def _adapter_parameters(model: PeftModel) -> list[tuple[str, nn.Parameter]]:

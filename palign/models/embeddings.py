@@ -152,6 +152,10 @@ class EmbeddingStore:
         new = {key: i for key, i in new.items() if key not in self._rows}
         self._append(list(new), states[list(new.values())])
 
+    def keys(self) -> list[bytes]:
+        """32 bytes for each row of :attr:`vectors`, in their order."""
+        return list(self._rows)
+
     def rows_of_keys(self, keys: Sequence[bytes]) -> np.ndarray:
         """As :meth:`rows`, by keys of 32 bytes; what other processes have added meanwhile is seen."""
         if any(key not in self._rows for key in keys):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -18,7 +19,7 @@ from palign.models.checkpoints import require_model_folder
 from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.mixture_files import BASE, MixtureRecord, load_mixture
 from palign.models.reference_logps import reference_pass
-from palign.models.type_scores import implicit_rewards, row_log_likelihoods, type_logps
+from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
 
 __all__ = ["MixturePolicy", "TypePosterior"]
 
@@ -120,24 +121,35 @@ class MixturePolicy:
 
     # judging
 
-    def type_rewards(self, rows: Rows, *, batch_size: int = 32) -> Tensor:
-        """(rows, max_items, n_types) float64: β·h_k of every item, 0 at padding."""
+    def type_rewards(self, rows: Rows, *, batch_size: int = 32, together: bool = False) -> Tensor:
+        """(rows, max_items, n_types) float64: β·h_k of every item, 0 at padding.
+
+        Args:
+            together: all processes call this with the same rows; each computes its share, all get the whole.
+        """
         prefs = Preferences.of(rows)
         items = TokenizedItems.of(prefs, self.tokenizer, max_length=self.record.max_length)
         used = np.zeros(len(prefs.items), dtype=bool)
         used[prefs.item_indices[prefs.item_indices >= 0]] = True
+        share = {"rank": PartialState().process_index, "n_ranks": PartialState().num_processes} if together else {}
         options = {"cache_dir": self.reference_cache_dir, "batch_size": batch_size, "show_progress": False}
         device, wanted = self.policies.policy.device, np.repeat(used[:, None], self.n_types, axis=1)
         with torch.autocast(device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            reference = reference_pass(self.policies.policy, items, **options)
-            logps = type_logps(self.policies, items, wanted, batch_size=batch_size)
+            reference = reference_pass(self.policies.policy, items, **options, **share)
+            logps = type_logps(self.policies, items, wanted, batch_size=batch_size, **share)
+        if together:
+            logps = gathered(logps)
         return implicit_rewards(prefs, logps, np.asarray(reference.logps, dtype=np.float64), beta=self.record.beta)
 
-    def scores(self, rows: Rows, *, batch_size: int = 32) -> Tensor:
-        """(rows, max_items) float64: Σ_k γ_ik β·h_k, the reward that the person of the row is expected to give."""
+    def scores(self, rows: Rows, *, batch_size: int = 32, together: bool = False) -> Tensor:
+        """(rows, max_items) float64: Σ_k γ_ik β·h_k, the reward that the person of the row is expected to give.
+
+        `together` as in `type_rewards`.
+        """
         prefs = Preferences.of(rows)
         gamma = self.responsibilities_for(prefs.annotator_ids)
-        return (self.type_rewards(prefs, batch_size=batch_size) * gamma[:, None]).sum(2)
+        rewards = self.type_rewards(prefs, batch_size=batch_size, together=together)
+        return (rewards * gamma[:, None]).sum(2)
 
     def posterior(self, rows: Rows, *, batch_size: int = 32) -> TypePosterior:
         """The types of people from their votes, mixing weights as the prior (Bayes; by stages, in log space).

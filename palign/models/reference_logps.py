@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -22,6 +23,7 @@ from palign.models.architectures import hidden_size_of, without_head
 from palign.models.backbones import FINGERPRINT_ELEMENTS
 from palign.models.completions import TokenizedItems, policy_logps
 from palign.models.embeddings import EmbeddingStore
+from palign.models.sharded import forwards, turns, whole_tensor
 
 __all__ = ["ReferencePass", "base_fingerprint", "reference_pass"]
 
@@ -58,14 +60,13 @@ def reference_pass(
     Args:
         model: a causal language model; of a PeftModel the base, with adapters off.
         items: unique items.
-        cache_dir: folder of all reference caches; None keeps nothing.
+        cache_dir: folder of all reference caches; None keeps nothing on disk.
         batch_size: items in a forward pass.
         rank, n_ranks: with several processes of one group all call this, with one `cache_dir`; each computes its
-            share. What is not found on this machine's disk afterwards is computed here.
+            share. What is not found on this machine's disk afterwards is computed here; without a `cache_dir` the
+            shares are exchanged.
         show_progress: whether to draw a progress bar.
     """
-    if n_ranks > 1 and cache_dir is None:
-        raise ValueError(f"{n_ranks} processes share the reference pass through its cache; give a cache_dir.")
     width = 1 + hidden_size_of(model.config)
     store = EmbeddingStore(cache_dir, base_fingerprint(model), width)
     keys = [_item_key(items, number) for number in range(len(items))]
@@ -73,12 +74,20 @@ def reference_pass(
     if n_ranks > 1:
         own = np.array([int.from_bytes(key[:4], "little") % n_ranks == rank for key in keys])
         _fill(store, model, items, keys, np.flatnonzero((store.rows_of_keys(keys) < 0) & own), **options)
+        if cache_dir is None:
+            _exchange(store)
         torch.distributed.barrier()
     _fill(store, model, items, keys, np.flatnonzero(store.rows_of_keys(keys) < 0), **options)
     rows = store.rows_of_keys(keys)
     in_order = np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))) if len(rows) else False
     found = store.vectors[rows[0] : rows[0] + len(rows)] if in_order else store.vectors[rows]
     return ReferencePass(np.array(found[:, 0]), found[:, 1:])
+
+
+def _exchange(store: EmbeddingStore) -> None:
+    """Give every process's store in memory what the others computed."""
+    for keys, vectors in gather_object([(store.keys(), np.asarray(store.vectors))]):
+        store.append(keys, vectors)
 
 
 def _fill(
@@ -92,10 +101,12 @@ def _fill(
     show_progress: bool,
 ) -> None:
     """Compute the items numbered in `missing` and append them, part by part; a kill loses one part at most."""
+    parts = [missing[start : start + ITEMS_AT_ONCE] for start in range(0, len(missing), ITEMS_AT_ONCE)]
     with tqdm(total=len(missing), desc="reference", unit="text", disable=not (show_progress and len(missing))) as bar:
-        for start in range(0, len(missing), ITEMS_AT_ONCE):
-            part = missing[start : start + ITEMS_AT_ONCE]
-            store.append([keys[number] for number in part], _compute(model, items, part, batch_size, bar))
+        for part, is_own in turns(parts, missing[:0], model):
+            found = _compute(model, items, part, batch_size, bar)
+            if is_own:
+                store.append([keys[number] for number in part], found)
 
 
 @torch.no_grad()
@@ -107,12 +118,16 @@ def _compute(model: nn.Module, items: TokenizedItems, numbers: np.ndarray, batch
     found = np.zeros((len(numbers), 1 + hidden_size_of(model.config)), dtype=np.float32)
     model.eval()
     try:
-        with route(model, None) if isinstance(model, PeftModel) else nullcontext(), _last_states(model) as states:
-            for chosen in items.batches_by_length(numbers, batch_size):
+        reference = route(model, None) if isinstance(model, PeftModel) else nullcontext()
+        with forwards(model), reference, _last_states(model) as states:
+            batches = list(items.batches_by_length(numbers, batch_size)) if len(numbers) else []
+            for chosen, is_own in turns(batches, np.zeros(1, dtype=np.int64), model):
                 batch = {name: tensor.to(device) for name, tensor in items.collate(chosen).items()}
                 logps = policy_logps(model, **batch)
                 mask = batch["completion_mask"][..., None]
                 pooled = (states.pop().float() * mask).sum(1) / mask.sum(1).clamp_min(1)
+                if not is_own:
+                    continue
                 found[place[chosen]] = torch.cat([logps[:, None], pooled], dim=1).float().cpu().numpy()
                 bar.update(len(chosen))
     finally:
@@ -139,17 +154,19 @@ def _plain(model: nn.Module) -> nn.Module:
 def base_fingerprint(model: nn.Module) -> str:
     """A content key (64 hex digits) of the base: weights, configuration, and autocast as it is on now.
 
-    Adapters do not enter: a base has the same key before and after they are added. Tensors above a million elements
-    are sampled evenly, the rest read in full.
+    Every process of a model that is divided among them must call it. Adapters do not enter: a base has the same key
+    before and after they are added. Tensors above a million elements are sampled evenly, the rest read in full.
     """
     digest = hashlib.sha256(b"reference 1")
-    tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in _plain(model).state_dict().items()}
+    state = _plain(model).state_dict(keep_vars=True)  # the parameters themselves: ZeRO-3 marks those it divided
+    tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in state.items()}
     for name, tensor in sorted(tensors.items()):
         if ".lora_" in name:
             continue
-        flat = tensor.detach().reshape(-1)
+        values = whole_tensor(tensor)
+        flat = values.reshape(-1)
         flat = flat[:: max(1, flat.numel() // FINGERPRINT_ELEMENTS)].contiguous().cpu()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(f"{name}{tuple(values.shape)}{values.dtype}".encode())
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     config = {key: value for key, value in model.config.to_dict().items() if key not in SAYS_NOTHING}
     kind = next(model.parameters()).device.type

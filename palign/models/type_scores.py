@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -11,8 +13,9 @@ from palign.data.preferences import Preferences
 from palign.functional.losses import plackett_luce
 from palign.models.adapters import TypePolicies
 from palign.models.completions import TokenizedItems
+from palign.models.sharded import forwards, turns
 
-__all__ = ["implicit_rewards", "row_log_likelihoods", "type_logps"]
+__all__ = ["gathered", "implicit_rewards", "merged", "row_log_likelihoods", "type_logps"]
 
 ROWS_AT_ONCE = 65_536
 
@@ -44,16 +47,32 @@ def type_logps(
     found = np.full(wanted.shape, np.nan)
     was_training = policies.training
     policies.eval()
-    batches = list(items.batches_by_length(np.flatnonzero(wanted.any(1)), batch_size))
+    batches = list(items.batches_by_length(np.flatnonzero(wanted.any(1)), batch_size))[rank::n_ranks]
     try:
-        for numbers in tqdm(batches[rank::n_ranks], desc="E-step", disable=not show_progress):
-            cells = torch.from_numpy(wanted[numbers])
-            batch = {name: tensor.to(device) for name, tensor in items.collate(numbers).items()}
-            logps = policies(**batch, needs_grad=cells.to(device)).double().cpu().numpy()
-            found[numbers] = np.where(wanted[numbers], logps, np.nan)
+        with forwards(policies):
+            own = turns(batches, np.zeros(1, dtype=np.int64), policies)
+            for numbers, is_own in tqdm(own, total=len(batches), desc="E-step", disable=not show_progress):
+                cells = torch.from_numpy(wanted[numbers] & is_own)
+                batch = {name: tensor.to(device) for name, tensor in items.collate(numbers).items()}
+                logps = policies(**batch, needs_grad=cells.to(device)).double().cpu().numpy()
+                if is_own:
+                    found[numbers] = np.where(wanted[numbers], logps, np.nan)
     finally:
         policies.train(was_training)
     return found
+
+
+def gathered(own: np.ndarray) -> np.ndarray:
+    """What all processes found together: arrays of one shape, each cell known to one of them at most."""
+    return own if PartialState().num_processes == 1 else merged(gather_object([own]))
+
+
+def merged(parts: list[np.ndarray]) -> np.ndarray:
+    """Arrays of one shape in which each cell is known to one process at most, NaN elsewhere."""
+    whole = parts[0].copy()
+    for part in parts[1:]:
+        np.copyto(whole, part, where=np.isnan(whole))
+    return whole
 
 
 def implicit_rewards(prefs: Preferences, logps: np.ndarray, reference: np.ndarray, *, beta: float) -> Tensor:

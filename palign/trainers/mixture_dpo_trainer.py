@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from peft import PeftConfig
 from torch import Tensor, nn
 from transformers import (
@@ -55,7 +54,7 @@ from palign.models.completions import TokenizedItems
 from palign.models.mixture_files import WORDS, MixtureRecord, named_base, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import reference_pass
-from palign.models.type_scores import implicit_rewards, row_log_likelihoods, type_logps
+from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
 from palign.trainers.cheap_start import CheapHead, CheapStart, cheap_start, given_start
 from palign.trainers.checkpoints import CompleteCheckpoints
 from palign.trainers.deepspeed_runs import leave_accelerator
@@ -63,7 +62,6 @@ from palign.trainers.mixture_collator import MixtureCollator
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
 from palign.trainers.mixture_e_step import (
     checks_of_round,
-    merged,
     posterior_of_round,
     rows_to_ask,
     scaled_sums,
@@ -309,17 +307,13 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
     def _type_logps(self, wanted: np.ndarray) -> np.ndarray:
         settings = {"batch_size": self.args.e_step_batch_size, "show_progress": not self.args.disable_tqdm}
         n_ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        own = type_logps(self.policies, self.items, wanted, rank=rank, n_ranks=n_ranks, **settings)
-        return own if n_ranks == 1 else merged(gather_object([own]))
+        return gathered(type_logps(self.policies, self.items, wanted, rank=rank, n_ranks=n_ranks, **settings))
 
     def _nothing_recorded(self) -> Tensor:
         return torch.full((len(self.train_rows), self.start.n_types), float("nan"), dtype=torch.float64)
 
     def _gathered_records(self) -> Tensor:
-        recorded = self.mixture.recorded
-        if self.accelerator.num_processes == 1:
-            return recorded
-        return torch.from_numpy(merged(gather_object([recorded.numpy()])))
+        return torch.from_numpy(gathered(self.mixture.recorded.numpy()))
 
     # what was learned so far
 
@@ -390,7 +384,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         if rows is None:
             raise ValueError("There is nothing to evaluate on: give eval_dataset, here or to the trainer.")
         policy = self.mixture_policy()
-        rewards = policy.type_rewards(rows, batch_size=self.args.e_step_batch_size)
+        rewards = policy.type_rewards(rows, batch_size=self.args.e_step_batch_size, together=True)
         gamma = policy.responsibilities_for(rows.annotator_ids)
         right, n_pairs = pair_order((rewards * gamma[:, None]).sum(2), torch.from_numpy(rows.ranks.astype(np.int64)))
         likelihoods = row_log_likelihoods(rewards, rows.ranks)

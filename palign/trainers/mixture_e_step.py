@@ -4,7 +4,6 @@ import logging
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from palign.functional.mixture_checks import dead_types, duplicate_types, frozen
 from palign.trainers.cheap_start import CheapStart
 from palign.trainers.mixture_state import MixtureState
 
-__all__ = ["checks_of_round", "merged", "posterior_of_round", "rows_to_ask", "scaled_sums"]
+__all__ = ["checks_of_round", "posterior_of_round", "rows_to_ask", "scaled_sums"]
 
 logger = logging.getLogger(__name__)
 SURE = 0.9
@@ -89,11 +88,3 @@ def checks_of_round(state: MixtureState, start: CheapStart, by_row: Tensor) -> l
         if check.verdict != "ok":
             logger.warning("%s: %s", check.name, check.message)
     return [asdict(check) for check in checks]
-
-
-def merged(parts: list[np.ndarray]) -> np.ndarray:
-    """Arrays of one shape in which each cell is known to one process at most, NaN elsewhere."""
-    whole = parts[0].copy()
-    for part in parts[1:]:
-        whole = np.where(np.isnan(whole), part, whole)
-    return whole

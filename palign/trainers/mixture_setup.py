@@ -20,6 +20,7 @@ from palign.data.splits import split_by_prompt, split_by_row
 from palign.data.vote_counts import count_votes
 from palign.models.checkpoints import require_model_folder
 from palign.models.mixture_files import named_base
+from palign.models.sharded import leave_engine
 from palign.trainers.embedded import embedded_rankings, make_embedded_default
 from palign.trainers.mixture_dpo_arguments import MixtureArguments
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
@@ -78,7 +79,8 @@ class MixtureSetup:
         return torch.eye(int(types.max()) + 1, dtype=torch.float64)[types]
 
     def release(self, trainer: MixtureDPOTrainer) -> None:
-        """Take a trainer's adapters off the model, for the next one."""
+        """Take a trainer's engine and adapters off the model, for the next one."""
+        leave_engine(trainer.model_wrapped)
         self.model = trainer.policies.policy.unload()
         if hasattr(self.model, "peft_config"):
             del self.model.peft_config

@@ -1,0 +1,126 @@
+"""Weights that lie in parts on several processes (DeepSpeed ZeRO-3, FSDP2): reading them, running them, in step.
+
+A forward pass of such a model needs every process at once. What each process computes for itself therefore has to have
+as many turns everywhere (`turns`), and weights are looked at whole inside `whole` only.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+__all__ = ["forwards", "is_sharded", "leave_engine", "set_whole", "turns", "whole", "whole_tensor"]
+
+T = TypeVar("T")
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether weights are divided among processes."""
+    return any(hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def whole(parameters: Iterable[nn.Parameter], *, write: bool = False) -> AbstractContextManager:
+    """Inside this context ZeRO-3's parameters are there in full; every process must enter it, with the same ones.
+
+    Args:
+        parameters: to look at.
+        write: what the main process changes is kept, for all.
+    """
+    divided = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    if not write:  # small ones stay whole while an engine runs, and to divide them again would confuse its prefetch
+        divided = [parameter for parameter in divided if parameter.ds_status.name != "AVAILABLE"]
+    if not divided:
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(divided, modifier_rank=0 if write else None)
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """The values of one parameter or buffer in full; every process must call it."""
+    if isinstance(tensor, DTensor):
+        return tensor.detach().full_tensor()
+    if not hasattr(tensor, "ds_id"):
+        return tensor.detach()
+    with whole([tensor]):
+        return tensor.detach().clone()
+
+
+def set_whole(parameter: nn.Parameter, values: Tensor) -> None:
+    """Overwrite a parameter by values in full; ZeRO-3's inside `whole(…, write=True)`."""
+    values = values.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        values = distribute_tensor(values, parameter.device_mesh, parameter.placements)
+    parameter.data.copy_(values)
+
+
+def turns(own: Sequence[T], filler: T, model: nn.Module) -> Iterator[tuple[T, bool]]:
+    """(batch, whether it is this process's own): as many on every process as on the busiest one.
+
+    Where weights are whole on each process these are just its own. Beyond them `filler` is given, so that nobody waits
+    for a process that has come to its end.
+    """
+    n_turns = _most(len(own), model)  # before the first forward pass: all processes must agree at the same place
+    for turn in range(n_turns):
+        yield (own[turn], True) if turn < len(own) else (filler, False)
+
+
+def _most(n: int, model: nn.Module) -> int:
+    """The largest n of all processes where weights are divided; `n` itself elsewhere."""
+    if not (is_sharded(model) and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
+        return n
+    found: list[int] = [0] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, n)
+    return max(found)
+
+
+@contextmanager
+def forwards(model: nn.Module) -> Iterator[None]:
+    """Inside this context a model that ZeRO-3 has divided can be run before, or without, a training engine."""
+    divided = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    if not divided or _has_engine(model):
+        yield
+        return
+    import deepspeed
+
+    dtype = next(model.parameters()).dtype
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": 3},
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "fp16": {"enabled": dtype == torch.float16},
+        "steps_per_print": float("inf"),
+    }
+    was_training = model.training
+    engine, *_ = deepspeed.initialize(model=model, config=config)
+    model.train(was_training)
+    try:
+        yield
+    finally:
+        leave_engine(engine)
+
+
+def leave_engine(engine: object) -> None:
+    """Take a DeepSpeed engine off its model, for the next one; nothing where it is none."""
+    if not hasattr(engine, "zero_optimization_stage"):
+        return
+    engine.destroy()
+    for module in engine.module.modules():  # what `destroy` leaves behind would steer the next engine
+        for hooks in (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks):
+            for number in [number for number, hook in hooks.items() if _is_of_deepspeed(hook)]:
+                del hooks[number]
+
+
+def _has_engine(model: nn.Module) -> bool:
+    return any(
+        "DeepSpeedZeRoOffload" in getattr(hook, "__qualname__", "")
+        for module in model.modules()
+        for hook in module._forward_pre_hooks.values()
+    )
+
+
+def _is_of_deepspeed(hook: object) -> bool:
+    return getattr(hook, "__module__", "").startswith("deepspeed")
