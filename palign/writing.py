@@ -55,16 +55,24 @@ def write_whole(path: str | Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def whole_files(folder: str | Path) -> Iterator[Path]:
+def whole_files(folder: str | Path, last: str) -> Iterator[Path]:
     """An empty folder to write to, whose files take their places in `folder` when the context is left without an
-    error: each of them is whole or as it was before. One process writes at a time.
+    error, each of them whole. One process writes at a time.
+
+    Args:
+        folder: made where it is missing; what is not written anew stays.
+        last: the file without which nobody reads the folder. It is taken away first and put there last, so that parts
+            of two saves are never read as one: a process killed between leaves a folder that is nothing yet.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     sweep_partials(folder)
     with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}-", dir=folder) as partial:
         yield Path(partial)
+        (folder / last).unlink(missing_ok=True)
+        held = (Path(partial) / last).rename(folder / f"{PARTIAL}-{last}")
         move_into(partial, folder)
+        os.replace(held, folder / last)
 
 
 def move_into(source: str | Path, folder: str | Path) -> None:

@@ -77,8 +77,8 @@ def ppo_config(output_dir: Any, **changes: Any) -> PALPPOConfig:
     settings: dict[str, Any] = {
         "output_dir": str(output_dir), "use_cpu": True, "per_device_train_batch_size": 8, "total_episodes": 16,
         "local_rollout_forward_batch_size": 3, "num_ppo_epochs": 1, "response_length": 4, "learning_rate": 1e-2,
-        "policy_conditioning": "none", "save_strategy": "no", "standardize_rewards": False, "num_sample_generations": 0, "disable_tqdm": True,
-        "per_device_eval_batch_size": 4, "temperature": 1.0,
+        "policy_conditioning": "none", "standardize_rewards": False, "num_sample_generations": 0, "disable_tqdm": True,
+        "per_device_eval_batch_size": 4, "temperature": 1.0, "save_strategy": "no",
     }  # fmt: skip
     return PALPPOConfig(**{**settings, **changes})
 

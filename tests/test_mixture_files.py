@@ -66,7 +66,7 @@ def test_an_interrupted_save_leaves_the_last_one(tmp_path: Path, monkeypatch: py
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("palign.models.mixture_files.os.replace", killed)
+    monkeypatch.setattr("palign.writing.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         save_mixture(record(beta=9.0), tmp_path)
     assert all((tmp_path / name).read_bytes() == content for name, content in before.items())

@@ -1,12 +1,12 @@
 """A fair policy on disk beside its adapter: game.json, and a model card with the fairness section."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from palign.models.model_card import FAIR, named, render, shown, table
+from palign.writing import write_whole
 
 __all__ = ["GAME", "fair_card", "fair_table", "load_game", "save_game"]
 
@@ -19,9 +19,7 @@ def save_game(record: Mapping[str, Any], folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     words = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     for name, text in ((GAME, words + "\n"), (CARD, fair_card(record))):
-        partial = folder / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, folder / name)
+        write_whole(folder / name, text)
 
 
 def load_game(folder: str | Path) -> dict[str, Any]:

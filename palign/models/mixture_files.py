@@ -1,7 +1,6 @@
 """A mixture on disk: adapters by type, mixture.json, responsibilities.parquet, a model card."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from accelerate import PartialState
 
 from palign.data.annotators import AnnotatorIndex
 from palign.models.model_card import MIXTURE, named, render, shown, table
+from palign.writing import whole_file, whole_files, write_whole
 
 __all__ = ["BASE", "MixtureRecord", "load_mixture", "mixture_card", "named_base", "save_mixture"]
 
@@ -61,15 +61,15 @@ def save_mixture(record: MixtureRecord, folder: str | Path) -> None:
         entropy = -np.where(gamma > 0, gamma * np.log(gamma), 0.0).sum(1)
     table = {"annotator_id": record.annotators.ids, "n_rows": record.n_rows, "entropy": entropy}
     table |= {"type": gamma.argmax(1)} | {f"type_{k}": gamma[:, k] for k in range(record.n_types)}
-    pd.DataFrame(table).to_parquet(folder / (PEOPLE + ".partial"), index=False)
-    os.replace(folder / (PEOPLE + ".partial"), folder / PEOPLE)
+    with whole_file(folder / PEOPLE) as beside:
+        pd.DataFrame(table).to_parquet(beside, index=False)
     words = {
         "format": FORMAT, "n_types": record.n_types, "mixing_weights": record.mixing_weights.tolist(),
         "beta": record.beta, "max_length": record.max_length, "base_model": record.base_model,
         "rounds": record.history, **record.details,
     }  # fmt: skip
-    _write(folder / WORDS, json.dumps(words, indent=1, ensure_ascii=False) + "\n")
-    _write(folder / CARD, mixture_card(record))
+    write_whole(folder / WORDS, json.dumps(words, indent=1, ensure_ascii=False) + "\n")
+    write_whole(folder / CARD, mixture_card(record))
 
 
 def load_mixture(folder: str | Path) -> MixtureRecord:
@@ -83,7 +83,8 @@ def load_mixture(folder: str | Path) -> MixtureRecord:
     if missing:
         raise ValueError(
             f"{str(folder)!r} is not a mixture: it lacks {', '.join(missing)}. Give a folder that MixtureDPOTrainer "
-            "or recipes/em_dpo.py wrote."
+            "or recipes/em_dpo.py wrote; one that was interrupted as it wrote goes on from, and can be read at, its "
+            "last complete checkpoint-N."
         )
     try:
         words = json.loads((folder / WORDS).read_text(encoding="utf-8"))
@@ -116,8 +117,9 @@ def named_base(model: Any, tokenizer: Any, output_dir: Path) -> str | None:
     beside = output_dir / BASE
     if not model.name_or_path:
         if PartialState().is_main_process:
-            model.save_pretrained(beside)
-            tokenizer.save_pretrained(beside)
+            with whole_files(beside, last="config.json") as whole:
+                model.save_pretrained(whole)
+                tokenizer.save_pretrained(whole)
         model.name_or_path = str(beside)
     return None if Path(model.name_or_path) == beside else model.name_or_path
 
@@ -135,9 +137,3 @@ def mixture_card(record: MixtureRecord) -> str:
         sure=float((gamma.max(1) > 0.9).mean()) if len(gamma) else 0.0,
         checks=f"\n## Checks\n\n{checks}\n" if checks else "",
     )  # fmt: skip
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

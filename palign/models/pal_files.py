@@ -1,7 +1,6 @@
 """PAL reward models on disk and on the hub: safetensors, config.json, annotators.json, a model card."""
 
 import dataclasses
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from palign.data.annotators import AnnotatorIndex
 from palign.models.model_card import PAL, named, render, shown, table
 from palign.models.pal_config import PALConfig
+from palign.writing import whole_files
 
 if TYPE_CHECKING:
     from palign.models.pal import PALRewardModel
@@ -37,8 +37,12 @@ def pal_card(model: "PALRewardModel", *, n_rows: int | None = None) -> str:
 
 
 def save_model(model: "PALRewardModel", folder: Path, card: str | None = None) -> None:
-    """Write a model; the weights are complete or absent, whenever the process is killed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a model; it is complete or none, whenever the process is killed."""
+    with whole_files(folder, last=CONFIG) as beside:
+        _write_model(model, beside, card)
+
+
+def _write_model(model: "PALRewardModel", folder: Path, card: str | None) -> None:
     adapter = model.backbone is not None and hasattr(model.backbone.model, "peft_config")
     config = dataclasses.replace(model.config, backbone_adapter=adapter)
     if model.backbone is not None:
@@ -48,9 +52,7 @@ def save_model(model: "PALRewardModel", folder: Path, card: str | None = None) -
             inner = model.backbone.model.get_base_model() if adapter else model.backbone.model
             _save_backbone(inner, model.backbone.tokenizer, folder / BACKBONE, is_wrapped=adapter)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in own_state(model).items()}
-    partial = folder / (WEIGHTS + ".partial")
-    save_file(state, partial, metadata={"format": "pt"})
-    os.replace(partial, folder / WEIGHTS)
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     model.annotators.save(folder / ANNOTATORS)
     config.save(folder / CONFIG)
     (folder / "README.md").write_text(pal_card(model) if card is None else card, encoding="utf-8")
@@ -76,7 +78,7 @@ def load_model(cls: "type[PALRewardModel]", name_or_path: str, options: dict[str
     if missing:
         raise ValueError(
             f"{name_or_path!r} is not a PAL reward model: it lacks {', '.join(missing)}. Give a folder that "
-            "PALRewardModel.save_pretrained or recipes/pal_reward.py wrote."
+            "PALRewardModel.save_pretrained or recipes/pal_reward.py wrote to its end."
         )
     config = PALConfig.load(folder / CONFIG)
     model = cls(config, AnnotatorIndex.load(folder / ANNOTATORS), _load_backbone(config, folder, options))

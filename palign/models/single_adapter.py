@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from palign.models.adapters import CONFIG, WEIGHTS, TypePolicies, disable_dropout
+from palign.writing import sweep_partials
 
 __all__ = [
     "AdapterPolicies",
@@ -126,11 +127,13 @@ def save_adapter(model: PeftModel, name: str, folder: str | Path, state_dict: di
     """Write one adapter at the top of a folder, as plain PEFT reads it; each file is complete or as it was before."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    sweep_partials(folder)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
         model.save_pretrained(
             partial, selected_adapters=[name], save_embedding_layers=False, state_dict=state_dict,
             safe_serialization=True,
         )  # fmt: skip
+        (folder / CONFIG).unlink(missing_ok=True)  # without which nobody reads the folder: it comes last
         for file in (WEIGHTS, CONFIG):
             shutil.move(Path(partial) / name / file, folder / file)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from palign.functional.mixture import assign_rows, row_weights
 from palign.trainers.mixture_dpo_config import MStep
+from palign.writing import whole_file, write_whole
 
 __all__ = ["MixtureState", "round_ends"]
 
@@ -75,8 +76,9 @@ class MixtureState:
             name: getattr(self, name).contiguous()
             for name in ("responsibilities", "mixing_weights", "log_likelihoods", "recorded")
         }
-        save_file(tensors, folder / TENSORS)
-        (folder / WORDS).write_text(json.dumps({"round": self.round, "history": self.history}), encoding="utf-8")
+        with whole_file(folder / TENSORS) as beside:
+            save_file(tensors, beside)
+        write_whole(folder / WORDS, json.dumps({"round": self.round, "history": self.history}))
 
     @classmethod
     def load(cls, folder: str | Path) -> "MixtureState":

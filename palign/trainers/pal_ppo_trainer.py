@@ -20,7 +20,7 @@ import torch
 from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import (
     DataCollatorWithPadding,
@@ -319,9 +319,13 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
             return
         state = {name.removeprefix("policy."): value for name, value in gathered.items() if name.startswith("policy.")}
         policy = self.accelerator.unwrap_model(self.model).policy
-        with saving(output, "The policy"), whole_files(output) as beside:
+        with saving(output, "The policy"), whole_files(output, _last_file(policy)) as beside:
             policy.save_pretrained(beside, state_dict=state)
             self.processing_class.save_pretrained(beside)
             conditioning = self.args.policy_conditioning
             card = policy_card(policy, conditioning, self.train_rows, self.history, algorithm="PPO")
             (beside / "README.md").write_text(card, encoding="utf-8")
+
+
+def _last_file(policy: PreTrainedModel) -> str:
+    return "adapter_config.json" if isinstance(policy, PeftModel) else "config.json"
