@@ -6,8 +6,8 @@
 Everybody gives ten comparisons (`--n_each`) of two of 100,000 vectors (`--n_items`) of 32 numbers (`--dim`). People
 are of four types (`palign.data.synthetic`, utility −‖x − z‖², logistic noise), so that what is found can be held
 against the truth: a figure that is fast by being wrong would show. Each stage at each size is a process of its own;
-its peak memory is that of the stage and of drawing the population. Seconds are CPU seconds of that process: with one thread,
-wall seconds on a core of its own.
+its peak memory is that of the stage and of drawing the population. Seconds are CPU seconds of that process: wall
+seconds of one thread on a core of its own.
 
 Growth is the exponent between the smallest and the largest size, log(time ratio) / log(size ratio): 1 is linear.
 """
@@ -86,12 +86,10 @@ def bench_rows(options: argparse.Namespace, clock: Clock) -> None:
 
 
 def bench_mixture(options: argparse.Namespace, clock: Clock) -> None:
-    """The cheap head: E-step, the whole fit with K given, newcomers, the mixture's files, K chosen, the tests."""
+    """The cheap head: E-step, the whole fit with K given, newcomers, the mixture's files."""
     from palign.functional.linear_mixture import fit_linear_mixture, linear_log_likelihoods, place_newcomers
     from palign.functional.mixture import assign_rows, responsibilities
-    from palign.functional.mixture_checks import permutation_test
     from palign.functional.partitions import type_accuracy
-    from palign.functional.type_count import choose_n_types
     from palign.models.mixture_files import MixtureRecord, load_mixture, save_mixture
 
     population, rows = draw(options)
@@ -123,6 +121,18 @@ def bench_mixture(options: argparse.Namespace, clock: Clock) -> None:
         with clock.of("mixture read"):
             again = load_mixture(folder)
     assert again.annotators == people and np.array_equal(again.responsibilities, record.responsibilities)
+
+
+def bench_choice(options: argparse.Namespace, clock: Clock) -> None:
+    """What looks at thousands of people, however many there are: K chosen, and whether there are types at all."""
+    from palign.functional.mixture_checks import permutation_test
+    from palign.functional.type_count import choose_n_types
+
+    population, rows = draw(options)
+    people = rows.annotators()
+    features, _ = linear_features(population)
+    index = torch.from_numpy(people.indices(rows.annotator_ids))
+    said = (torch.from_numpy(rows.item_indices), torch.from_numpy(rows.ranks.astype(np.int64)), index, len(people))
     with clock.of("K chosen among 3, 4 and 5"):
         clock.found["K chosen"] = choose_n_types(features, *said, candidates=(3, 4, 5)).n_types
     with clock.of("permutation test, 19 shuffles"):
@@ -227,6 +237,7 @@ def bench_guard(options: argparse.Namespace, clock: Clock) -> None:
 STAGES: dict[str, Callable[[argparse.Namespace, Clock], None]] = {
     "rows": bench_rows,
     "mixture": bench_mixture,
+    "choice": bench_choice,
     "people": bench_people,
     "report": bench_report,
     "guard": bench_guard,
@@ -283,13 +294,12 @@ def main() -> None:
         STAGES[options.child](options, clock)
         print(json.dumps({"seconds": clock.seconds, "found": clock.found, "peak": peak()}))
         return
-    found = {
-        stage: {size: run_child(size, stage, sys.argv[1:]) for size in options.n_annotators}
-        for stage in options.stages
-    }
-    print(as_table(found, options.n_annotators))
-    if options.output:
-        Path(options.output).write_text(json.dumps(found, indent=1), encoding="utf-8")
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for stage in options.stages:
+        found[stage] = {size: run_child(size, stage, sys.argv[1:]) for size in options.n_annotators}
+        print(as_table({stage: found[stage]}, options.n_annotators), flush=True)
+        if options.output:
+            Path(options.output).write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
