@@ -16,7 +16,10 @@ QUICK = {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "logging_st
 def logged_by(page: str, output_dir: Path) -> set[str]:
     """The metrics that the trainer of a page of docs/ logs in a tiny run."""
     if page == "ppo_trainer":
-        return _history_of_ppo(output_dir)
+        return _history_of("ppo_pal", output_dir)
+    if page == "grpo_trainer":
+        rloo = _history_of("grpo_pal", output_dir / "rloo", "--algorithm", "rloo")
+        return rloo | _history_of("grpo_pal", output_dir / "grpo")
     if page == "fair_policy":
         return _log_of_routes(output_dir)
     rows = Preferences.from_rows(preference_rows(make_text_population(4, seed=0), n_per_annotator=4, seed=0))
@@ -36,9 +39,9 @@ def logged_by(page: str, output_dir: Path) -> set[str]:
     return {name for entry in trainer.state.log_history for name in entry}
 
 
-def _history_of_ppo(output_dir: Path) -> set[str]:
-    smoke = str(RECIPES / "configs" / "ppo_pal" / "smoke.yaml")
-    load_recipe("ppo_pal").main(["--config", smoke, "--output_dir", str(output_dir), "--disable_tqdm", "true"])
+def _history_of(recipe: str, output_dir: Path, *flags: str) -> set[str]:
+    smoke = str(RECIPES / "configs" / recipe / "smoke.yaml")
+    load_recipe(recipe).main(["--config", smoke, "--output_dir", str(output_dir), "--disable_tqdm", "true", *flags])
     header = next(output_dir.glob("*/history.csv")).read_text(encoding="utf-8").splitlines()[0]
     return set(header.split(","))
 
