@@ -66,6 +66,12 @@ def test_permutation_of_ids() -> None:
         permutation_test(*people(opposed=False), 2, n_permutations=0)
 
 
+def test_permutation_of_ids_of_some_of_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("palign.functional.mixture_checks.N_DRAWN", 20)
+    found = permutation_test(*people(opposed=True), 2, n_permutations=9, max_steps=5)
+    assert found.verdict == "ok" and found.value == pytest.approx(0.1)
+
+
 def test_one_row_each_tells_nothing() -> None:
     features, items, ranks, _, _ = people(opposed=True)
     some = slice(0, 40)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from palign.functional.linear_mixture import linear_log_likelihoods
+from palign.functional.linear_mixture import fit_linear_mixture, linear_log_likelihoods
 from palign.functional.type_count import _first_half, _judge, _one_standard_error, choose_n_types
 
 PATH = Path(__file__).parents[1] / "scripts" / "measure_mixture.py"
@@ -69,6 +69,21 @@ def test_two_types_and_one() -> None:
         assert choice.n_types == n_types
         assert min(choice.table, key=lambda row: row["bic"])["n_types"] == n_types
         assert [row["n_types"] for row in choice.table] == [1, 2]
+
+
+def test_of_very_many_people_some_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    types = torch.arange(120) % 2
+    rows = worlds.linear_world("best-of-3", worlds.directions(2, 3, 1, orthogonal=True), types, 8, 1)
+    monkeypatch.setattr("palign.functional.type_count.N_DRAWN", 40)
+    asked: list[int] = []
+
+    def fit(*args: object, **options: object) -> object:
+        asked.append(args[4])
+        return fit_linear_mixture(*args, **options)
+
+    monkeypatch.setattr("palign.functional.type_count.fit_linear_mixture", fit)
+    choice = choose_n_types(*rows, max_types=2, n_restarts=1, n_folds=2)
+    assert choice.n_types == 2 and set(asked) == {40}
 
 
 def test_bic_by_definition() -> None:
