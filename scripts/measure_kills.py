@@ -1,0 +1,63 @@
+"""How trainers survive `kill -9`: random points in a tiny run of each, and how far its end is from a whole one's.
+
+    python scripts/measure_kills.py --n_points 20 --only mixture reward ppo fair embeddings
+
+Prints the table of docs/interruption.md. Half of the points are moments drawn over the length of a run, half are
+single writes, which are hit before, after or half-way; every third run is killed twice.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+for name, value in {
+    "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1",
+}.items():  # fmt: skip
+    os.environ.setdefault(name, value)
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from kill_helpers import difference, random_kills, survive, whole_run  # noqa: E402
+from kill_runs import RUNS  # noqa: E402
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n_points", type=int, default=20)
+    parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    print("| run | seconds | writes | points | kills | ended equal | largest difference | two whole runs |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    for name in args.only:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(name, Path(folder), args.n_points, args.seed)
+
+
+def measure(name: str, folder: Path, n_points: int, seed: int) -> None:
+    """One row of the table; a run that did not end says what it said."""
+    run, start = RUNS[name], time.monotonic()
+    expected, seconds, n_writes = whole_run(run, folder / "whole")
+    again, _, _ = whole_run(run, folder / "again")
+    points = [
+        survive(run, folder / f"point{number}", expected, kills)
+        for number, kills in enumerate(random_kills(n_points, seconds, n_writes, seed=seed))
+    ]
+    ended = [point.difference for point in points if not point.failure]
+    equal = sum(gap <= 1e-6 for gap in ended)
+    print(
+        f"| {name} | {seconds:.1f} | {n_writes} | {n_points} | {sum(len(p.kills) for p in points)} | {equal} | "
+        f"{max(ended, default=float('nan')):.1e} | {difference(again, expected):.1e} |",
+        flush=True,
+    )
+    for point in points:
+        if point.failure or not point.difference <= 1e-6:
+            print(f"{name}: {point.kills}: {point.difference}\n{point.failure}", file=sys.stderr)
+    print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""One tiny run of each trainer, as it is killed: the command that begins it is the one that goes on."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from fair_helpers import FRESH, TRAIN, colour_rows, random_mixture
+from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
+from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
+from reward_helpers import make_people, text_model, text_rows
+from safetensors.torch import load_file
+from transformers import set_seed
+
+from palign.data.preferences import Preferences
+from palign.models.embeddings import EmbeddingStore
+from palign.models.fair_files import load_game
+from palign.models.mixture_files import load_mixture
+from palign.models.mixture_policy import MixturePolicy
+from palign.models.pal import PALRewardModel
+from palign.rewards import PersonalizedReward
+from palign.trainers.fair_policy_config import FairPolicyConfig
+from palign.trainers.fair_policy_trainer import FairPolicyTrainer
+from palign.trainers.mixture_dpo_config import MixtureDPOConfig
+from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
+from palign.trainers.pal_ppo_trainer import PALPPOTrainer
+from palign.trainers.pal_reward_config import PALRewardConfig
+from palign.trainers.pal_reward_trainer import PALRewardTrainer
+
+QUIET = {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "logging_strategy": "no", "seed": 0}
+KEPT = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+
+
+def mixture(folder: Path) -> dict[str, torch.Tensor]:
+    """Twelve steps in three rounds of EM, a checkpoint after every second step and every round."""
+    _reads_or_says_so(load_mixture, folder)
+    set_seed(0)
+    args = MixtureDPOConfig(
+        output_dir=str(folder), n_types="2", n_rounds=3, max_steps=12, per_device_train_batch_size=8, n_restarts=2,
+        n_permutations=0, head_dim=8, learning_rate=1e-3, **QUIET, **(KEPT | {"save_steps": 2}),
+    )  # fmt: skip
+    rows = planted(n_annotators=8, n_rows=6)
+    trainer = MixtureDPOTrainer(colour_lm(), args, rows, processing_class=colour_tokenizer(), peft_config=lora())
+    trainer.train(resume_from_checkpoint=True)
+    trainer.save_model()
+    record = load_mixture(folder)
+    found = {"responsibilities": torch.from_numpy(record.responsibilities)}
+    for k in range(2):
+        tensors = load_file(folder / f"type_{k}" / "adapter_model.safetensors")
+        found |= {f"type_{k}.{name}": tensor for name, tensor in tensors.items()}
+    return found
+
+
+def reward(folder: Path) -> dict[str, torch.Tensor]:
+    """A head, then LoRA on the backbone for ten steps, a checkpoint after each."""
+    _reads_or_says_so(PALRewardModel.from_pretrained, str(folder))
+    set_seed(0)
+    people = make_people(5)
+    model = text_model(annotators=people, dropout=0.0)
+    args = PALRewardConfig(
+        output_dir=str(folder), head_epochs=3, max_steps=10, per_device_train_batch_size=8, learning_rate=1e-3,
+        embedding_cache_dir=str(folder / "embeddings"), **QUIET, **KEPT,
+    )  # fmt: skip
+    trainer = PALRewardTrainer(model, args, Preferences.from_rows(text_rows(40)), peft_config=lora())
+    trainer.train(resume_from_checkpoint=True)
+    trainer.save_model()
+    adapter = load_file(folder / "backbone_adapter" / "adapter_model.safetensors")
+    return load_file(folder / "model.safetensors") | {f"adapter.{name}": t for name, t in adapter.items()}
+
+
+def ppo(folder: Path) -> dict[str, torch.Tensor]:
+    """Eight updates, a sample table after every second one, a checkpoint after each."""
+    set_seed(0)
+    model, tokenizer = tiny_policy()
+    args = ppo_config(
+        folder, total_episodes=64, num_sample_generations=4, standardize_rewards=True, n_reference_completions=4,
+        learning_rate=1e-3, **KEPT,
+    )  # fmt: skip
+    rows = named_rows(20)
+    trainer = PALPPOTrainer(
+        model, PersonalizedReward(IdReward(), standardize=True), args, tokenizer, rows, eval_dataset=rows[:4],
+        peft_config=lora(),
+    )  # fmt: skip
+    trainer.train(resume_from_checkpoint=True)
+    trainer.save_model()
+    names = [name for name in trainer.history[0] if name != "eps" and name != "val/ratio_var"]
+    history = torch.tensor([[row[name] for name in names] for row in trainer.history], dtype=torch.float64)
+    return load_file(folder / "adapter_model.safetensors") | {"history": history}
+
+
+def fair(folder: Path) -> dict[str, torch.Tensor]:
+    """Two routes and the pooled baseline of four steps each, over draws of seven policies."""
+    _reads_or_says_so(load_game, folder)
+    set_seed(0)
+    args = FairPolicyConfig(
+        output_dir=str(folder), routes=["distill", "merge"], n_prompts=8, n_samples=2, n_eval_prompts=8,
+        n_eval_samples=2, max_new_tokens=6, draw_batch_size=64, max_steps=4, per_device_train_batch_size=4,
+        learning_rate=1e-3, n_bootstrap=20, max_kl=1e6, **QUIET,
+    )  # fmt: skip
+    trainer = FairPolicyTrainer(_types(folder), args, colour_rows(TRAIN), colour_rows(FRESH, seed=1))
+    record = trainer.train()
+    trainer.save_model()
+    regrets = torch.tensor([row["regrets"] for row in record["table"]], dtype=torch.float64)
+    found = {"regrets": regrets, "weights": torch.tensor(record["game"]["policy_weights"]["value"])}
+    return load_file(folder / "adapter_model.safetensors") | found
+
+
+def embeddings(folder: Path) -> dict[str, torch.Tensor]:
+    """Three hundred texts, in parts of eight."""
+    from palign.models import embeddings as module
+
+    module.TEXTS_AT_ONCE = 8
+    backbone = text_model().backbone
+    texts = [f"{row['prompt']} {row['chosen']}" for row in text_rows(300)]
+    store = EmbeddingStore(folder, backbone.fingerprint(), backbone.hidden_size)
+    rows = store.fill(backbone, texts, progress=False)
+    return {"vectors": torch.from_numpy(store.vectors[rows].copy())}
+
+
+RUNS = {"mixture": mixture, "reward": reward, "ppo": ppo, "fair": fair, "embeddings": embeddings}
+
+
+def _types(folder: Path) -> MixturePolicy:
+    """Two types that were trained before: written once, whole, and read from then on."""
+    source = folder.parent / "types"
+    if not (source / "mixture.json").is_file():
+        random_mixture(source)
+    return MixturePolicy.from_pretrained(source)
+
+
+def _reads_or_says_so(load: Any, folder: Any) -> None:
+    """What an interruption left at the top of the folder is whole, or the loader says that it is nothing."""
+    try:
+        load(folder)
+    except ValueError as error:
+        if "lacks" not in str(error) and "holds no" not in str(error):
+            raise
