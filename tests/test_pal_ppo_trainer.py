@@ -116,7 +116,7 @@ def test_whole_policy_trains_and_saves_without_an_adapter(tmp_path: Path) -> Non
     reference = {name: value.clone() for name, value in trainer.ref_model.state_dict().items()}
     trainer.train()
     assert all(torch.equal(value, reference[name]) for name, value in trainer.ref_model.state_dict().items())
-    assert (tmp_path / "checkpoint-1" / "model.safetensors").exists()
+    assert (tmp_path / "checkpoint-2" / "model.safetensors").exists()
     assert wrong_pairings(trainer.socket.seen) == 0
 
 
@@ -299,6 +299,7 @@ def test_a_trl_without_ppo_is_refused_on_import(version: str, monkeypatch: pytes
     message = str(caught.value)
     assert "up to 1.12.0 and gone from 1.13 on" in message and f"trl {version} is installed" in message
     assert "trl>=1.12,<1.13" in message and "reward_funcs=PersonalizedReward(model)" in message
+    assert "recipes/grpo_pal.py" in message
 
 
 def test_trl_versions_with_ppo_pass() -> None:
