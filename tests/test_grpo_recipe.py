@@ -28,7 +28,7 @@ def own(folder: Path) -> list[str]:
     return [*flags[: flags.index("--total_episodes")], *QUICK]
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("algorithm", ["grpo", pytest.param("rloo", marks=pytest.mark.slow)])
 def test_the_embedded_default_runs_from_nothing_to_a_report(
     recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], algorithm: str
 ) -> None:
