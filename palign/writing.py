@@ -25,7 +25,15 @@ __all__ = [
 
 PARTIAL = ".partial"
 # What libraries that write by themselves say in place of an OSError: torch's zip writer and safetensors.
-SAID_OF_A_WRITE = ("PytorchStreamWriter", "file write failed", "iostream error", "I/O error", "IoError", "os error")
+SAID_OF_A_WRITE = (
+    "PytorchStreamWriter",
+    "inline_container",
+    "file write failed",
+    "iostream error",
+    "I/O error",
+    "IoError",
+    "os error",
+)
 NEARLY_FULL = 16 * 2**20  # bytes
 
 
@@ -127,7 +135,7 @@ def require_writable(folder: str | Path, option: str = "--output_dir") -> None:
     place = _nearest(folder)
     try:
         with tempfile.NamedTemporaryFile(prefix=PARTIAL, dir=place) as file:
-            file.write(b"0" * 4096)
+            file.write(b"0" * 2**16)
             file.flush()
     except OSError as error:
         raise SavingError(

@@ -34,15 +34,21 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     set_seed(args.seed)
     setup = set_up_mixture(script, data_args, args, model_args)
     policies, scores, seconds = {}, {}, {}
+    resume = args.resume_from_checkpoint
     for name in [*script.baselines, "em"]:
+        done = setup.finished(name) if resume and name != "em" else None
+        if done is not None:
+            scores[name], seconds[f"{name}/training_seconds"] = done
+            continue
         began = time.monotonic()
         trainer = setup.trainer(name)
-        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint if name == "em" else None)
+        trainer.train(resume_from_checkpoint=resume if name == "em" else None)
         trainer.save_model()
         seconds[f"{name}/training_seconds"] = time.monotonic() - began
         policies[name] = trainer.mixture_policy()
         scores[name] = policies[name].scores(setup.eval_rows, together=True).numpy()
         if name != "em":
+            setup.finish(name, scores[name], seconds[f"{name}/training_seconds"])
             setup.release(trainer)
     seconds["training_seconds"] = time.monotonic() - start
     samples = ""

@@ -8,12 +8,14 @@ Writes into `--output_dir`: the model (model.safetensors, config.json, annotator
 report.md, report.json, scores.csv and summary.json.
 """
 
+import copy
 import json
 import time
 from pathlib import Path
 
 import pandas as pd
 from accelerate import PartialState
+from torch import Tensor
 from trl import get_peft_config
 
 from palign.evaluation.figure_data import FigureData
@@ -31,30 +33,32 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     script, data_args, args, model_args = parse_reward_arguments(argv)
     setup = set_up_reward(script, data_args, args, model_args)
     peft_config = get_peft_config(model_args)
-    trainers = {}
+    trainers, resume = {}, args.resume_from_checkpoint
     for name, n_prototypes in {"pooled": 1, "pal": setup.n_prototypes}.items():
         if name == "pal" or (script.pooled_baseline and setup.n_prototypes > 1):
+            own = copy.copy(args)
+            own.output_dir = args.output_dir if name == "pal" else str(Path(args.output_dir) / name)
             trainers[name] = PALRewardTrainer(
-                setup.make_model(n_prototypes), args, setup.train_rows, setup.eval_rows,
+                setup.make_model(n_prototypes), own, setup.train_rows, setup.eval_rows,
                 embeddings=setup.embeddings, peft_config=peft_config, store=setup.store,
             )  # fmt: skip
-            trainers[name].train()
+            trainers[name].train(resume_from_checkpoint=resume if name == "pal" else resume is not None)
     trainers["pal"].save_model()
     seconds = time.monotonic() - start
+    scores = {name: trainer.predict_scores(setup.eval_rows, together=True) for name, trainer in trainers.items()}
     if not PartialState().is_main_process:
         return {}
-    return judge(setup, trainers, args.output_dir, seconds)
+    return judge(setup, trainers["pal"], scores, args.output_dir, seconds)
 
 
 def judge(
-    setup: RewardSetup, trainers: dict[str, PALRewardTrainer], output_dir: str, seconds: float
+    setup: RewardSetup, trainer: PALRewardTrainer, scores: dict[str, Tensor], output_dir: str, seconds: float
 ) -> dict[str, float]:
     """Held-out accuracy of everybody, of types and of newcomers, as scores.csv, report and summary.json."""
-    output, model = Path(output_dir), trainers["pal"].model
+    output, model = Path(output_dir), trainer.model
     types = None if "type" in setup.eval_rows.columns else dominant_prototypes(model)
     table = pd.concat(
-        score_table(trainer.predict_scores(setup.eval_rows).numpy(), setup.eval_rows, model=name, types=types)
-        for name, trainer in trainers.items()
+        score_table(own.numpy(), setup.eval_rows, model=name, types=types) for name, own in scores.items()
     )
     table.to_csv(output / "scores.csv", index=False)
     summary = {"n_prototypes": float(setup.n_prototypes)}
@@ -62,7 +66,7 @@ def judge(
         summary |= {f"{name}/{metric}": float(rows[metric].mean()) for metric in ("accuracy", "log_likelihood")}
         by_type = rows.groupby("type")["accuracy"].mean()
         summary |= {f"{name}/worst_type_accuracy": float(by_type.min())}
-    summary |= setup.newcomer_accuracies(trainers["pal"])
+    summary |= setup.newcomer_accuracies(trainer)
     summary["training_seconds"] = seconds
     report = write_report(
         table, output_dir=output, metrics=("accuracy", "log_likelihood", "reward"), group_columns=setup.group_columns,

@@ -141,9 +141,12 @@ def test_rows_without_prompts_and_strangers_to_judge_by(recipe: ModuleType, tmp_
 
 
 def test_going_on_from_the_last_round(recipe: ModuleType, tmp_path: Path, lm: Path) -> None:
-    flags = own(tmp_path, lm, planted_rows(4, 8), "--max_steps", "2")
+    flags = own(tmp_path, lm, planted_rows(4, 8), "--max_steps", "2", "--baselines", "pooled")
     first = recipe.main(flags)
+    trained = (tmp_path / "out" / "baselines" / "pooled" / "mixture.json").stat().st_mtime_ns
     again = recipe.main([*flags, "--resume_from_checkpoint", "true"])
+    assert (tmp_path / "out" / "baselines" / "pooled" / "mixture.json").stat().st_mtime_ns == trained  # read back
+    assert again["pooled/accuracy"] == first["pooled/accuracy"]
     assert again["em/accuracy"] == first["em/accuracy"]
     assert again["em/log_likelihood"] == pytest.approx(first["em/log_likelihood"], abs=1e-6)
 

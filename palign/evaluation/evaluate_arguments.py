@@ -12,6 +12,7 @@ from palign.data.arguments import DataArguments
 from palign.data.preferences import Preferences
 from palign.evaluation.evaluate import group_names
 from palign.evaluation.model_kinds import ModelKind, ModelSource, recognise
+from palign.writing import require_writable
 
 __all__ = ["EvaluationArguments", "parse_evaluation_arguments", "rows_to_judge", "sources_of"]
 
@@ -95,6 +96,7 @@ def parse_evaluation_arguments(argv: Sequence[str] | None = None) -> tuple[Evalu
     if not script.model_path and (data_args.dataset_name or script.baseline_path):
         raise ValueError("No model to judge is named: give --model_path FOLDER_OR_HUB_NAME (one or several).")
     group_names(data_args.group_columns)
+    require_writable(script.output_dir)
     return script, data_args
 
 

@@ -9,6 +9,7 @@ from trl import TrlParser
 
 from palign.data.arguments import DataArguments
 from palign.trainers.fair_policy_config import FairPolicyConfig
+from palign.writing import require_writable
 
 __all__ = ["TYPES_FROM", "FairPolicyArguments", "parse_fair_arguments"]
 
@@ -99,6 +100,7 @@ def parse_fair_arguments(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     found = _parser(DEFAULTS).parse_args_and_config(argv)
+    require_writable(found[2].output_dir)
     if found[1].dataset_name is None:
         return _parser(DEFAULTS | EMBEDDED_DEFAULTS).parse_args_and_config(argv)
     if found[1].embeddings is not None:

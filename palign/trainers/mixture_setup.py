@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from peft import PeftConfig
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -22,6 +23,7 @@ from palign.models.checkpoints import require_model_folder
 from palign.models.mixture_files import named_base
 from palign.models.sharded import leave_engine
 from palign.trainers.embedded import embedded_rankings, make_embedded_default
+from palign.trainers.finished_baselines import keep_finished, options_key, read_finished
 from palign.trainers.mixture_dpo_arguments import MixtureArguments
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
@@ -59,7 +61,7 @@ class MixtureSetup:
         args, given = copy.copy(self.args), None
         args.reference_cache_dir = self.args.reference_cache_dir or str(Path(self.args.output_dir) / "reference_logps")
         if name != "em":
-            args.output_dir = str(Path(self.args.output_dir) / "baselines" / name)
+            args.output_dir = str(self._baseline(name))
             args.n_permutations = 0  # one test of these rows is enough
         if name == "pooled":
             args.n_types, args.types_from = "1", TypesFrom.EM.value
@@ -72,6 +74,22 @@ class MixtureSetup:
             self.model, args, self.train_rows, self.eval_rows, processing_class=self.tokenizer,
             peft_config=copy.deepcopy(self.peft_config), responsibilities=given,
         )  # fmt: skip
+
+    def finished(self, name: str) -> tuple[np.ndarray, float] | None:
+        """Scores of `eval_rows` and training seconds of a baseline that an interrupted run has finished, if any."""
+        return read_finished(self._baseline(name), self._key(name))
+
+    def finish(self, name: str, scores: np.ndarray, seconds: float) -> None:
+        """Keep what `finished` reads."""
+        if PartialState().is_main_process:
+            keep_finished(self._baseline(name), self._key(name), scores, seconds)
+
+    def _baseline(self, name: str) -> Path:
+        return Path(self.args.output_dir) / "baselines" / name
+
+    def _key(self, name: str) -> str:
+        options = [name, self.args.recorded_options(), self.args.seed, self.args.max_steps, self.peft_config.to_dict()]
+        return options_key([*options, self.model.name_or_path], self.train_rows, self.eval_rows)
 
     def declared_responsibilities(self) -> Tensor:
         """(n_annotators, n_groups) float64, one-hot: everybody's declared type."""

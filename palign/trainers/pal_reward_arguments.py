@@ -8,11 +8,16 @@ from typing import Any
 from trl import ModelConfig, TrlParser
 
 from palign.data.arguments import DataArguments
+from palign.trainers.checkpoints import resume_point
 from palign.trainers.pal_reward_config import PALRewardConfig
+from palign.writing import require_writable
 
 __all__ = ["RewardArguments", "parse_reward_arguments"]
 
-DEFAULTS: dict[str, Any] = {"output_dir": "outputs/pal_reward", "save_strategy": "no", "report_to": "none"}
+DEFAULTS: dict[str, Any] = {
+    "output_dir": "outputs/pal_reward", "report_to": "none",
+    "save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 1,  # of the second stage, if there is one
+}  # fmt: skip
 
 
 @dataclass
@@ -90,4 +95,7 @@ def parse_reward_arguments(
         )
     if data_args.dataset_name is None and (data_args.embeddings or model_args.model_name_or_path):
         raise ValueError("No rows are named: give --dataset_name FILE, FOLDER or a name on the hub.")
+    require_writable(args.output_dir)
+    if str(args.resume_from_checkpoint).lower() != "true":
+        args.resume_from_checkpoint = resume_point(args.resume_from_checkpoint, args.output_dir)
     return script, data_args, args, model_args

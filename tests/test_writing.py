@@ -1,0 +1,132 @@
+"""Files that are whole or as they were; errors of writing that name the folder, the reason and what to do."""
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from palign.writing import SavingError, require_writable, saving, whole_file, whole_files, write_whole
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
+    if done.returncode:
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_file_is_the_old_one_until_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_whole(path, "old")
+    with pytest.raises(Killed), whole_file(path) as beside:
+        beside.write_text("ha")
+        raise Killed
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    write_whole(path, "new")
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("n_moves", [0, 1, 2, 3])
+def test_parts_of_two_saves_are_never_read_as_one(
+    tmp_path: Path, n_moves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three files, `last` among them: after a kill between two renames, `last` is there only with all of one save."""
+
+    def save(word: str) -> None:
+        with whole_files(tmp_path, last="last") as beside:
+            for name in ("a", "b/c", "last"):
+                (beside / name).parent.mkdir(exist_ok=True)
+                (beside / name).write_text(word)
+
+    save("old")
+    left, replace = [n_moves], os.replace
+
+    def killed(*args: object) -> None:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        replace(*args)
+
+    monkeypatch.setattr("palign.writing.os.replace", killed)
+    if n_moves < 3:
+        with pytest.raises(Killed):
+            save("new")
+    else:
+        save("new")
+    monkeypatch.undo()
+    found = {(tmp_path / name).read_text() for name in ("a", "b/c")}
+    assert not (tmp_path / "last").exists() if n_moves < 3 else found == {"new"}
+    save("newer")
+    assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "last"}
+    assert all((tmp_path / name).read_text() == "newer" for name in ("a", "b/c", "last"))
+
+
+def test_a_full_disk_is_named_whoever_wrote(small_disk: Path) -> None:
+    """safetensors and torch do not raise OSError."""
+    big = torch.zeros(1_000_000)
+    (small_disk / "before").write_text("kept")
+    writes = [
+        lambda: save_file({"x": big}, small_disk / "x.safetensors"),
+        lambda: torch.save(big, small_disk / "x.pt"),
+        lambda: write_whole(small_disk / "x.txt", "0" * 2**21),
+    ]
+    for write in writes:
+        with pytest.raises(SavingError, match=r"checkpoint-3 could not be written .* its disk is full") as caught:
+            with saving(small_disk, "checkpoint-3", "Intact is checkpoint-2."):
+                write()
+        message = str(caught.value)
+        assert "Intact is checkpoint-2." in message and "--save_total_limit 2" in message
+        assert str(small_disk) in message and "--resume_from_checkpoint true" in message
+        for path in small_disk.glob("x.*"):
+            path.unlink()
+    assert (small_disk / "before").read_text() == "kept"
+    (small_disk / "fill").write_bytes(b"0" * (2**20 - 8192))
+    with pytest.raises(SavingError, match="--output_dir is .* nothing can be written there: its disk is full"):
+        require_writable(small_disk / "out" / "of_run")
+
+
+def test_a_read_only_disk_is_said_before_anything_is_computed(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(SavingError, match="it is read-only. Name a folder that can be written to"):
+        require_writable(small_disk / "out")
+
+
+def test_a_file_in_the_place_of_a_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    for folder in (tmp_path / "out", tmp_path / "out" / "further"):
+        with pytest.raises(SavingError, match="a part of that path is a file, not a folder"):
+            require_writable(folder)
+
+
+def test_nothing_is_left_or_made_by_asking(tmp_path: Path) -> None:
+    require_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.EACCES, "this user may not write there"), (errno.EROFS, "read-only"), (errno.EDQUOT, "quota is used up")],
+)
+def test_reasons(tmp_path: Path, number: int, words: str) -> None:
+    with pytest.raises(SavingError, match=words) as caught, saving(tmp_path, "The policy"):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.errno == number and "What was saved there before is as it was." in str(caught.value)
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="^shapes$"), saving(".", "The policy"):
+        raise RuntimeError("shapes")
