@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ppo_helpers import IdReward, SeenRow, lora, named_rows, tiny_policy
+from policy_helpers import IdReward, SeenRow, lora, named_rows, tiny_policy
 
 from palign.rewards import PersonalizedReward, RewardBatch
 from palign.trainers.pal_grpo_config import GroupAlgorithm, PALGRPOConfig, PALRLOOConfig

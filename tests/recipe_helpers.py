@@ -1,8 +1,15 @@
 """Recipes are files, not modules of a package: load one by its name."""
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
+
+import numpy as np
+from policy_helpers import named_rows, tiny_policy
+
+from palign.data.annotators import AnnotatorIndex
+from palign.models.pal import PALRewardModel
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -13,3 +20,27 @@ def load_recipe(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def finite(summary: dict[str, float]) -> bool:
+    """Whether a summary holds numbers, all of them finite."""
+    return all(isinstance(value, float) and np.isfinite(value) for value in summary.values())
+
+
+def save_own(folder: Path, recipe_folder: Path) -> list[str]:
+    """A policy, a PAL reward model that saw the people, and rows, as a user has them; the flags that name them."""
+    policy, tokenizer = tiny_policy()
+    policy.save_pretrained(folder / "policy")
+    tokenizer.save_pretrained(folder / "policy")
+    people = AnnotatorIndex([str(i) for i in range(40)])
+    backbone, _ = tiny_policy(seed=1)
+    reward_model = PALRewardModel.from_backbone(backbone, tokenizer=tokenizer, n_prototypes=2, annotators=people)
+    reward_model.save_pretrained(folder / "reward")
+    rows = [{"question": row["prompt"], "worker": int(row["annotator_id"]), "country": "IE"} for row in named_rows()]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return [
+        "--model_name_or_path", str(folder / "policy"), "--reward_model_path", str(folder / "reward"),
+        "--dataset_name", str(folder / "rows.jsonl"), "--output_dir", str(recipe_folder),
+        "--prompt_column", "question",
+        "--annotator_column", "worker", "--group_columns", "country",
+    ]  # fmt: skip

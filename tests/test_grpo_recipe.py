@@ -7,8 +7,7 @@ from types import ModuleType
 import pandas as pd
 import pytest
 from peft import PeftModel
-from recipe_helpers import load_recipe
-from test_ppo_recipe import finite, save_own
+from recipe_helpers import finite, load_recipe, save_own
 from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).parents[1]
@@ -23,9 +22,8 @@ def recipe() -> ModuleType:
 
 
 def own(folder: Path) -> list[str]:
-    """The flags of PPO's test that say what is the user's, and quick ones."""
-    flags = save_own(folder, folder / "out")
-    return [*flags[: flags.index("--total_episodes")], *QUICK]
+    """The flags that say what is the user's, and quick ones."""
+    return [*save_own(folder, folder / "out"), *QUICK]
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", pytest.param("rloo", marks=pytest.mark.slow)])

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from grpo_helpers import ALGORITHMS, grpo_config, make_trainer
 from peft import PeftModel
-from ppo_helpers import IdReward, lora, named_rows, tiny_policy, wrong_pairings
+from policy_helpers import IdReward, lora, named_rows, tiny_policy, wrong_pairings
 
 from palign.conditioning import WhoIsAsking
 from palign.rewards import PersonalizedReward

@@ -4,17 +4,11 @@ import json
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pandas as pd
 import pytest
 from peft import PeftModel
-from ppo_helpers import named_rows, tiny_policy
-from recipe_helpers import load_recipe
+from recipe_helpers import finite, load_recipe, save_own
 from transformers import AutoModelForCausalLM
-
-pytest.importorskip("palign.models.pal")
-
-from palign.models.pal import PALRewardModel  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 SMOKE = str(ROOT / "recipes" / "configs" / "ppo_pal" / "smoke.yaml")
@@ -23,10 +17,6 @@ SMOKE = str(ROOT / "recipes" / "configs" / "ppo_pal" / "smoke.yaml")
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
     return load_recipe("ppo_pal")
-
-
-def finite(summary: dict[str, float]) -> bool:
-    return all(isinstance(value, float) and np.isfinite(value) for value in summary.values())
 
 
 def test_the_embedded_default_runs_from_nothing_to_a_report(recipe: ModuleType, tmp_path: Path, capsys) -> None:
@@ -47,30 +37,14 @@ def test_the_embedded_default_runs_from_nothing_to_a_report(recipe: ModuleType, 
     assert (tmp_path / "prompt" / "adapter_model.safetensors").exists()
 
 
-def save_own(folder: Path, recipe_folder: Path) -> list[str]:
-    """A policy, a PAL reward model that saw the people, and rows, as a user has them; the flags that name them."""
-    policy, tokenizer = tiny_policy()
-    policy.save_pretrained(folder / "policy")
-    tokenizer.save_pretrained(folder / "policy")
-    from palign.data.annotators import AnnotatorIndex
-
-    people = AnnotatorIndex([str(i) for i in range(40)])
-    backbone, _ = tiny_policy(seed=1)
-    reward_model = PALRewardModel.from_backbone(backbone, tokenizer=tokenizer, n_prototypes=2, annotators=people)
-    reward_model.save_pretrained(folder / "reward")
-    rows = [{"question": row["prompt"], "worker": int(row["annotator_id"]), "country": "IE"} for row in named_rows()]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return [
-        "--model_name_or_path", str(folder / "policy"), "--reward_model_path", str(folder / "reward"),
-        "--dataset_name", str(folder / "rows.jsonl"), "--output_dir", str(recipe_folder),
-        "--prompt_column", "question",
-        "--annotator_column", "worker", "--group_columns", "country", "--total_episodes", "16", "--use_cpu", "true",
-        "--per_device_train_batch_size", "8", "--response_length", "4", "--num_sample_generations", "0",
-    ]  # fmt: skip
+def own(folder: Path) -> list[str]:
+    """The flags that say what is the user's, and quick ones."""
+    quick = ["--total_episodes", "16", "--use_cpu", "true", "--per_device_train_batch_size", "8"]
+    return [*save_own(folder, folder / "out"), *quick, "--response_length", "4", "--num_sample_generations", "0"]
 
 
 def test_own_model_reward_and_rows_with_adapters(recipe: ModuleType, tmp_path: Path) -> None:
-    flags = save_own(tmp_path, tmp_path / "out")
+    flags = own(tmp_path)
     lora = ["--use_peft", "true", "--lora_target_modules", "all-linear"]
     summary = recipe.main([*flags, *lora, "--policy_conditioning", "adapter", "--compare_with", "prompt"])
     assert finite(summary) and "adapter/reward" in summary and "adapter/gold" not in summary
@@ -82,7 +56,7 @@ def test_own_model_reward_and_rows_with_adapters(recipe: ModuleType, tmp_path: P
 
 
 def test_own_model_trained_whole(recipe: ModuleType, tmp_path: Path) -> None:
-    summary = recipe.main([*save_own(tmp_path, tmp_path / "out"), "--learning_rate", "1e-2"])
+    summary = recipe.main([*own(tmp_path), "--learning_rate", "1e-2"])
     assert finite(summary) and summary["prompt/kl"] != 0.0
     AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "prompt")
 
@@ -99,7 +73,7 @@ def test_own_model_trained_whole(recipe: ModuleType, tmp_path: Path) -> None:
 def test_bad_input_is_found_before_a_policy_loads(
     recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str], message: str
 ) -> None:
-    flags = save_own(tmp_path, tmp_path / "out")
+    flags = own(tmp_path)
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("a policy was loaded"))

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from grpo_helpers import ALGORITHMS, make_trainer
-from ppo_helpers import named_rows, wrong_pairings
+from policy_helpers import named_rows, wrong_pairings
 
 
 def run(algorithm: str, output: Path) -> dict[str, Any]:

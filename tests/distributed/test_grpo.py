@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from grpo_helpers import ALGORITHMS
 from peft import PeftModel
-from ppo_helpers import tiny_policy
+from policy_helpers import tiny_policy
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
