@@ -80,6 +80,12 @@ def test_a_quantized_model_needs_an_adapter_and_bitsandbytes(monkeypatch: pytest
     assert parse_grpo_arguments([*OWN, "--load_in_4bit", "--use_peft"])[2].load_in_4bit
 
 
+def test_one_checkpoint_is_not_named_for_several_policies() -> None:
+    assert parse_grpo_arguments(["--resume_from_checkpoint", "true"])[1].resume_from_checkpoint == "true"
+    with pytest.raises(ValueError, match="here it is true or false: every policy"):
+        parse_grpo_arguments(["--resume_from_checkpoint", "outputs/grpo_pal/prompt/checkpoint-7"])
+
+
 def test_a_trl_without_ppo_is_told_of_this_recipe() -> None:
     with pytest.raises(ImportError, match=r"recipes/grpo_pal\.py"):
         require_trl_ppo("1.13.0")

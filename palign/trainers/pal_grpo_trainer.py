@@ -39,6 +39,7 @@ from palign.trainers.pal_grpo_reward import RecordedReward
 from palign.trainers.policy_card import policy_card
 from palign.trainers.policy_metrics import sample_table
 from palign.trainers.ppo_guard import CollapseGuard
+from palign.writing import saving, whole_files, write_whole
 
 __all__ = ["PALGRPOTrainer", "PALRLOOTrainer", "PersonalGroupTrainer"]
 
@@ -254,12 +255,26 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         return {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the policy (its adapter, with PEFT), the tokenizer and a model card."""
-        super().save_model(output_dir, _internal_call)
-        if self.args.should_save and not _internal_call:
-            folder = Path(output_dir or self.args.output_dir)
-            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, with paths of this machine
-            self._write_card(folder)
+        """Write the policy (its adapter, with PEFT), the tokenizer and a model card, all whole or none.
+
+        Raises:
+            SavingError: nothing can be written; what was saved there before is as it was.
+        """
+        if _internal_call:  # of a checkpoint, which is marked complete when all of it is written
+            super().save_model(output_dir, _internal_call)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        last = (
+            "adapter_config.json"
+            if hasattr(self.accelerator.unwrap_model(self.model), "peft_config")
+            else "config.json"
+        )
+        writing = whole_files(folder, last) if self.args.should_save else nullcontext(folder)
+        with saving(folder, "The policy"), writing as beside:
+            super().save_model(str(beside))
+            if self.args.should_save:
+                (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle, with paths of this machine
+                self._write_card(beside)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Our card in place of TRL's."""
@@ -270,7 +285,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         policy, conditioning = self.accelerator.unwrap_model(self.model), self.args.policy_conditioning
         algorithm = self.algorithm.value.upper()
         card = policy_card(policy, conditioning, self.train_rows, self.history, algorithm=algorithm)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        write_whole(folder / "README.md", card)
 
 
 class PALGRPOTrainer(PersonalGroupTrainer, GRPOTrainer):

@@ -8,7 +8,6 @@ from trl import ModelConfig
 
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.policy_arguments import PolicyArguments, parse_over
-from palign.writing import require_writable
 
 EMBEDDED_DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/ppo_pal",
@@ -42,11 +41,4 @@ class PPOArguments(PolicyArguments):
 
 def parse_policy_arguments(argv: Sequence[str] | None = None) -> tuple[PPOArguments, PALPPOConfig, ModelConfig]:
     """Read flags over YAML over defaults, `EMBEDDED_DEFAULTS` where nothing is given; errors as of `parse_over`."""
-    script, args, model_args = parse_over((PPOArguments, PALPPOConfig, ModelConfig), EMBEDDED_DEFAULTS, argv)
-    require_writable(args.output_dir)
-    if str(args.resume_from_checkpoint).lower() not in ("none", "true", "false"):
-        raise ValueError(
-            f"--resume_from_checkpoint is {args.resume_from_checkpoint!r}; here it is true or false: every policy "
-            "goes on from the last checkpoint of its own folder."
-        )
-    return script, args, model_args
+    return parse_over((PPOArguments, PALPPOConfig, ModelConfig), EMBEDDED_DEFAULTS, argv)

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
+from transformers import TrainingArguments
 from trl import ModelConfig, TrlParser
 
 from palign.conditioning import PolicyConditioning
+from palign.writing import require_writable
 
-__all__ = ["PolicyArguments", "check_quantization", "parse_over"]
+__all__ = ["PolicyArguments", "check_output", "check_quantization", "parse_over"]
 
 
 @dataclass
@@ -57,6 +59,7 @@ def parse_over(
 
     Raises:
         ValueError: an unknown key, or a model without the reward model and the rows that belong to it.
+        SavingError: the output folder cannot be written to.
         ImportError: a quantized model is asked for, and bitsandbytes is not installed.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -68,7 +71,9 @@ def parse_over(
                 raise ValueError(f"--{name} was given without --model_name_or_path; a policy of your own needs both.")
         parser = TrlParser(kinds, allow_abbrev=False)
         parser.set_defaults(**embedded)
-        return parser.parse_args_and_config(argv)
+        script, args, model_args = parser.parse_args_and_config(argv)
+        check_output(args)
+        return script, args, model_args
     for name, value in (("reward_model_path", args.reward_model_path), ("dataset_name", script.dataset_name)):
         if not value:
             raise ValueError(
@@ -76,7 +81,23 @@ def parse_over(
                 "(--model_name_or_path), a PAL reward model (--reward_model_path, a folder that recipes/pal_reward.py "
                 "wrote) and rows with prompts and people (--dataset_name)."
             )
+    check_output(args)
     return script, args, model_args
+
+
+def check_output(args: TrainingArguments) -> None:
+    """Raise where nothing can be written, or where one checkpoint is named for several policies.
+
+    Raises:
+        SavingError: `output_dir` cannot be written to.
+        ValueError: `resume_from_checkpoint` is neither true nor false.
+    """
+    require_writable(args.output_dir)
+    if str(args.resume_from_checkpoint).lower() not in ("none", "true", "false"):
+        raise ValueError(
+            f"--resume_from_checkpoint is {args.resume_from_checkpoint!r}; here it is true or false: every policy "
+            "goes on from the last checkpoint of its own folder."
+        )
 
 
 def check_quantization(model_args: ModelConfig) -> None:
