@@ -17,6 +17,13 @@ def test_reward_and_gold_stand_in_one_picture(tmp_path: Path) -> None:
     assert picture.lstrip().startswith("<?xml") and "</svg>" in picture and "<script" not in picture
 
 
+def test_without_a_kl_the_rewards_alone_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    history = pd.DataFrame({"step": range(3), "objective/reward": range(3)})
+    assert draw_training(history, tmp_path / "h.svg", title="GRPO: prompt")
+    assert "nats" not in (tmp_path / "h.svg").read_text(encoding="utf-8")
+
+
 def test_nothing_logged_draws_nothing(tmp_path: Path) -> None:
     assert not draw_training(pd.DataFrame({"step": [1, 2]}), tmp_path / "h.svg", title="x")
     assert not list(tmp_path.iterdir())
