@@ -1,10 +1,13 @@
 """One tiny run of each trainer, as it is killed: the command that begins it is the one that goes on."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from fair_helpers import FRESH, TRAIN, colour_rows, random_mixture
+from fair_helpers import FRESH, colour_rows, random_mixture
+from fair_helpers import TRAIN as GAME_PROMPTS
 from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
 from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
 from reward_helpers import make_people, text_model, text_rows
@@ -12,6 +15,8 @@ from safetensors.torch import load_file
 from transformers import set_seed
 
 from palign.data.preferences import Preferences
+from palign.models import embeddings as embeddings_module
+from palign.models.backbones import Backbone
 from palign.models.embeddings import EmbeddingStore
 from palign.models.fair_files import load_game
 from palign.models.mixture_files import load_mixture
@@ -30,7 +35,7 @@ QUIET = {"use_cpu": True, "disable_tqdm": True, "report_to": "none", "logging_st
 KEPT = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
 
 
-def mixture(folder: Path) -> dict[str, torch.Tensor]:
+def mixture(folder: Path) -> None:
     """Twelve steps in three rounds of EM, a checkpoint after every second step and every round."""
     _reads_or_says_so(load_mixture, folder)
     set_seed(0)
@@ -42,6 +47,9 @@ def mixture(folder: Path) -> dict[str, torch.Tensor]:
     trainer = MixtureDPOTrainer(colour_lm(), args, rows, processing_class=colour_tokenizer(), peft_config=lora())
     trainer.train(resume_from_checkpoint=True)
     trainer.save_model()
+
+
+def mixture_of(folder: Path) -> dict[str, torch.Tensor]:
     record = load_mixture(folder)
     found = {"responsibilities": torch.from_numpy(record.responsibilities)}
     for k in range(2):
@@ -50,7 +58,7 @@ def mixture(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def reward(folder: Path) -> dict[str, torch.Tensor]:
+def reward(folder: Path) -> None:
     """A head, then LoRA on the backbone for ten steps, a checkpoint after each."""
     _reads_or_says_so(PALRewardModel.from_pretrained, str(folder))
     set_seed(0)
@@ -63,11 +71,14 @@ def reward(folder: Path) -> dict[str, torch.Tensor]:
     trainer = PALRewardTrainer(model, args, Preferences.from_rows(text_rows(40)), peft_config=lora())
     trainer.train(resume_from_checkpoint=True)
     trainer.save_model()
+
+
+def reward_of(folder: Path) -> dict[str, torch.Tensor]:
     adapter = load_file(folder / "backbone_adapter" / "adapter_model.safetensors")
     return load_file(folder / "model.safetensors") | {f"adapter.{name}": t for name, t in adapter.items()}
 
 
-def ppo(folder: Path) -> dict[str, torch.Tensor]:
+def ppo(folder: Path) -> None:
     """Eight updates, a sample table after every second one, a checkpoint after each."""
     set_seed(0)
     model, tokenizer = tiny_policy()
@@ -82,12 +93,18 @@ def ppo(folder: Path) -> dict[str, torch.Tensor]:
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=True)
     trainer.save_model()
-    names = [name for name in trainer.history[0] if name != "eps" and name != "val/ratio_var"]
-    history = torch.tensor([[row[name] for name in names] for row in trainer.history], dtype=torch.float64)
+    if trainer.accelerator.is_main_process:
+        names = [name for name in trainer.history[0] if name != "eps" and name != "val/ratio_var"]
+        history = [[row[name] for name in names] for row in trainer.history]
+        (folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
+
+
+def ppo_of(folder: Path) -> dict[str, torch.Tensor]:
+    history = torch.tensor(json.loads((folder / "history.json").read_text(encoding="utf-8")), dtype=torch.float64)
     return load_file(folder / "adapter_model.safetensors") | {"history": history}
 
 
-def fair(folder: Path) -> dict[str, torch.Tensor]:
+def fair(folder: Path) -> None:
     """Two routes and the pooled baseline of four steps each, over draws of seven policies."""
     _reads_or_says_so(load_game, folder)
     set_seed(0)
@@ -96,27 +113,49 @@ def fair(folder: Path) -> dict[str, torch.Tensor]:
         n_eval_samples=2, max_new_tokens=6, draw_batch_size=64, max_steps=4, per_device_train_batch_size=4,
         learning_rate=1e-3, n_bootstrap=20, max_kl=1e6, **QUIET,
     )  # fmt: skip
-    trainer = FairPolicyTrainer(_types(folder), args, colour_rows(TRAIN), colour_rows(FRESH, seed=1))
-    record = trainer.train()
+    trainer = FairPolicyTrainer(_types(folder), args, colour_rows(GAME_PROMPTS), colour_rows(FRESH, seed=1))
+    trainer.train()
     trainer.save_model()
+
+
+def fair_of(folder: Path) -> dict[str, torch.Tensor]:
+    record = load_game(folder)
     regrets = torch.tensor([row["regrets"] for row in record["table"]], dtype=torch.float64)
     found = {"regrets": regrets, "weights": torch.tensor(record["game"]["policy_weights"]["value"])}
     return load_file(folder / "adapter_model.safetensors") | found
 
 
-def embeddings(folder: Path) -> dict[str, torch.Tensor]:
+def embeddings(folder: Path) -> None:
     """Three hundred texts, in parts of eight."""
-    from palign.models import embeddings as module
+    embeddings_module.TEXTS_AT_ONCE = 8
+    store, backbone, texts = _store(folder)
+    store.fill(backbone, texts, progress=False)
 
-    module.TEXTS_AT_ONCE = 8
+
+def embeddings_of(folder: Path) -> dict[str, torch.Tensor]:
+    store, _, texts = _store(folder)
+    return {"vectors": torch.from_numpy(store.vectors[store.rows(texts)].copy())}
+
+
+def _store(folder: Path) -> tuple[EmbeddingStore, Backbone, list[str]]:
     backbone = text_model().backbone
     texts = [f"{row['prompt']} {row['chosen']}" for row in text_rows(300)]
-    store = EmbeddingStore(folder, backbone.fingerprint(), backbone.hidden_size)
-    rows = store.fill(backbone, texts, progress=False)
-    return {"vectors": torch.from_numpy(store.vectors[rows].copy())}
+    return EmbeddingStore(folder, backbone.fingerprint(), backbone.hidden_size), backbone, texts
 
 
-RUNS = {"mixture": mixture, "reward": reward, "ppo": ppo, "fair": fair, "embeddings": embeddings}
+TRAIN = {"mixture": mixture, "reward": reward, "ppo": ppo, "fair": fair, "embeddings": embeddings}
+READ = {"mixture": mixture_of, "reward": reward_of, "ppo": ppo_of, "fair": fair_of, "embeddings": embeddings_of}
+
+
+def _run(name: str) -> Callable[[Path], dict[str, torch.Tensor]]:
+    def run(folder: Path) -> dict[str, torch.Tensor]:
+        TRAIN[name](folder)
+        return READ[name](folder)
+
+    return run
+
+
+RUNS = {name: _run(name) for name in TRAIN}
 
 
 def _types(folder: Path) -> MixturePolicy:

@@ -87,10 +87,11 @@ def load_progress(trainer: "PALPPOTrainer", folder: Path) -> BeginAt:
     trainer._load_optimizer_and_scheduler(str(folder))
     trainer.history = words["history"]
     trainer.reward.scales.scales = {who: RewardScale(**scale) for who, scale in words["reward_scales"]}
-    guard, kept = trainer.guard, load_file(folder / GUARD, device=str(trainer.args.device))
+    guard, kept = trainer.guard, load_file(folder / GUARD)
     guard.n_beyond, guard.stop_reason = words["n_beyond"], words["stop_reason"]
     for part in ("good", "latest"):
         own = {name.removeprefix(f"{part}."): t for name, t in kept.items() if name.startswith(f"{part}.")}
+        own = {name: tensor.to(trainer.args.device) for name, tensor in own.items()}
         setattr(guard, f"{part}_weights", own)
     states = load_file(folder / _loader_file(trainer.accelerator.process_index))
     position = LoaderPosition(states["torch"], states.get("sampler"), int(states["n_taken"]))
