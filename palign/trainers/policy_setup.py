@@ -72,7 +72,8 @@ def _embedded(script: PolicyArguments, args: Any) -> dict[str, Any]:
         use_cpu=args.use_cpu,
         disable_tqdm=args.disable_tqdm,
     )
-    reward_model.save_pretrained(Path(args.output_dir) / "reward_model")
+    if PartialState().is_main_process:
+        reward_model.save_pretrained(Path(args.output_dir) / "reward_model")
     n_eval_each = max(1, script.n_eval_rows // script.n_annotators)
     return {
         "model": default.language_model,
