@@ -25,6 +25,7 @@ from palign.models.model_card import add_measured
 from palign.models.sharded import is_sharded
 from palign.trainers.mixture_dpo_arguments import MixtureArguments, parse_mixture_arguments
 from palign.trainers.mixture_setup import MixtureSetup, set_up_mixture
+from palign.writing import write_whole
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -77,14 +78,14 @@ def judge(
         found = dict(zip(rows.annotator_ids, rows.columns[script.type_column], strict=True))
     types = None if script.type_column == "type" in rows.columns else found
     table = pd.concat(score_table(values, rows, model=name, types=types) for name, values in scores.items())
-    table.to_csv(output / "scores.csv", index=False)
+    write_whole(output / "scores.csv", table.to_csv(index=False))
     summary = {"n_types": float(record.n_types)} | compare_types(record, setup.truth)
     for (name, kind), part in table.groupby(["model", "type"], sort=False):
         summary[f"{name}/{kind}/accuracy"] = float(part["accuracy"].mean())
     for name, part in table.groupby("model", sort=False):
         summary |= {f"{name}/{metric}": float(part[metric].mean()) for metric in ("accuracy", "log_likelihood")}
     summary |= seconds
-    (output / "samples.md").write_text(samples, encoding="utf-8")
+    write_whole(output / "samples.md", samples)
     report = write_report(
         table, output_dir=output, metrics=("accuracy", "log_likelihood", "reward"), group_columns=setup.group_columns,
         title="EM mixture-DPO", main="em",
@@ -92,7 +93,7 @@ def judge(
         figures=FigureData(dict(zip(record.annotators.ids, record.responsibilities, strict=True))),
     )  # fmt: skip
     add_measured(output, report.headline)
-    (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
     shown = table.groupby(["model", "type"], sort=False)["accuracy"].mean().unstack(0)
     print(f"\n{samples}\n{shown.round(3).to_string()}\n\n{pd.Series(summary).round(3).to_string()}")
     print(f"\nadapters: {output}\nsamples: {output / 'samples.md'}\nreport: {report.html_path}", flush=True)

@@ -29,6 +29,7 @@ from palign.evaluation.evaluate_arguments import (
 from palign.evaluation.model_kinds import ModelSource
 from palign.evaluation.report import write_report
 from palign.trainers.embedded import make_embedded_default, train_embedded_reward
+from palign.writing import write_whole
 
 N_TRAIN_EACH, N_ROWS_EACH = 30, 20  # rows of a person in the embedded default, to train on and to judge by
 
@@ -98,9 +99,9 @@ def report(
         weights=script.weights, min_group_size=script.min_group_size, level=script.level, seed=script.seed,
         n_resamples=script.n_resamples,
     )  # fmt: skip
-    table.to_csv(output / "scores.csv", index=False)
+    write_whole(output / "scores.csv", table.to_csv(index=False))
     summary["total_seconds"] = time.monotonic() - start
-    (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
     print(
         f"\n{pd.Series(summary).round(3).to_string()}\n\n{written.headline[0]}\nreport: {written.html_path}",
         flush=True,

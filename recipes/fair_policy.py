@@ -21,6 +21,7 @@ from palign.models.fair_files import fair_table
 from palign.models.model_card import add_measured
 from palign.trainers.fair_policy_arguments import FairPolicyArguments, parse_fair_arguments
 from palign.trainers.fair_policy_setup import FairSetup, set_up_fair_policy
+from palign.writing import write_whole
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -44,7 +45,7 @@ def show(setup: FairSetup, script: FairPolicyArguments, start: float) -> dict[st
         add_gold(record, texts, trainer.mixture.policies.names, setup.gold)
     trainer.save_model()
     samples = fair_samples(record, texts, trainer.eval_prompts, tokenizer, n_prompts=script.n_sample_prompts)
-    (output / "samples.md").write_text(samples, encoding="utf-8")
+    write_whole(output / "samples.md", samples)
     found = trainer.mixture.record.responsibilities.argmax(1)
     types = {
         person: trainer.type_names[k] for person, k in zip(trainer.mixture.record.annotators.ids, found, strict=True)
@@ -57,7 +58,7 @@ def show(setup: FairSetup, script: FairPolicyArguments, start: float) -> dict[st
         main=record["chosen"], figures=fair_figures(record, trainer.mixture.record),
     )  # fmt: skip
     add_measured(output, report.headline)
-    (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
     print(f"\n{samples}\n{fair_table(record)}\n{pd.Series(record['seconds']).round(1).to_string()}")
     print("".join(f"\nnote: {note}" for note in record["notes"]))
     print(f"chosen: {record['chosen']}\nadapter: {output}\ngame: {output / 'game.json'}\nreport: {report.html_path}")

@@ -25,6 +25,7 @@ from palign.models.model_card import add_measured
 from palign.trainers.pal_reward_arguments import parse_reward_arguments
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
 from palign.trainers.reward_setup import RewardSetup, dominant_prototypes, set_up_reward
+from palign.writing import write_whole
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -60,7 +61,7 @@ def judge(
     table = pd.concat(
         score_table(own.numpy(), setup.eval_rows, model=name, types=types) for name, own in scores.items()
     )
-    table.to_csv(output / "scores.csv", index=False)
+    write_whole(output / "scores.csv", table.to_csv(index=False))
     summary = {"n_prototypes": float(setup.n_prototypes)}
     for name, rows in table.groupby("model", sort=False):
         summary |= {f"{name}/{metric}": float(rows[metric].mean()) for metric in ("accuracy", "log_likelihood")}
@@ -74,7 +75,7 @@ def judge(
         figures=FigureData(dict(zip(model.annotators.ids, model.people.all().detach().cpu().numpy(), strict=True))),
     )  # fmt: skip
     add_measured(output, report.headline)
-    (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
     print(f"\n{pd.Series(summary).round(4).to_string()}\n\nmodel: {output}\nreport: {report.html_path}", flush=True)
     return summary
 

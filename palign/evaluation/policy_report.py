@@ -14,6 +14,7 @@ from palign.evaluation.policy_table import means_by_type, policy_table
 from palign.evaluation.report import write_report
 from palign.models.model_card import add_measured
 from palign.rewards import PersonalizedReward
+from palign.writing import write_whole
 
 __all__ = ["judge_policies"]
 
@@ -55,7 +56,7 @@ def judge_policies(
         reward.fit_scales([row["prompt"] for row in rows], samples["reference"].completions, people)
     groups = ["type", *group_columns]
     table = pd.concat([policy_table(name, rows, s, reward, judge, groups) for name, s in samples.items()])
-    table.to_json(output / "samples.jsonl", orient="records", lines=True, force_ascii=False)
+    write_whole(output / "samples.jsonl", table.to_json(orient="records", lines=True, force_ascii=False))
     metrics = [name for name in JUDGED if name in table]
     for name, history in histories.items():
         title = f"{algorithm}, {name}: reward and judge as it was trained"
@@ -73,7 +74,7 @@ def judge_policies(
     summary["training_seconds"] = seconds
     for name in histories:
         add_measured(output / name, report.headline)
-    (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
     shown = table.groupby(["model", "type"] if "type" in table else "model", sort=False)[metrics].mean()
     print(f"\n{shown.round(2).to_string()}\n\ntraining took {seconds:.0f} s\nreport: {report.html_path}", flush=True)
     return summary

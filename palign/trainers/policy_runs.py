@@ -17,6 +17,7 @@ from palign.data.rendering import render_prompt
 from palign.rewards import PersonalizedReward
 from palign.trainers.policy_config import PersonalPolicyConfig
 from palign.trainers.prototype_adapters import adapter_name
+from palign.writing import write_whole
 
 
 @dataclass
@@ -75,7 +76,7 @@ class PolicyRuns(ABC):
         else:
             run = self._train_one(model, args)
         if PartialState().is_main_process:
-            run.history.to_csv(Path(args.output_dir) / "history.csv", index=False)
+            write_whole(Path(args.output_dir) / "history.csv", run.history.to_csv(index=False))
         self._latest = run.policy
         return run
 
