@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from fair_helpers import FRESH, colour_rows, random_mixture
 from fair_helpers import TRAIN as GAME_PROMPTS
+from grpo_helpers import make_trainer as group_trainer
 from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
 from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
 from reward_helpers import make_people, text_model, text_rows
@@ -104,6 +105,21 @@ def ppo_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors") | {"history": history}
 
 
+def grpo(folder: Path) -> None:
+    """Eight updates, two on each generation, a checkpoint after each."""
+    set_seed(0)
+    trainer = group_trainer(
+        folder, "grpo", PersonalizedReward(IdReward(), standardize=False), max_steps=8, steps_per_generation=2,
+        train_dataset=named_rows(8), **KEPT,
+    )  # fmt: skip
+    trainer.train(resume_from_checkpoint=True)
+    trainer.save_model()
+
+
+def grpo_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
 def fair(folder: Path) -> None:
     """Two routes and the pooled baseline of four steps each, over draws of seven policies."""
     _reads_or_says_so(load_game, folder)
@@ -143,8 +159,15 @@ def _store(folder: Path) -> tuple[EmbeddingStore, Backbone, list[str]]:
     return EmbeddingStore(folder, backbone.fingerprint(), backbone.hidden_size), backbone, texts
 
 
-TRAIN = {"mixture": mixture, "reward": reward, "ppo": ppo, "fair": fair, "embeddings": embeddings}
-READ = {"mixture": mixture_of, "reward": reward_of, "ppo": ppo_of, "fair": fair_of, "embeddings": embeddings_of}
+TRAIN = {"mixture": mixture, "reward": reward, "ppo": ppo, "grpo": grpo, "fair": fair, "embeddings": embeddings}
+READ = {
+    "mixture": mixture_of,
+    "reward": reward_of,
+    "ppo": ppo_of,
+    "grpo": grpo_of,
+    "fair": fair_of,
+    "embeddings": embeddings_of,
+}
 
 
 def _run(name: str) -> Callable[[Path], dict[str, torch.Tensor]]:

@@ -64,7 +64,7 @@ def load_generation(folder: Path, rank: int, device: torch.device) -> tuple[int,
         return None
     words = json.loads(path.read_text(encoding="utf-8"))
     batches = words["batches"]
-    for name, value in load_file(folder / f"generation_{rank}.safetensors", device=str(device)).items():
+    for name, value in load_file(folder / f"generation_{rank}.safetensors").items():  # which knows no "cpu:0"
         number, _, key = name.partition(".")
-        batches[int(number)][key] = value
+        batches[int(number)][key] = value.to(device)
     return words["step"], batches
