@@ -148,7 +148,7 @@ def linear_features(population: GaussianPopulation) -> tuple[torch.Tensor, torch
 
 
 def bench_people(options: argparse.Namespace, clock: Clock) -> None:
-    """A PAL head: training, files, and weights of as many newcomers."""
+    """A PAL head: training in at least 200 steps an epoch, files, and weights of as many newcomers."""
     from palign.functional.partitions import type_accuracy
     from palign.models.pal import PALRewardModel
     from palign.trainers.pal_reward_config import PALRewardConfig
@@ -161,7 +161,7 @@ def bench_people(options: argparse.Namespace, clock: Clock) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         args = PALRewardConfig(
-            output_dir=folder, head_epochs=options.n_epochs, head_batch_size=options.batch_size, use_cpu=True,
+            output_dir=folder, head_epochs=options.n_epochs, head_batch_size=min(4096, len(rows) // 200), use_cpu=True,
             report_to="none", disable_tqdm=True,
         )  # fmt: skip
         trainer = PALRewardTrainer(model, args, rows, embeddings=population.items)
@@ -281,7 +281,7 @@ def main() -> None:
     parser.add_argument("--n_annotators", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     for name, default in {
-        "n_each": 10, "n_items": 100_000, "dim": 32, "n_epochs": 3, "batch_size": 8192, "n_resamples": 1000,
+        "n_each": 10, "n_items": 100_000, "dim": 32, "n_epochs": 2, "n_resamples": 1000,
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--output", help="a JSON file of all figures")

@@ -335,6 +335,16 @@ def test_compare_models_by_hand() -> None:
     assert fewer.attrs["n_dropped"] == 5
 
 
+def test_rows_in_one_order_need_no_partner_looked_for() -> None:
+    table = population().astype({"annotator_id": str})
+    table["annotator_id"] = table["annotator_id"].astype("category")
+    new = table.assign(model="new", accuracy=1 - table["accuracy"])
+    parts = [pd.concat([table.assign(model="old"), part], ignore_index=True) for part in (new, new.iloc[::-1])]
+    ordered, turned = (compare_models(part, metric="accuracy", models=("old", "new"), groups="half") for part in parts)
+    pd.testing.assert_frame_equal(ordered, turned)
+    assert ordered.attrs["n_dropped"] == turned.attrs["n_dropped"] == 0
+
+
 def test_compare_models_refuses_what_cannot_be_paired() -> None:
     both = pd.concat([population().assign(model=name) for name in ("old", "new")], ignore_index=True)
     with pytest.raises(ValueError, match="no model 'older'; it has 'old', 'new'"):

@@ -42,11 +42,7 @@ def compare_models(
     """
     group_columns = [groups] if isinstance(groups, str) else list(groups or [])
     check_columns(table, ["model", metric, *keys, *group_columns])
-    first, second = (_rows_of(table, model, keys) for model in models)
-    sides = [side[[*keys, metric]].rename(columns={metric: place}) for place, side in enumerate((first, second))]
-    wide = (
-        first[[*dict.fromkeys([*keys, *group_columns])]].merge(sides[0], on=list(keys)).merge(sides[1], on=list(keys))
-    )
+    wide, n_dropped = _side_by_side(*(_rows_of(table, model) for model in models), models, metric, keys, group_columns)
     if not len(wide):
         raise ValueError(
             f"models {models[0]!r} and {models[1]!r} have no judgement in common by {', '.join(keys)}; score both on "
@@ -54,7 +50,6 @@ def compare_models(
             "same rows."
         )
     upwards = (higher_is_better or {}).get(metric, direction_of(metric))
-    wide = wide.rename(columns={0: "first model", 1: "second model"})
     frame = GroupFrame(
         wide,
         metrics=["first model", "second model"],
@@ -67,15 +62,41 @@ def compare_models(
     wanted = [(stat, True) for stat in ("by_group", *COMPARED)] + [("worst", False), ("gap", False)]
     found = dict(zip(wanted, frame.several_replicates(wanted, seed=seed, n_resamples=n_resamples), strict=True))
     result = pd.concat([_differences(frame, stat, models, level, found) for stat in ("by_group", *COMPARED)])
-    result.attrs["n_dropped"] = len(first) + len(second) - 2 * len(wide)
+    result.attrs["n_dropped"] = n_dropped
     return result
 
 
-def _rows_of(table: pd.DataFrame, model: str, keys: Sequence[str]) -> pd.DataFrame:
+def _rows_of(table: pd.DataFrame, model: str) -> pd.DataFrame:
     rows = table[table["model"] == model]
     if not len(rows):
         known = ", ".join(map(repr, table["model"].unique()))
         raise ValueError(f"the table has no model {model!r}; it has {known}.")
+    return rows
+
+
+def _side_by_side(
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    models: tuple[str, str],
+    metric: str,
+    keys: Sequence[str],
+    group_columns: Sequence[str],
+) -> tuple[pd.DataFrame, int]:
+    """Judgements that both have, the metric as `first model` and `second model`; and how many rows have no partner."""
+    names = list(dict.fromkeys([*keys, *group_columns]))
+    is_one_order = len(first) == len(second) and all((first[key].array == second[key].array).all() for key in keys)
+    _refuse_twice(first, models[0], keys)
+    if is_one_order:  # the usual case, and no need to look for partners
+        columns = {"first model": first[metric].to_numpy(), "second model": second[metric].to_numpy()}
+        return first[names].reset_index(drop=True).assign(**columns), 0
+    _refuse_twice(second, models[1], keys)
+    wide = first[names]
+    for side, name in ((first, "first model"), (second, "second model")):
+        wide = wide.merge(side[[*keys, metric]].rename(columns={metric: name}), on=list(keys))
+    return wide, len(first) + len(second) - 2 * len(wide)
+
+
+def _refuse_twice(rows: pd.DataFrame, model: str, keys: Sequence[str]) -> None:
     twice = rows.duplicated(list(keys))
     if twice.any():
         example = rows.loc[twice, list(keys)].iloc[0].to_dict()
@@ -84,7 +105,6 @@ def _rows_of(table: pd.DataFrame, model: str, keys: Sequence[str]) -> pd.DataFra
             "per "
             "model, or there is no telling which belong together."
         )
-    return rows
 
 
 def _differences(
