@@ -11,6 +11,7 @@ from fair_helpers import TRAIN as GAME_PROMPTS
 from grpo_helpers import make_trainer as group_trainer
 from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
 from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
+from recipe_helpers import RECIPES, load_recipe
 from reward_helpers import make_people, text_model, text_rows
 from safetensors.torch import load_file
 from transformers import set_seed
@@ -120,6 +121,21 @@ def grpo_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
+def ppo_recipe(folder: Path) -> None:
+    """Two policies one after another, four updates each, a checkpoint after each, and the report."""
+    smoke = str(RECIPES / "configs" / "ppo_pal" / "smoke.yaml")
+    flags = ["--output_dir", str(folder), "--disable_tqdm", "true", "--resume_from_checkpoint", "true"]
+    load_recipe("ppo_pal").main(["--config", smoke, *flags])
+
+
+def ppo_recipe_of(folder: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for name in ("none", "prompt"):
+        found |= {f"{name}.{key}": t for key, t in load_file(folder / name / "adapter_model.safetensors").items()}
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return found | {key: torch.tensor(value) for key, value in summary.items() if not key.endswith("seconds")}
+
+
 def fair(folder: Path) -> None:
     """Two routes and the pooled baseline of four steps each, over draws of seven policies."""
     _reads_or_says_so(load_game, folder)
@@ -160,11 +176,13 @@ def _store(folder: Path) -> tuple[EmbeddingStore, Backbone, list[str]]:
 
 
 TRAIN = {"mixture": mixture, "reward": reward, "ppo": ppo, "grpo": grpo, "fair": fair, "embeddings": embeddings}
+TRAIN["ppo_recipe"] = ppo_recipe
 READ = {
     "mixture": mixture_of,
     "reward": reward_of,
     "ppo": ppo_of,
     "grpo": grpo_of,
+    "ppo_recipe": ppo_recipe_of,
     "fair": fair_of,
     "embeddings": embeddings_of,
 }
