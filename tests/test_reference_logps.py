@@ -129,8 +129,3 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     expected = run(make_base(), make_items(20)).logps
     for _, _, logps in found:
         np.testing.assert_allclose(logps, expected, atol=1e-5)
-
-
-def test_several_processes_need_a_folder() -> None:
-    with pytest.raises(ValueError, match="2 processes share.*give a cache_dir"):
-        run(make_base(), make_items(), n_ranks=2)

@@ -10,6 +10,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from palign.models.sharded import is_sharded
+
 
 @dataclass(frozen=True)
 class PolicySamples:
@@ -125,6 +127,7 @@ def _draw(
     encoded = _encode(tokenizer, prompts, policy.device)
     sequences = policy.generate(
         **encoded,
+        synced_gpus=is_sharded(policy),
         max_new_tokens=max_new_tokens,
         do_sample=True,
         temperature=temperature,

@@ -27,6 +27,7 @@ from palign.models.architectures import (
 )
 from palign.models.checkpoints import read_pooling_hints, require_model_folder
 from palign.models.pooling import POOLINGS, pack, pool, rows_at
+from palign.models.sharded import loading_whole
 
 FINGERPRINT_ELEMENTS = 2**20  # a tensor up to this size is read in full for the key; a larger one is sampled
 
@@ -113,9 +114,10 @@ class Backbone(nn.Module):
         common = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, **common)
-            model = AutoModel.from_pretrained(
-                name_or_path, dtype=dtype, use_safetensors=True, subfolder=hints.subfolder, **common
-            )
+            with loading_whole():
+                model = AutoModel.from_pretrained(
+                    name_or_path, dtype=dtype, use_safetensors=True, subfolder=hints.subfolder, **common
+                )
         except (OSError, KeyError) as error:
             raise ValueError(
                 f"model_name_or_path is {name_or_path!r}, which could not be loaded as a model with its tokenizer "

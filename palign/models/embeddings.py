@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from palign.models.backbones import Backbone, TokenizedText
 
@@ -87,6 +89,7 @@ class EmbeddingStore:
         batch_size: int = 32,
         keep_prompt_states: bool = False,
         progress: bool = True,
+        together: bool = False,
     ) -> np.ndarray:
         """Compute what is missing, one forward pass for each different text, and return the row of every text.
 
@@ -94,12 +97,15 @@ class EmbeddingStore:
             prompts: (n_texts,) strings.
             completions: (n_texts,) strings, or None to embed the prompts alone.
             keep_prompt_states: with a causal backbone, also store each prompt's own vector out of the same pass.
+            together: all processes call this with the same texts; each computes its share.
 
         Returns:
             (n_texts,) int64 rows of :attr:`vectors`.
 
         A backbone whose content key is not the store's raises ValueError.
         """
+        if together and PartialState().num_processes > 1:
+            self._fill_share(backbone, prompts, completions, batch_size, keep_prompt_states, progress)
         rows = self.rows(prompts, completions)
         if rows.size == 0 or rows.min() >= 0:
             return rows
@@ -114,6 +120,28 @@ class EmbeddingStore:
                 backbone, prompts, completions, batch_size, keep_prompt_states and backbone.is_causal, progress
             )
         return self.rows(prompts, completions)
+
+    def _fill_share(
+        self,
+        backbone: Backbone,
+        prompts: Sequence[str],
+        completions: Sequence[str] | None,
+        batch_size: int,
+        keep_prompt_states: bool,
+        progress: bool,
+    ) -> None:
+        """This process's share of what is missing into a store in memory, then the whole into this one."""
+        state = PartialState()
+        missing = {key: i for i, key in enumerate(_keys(prompts, completions)) if key not in self._rows}
+        own = [i for key, i in missing.items() if key[0] % state.num_processes == state.process_index]
+        share = EmbeddingStore(None, self.fingerprint, self.hidden_size)
+        share.fill(
+            backbone, [prompts[i] for i in own], None if completions is None else [completions[i] for i in own],
+            batch_size=batch_size, keep_prompt_states=keep_prompt_states,
+            progress=progress and state.is_main_process,
+        )  # fmt: skip
+        for keys, vectors in gather_object([(share.keys(), np.asarray(share.vectors))]):
+            self.append(keys, vectors)
 
     def _compute_missing(
         self,
@@ -240,6 +268,7 @@ def embed_preferences(
     with_prompts: bool = False,
     batch_size: int = 32,
     progress: bool = True,
+    together: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Vectors of every item and, on request, of every prompt of text preferences.
 
@@ -247,6 +276,7 @@ def embed_preferences(
         item vectors (n_items, hidden), row for row ``prefs.items``; prompt vectors (n_prompts, hidden), row for row
         ``prefs.prompts``, or None. Both float32; a memory map where the rows lie in order in the store.
 
+    `together`: all processes call this with the same rows, and each computes its share.
     With a causal backbone the prompts come out of the items' own passes; an encoder reads each prompt once by itself.
     Rows of vectors instead of text raise ValueError.
     """
@@ -269,10 +299,11 @@ def embed_preferences(
         batch_size=batch_size,
         keep_prompt_states=with_prompts,
         progress=progress,
+        together=together,
     )
     if not with_prompts:
         return _taken(store.vectors, item_rows), None
-    prompt_rows = store.fill(backbone, prompts, None, batch_size=batch_size, progress=progress)
+    prompt_rows = store.fill(backbone, prompts, None, batch_size=batch_size, progress=progress, together=together)
     return _taken(store.vectors, item_rows), _taken(store.vectors, prompt_rows)
 
 

@@ -19,6 +19,7 @@ from palign.models.checkpoints import require_model_folder
 from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.mixture_files import BASE, MixtureRecord, load_mixture
 from palign.models.reference_logps import reference_pass
+from palign.models.sharded import is_sharded, loading_whole
 from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
 
 __all__ = ["MixturePolicy", "TypePosterior"]
@@ -94,7 +95,8 @@ class MixturePolicy:
         if model is None:
             require_model_folder(name)
             load = {"trust_remote_code": trust_remote_code}
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **load)
+            with loading_whole():
+                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **load)
         own = folder / "tokenizer_config.json"
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder) if own.is_file() else name, trust_remote_code=trust_remote_code
@@ -226,6 +228,7 @@ class MixturePolicy:
         padded = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in ids])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids])
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        generation = {"synced_gpus": is_sharded(policy)} | generation
         sequences = policy.generate(
             input_ids=padded.to(policy.device), attention_mask=mask.to(policy.device), pad_token_id=pad,
             max_new_tokens=max_new_tokens, **(sampling if temperature > 0 else {"do_sample": False}), **generation,

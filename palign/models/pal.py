@@ -260,8 +260,12 @@ class PALRewardModel(nn.Module):
         annotator_index: np.ndarray | None = None,
         batch_size: int = 32,
         show_progress: bool = False,
+        together: bool = False,
     ) -> RowTensors:
-        """Preferences as tensors over pooled states; texts are embedded, vectors looked up in `embeddings`."""
+        """Preferences as tensors over pooled states; texts are embedded, vectors looked up in `embeddings`.
+
+        `together`: all processes call this with the same rows, and each embeds its share.
+        """
         if annotator_index is None:
             annotator_index = self.annotators.indices(prefs.annotator_ids, unknown=-1)
         if not prefs.is_text:
@@ -277,7 +281,7 @@ class PALRewardModel(nn.Module):
         with self._evaluating(), torch.no_grad():
             items, prompts = embed_preferences(
                 self.backbone, prefs, store, with_prompts=self.needs_prompts, batch_size=batch_size,
-                progress=show_progress,
+                progress=show_progress, together=together,
             )  # fmt: skip
         return RowTensors.of(prefs, annotator_index, items, prompts).to(self.device)
 

@@ -27,6 +27,7 @@ from palign.functional.regret_estimates import prefix_expectation
 from palign.models.adapters import route
 from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.reference_logps import base_fingerprint
+from palign.models.sharded import is_sharded
 from palign.models.single_adapter import adapter_fingerprint
 
 __all__ = [
@@ -214,7 +215,7 @@ class PolicyReader:
                 mask = torch.tensor([[0] * (longest - len(ids[i])) + [1] * len(ids[i]) for i in part])
                 sequences = self.model.generate(
                     input_ids=rows.to(self.model.device), attention_mask=mask.to(self.model.device),
-                    generation_config=sampling,
+                    generation_config=sampling, synced_gpus=is_sharded(self.model),
                 )  # fmt: skip
                 for i, answer in zip(part, sequences[:, longest:].tolist(), strict=True):
                     end = next((t for t, token in enumerate(answer) if token in stops), len(answer) - 1)

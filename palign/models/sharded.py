@@ -12,7 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-__all__ = ["forwards", "is_sharded", "leave_engine", "set_whole", "turns", "whole", "whole_tensor"]
+__all__ = [
+    "forwards",
+    "is_sharded",
+    "leave_engine",
+    "loading_whole",
+    "make_whole",
+    "set_whole",
+    "turns",
+    "whole",
+    "whole_tensor",
+]
 
 T = TypeVar("T")
 
@@ -101,6 +111,35 @@ def forwards(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         leave_engine(engine)
+
+
+@contextmanager
+def loading_whole() -> Iterator[None]:
+    """Inside this context transformers loads a model whole on every process under ZeRO-3, too.
+
+    For what is run outside of training by each process for itself: rewards, judges, policies that answer.
+    """
+    from transformers.integrations import deepspeed as integration
+
+    before = integration._hf_deepspeed_config_weak_ref
+    integration.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        integration._hf_deepspeed_config_weak_ref = before
+
+
+def make_whole(model: nn.Module, engine: object) -> None:
+    """Take a ZeRO-3 engine off its model and give every process all weights back, in place; by all processes."""
+    leave_engine(engine)
+    replaced: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if not hasattr(parameter, "ds_id"):
+                continue
+            if id(parameter) not in replaced:  # tied weights stay tied
+                replaced[id(parameter)] = nn.Parameter(whole_tensor(parameter), requires_grad=parameter.requires_grad)
+            module._parameters[name] = replaced[id(parameter)]
 
 
 def leave_engine(engine: object) -> None:

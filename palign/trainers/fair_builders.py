@@ -27,6 +27,7 @@ from palign.models.completions import TokenizedItems
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.policy_values import PolicyDraws, joined_items
 from palign.models.reference_logps import reference_pass
+from palign.models.sharded import make_whole
 from palign.models.single_adapter import (
     AdapterPolicies,
     adapter_fingerprint,
@@ -36,7 +37,7 @@ from palign.models.single_adapter import (
     save_adapter,
     train_only,
 )
-from palign.models.type_scores import implicit_rewards, row_log_likelihoods, type_logps
+from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
 from palign.trainers.fair_distill import SoftTargetPolicies
 from palign.trainers.fair_measure import SLACK, mixed_candidate
 from palign.trainers.fair_policy_config import FairPolicyConfig, Route
@@ -150,8 +151,11 @@ class RouteBuilder:
         args.output_dir = str(self.output_dir / "routes" / f".training-{name}")
         args.num_train_epochs = self.args.num_train_epochs * share
         args.max_steps = max(1, round(self.args.max_steps * share)) if self.args.max_steps > 0 else -1
+        args.ddp_find_unused_parameters = False  # the one adapter is in every forward pass
         train_only(self.model, name)
-        RouteTrainer(policies, args, rows, tokenizer=self.mixture.tokenizer).train()
+        trainer = RouteTrainer(policies, args, rows, tokenizer=self.mixture.tokenizer)
+        trainer.train()
+        make_whole(policies, trainer.model_wrapped)
         shutil.rmtree(args.output_dir, ignore_errors=True)
 
     def _distill(self) -> dict[str, Any]:
@@ -185,7 +189,8 @@ class RouteBuilder:
                 best = (kl > SLACK * budget, worst), self._state(Route.REGRESS)
             step = self.args.weight_step / max(float(regrets.abs().max()), 1e-9)
             weights = exponentiated_gradient(weights, regrets, step_size=step)
-            scale *= float(np.clip((budget / max(kl, 1e-9)) ** 0.5, 0.7, 1.4))  # KL grows as the square of the length
+            share = max(budget, 0.0) / max(kl, 1e-9)  # estimates; KL grows as the square of the length
+            scale *= float(np.clip(share**0.5, 0.7, 1.4))
         self._restore(best[1])
         return {"rounds": rounds}
 
@@ -230,7 +235,7 @@ class RouteBuilder:
         items, record = self._vote_items(), self.mixture.record
         rows = DroRows(
             MixtureCollator(self.rows, items), torch.from_numpy(self._reference(items)), gamma, own, record.beta,
-            self.args.dro_step, weights, importance=importance,
+            self.args.dro_step / self.args.gradient_accumulation_steps, weights, importance=importance,
         )  # fmt: skip
         self.fit(AdapterPolicies(self.model, [name]), rows)
         return rows
@@ -275,16 +280,21 @@ def vote_rewards(
     mixture: MixturePolicy, rows: Preferences, items: TokenizedItems, names: Sequence[str | None],
     reference: np.ndarray,
 ) -> Tensor:  # fmt: skip
-    """(rows, max_items, n_names) β·h of judged completions under any adapters; `reference` is (n_items,) nats."""
-    policies = AdapterPolicies(mixture.policies.policy, names)
-    logps = type_logps(policies, items, np.ones((len(items), len(names)), dtype=bool))
+    """(rows, max_items, n_names) β·h of judged completions under any adapters, by all processes together.
+
+    `reference` is (n_items,) nats.
+    """
+    policies, state = AdapterPolicies(mixture.policies.policy, names), PartialState()
+    wanted = np.ones((len(items), len(names)), dtype=bool)
+    logps = gathered(type_logps(policies, items, wanted, rank=state.process_index, n_ranks=state.num_processes))
     return implicit_rewards(rows, logps, reference.astype(np.float64), beta=mixture.record.beta)
 
 
 def cached_reference(mixture: MixturePolicy, items: TokenizedItems, output_dir: Path) -> np.ndarray:
-    """(n_items,) float32 nats, kept in the output folder."""
-    with PartialState().main_process_first():
-        found = reference_pass(
-            mixture.policies.policy, items, cache_dir=output_dir / "reference_logps", show_progress=False
-        )
+    """(n_items,) float32 nats, kept in the output folder; all processes together, each computes its share."""
+    state = PartialState()
+    found = reference_pass(
+        mixture.policies.policy, items, cache_dir=output_dir / "reference_logps", show_progress=False,
+        rank=state.process_index, n_ranks=state.num_processes,
+    )  # fmt: skip
     return found.logps.astype(np.float32)

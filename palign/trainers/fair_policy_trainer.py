@@ -29,7 +29,7 @@ from palign.functional.regret_estimates import GameIntervals, Interval, bootstra
 from palign.models.completions import TokenizedItems
 from palign.models.fair_files import GAME, save_game
 from palign.models.mixture_policy import MixturePolicy
-from palign.models.policy_values import PolicyDraws, PolicyReader
+from palign.models.policy_values import DrawSettings, PolicyDraws, PolicyReader
 from palign.models.single_adapter import read_adapter, save_adapter
 from palign.models.type_scores import row_log_likelihoods
 from palign.trainers.fair_builders import POOLED, OwnRoute, RouteBuilder, cached_reference, vote_rewards
@@ -142,8 +142,7 @@ class FairPolicyTrainer:
         """Draws of types and reference on the training prompts, and the game on them."""
         start = time.monotonic()
         judges = self.mixture.policies.names
-        self.type_draws = [self._draws(name) for name in judges]
-        self.reference_draws = self._draws(None)
+        *self.type_draws, self.reference_draws = self._shared_draws([*judges, None])
         values = torch.stack([torch.from_numpy(draws.values) for draws in self.type_draws], -1)
         self.game = bootstrap_game(
             values, beta=self.beta, type_importance=self.args.type_importance, n_draws=self.args.n_bootstrap,
@@ -159,9 +158,20 @@ class FairPolicyTrainer:
         return self.mixture.record.beta
 
     def _draws(self, name: str | None, *, is_eval: bool = False) -> PolicyDraws:
-        prompts = self.eval_prompts if is_eval else self.train_prompts
         with PartialState().main_process_first():  # the others read what it wrote
-            return self.reader.draws(name, prompts, self.args.draw_settings(is_eval=is_eval))
+            return self.reader.draws(name, *self._draw_options(is_eval))
+
+    def _shared_draws(self, names: Sequence[str | None], *, is_eval: bool = False) -> list[PolicyDraws]:
+        """Of several policies: each process computes some of them, and reads those of the others."""
+        state = PartialState()
+        prompts, settings = self._draw_options(is_eval)
+        for name in names[state.process_index :: state.num_processes]:
+            self.reader.draws(name, prompts, settings)
+        state.wait_for_everyone()
+        return [self.reader.draws(name, prompts, settings) for name in names]
+
+    def _draw_options(self, is_eval: bool) -> tuple[list[Any], DrawSettings]:
+        return self.eval_prompts if is_eval else self.train_prompts, self.args.draw_settings(is_eval=is_eval)
 
     def _game_record(self) -> dict[str, Any]:
         game, values = self.game.game, torch.stack([torch.from_numpy(d.values) for d in self.type_draws], -1).mean(0)
@@ -184,7 +194,8 @@ class FairPolicyTrainer:
         start, judges = time.monotonic(), self.mixture.policies.names
         routes, records = self.routes, self.builder.records
         speakers = [*judges, None, POOLED, *routes]
-        self.eval_draws = {name or "reference": self._draws(name, is_eval=True) for name in speakers}
+        draws = self._shared_draws(speakers, is_eval=True)
+        self.eval_draws = {name or "reference": own for name, own in zip(speakers, draws, strict=True)}
         of_types = [self.eval_draws[name] for name in judges]
         kinds = dict.fromkeys(judges, Kind.TYPE) | dict.fromkeys(routes, Kind.ROUTE)
         uniform = torch.full((self.n_types,), 1 / self.n_types, dtype=torch.float64)

@@ -151,6 +151,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         if args.disable_dropout:
             disable_dropout(self.policies)
         args.remove_unused_columns, args.label_names = False, []
+        args.ddp_find_unused_parameters = False  # every forward pass runs every adapter
         leave_accelerator()
         super().__init__(
             model=self.policies,

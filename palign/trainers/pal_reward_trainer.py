@@ -23,7 +23,9 @@ from palign.models.pal import PALRewardModel
 from palign.models.pal_files import BACKBONE, load_backbone_state, load_own_state, pal_card
 from palign.models.person_fit import fit_people
 from palign.models.row_batch import RowTensors
+from palign.models.sharded import make_whole, whole
 from palign.trainers.checkpoints import CompleteCheckpoints
+from palign.trainers.deepspeed_runs import leave_accelerator
 from palign.trainers.head_fit import HeadFitOptions, fit_head
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.prototype_count import standardize
@@ -89,6 +91,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             model.config.backbone, model.config.backbone_revision = BACKBONE, None  # saved with the model from now on
         self.trains_backbone = peft_config is not None or args.train_backbone
         args.remove_unused_columns, args.label_names = False, []
+        leave_accelerator()
         self.head_history: list[dict[str, float]] = []
         super().__init__(
             model=model,
@@ -113,7 +116,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         model = self.accelerator.unwrap_model(self.model)
         resume = self.agreed_resume_point(resume_from_checkpoint) if self.trains_backbone else None
         if resume is None:
-            data = self._states(self.train_rows)
+            data = self._states(self.train_rows, together=True)
             self._on_main_process(lambda: self._fit_head(model, data))
         output = None
         if self.trains_backbone:
@@ -121,8 +124,9 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             rows_of = torch.from_numpy(model.annotators.indices(self.train_rows.annotator_ids))
             self._counts = torch.bincount(rows_of, minlength=len(model.annotators)).clamp_min(1)
             output = super().train(resume, **kwargs)
+            make_whole(model, self.model_wrapped)
             model.eval()
-            data = self._states(self.train_rows)  # the backbone has moved
+            data = self._states(self.train_rows, together=True)  # the backbone has moved
         self._on_main_process(lambda: self._place_people(model, data))
         return output
 
@@ -196,7 +200,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         rows = self.eval_rows if eval_dataset is None else self._preferences(eval_dataset)
         if rows is None:
             raise ValueError("There is nothing to evaluate on: give eval_dataset, here or to the trainer.")
-        scores, ranks = self.predict_scores(rows), torch.from_numpy(rows.ranks.astype(np.int64))
+        scores, ranks = self.predict_scores(rows, together=True), torch.from_numpy(rows.ranks.astype(np.int64))
         better = (ranks[:, None, :] > ranks[:, :, None]) & (ranks[:, :, None] >= 0)
         gaps = scores[:, :, None] - scores[:, None, :]
         right = ((gaps > 0).float() + 0.5 * (gaps == 0).float())[better]
@@ -208,11 +212,14 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         return metrics
 
     @torch.no_grad()
-    def predict_scores(self, rows: Preferences, *, weights: Tensor | None = None) -> Tensor:
-        """Rewards (n_rows, max_items) of every item for the person of its row, or for `weights`; 0 at padding."""
+    def predict_scores(self, rows: Preferences, *, weights: Tensor | None = None, together: bool = False) -> Tensor:
+        """Rewards (n_rows, max_items) of every item for the person of its row, or for `weights`; 0 at padding.
+
+        `together`: all processes call this with the same rows, and each embeds its share of the texts.
+        """
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
-        data = self._states(rows)
+        data = self._states(rows, together=together)
         device = data.annotator_index.device
         people = model.people(data.annotator_index) if weights is None else weights.to(device).expand(len(data), -1)
         parts = []
@@ -225,8 +232,10 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What `PALRewardModel.save_pretrained` writes, once, by the main process."""
-        if self.args.should_save:
-            model = self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(self.model)
+        with whole(model.parameters()):
+            if not self.args.should_save:
+                return
             card, folder = pal_card(model, n_rows=len(self.train_rows)), output_dir or self.args.output_dir
             with saving(folder, "The reward model"):
                 model.save_pretrained(folder, card=card)
@@ -245,7 +254,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
     def _preferences(self, rows: Rows) -> Preferences:
         return Preferences.of(rows, embeddings=False if self.embeddings is None else len(self.embeddings))
 
-    def _states(self, rows: Preferences) -> RowTensors:
+    def _states(self, rows: Preferences, *, together: bool = False) -> RowTensors:
         """Rows as tensors; texts pass the backbone as it is now, each once, and are kept where the options say."""
         model = self.accelerator.unwrap_model(self.model)
         if rows.is_text:
@@ -254,7 +263,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
                 self._store = EmbeddingStore(self.args.embedding_cache_dir, fingerprint, model.config.hidden_size)
         return model.row_tensors(
             rows, self.embeddings, store=self._store, batch_size=self.args.embedding_batch_size,
-            show_progress=not self.args.disable_tqdm,
+            show_progress=not self.args.disable_tqdm, together=together,
         )  # fmt: skip
 
     def _on_main_process(self, work: Any) -> None:

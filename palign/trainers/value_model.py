@@ -3,6 +3,8 @@
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from palign.models.sharded import loading_whole, whole_tensor
+
 
 def make_value_model(policy: PreTrainedModel, *, n_layers: int | None = None) -> PreTrainedModel:
     """The body of `policy` with a score head that starts at zero, as TRL's PPO wants a value model.
@@ -20,7 +22,8 @@ def make_value_model(policy: PreTrainedModel, *, n_layers: int | None = None) ->
     if n_layers is not None:
         config.num_hidden_layers = n_layers
     try:
-        value = AutoModelForSequenceClassification.from_config(config).to(policy.dtype)
+        with loading_whole():  # ZeRO-3 divides it with the policy, when training begins
+            value = AutoModelForSequenceClassification.from_config(config).to(policy.dtype)
     except ValueError as error:
         raise ValueError(
             f"transformers has no sequence classifier for {type(policy).__name__}, so no value model can be made from "
@@ -32,7 +35,7 @@ def make_value_model(policy: PreTrainedModel, *, n_layers: int | None = None) ->
             "`value_model` of your own."
         )
     body = getattr(value, value.base_model_prefix)
-    state = getattr(policy, policy.base_model_prefix).state_dict()
-    body.load_state_dict({name: state[name] for name in body.state_dict()})
+    state = getattr(policy, policy.base_model_prefix).state_dict(keep_vars=True)
+    body.load_state_dict({name: whole_tensor(state[name]) for name in body.state_dict()})
     nn.init.zeros_(value.score.weight)
     return value

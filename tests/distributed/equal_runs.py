@@ -1,0 +1,191 @@
+"""One short training of each trainer on planted rows, the same on any number of ranks: what they are compared by."""
+
+import os
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from fair_helpers import FRESH, TRAIN, colour_rows
+from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
+from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
+from ppo_helpers import lora as ppo_lora
+from trl.experimental.ppo import ppo_trainer
+
+from palign import PALRewardConfig, PALRewardModel, PALRewardTrainer, PersonalizedReward
+from palign.models.mixture_policy import MixturePolicy
+from palign.trainers.deepspeed_runs import prepare_deepspeed
+from palign.trainers.fair_policy_config import FairPolicyConfig
+from palign.trainers.fair_policy_trainer import FairPolicyTrainer
+from palign.trainers.fair_routes import RouteTrainer
+from palign.trainers.mixture_dpo_config import MixtureDPOConfig
+from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
+from palign.trainers.pal_ppo_trainer import PALPPOTrainer
+
+GLOBAL_BATCH = 8
+ZERO = {
+    "train_micro_batch_size_per_gpu": "auto", "train_batch_size": "auto", "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto", "steps_per_print": 10_000,
+}  # fmt: skip
+
+
+def zero_config(stage: int) -> dict[str, Any] | None:
+    """What an accelerate configuration of that stage amounts to; None at stage 0.
+
+    Every tensor is divided at stage 3: those of a tiny adapter would stay whole otherwise, and hide what is wrong.
+    """
+    if stage == 0:
+        return None
+    options = {"stage": stage}
+    if stage == 3:
+        options |= {"stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
+    return ZERO | {"zero_optimization": options}
+
+
+def common(folder: Path, stage: int, n_ranks: int, accumulation: int) -> dict[str, Any]:
+    """Options of all trainers; the global batch is the same however it is divided."""
+    return {
+        "output_dir": str(folder), "report_to": "none", "use_cpu": True, "disable_tqdm": True, "logging_steps": 1,
+        "per_device_train_batch_size": GLOBAL_BATCH // n_ranks // accumulation, "seed": 0, "max_grad_norm": 1.0,
+        "gradient_accumulation_steps": accumulation, "deepspeed": zero_config(stage), "bf16": False,
+        "learning_rate": 2e-3, "lr_scheduler_type": "linear", "save_strategy": "no",
+    }  # fmt: skip
+
+
+def how(trainer: Any) -> dict[str, Any]:
+    """What really ran: the silent fall-backs to one process or to whole weights show here."""
+    state = trainer.accelerator.state
+    wrapped = getattr(trainer, "model_wrapped", trainer.model)
+    return {
+        "num_processes": state.num_processes,
+        "distributed_type": state.distributed_type.value,
+        "wrapper": type(wrapped).__name__,
+        "stage": wrapped.zero_optimization_stage() if hasattr(wrapped, "zero_optimization_stage") else 0,
+    }
+
+
+def losses(trainer: Any) -> list[float]:
+    """One for each step."""
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+def divide(model: torch.nn.Module) -> None:
+    """What loading a base under ZeRO-3 does: every process keeps its part of it."""
+    import deepspeed
+
+    deepspeed.zero.Init(module=model, config_dict_or_path={"train_micro_batch_size_per_gpu": 1})
+
+
+def train_reward(folder: Path, stage: int, n_ranks: int, accumulation: int) -> dict[str, Any]:
+    """PAL reward with LoRA on the backbone: embeddings, heads, then both together."""
+    prepare_deepspeed(is_asked=stage > 0)
+    rows = planted()
+    torch.manual_seed(0)
+    model = PALRewardModel.from_backbone(
+        colour_lm().model, tokenizer=colour_tokenizer(), annotators=rows.annotators(), n_prototypes=2,
+        preference_dim=8, inner_size=16, dropout=0.0,  # every process draws its own
+    )  # fmt: skip
+    args = PALRewardConfig(head_epochs=3, num_train_epochs=2, **common(folder, stage, n_ranks, accumulation))
+    trainer = PALRewardTrainer(model, args, rows, planted(seed=1), peft_config=lora())
+    trainer.train()
+    trainer.save_model()
+    found = trainer.evaluate()
+    return {
+        **how(trainer), "loss": losses(trainer), "likelihood": found["eval_log_likelihood"],
+        "scores": trainer.predict_scores(planted(seed=2), together=True).numpy().tolist(),
+        "weights": trainer.accelerator.unwrap_model(trainer.model).people.all().detach().numpy().tolist(),
+    }  # fmt: skip
+
+
+def train_fair(folder: Path, stage: int, n_ranks: int, accumulation: int, mixture: Path) -> dict[str, Any]:
+    """Draws, the game, three routes that are trained, and the measuring of all."""
+    prepare_deepspeed(is_asked=stage > 0)
+    args = FairPolicyConfig(
+        routes=["distill", "regress", "dro"], n_prompts=12, n_eval_prompts=8, n_samples=2, n_eval_samples=2,
+        max_new_tokens=4, n_bootstrap=20, group_size=2, n_regress_rounds=2, num_train_epochs=1, max_steps=4,
+        **common(folder, stage, n_ranks, accumulation),
+    )  # fmt: skip
+    logged: list[dict[str, float]] = []
+    seen: list[dict[str, Any]] = []
+
+    def note(self: RouteTrainer, logs: dict[str, float], *_: object) -> None:
+        logged.append(logs)
+        seen.append(how(self))
+
+    trainer = FairPolicyTrainer(MixturePolicy.from_pretrained(mixture), args, colour_rows(TRAIN), colour_rows(FRESH))
+    with mock.patch.object(RouteTrainer, "log", note):
+        record = trainer.train()
+    trainer.save_model()
+    return {
+        **seen[0], "loss": [logs["loss"] for logs in logged if "loss" in logs],
+        "regrets": [row["max_regret"]["value"] for row in record["table"]], "chosen": record["chosen"],
+        "value": record["game"]["value"]["value"],
+    }  # fmt: skip
+
+
+def train_ppo(folder: Path, stage: int, n_ranks: int, accumulation: int) -> dict[str, Any]:
+    """PPO whose answers follow from the prompts, and whose advantages TRL does not whiten by process."""
+    if stage:  # as the launcher says it: TRL's PPO cannot take a configuration as an argument
+        os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage),
+                       "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true"}  # fmt: skip
+    model, tokenizer = tiny_policy()
+    options = common(folder, 0, n_ranks, accumulation)
+    args = ppo_config(options.pop("output_dir"), **options, total_episodes=40, num_ppo_epochs=2, num_mini_batches=1)
+    policy_lora = ppo_lora()
+    policy_lora.lora_dropout = 0.0
+    with (
+        mock.patch.object(ppo_trainer, "batch_generation", answers_by_prompt),
+        mock.patch.object(ppo_trainer, "masked_whiten", lambda values, mask, shift_mean=True: values),
+    ):
+        trainer = PALPPOTrainer(
+            model, PersonalizedReward(IdReward(), standardize=False), args, tokenizer, named_rows(GLOBAL_BATCH),
+            peft_config=policy_lora,
+        )  # fmt: skip
+        trainer.train()
+    trainer.save_model()
+    names = ("loss/policy_avg", "loss/value_avg", "objective/scores", "objective/kl")
+    found = {name: [logs[name] for logs in trainer.history] for name in names}
+    return {**how(trainer), "loss": found.pop("loss/value_avg"), **found}
+
+
+def answers_by_prompt(
+    model: Any, queries: torch.Tensor, batch_size: int, pad_id: int, config: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """In place of sampling: tokens counted up from the sum of the prompt's, and the logits that precede them."""
+    length = config.max_new_tokens
+    answers = 20 + (queries.sum(1, keepdim=True) + torch.arange(length, device=queries.device)) % 40
+    sequences = torch.cat([queries, answers], dim=1)
+    mask = sequences != pad_id
+    positions = mask.cumsum(1) - mask.long()
+    logits = model(input_ids=sequences.masked_fill(~mask, 0), attention_mask=mask, position_ids=positions).logits
+    return sequences, logits[:, queries.shape[1] - 1 : -1] / (config.temperature + 1e-7)
+
+
+def train_mixture(folder: Path, stage: int, n_ranks: int, accumulation: int, m_step: str) -> dict[str, Any]:
+    """EM mixture-DPO: a type may lack rows on one rank, and the last E-step has an odd number of batches."""
+    prepare_deepspeed(is_asked=stage > 0)
+    args = MixtureDPOConfig(
+        n_types="2", n_permutations=0, n_restarts=2, num_train_epochs=2, n_rounds=2, m_step=m_step, beta=0.5,
+        e_step_batch_size=5, **common(folder, stage, n_ranks, accumulation),
+    )  # fmt: skip
+    model = colour_lm()
+    if stage == 3:
+        _start_deepspeed()
+        divide(model)
+    trainer = MixtureDPOTrainer(model, args, planted(), processing_class=colour_tokenizer(), peft_config=lora())
+    trainer.train()
+    trainer.save_model()
+    found = trainer.evaluate(planted(seed=1))
+    return {
+        **how(trainer), "loss": losses(trainer), "responsibilities": trainer.mixture.responsibilities.tolist(),
+        "evidence": [row["mixture/evidence"] for row in trainer.mixture.history],
+        "likelihood": found["eval_log_likelihood"],
+        "scores": np.round(trainer.mixture_policy().scores(planted(seed=2), together=True).numpy(), 6).tolist(),
+    }  # fmt: skip
+
+
+def _start_deepspeed() -> None:
+    import deepspeed
+
+    deepspeed.init_distributed("gloo")

@@ -1,0 +1,103 @@
+"""Each trainer takes the same steps on one process and on two, with DDP, ZeRO-2 and ZeRO-3, accumulating or not."""
+
+import importlib.util
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import equal_runs
+import numpy as np
+import pytest
+from fair_helpers import random_mixture
+from mixture_helpers import planted
+from ranks import run_ranks
+
+from palign import PALRewardModel
+from palign.models.mixture_policy import MixturePolicy
+
+DDP, ZERO_2, ZERO_3 = 0, 2, 3
+WRAPPERS = {DDP: "DistributedDataParallel", ZERO_2: "DeepSpeedEngine", ZERO_3: "DeepSpeedEngine"}
+TYPES = {DDP: "MULTI_CPU", ZERO_2: "DEEPSPEED", ZERO_3: "DEEPSPEED"}
+QUICK = {
+    ("mixture", ZERO_3, 4), ("reward", ZERO_2, 1), ("fair", DDP, 1), ("ppo", DDP, 4), ("ppo", ZERO_2, 1),
+}  # fmt: skip
+CASES = [
+    pytest.param(
+        trainer, stage, accumulation, marks=() if (trainer, stage, accumulation) in QUICK else pytest.mark.slow
+    )
+    for trainer in ("mixture", "reward", "fair", "ppo")
+    for stage in (DDP, ZERO_2, ZERO_3)
+    for accumulation in (1, 4)
+]
+has_deepspeed = importlib.util.find_spec("deepspeed") is not None
+
+
+class Runs:
+    """Trainings by trainer, stage, ranks and accumulation; each is done once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.done = folder, {}
+
+    def of(self, trainer: str, stage: int, n_ranks: int, accumulation: int) -> tuple[Path, list[dict[str, Any]]]:
+        key = (trainer, stage, n_ranks, accumulation)
+        if key not in self.done:
+            folder = self.folder / "_".join(map(str, key))
+            further = {"mixture": ["sampled"], "fair": [self.folder / "types"]}.get(trainer, [])
+            if trainer == "fair" and not further[0].exists():
+                random_mixture(further[0])
+            work = getattr(equal_runs, f"train_{trainer}")
+            found = run_ranks(work, folder, folder / "out", stage, n_ranks, accumulation, *further, n_ranks=n_ranks)
+            self.done[key] = folder / "out", found
+        return self.done[key]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("runs"))
+
+
+def alike(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Losses of every step, and all else that a run tells of itself, to 1e-4."""
+    for name in first.keys() - {"num_processes", "distributed_type", "wrapper", "stage"}:
+        if isinstance(first[name], str):
+            assert first[name] == second[name], name
+        else:
+            np.testing.assert_allclose(first[name], second[name], atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("trainer, stage, accumulation", CASES)
+def test_two_processes_take_the_steps_of_one(runs: Runs, trainer: str, stage: int, accumulation: int) -> None:
+    if stage and not has_deepspeed:
+        pytest.skip("DeepSpeed is not installed")
+    # route `dro` moves its weights at each forward pass, so that it is compared with as many of them
+    of_one = accumulation if trainer == "fair" else 1
+    _, (alone,) = runs.of(trainer, DDP, 1, of_one)
+    assert alone["num_processes"] == 1 and len(alone["loss"]) >= 4
+    folder, ranks = runs.of(trainer, stage, 2, accumulation)
+    for rank in ranks:
+        assert (rank["num_processes"], rank["stage"]) == (2, stage)  # none of the silent fall-backs
+        assert (rank["distributed_type"], rank["wrapper"]) == (TYPES[stage], WRAPPERS[stage])
+        alike(alone, rank)
+    if trainer == "mixture":
+        scores = MixturePolicy.from_pretrained(folder).scores(planted(seed=2))
+        np.testing.assert_allclose(scores, ranks[0]["scores"], atol=1e-5)
+    elif trainer == "reward":
+        rows = planted(seed=2)
+        model = PALRewardModel.from_pretrained(folder).eval()
+        data = model.row_tensors(rows)
+        items, prompts = data.states(slice(None))
+        scores = model.head(items, model.people(data.annotator_index), prompts).detach()
+        np.testing.assert_allclose(scores, ranks[0]["scores"], atol=1e-5)
+
+
+def test_a_rank_that_fails_shows_its_log(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="rank 1 has a reason"):
+        run_ranks(_fail_on_the_second, tmp_path)
+
+
+def _fail_on_the_second() -> dict[str, Any]:
+    if os.environ["RANK"] == "1":
+        raise RuntimeError("rank 1 has a reason")
+    time.sleep(60)
+    return {}
