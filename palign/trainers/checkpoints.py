@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from transformers.trainer_utils import rotate_checkpoints
 
+from palign.trainers.processes import computed_once
 from palign.writing import SavingError, saving, write_whole
 
 __all__ = [
@@ -134,16 +134,7 @@ class CompleteCheckpoints:
 
     def agreed_resume_point(self, asked: str | bool | None) -> str | None:
         """`resume_point`, as the main process finds it."""
-        found: list[Any] = [None, None]
-        if self.accelerator.is_main_process:
-            try:
-                found[0] = resume_point(asked, self.args.output_dir)
-            except ValueError as error:
-                found[1] = str(error)
-        broadcast_object_list(found, from_process=0)
-        if found[1] is not None:
-            raise ValueError(found[1])
-        return found[0]
+        return computed_once(lambda: resume_point(asked, self.args.output_dir))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """transformers' own, then the mark, then the removal of older ones: in this order a kill harms nothing."""
