@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from palign.data.preferences import Preferences
@@ -25,6 +23,7 @@ from palign.functional.type_count import choose_n_types
 from palign.models.completions import TokenizedItems
 from palign.models.item_features import state_features, token_features
 from palign.trainers.mixture_dpo_config import HeadFeatures, MixtureDPOConfig, TypesFrom
+from palign.trainers.processes import computed_once
 
 __all__ = ["CheapHead", "CheapStart", "cheap_start", "given_start"]
 
@@ -116,10 +115,7 @@ def cheap_start(
     """
     if args.n_types == "1":
         return CheapStart(torch.ones(n_annotators, 1, dtype=torch.float64))
-    held: list[Any] = [None]
-    if PartialState().is_main_process:
-        held[0] = (head or _fitted)(rows, states, annotator_index, n_annotators, args, items)
-    start = broadcast_object_list(held)[0]
+    start = computed_once(lambda: (head or _fitted)(rows, states, annotator_index, n_annotators, args, items))
     start.check(n_annotators, args.n_types)
     return start
 

@@ -69,7 +69,6 @@ from palign.trainers.mixture_e_step import (
 from palign.trainers.mixture_metrics import TrainingSums, pair_order
 from palign.trainers.mixture_rounds import RoundCallback
 from palign.trainers.mixture_state import MixtureState, round_ends
-from palign.trainers.processes import computed_once
 from palign.trainers.reward_collator import PairDataset
 from palign.writing import saving, whole_files
 
@@ -132,11 +131,9 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             )  # fmt: skip
         self.reference_logps = reference.logps
         self._reference_on_device = torch.from_numpy(reference.logps.astype(np.float32)).to(args.device)
-        self.start: CheapStart = given or computed_once(
-            lambda: cheap_start(
-                self.train_rows, reference.states, self.annotator_index, len(self.annotators), args, self.items,
-                head=cheap_head,
-            )
+        self.start: CheapStart = given or cheap_start(
+            self.train_rows, reference.states, self.annotator_index, len(self.annotators), args, self.items,
+            head=cheap_head,
         )  # fmt: skip
         self.mixture = MixtureState(
             self.start.responsibilities.double(),

@@ -13,7 +13,7 @@ Nothing here needs TRL's PPO: it runs on any TRL from 1.12 on.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from datasets import Dataset
 from peft import PeftConfig
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer, RLOOTrainer
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.models.completions import prompt_ids
+from palign.models.sharded import whole
 from palign.rewards import PersonalizedReward
 from palign.trainers.checkpoints import CompleteCheckpoints
 from palign.trainers.deepspeed_runs import leave_accelerator
@@ -188,7 +188,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         args, rows = self.args, self.train_rows
         generator = torch.Generator().manual_seed(args.seed)
         picked = torch.randint(len(rows.prompts), (args.n_reference_completions,), generator=generator).tolist()
-        with torch.random.fork_rng(), self._whole_parameters():
+        with torch.random.fork_rng(), whole(self.model.parameters()):  # ZeRO-3 has no engine yet
             torch.manual_seed(args.seed)
             texts = self._draw(rows.dataset[picked]["prompt"])
         broadcast_object_list(texts, from_process=0)
@@ -196,14 +196,6 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         if self.reward.weights is None:
             people = [*rows.annotator_ids, *([] if self.eval_rows is None else self.eval_rows.annotator_ids)]
         self.reward.fit_scales([rows.prompts[row] for row in picked], texts, people)
-
-    def _whole_parameters(self) -> AbstractContextManager[Any]:
-        """Under ZeRO-3 each process holds a part of every parameter, and there is no engine yet that gathers them."""
-        if not is_deepspeed_zero3_enabled():
-            return nullcontext()
-        from deepspeed.zero import GatheredParameters
-
-        return GatheredParameters(list(self.model.parameters()))
 
     def _draw(self, prompts: Sequence[Any]) -> list[str]:
         """One completion of the policy as it is for each prompt."""
@@ -219,7 +211,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
                 attention_mask=part["attention_mask"].to(self.model.device),
                 max_new_tokens=args.max_completion_length,
                 do_sample=True, temperature=args.temperature, top_k=0, top_p=1.0,
-                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, synced_gpus=False,
             )  # fmt: skip
             texts += tokenizer.batch_decode(sequences[:, part["input_ids"].shape[1] :], skip_special_tokens=True)
         self.model.train(was_training)
