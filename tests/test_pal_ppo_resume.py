@@ -54,7 +54,7 @@ def history(trainer: PALPPOTrainer) -> list[dict[str, float]]:
 WHOLE = pytest.param(False, (1, 4), 1e-4, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("peft", "stops", "rate"), [(True, (2, 5), 1e-2), WHOLE])
+@pytest.mark.parametrize(("peft", "stops", "rate"), [(True, (2, 5), 1e-3), WHOLE])
 def test_resumed_is_uninterrupted(tmp_path: Path, peft: bool, stops: tuple[int, ...], rate: float) -> None:
     """At an end of an epoch of two batches, and in the midst of one. At a rate of 1e-2 two uninterrupted runs of the
     whole policy differ by up to 5e-6 themselves.
