@@ -5,8 +5,12 @@ import os
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from torch import nn
+from transformers import Trainer
 
-__all__ = ["is_deepspeed_launch", "leave_accelerator", "prepare_deepspeed"]
+from palign.models.sharded import make_whole
+
+__all__ = ["is_deepspeed_launch", "leave_accelerator", "prepare_deepspeed", "trained_model"]
 
 
 def is_deepspeed_launch() -> bool:
@@ -47,3 +51,13 @@ def leave_accelerator() -> None:
     if AcceleratorState._shared_state and getattr(AcceleratorState(), "deepspeed_plugins", None) is not None:
         AcceleratorState._reset_state()
         GradientState._reset_state()
+
+
+def trained_model(trainer: Trainer) -> nn.Module:
+    """What a trainer trained, whole on every process and without an engine, to answer with or to train again.
+
+    Call it after `save_model`, on all processes.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    make_whole(model, getattr(trainer, "model_wrapped", trainer.model))
+    return model

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from palign.conditioning import PolicyConditioning
 from palign.rewards import PersonalizedReward
+from palign.trainers.deepspeed_runs import trained_model
 from palign.trainers.pal_grpo_config import GroupAlgorithm, GroupPolicyConfig
 from palign.trainers.pal_grpo_trainer import PALGRPOTrainer, PALRLOOTrainer, PersonalGroupTrainer
 from palign.trainers.policy_runs import PolicyRun, PolicyRuns
@@ -60,7 +61,7 @@ class GRPORuns(PolicyRuns):
 
     def _train_one(self, model: PreTrainedModel, args: GroupPolicyConfig) -> PolicyRun:
         trainer = self._trainer(model, self.reward, args, who=self.who)
-        policy = trainer.accelerator.unwrap_model(trainer.model)
+        policy = trained_model(trainer)
         return PolicyRun(args.policy_conditioning, policy.eval(), pd.DataFrame(trainer.history))
 
     def _train_adapters(self, model: PreTrainedModel, args: GroupPolicyConfig) -> PolicyRun:
@@ -75,7 +76,7 @@ class GRPORuns(PolicyRuns):
             own.num_train_epochs = own.num_train_epochs / n_prototypes
             reward = PersonalizedReward(self.reward.model, weights=weights, standardize=args.standardize_rewards)
             trainer = self._trainer(base, reward, own)
-            return trainer.accelerator.unwrap_model(trainer.model), trainer.history
+            return trained_model(trainer), trainer.history
 
         trained = train_one_by_one(model, args, train_one, n_prototypes=n_prototypes)
         parts = [pd.DataFrame(history).assign(adapter=adapter_name(k)) for k, history in enumerate(trained.histories)]

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from palign.rewards import PersonalizedReward, Scorer
+from palign.trainers.deepspeed_runs import trained_model
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 from palign.trainers.prototype_adapters import History, PrototypeAdapters, train_one_by_one
@@ -56,6 +57,6 @@ def train_prototype_adapters(
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         trainer.save_model()
         trainer.accelerator.wait_for_everyone()
-        return trainer.accelerator.unwrap_model(trainer.model).policy, trainer.history
+        return trained_model(trainer).policy, trainer.history
 
     return train_one_by_one(model, args, train_one, n_prototypes=n_prototypes)

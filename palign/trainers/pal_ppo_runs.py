@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 from transformers import PreTrainedModel
 
+from palign.trainers.deepspeed_runs import trained_model
 from palign.trainers.pal_ppo_adapters import train_prototype_adapters
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
@@ -49,7 +50,7 @@ class PPORuns(PolicyRuns):
         )
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         trainer.save_model()
-        policy = trainer.accelerator.unwrap_model(trainer.model).policy
+        policy = trained_model(trainer).policy
         return PolicyRun(args.policy_conditioning, policy.eval(), pd.DataFrame(trainer.history))
 
     def _train_adapters(self, model: PreTrainedModel, args: PALPPOConfig) -> PolicyRun:
