@@ -18,6 +18,7 @@ from palign.functional.mixture import sum_by_annotator
 from palign.functional.partitions import type_accuracy
 from palign.models.adapters import add_type_adapters
 from palign.models.mixture_policy import MixturePolicy
+from palign.trainers import mixture_e_step
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from palign.trainers.mixture_state import MixtureState, round_ends
@@ -142,13 +143,18 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, ends[1][name], atol=1e-6, rtol=1e-5)
 
 
-def test_recorded_likelihoods_are_those_of_the_passes(tmp_path: Path) -> None:
+def test_recorded_likelihoods_are_those_of_the_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a learning rate of zero the passes of the M-step say what an E-step of its own would."""
     trainer = make_trainer(
         tmp_path, m_step="weighted", min_responsibility=0.0, num_train_epochs=1, learning_rate=0.0, n_rounds=1
     )
-    asked, run = [], trainer._type_logps
-    trainer._type_logps = lambda wanted: asked.append(int(wanted.sum())) or run(wanted)
+    asked, run = [], mixture_e_step.type_logps
+
+    def note(policies: Any, items: Any, wanted: np.ndarray, **options: Any) -> np.ndarray:
+        asked.append(int(wanted.sum()))
+        return run(policies, items, wanted, **options)
+
+    monkeypatch.setattr(mixture_e_step, "type_logps", note)
     trainer.train()
     assert asked == [0]  # nothing was left to compute
     by_row = trainer._row_log_likelihoods()

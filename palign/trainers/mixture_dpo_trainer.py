@@ -54,7 +54,7 @@ from palign.models.completions import TokenizedItems
 from palign.models.mixture_files import WORDS, MixtureRecord, named_base, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import reference_pass
-from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
+from palign.models.type_scores import row_log_likelihoods
 from palign.trainers.cheap_start import CheapHead, CheapStart, cheap_start, given_start
 from palign.trainers.checkpoints import CompleteCheckpoints
 from palign.trainers.deepspeed_runs import leave_accelerator
@@ -62,6 +62,7 @@ from palign.trainers.mixture_collator import MixtureCollator
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
 from palign.trainers.mixture_e_step import (
     checks_of_round,
+    likelihoods_of_rows,
     posterior_of_round,
     rows_to_ask,
     scaled_sums,
@@ -169,16 +170,23 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
 
     # training
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """All rounds, from the start or from a checkpoint; returns `TrainOutput`.
+
+        Args:
+            resume_from_checkpoint: True: go on from the last complete checkpoint, or begin where there is none; or
+                its folder.
 
         Raises:
             RuntimeError: the loss of a type is not finite. The adapters and responsibilities are then as they were
                 when the round began, and so is what lies in `output_dir`.
         """
         require_grad(self.policies.policy)
+        point = self.agreed_resume_point(resume_from_checkpoint)
+        if point is not None and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            self._read_mixture(point)  # they read the adapters back by themselves
         try:
-            return super().train(*args, **kwargs)
+            return super().train(point, **kwargs)
         except DivergenceError as error:
             self._undo_round()
             raise RuntimeError(
@@ -284,32 +292,13 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         self.log(dict(found))
 
     def _row_log_likelihoods(self, asked: Tensor | None = None) -> Tensor:
-        """(rows, n_types) nats: those recorded in this round's passes; of the others those asked for, (rows,) bool,
-        are computed now, by all processes. What is neither is NaN.
-        """
-        recorded, prefs = self._gathered_records(), self.train_rows
-        missing = torch.isnan(recorded).numpy()
-        if asked is not None:
-            missing &= asked.numpy()[:, None]
-        wanted = np.zeros((len(self.items), self.n_types), dtype=bool)
-        present = prefs.item_indices >= 0
-        row_of, _ = present.nonzero()
-        np.logical_or.at(wanted, prefs.item_indices[present], missing[row_of])
-        logps = self._type_logps(wanted)
-        rewards = implicit_rewards(prefs, logps, self.reference_logps.astype(np.float64), beta=self.args.beta)
-        computed = row_log_likelihoods(rewards, prefs.ranks)
-        return torch.where(torch.isnan(recorded), computed, recorded)
-
-    def _type_logps(self, wanted: np.ndarray) -> np.ndarray:
-        settings = {"batch_size": self.args.e_step_batch_size, "show_progress": not self.args.disable_tqdm}
-        n_ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        return gathered(type_logps(self.policies, self.items, wanted, rank=rank, n_ranks=n_ranks, **settings))
+        return likelihoods_of_rows(
+            self.policies, self.items, self.train_rows, self.reference_logps, self.mixture.recorded, asked,
+            beta=self.args.beta, batch_size=self.args.e_step_batch_size, show_progress=not self.args.disable_tqdm,
+        )  # fmt: skip
 
     def _nothing_recorded(self) -> Tensor:
         return torch.full((len(self.train_rows), self.start.n_types), float("nan"), dtype=torch.float64)
-
-    def _gathered_records(self) -> Tensor:
-        return torch.from_numpy(gathered(self.mixture.recorded.numpy()))
 
     # what was learned so far
 
@@ -335,15 +324,18 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Adapters and responsibilities of a checkpoint of these rows."""
-        state = MixtureState.load(resume_from_checkpoint)
+        self._read_mixture(resume_from_checkpoint)
+        read_type_adapters(self.policies.policy, resume_from_checkpoint)
+        require_grad(self.policies.policy)
+
+    def _read_mixture(self, checkpoint: str) -> None:
+        state = MixtureState.load(checkpoint)
         if state.responsibilities.shape != self.mixture.responsibilities.shape:
             found, needed = tuple(state.responsibilities.shape), tuple(self.mixture.responsibilities.shape)
             raise ValueError(
-                f"The checkpoint {resume_from_checkpoint} is of {found[0]} annotators and {found[1]} types, these "
+                f"The checkpoint {checkpoint} is of {found[0]} annotators and {found[1]} types, these "
                 f"rows and options of {needed[0]} and {needed[1]}. Resume with the rows and the n_types of that run."
             )
-        read_type_adapters(self.policies.policy, resume_from_checkpoint)
-        require_grad(self.policies.policy)
         self.mixture = state
 
     def record(self) -> MixtureRecord:

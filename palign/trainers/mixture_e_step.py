@@ -4,18 +4,62 @@ import logging
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
+from palign.data.preferences import Preferences
 from palign.functional.mixture import responsibilities, sum_by_annotator
 from palign.functional.mixture_checks import dead_types, duplicate_types, frozen_assignment
+from palign.models.adapters import TypePolicies
+from palign.models.completions import TokenizedItems
+from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
 from palign.trainers.cheap_start import CheapStart
 from palign.trainers.mixture_state import MixtureState
 
-__all__ = ["checks_of_round", "posterior_of_round", "rows_to_ask", "scaled_sums"]
+__all__ = ["checks_of_round", "likelihoods_of_rows", "posterior_of_round", "rows_to_ask", "scaled_sums"]
 
 logger = logging.getLogger(__name__)
 SURE = 0.9
+
+
+def likelihoods_of_rows(
+    policies: TypePolicies,
+    items: TokenizedItems,
+    prefs: Preferences,
+    reference_logps: np.ndarray,
+    recorded: Tensor,
+    asked: Tensor | None = None,
+    *,
+    beta: float,
+    batch_size: int,
+    show_progress: bool = False,
+) -> Tensor:
+    """(rows, n_types) nats: those recorded in the round's own passes; of the others those asked for are computed now.
+
+    All processes call this, and each computes its share. What is neither recorded nor asked for is NaN.
+
+    Args:
+        reference_logps: (n_items,) nats.
+        recorded: (rows, n_types), NaN where this process recorded nothing.
+        asked: (rows,) bool; None is all.
+    """
+    recorded = torch.from_numpy(gathered(recorded.numpy()))
+    missing = torch.isnan(recorded).numpy()
+    if asked is not None:
+        missing &= asked.numpy()[:, None]
+    wanted = np.zeros((len(items), policies.n_types), dtype=bool)
+    present = prefs.item_indices >= 0
+    row_of, _ = present.nonzero()
+    np.logical_or.at(wanted, prefs.item_indices[present], missing[row_of])
+    state = PartialState()
+    own = type_logps(
+        policies, items, wanted, batch_size=batch_size, rank=state.process_index, n_ranks=state.num_processes,
+        show_progress=show_progress,
+    )  # fmt: skip
+    rewards = implicit_rewards(prefs, gathered(own), reference_logps.astype(np.float64), beta=beta)
+    return torch.where(torch.isnan(recorded), row_log_likelihoods(rewards, prefs.ranks), recorded)
 
 
 def posterior_of_round(state: MixtureState, start: CheapStart, *, share: float, temper: float) -> Tensor:

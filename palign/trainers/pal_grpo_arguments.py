@@ -10,6 +10,7 @@ from trl import ModelConfig, TrlParser
 
 from palign.trainers.pal_grpo_config import GroupAlgorithm, PALGRPOConfig, PALRLOOConfig
 from palign.trainers.policy_arguments import PolicyArguments, parse_over
+from palign.writing import require_writable
 
 __all__ = ["EMBEDDED_DEFAULTS", "GRPOArguments", "parse_grpo_arguments"]
 
@@ -64,6 +65,7 @@ def parse_grpo_arguments(
     script, args, model_args = parse_over(
         (GRPOArguments, CONFIGS[algorithm], ModelConfig), EMBEDDED_DEFAULTS[algorithm], argv
     )
+    require_writable(args.output_dir)
     if args.use_vllm and find_spec("vllm") is None:
         raise ImportError(
             "--use_vllm needs the package vllm, which is not installed: pip install 'trl[vllm]', or leave --use_vllm "

@@ -11,6 +11,7 @@ from fair_helpers import FRESH, TRAIN, colour_rows
 from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
 from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
 from ppo_helpers import lora as ppo_lora
+from transformers import TrainerCallback
 from trl.experimental.ppo import ppo_trainer
 
 from palign import PALRewardConfig, PALRewardModel, PALRewardTrainer, PersonalizedReward
@@ -162,8 +163,24 @@ def answers_by_prompt(
     return sequences, logits[:, queries.shape[1] - 1 : -1] / (config.temperature + 1e-7)
 
 
-def train_mixture(folder: Path, stage: int, n_ranks: int, accumulation: int, m_step: str) -> dict[str, Any]:
-    """EM mixture-DPO: a type may lack rows on one rank, and the last E-step has an odd number of batches."""
+class Interrupt(TrainerCallback):
+    """Ends a training after so many steps, as if by a kill that leaves the process to tell of it."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def train_mixture(
+    folder: Path, stage: int, n_ranks: int, accumulation: int, m_step: str, interrupt_at: int | None = None
+) -> dict[str, Any]:
+    """EM mixture-DPO: a type may lack rows on one rank, and the last E-step has an odd number of batches.
+
+    It goes on from a checkpoint in the folder, if there is one; `interrupt_at` is a step.
+    """
     prepare_deepspeed(is_asked=stage > 0)
     args = MixtureDPOConfig(
         n_types="2", n_permutations=0, n_restarts=2, num_train_epochs=2, n_rounds=2, m_step=m_step, beta=0.5,
@@ -173,8 +190,14 @@ def train_mixture(folder: Path, stage: int, n_ranks: int, accumulation: int, m_s
     if stage == 3:
         _start_deepspeed()
         divide(model)
-    trainer = MixtureDPOTrainer(model, args, planted(), processing_class=colour_tokenizer(), peft_config=lora())
-    trainer.train()
+    trainer = MixtureDPOTrainer(
+        model, args, planted(), processing_class=colour_tokenizer(), peft_config=lora(),
+        callbacks=[Interrupt(interrupt_at)] if interrupt_at else None,
+    )  # fmt: skip
+    try:
+        trainer.train(resume_from_checkpoint=True)
+    except KeyboardInterrupt:
+        return how(trainer)
     trainer.save_model()
     found = trainer.evaluate(planted(seed=1))
     return {

@@ -91,6 +91,20 @@ def test_two_processes_take_the_steps_of_one(runs: Runs, trainer: str, stage: in
         np.testing.assert_allclose(scores, ranks[0]["scores"], atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not has_deepspeed, reason="DeepSpeed is not installed")
+@pytest.mark.parametrize("stage", [ZERO_2, ZERO_3])
+def test_an_interrupted_mixture_goes_on_to_the_same_end(runs: Runs, tmp_path: Path, stage: int) -> None:
+    """Interrupted in the second round: engine, adapters and responsibilities come back from the checkpoint."""
+    _, (alone,) = runs.of("mixture", DDP, 1, 1)
+    words = (tmp_path / "out", stage, 2, 1, "sampled")
+    run_ranks(equal_runs.train_mixture, tmp_path / "first", *words, 8)
+    assert len(list((tmp_path / "out").glob("checkpoint-*/complete.json"))) == 1
+    for rank in run_ranks(equal_runs.train_mixture, tmp_path / "second", *words):
+        assert rank["stage"] == stage
+        alike(alone, rank)
+
+
 def test_a_rank_that_fails_shows_its_log(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="rank 1 has a reason"):
         run_ranks(_fail_on_the_second, tmp_path)
