@@ -122,6 +122,31 @@ def test_older_ones_go_only_when_the_new_one_is_complete(tmp_path: Path, monkeyp
     assert torch.equal(resumed.model.a, whole.model.a)
 
 
+def test_what_others_left_in_the_folder_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without `complete.json`: of plain transformers or an earlier version. Half of one of ours goes."""
+    for name in ("checkpoint-70", "checkpoint-80"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"good")
+    half = tmp_path / "checkpoint-90"
+    half.mkdir()
+    (half / "begun").touch()
+    checkpoint(tmp_path, 95)  # complete, and older than those to come
+    line_trainer(tmp_path, save_total_limit=2, max_steps=3).train()
+    assert names(tmp_path) == {"checkpoint-2", "checkpoint-3", "checkpoint-70", "checkpoint-80"}
+    assert (tmp_path / "checkpoint-70" / "model.safetensors").read_bytes() == b"good"
+    said = [record.getMessage() for record in caplog.records if "save_total_limit" in record.getMessage()]
+    assert len(said) == 1 and "checkpoint-70, checkpoint-80" in said[0] and "checkpoint-90" not in said[0]
+
+
+def test_the_best_checkpoint_stays(tmp_path: Path) -> None:
+    trainer = line_trainer(tmp_path, save_total_limit=1)
+    for step in (1, 2, 3):
+        checkpoint(tmp_path, step)
+    trainer.state.best_model_checkpoint = str(tmp_path / "checkpoint-1")
+    trainer._remove_older(tmp_path)
+    assert names(tmp_path) == {"checkpoint-1", "checkpoint-3"}
+
+
 def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = line_trainer(tmp_path)
 

@@ -14,8 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import rotate_checkpoints
-
 from palign.trainers.processes import computed_once
 from palign.writing import SavingError, saving, write_whole
 
@@ -30,6 +28,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 MARKER = "complete.json"
+BEGUN = "begun"  # an empty file, first in a checkpoint and gone when it is complete: half of one of ours has it
 FOLDER = re.compile(r"checkpoint-(\d+)")
 
 
@@ -39,9 +38,10 @@ def mark_complete(folder: str | Path) -> None:
     files = {
         str(path.relative_to(folder)): path.stat().st_size
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MARKER
+        if path.is_file() and path.name not in (MARKER, BEGUN)
     }
     write_whole(folder / MARKER, json.dumps({"written_at": time.time(), "files": files}, indent=1) + "\n")
+    (folder / BEGUN).unlink(missing_ok=True)
 
 
 def incomplete_because(folder: str | Path) -> str | None:
@@ -123,6 +123,8 @@ class CompleteCheckpoints:
     beginning where there is none.
     """
 
+    _foreign_said = False
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the trainer's own; a half-written checkpoint is never read.
 
@@ -144,6 +146,8 @@ class CompleteCheckpoints:
             with saving(folder, folder.name, self._what_is_intact(folder)):
                 if self.args.should_save:
                     shutil.rmtree(folder, ignore_errors=True)  # of a run before, or half of one
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (folder / BEGUN).touch()
                 self.accelerator.wait_for_everyone()
                 super()._save_checkpoint(model, trial)
                 self.save_beside(folder)
@@ -165,13 +169,23 @@ class CompleteCheckpoints:
     def _remove_older(self, output_dir: Path) -> None:
         if not self.args.save_total_limit:
             return
-        for path in _folders(output_dir):  # what is not complete does not count among those to be kept
-            if incomplete_because(path) is not None:
-                shutil.rmtree(path, ignore_errors=True)
-        rotate_checkpoints(
-            output_dir=str(output_dir), save_total_limit=self.args.save_total_limit,
-            best_model_checkpoint=self.state.best_model_checkpoint, use_mtime=True,
-        )  # fmt: skip
+        folders = _folders(output_dir)
+        complete = sorted((path for path in folders if incomplete_because(path) is None), key=_written)
+        others = [path for path in folders if path not in complete]
+        halves = [path for path in others if (path / BEGUN).is_file()]
+        foreign = [path.name for path in others if path not in halves]
+        if foreign and not self._foreign_said:
+            logger.warning(
+                "%s: %s begun by no trainer of palign, or of an earlier version, without %s; left as they are and not "
+                "counted in save_total_limit.", output_dir, ", ".join(foreign), MARKER,
+            )  # fmt: skip
+            self._foreign_said = True
+        best = self.state.best_model_checkpoint
+        kept = set(complete[-1:]) | ({Path(best)} & set(complete) if best else set())
+        n_beyond = len(complete) - max(self.args.save_total_limit, len(kept))
+        older = [path for path in complete if path not in kept][: max(n_beyond, 0)]
+        for path in [*halves, *older]:
+            shutil.rmtree(path, ignore_errors=True)
 
     def _what_is_intact(self, folder: Path) -> str:
         found = [path for path in _folders(folder.parent) if path != folder and incomplete_because(path) is None]
