@@ -7,6 +7,7 @@ old file or the new one, never a part.
 import contextlib
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 PARTIAL = ".partial"
+OWN_PARTIAL = re.compile(r"\.partial-.*|.*\.partial\d+|README\.md\.partial")  # the names that palign writes
 # What libraries that write by themselves say in place of an OSError: torch's zip writer and safetensors.
 SAID_OF_A_WRITE = (
     "PytorchStreamWriter",
@@ -96,7 +98,7 @@ def move_into(source: str | Path, folder: str | Path) -> None:
 
 def sweep_partials(folder: str | Path) -> None:
     """Remove what a killed process left half-written in a folder; call where one process writes at a time."""
-    for path in Path(folder).glob(f"*{PARTIAL}*"):
+    for path in [path for path in Path(folder).iterdir() if OWN_PARTIAL.fullmatch(path.name)]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -134,7 +136,7 @@ def require_writable(folder: str | Path, option: str = "--output_dir") -> None:
     folder = Path(folder).expanduser()
     place = _nearest(folder)
     try:
-        with tempfile.NamedTemporaryFile(prefix=PARTIAL, dir=place) as file:
+        with tempfile.NamedTemporaryFile(prefix=f"{PARTIAL}-", dir=place) as file:
             file.write(b"0" * 2**16)
             file.flush()
     except OSError as error:

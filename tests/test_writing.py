@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from palign.writing import SavingError, require_writable, saving, whole_file, whole_files, write_whole
+from palign.writing import SavingError, require_writable, saving, sweep_partials, whole_file, whole_files, write_whole
 
 
 class Killed(BaseException):
@@ -73,6 +73,16 @@ def test_parts_of_two_saves_are_never_read_as_one(
     save("newer")
     assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "last"}
     assert all((tmp_path / name).read_text() == "newer" for name in ("a", "b/c", "last"))
+
+
+def test_only_what_palign_itself_writes_is_swept(tmp_path: Path) -> None:
+    kept = {"notes.partial.md", "a.partial", "data.partial2.csv", "partial-1", ".partially"}
+    swept = {"config.json.partial417", ".partial-config.json", "README.md.partial"}
+    for name in kept | swept:
+        (tmp_path / name).write_text("x")
+    (tmp_path / ".partial-ab12_x").mkdir()
+    sweep_partials(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_a_full_disk_is_named_whoever_wrote(small_disk: Path) -> None:
