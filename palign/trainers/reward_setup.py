@@ -177,7 +177,7 @@ def _choose(setup: RewardSetup) -> None:
     held: list[Any] = [None]
     model = setup.make_model(1)
     data = model.row_tensors(
-        setup.train_rows, setup.embeddings, store=setup.store, show_progress=not setup.args.disable_tqdm
+        setup.train_rows, setup.embeddings, store=setup.store, show_progress=not setup.args.disable_tqdm, together=True
     )
     if PartialState().is_main_process:
         held[0] = choose_n_prototypes(
