@@ -172,7 +172,7 @@ def test_accuracy_by_hand(tmp_path: Path) -> None:
     ]
     trainer = PALRewardTrainer(vector_model(), config(tmp_path), vector_rows(9, n_vectors=9), embeddings=vectors(9))
     scores = torch.tensor([[2.0, 1.0, 3.0], [1.0, 1.0, 0.0]])
-    trainer.predict_scores = lambda _: scores
+    trainer.predict_scores = lambda _, **options: scores
     metrics = trainer.evaluate(held, metric_key_prefix="x")
     assert metrics["x_accuracy"] == pytest.approx((1 + 0 + 0.5) / 3)
     expected = (2 - np.log(np.exp([2.0, 1.0, 3.0]).sum()) + np.log(0.5)) / 2

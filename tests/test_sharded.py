@@ -79,3 +79,18 @@ def test_the_launcher_is_asked_about_deepspeed(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'palign\[deepspeed\]'"):
         prepare_deepspeed(is_asked=False)
+
+
+def test_the_private_names_of_libraries_that_several_trainers_in_one_process_lean_on_are_there() -> None:
+    """Where one of these has moved, look at deepspeed_runs.py, sharded.py and pal_ppo_trainer.py."""
+    import inspect
+
+    from accelerate.state import AcceleratorState, GradientState
+
+    assert isinstance(AcceleratorState._shared_state, dict) and callable(AcceleratorState._reset_state)
+    assert callable(GradientState._reset_state)
+    assert "plugin_kwargs" in inspect.getsource(GradientState.sync_with_dataloader.fget)
+    offload = pytest.importorskip("deepspeed.runtime.zero.parameter_offload")
+    assert "_pre_forward_module_hook" in inspect.getsource(offload.DeepSpeedZeRoOffload._register_deepspeed_module)
+    partition = pytest.importorskip("deepspeed.runtime.zero.partition_parameters")
+    assert {"AVAILABLE", "NOT_AVAILABLE"} <= {status.name for status in partition.ZeroParamStatus}

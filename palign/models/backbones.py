@@ -27,7 +27,7 @@ from palign.models.architectures import (
 )
 from palign.models.checkpoints import read_pooling_hints, require_model_folder
 from palign.models.pooling import POOLINGS, pack, pool, rows_at
-from palign.models.sharded import loading_whole
+from palign.models.sharded import is_sharded, loading_whole
 
 FINGERPRINT_ELEMENTS = 2**20  # a tensor up to this size is read in full for the key; a larger one is sampled
 
@@ -237,6 +237,10 @@ class Backbone(nn.Module):
         has another. Tensors above a million elements are sampled evenly, the rest read in full.
         """
         digest = hashlib.sha256()
+        if is_sharded(self.model):
+            raise RuntimeError(
+                "the weights of this backbone are divided among processes; embed texts when training ends."
+            )
         for name, tensor in sorted(self.model.state_dict().items()):
             if name.startswith("pooler."):  # not read here, and drawn at random where a checkpoint has none
                 continue

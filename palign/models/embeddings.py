@@ -130,17 +130,26 @@ class EmbeddingStore:
         keep_prompt_states: bool,
         progress: bool,
     ) -> None:
-        """This process's share of what is missing into a store in memory, then the whole into this one."""
+        """This process's share of what is missing, kept part by part on a disk; in memory the shares are exchanged."""
         state = PartialState()
         missing = {key: i for i, key in enumerate(_keys(prompts, completions)) if key not in self._rows}
         own = [i for key, i in missing.items() if key[0] % state.num_processes == state.process_index]
-        share = EmbeddingStore(None, self.fingerprint, self.hidden_size)
-        share.fill(
-            backbone, [prompts[i] for i in own], None if completions is None else [completions[i] for i in own],
-            batch_size=batch_size, keep_prompt_states=keep_prompt_states,
-            progress=progress and state.is_main_process,
-        )  # fmt: skip
-        for keys, vectors in gather_object([(share.keys(), np.asarray(share.vectors))]):
+        shares = []
+        for start in range(0, len(own), TEXTS_AT_ONCE):
+            part, share = own[start : start + TEXTS_AT_ONCE], EmbeddingStore(None, self.fingerprint, self.hidden_size)
+            share.fill(
+                backbone, [prompts[i] for i in part], None if completions is None else [completions[i] for i in part],
+                batch_size=batch_size, keep_prompt_states=keep_prompt_states,
+                progress=progress and state.is_main_process,
+            )  # fmt: skip
+            shares.append((share.keys(), np.asarray(share.vectors)))
+            if self.directory is not None:
+                self.append(*shares.pop())
+        state.wait_for_everyone()
+        if self.directory is not None:
+            self._read_new_keys()
+            return
+        for keys, vectors in gather_object(shares):
             self.append(keys, vectors)
 
     def _compute_missing(

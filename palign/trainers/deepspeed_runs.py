@@ -10,7 +10,7 @@ from transformers import Trainer
 
 from palign.models.sharded import make_whole
 
-__all__ = ["is_deepspeed_launch", "leave_accelerator", "prepare_deepspeed", "trained_model"]
+__all__ = ["is_deepspeed_launch", "leave_accelerator", "prepare_deepspeed", "refuse_divided", "trained_model"]
 
 
 def is_deepspeed_launch() -> bool:
@@ -51,6 +51,29 @@ def leave_accelerator() -> None:
     if AcceleratorState._shared_state and getattr(AcceleratorState(), "deepspeed_plugins", None) is not None:
         AcceleratorState._reset_state()
         GradientState._reset_state()
+
+
+def refuse_divided(trainer: Trainer, name: str, *, no_eval: bool = False) -> None:
+    """ValueError for ways of dividing weights that a trainer does not know.
+
+    Args:
+        trainer: made, not yet run.
+        name: of the trainer, for the message.
+        no_eval: it cannot evaluate between steps where ZeRO-3 has divided what it evaluates.
+    """
+    state = trainer.accelerator.state
+    if getattr(state, "fsdp_plugin", None) is not None:
+        raise ValueError(
+            f"{name} was launched with FSDP, which only MixtureDPOTrainer knows. Launch it with "
+            "accelerate_configs/multi_gpu.yaml, zero2.yaml or zero3.yaml."
+        )
+    plugin = getattr(state, "deepspeed_plugin", None)
+    asked = getattr(trainer.args.eval_strategy, "value", trainer.args.eval_strategy)
+    if no_eval and plugin is not None and plugin.zero_stage == 3 and asked != "no":
+        raise ValueError(
+            f"eval_strategy is {asked!r}, and under ZeRO-3 {name} can evaluate before and after training only. Give "
+            "--eval_strategy no, or launch with accelerate_configs/zero2.yaml."
+        )
 
 
 def trained_model(trainer: Trainer) -> nn.Module:

@@ -24,21 +24,12 @@ import numpy as np
 import torch
 from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from palign.data.preferences import Preferences
 from palign.data.vote_counts import VoteCounts, count_votes
 from palign.functional.losses import plackett_luce
-from palign.functional.mixture import (
-    log_evidence,
-    mixing_weights,
-    temper_schedule,
-)
+from palign.functional.mixture import log_evidence, mixing_weights, temper_schedule
 from palign.models.adapters import (
     TypePolicies,
     adapter_state,

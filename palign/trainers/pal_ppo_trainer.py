@@ -14,6 +14,7 @@ Where this differs from TRL's trainer, and why:
 import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.binding import BindingLoader
 from palign.rewards import PersonalizedReward, ScoredRow
 from palign.trainers.checkpoints import CompleteCheckpoints
-from palign.trainers.deepspeed_runs import leave_accelerator
+from palign.trainers.deepspeed_runs import leave_accelerator, refuse_divided
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_data import check_tokenizer, prepare_rows
 from palign.trainers.pal_ppo_resume import load_progress, save_progress
@@ -46,7 +47,6 @@ from palign.trainers.policy_card import policy_card
 from palign.trainers.policy_metrics import reward_metrics, sample_table
 from palign.trainers.ppo_guard import CollapseGuard
 from palign.trainers.ppo_metrics import correct_table_metrics
-from palign.trainers.trl_ppo import reward_left_alone
 from palign.trainers.value_model import make_value_model
 from palign.writing import saving, whole_files
 
@@ -55,6 +55,15 @@ logger = get_logger(__name__)
 
 class _TrainingStopped(Exception):
     """Raised where the loop takes its next batch, to leave TRL's training loop."""
+
+
+class _StandIn(nn.Module):
+    """What TRL gets for a reward model while it sets up: under DeepSpeed it hands it to an engine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(hidden_size=1)
+        self.nothing = nn.Parameter(torch.zeros(1))
 
 
 class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
@@ -124,27 +133,28 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
         self._checkpoint_is_due = False
         self._table_every = 1  # updates between sample tables
         leave_accelerator()
-        with reward_left_alone(self.socket):
-            super().__init__(
-                args=args,
-                processing_class=processing_class,
-                model=model,
-                ref_model=ref_model,
-                reward_model=self.socket,
-                train_dataset=self.train_rows.dataset,
-                value_model=make_value_model(model) if value_model is None else value_model,
-                data_collator=DataCollatorWithPadding(processing_class),
-                eval_dataset=None if self.eval_rows is None else self.eval_rows.dataset,
-                callbacks=callbacks,
-                peft_config=peft_config,
-            )
-        self.reward_model.to(self.accelerator.device)
+        super().__init__(
+            args=args,
+            processing_class=processing_class,
+            model=model,
+            ref_model=ref_model,
+            reward_model=_StandIn(),
+            train_dataset=self.train_rows.dataset,
+            value_model=make_value_model(model) if value_model is None else value_model,
+            data_collator=DataCollatorWithPadding(processing_class),
+            eval_dataset=None if self.eval_rows is None else self.eval_rows.dataset,
+            callbacks=callbacks,
+            peft_config=peft_config,
+        )
+        # read by each process for itself, outside of `forward`: its weights stay whole, and no engine's
+        self.reward_model = self.socket.to(self.accelerator.device)
         self.dataloader = BindingLoader(self.dataloader, self._bind_training, before_take=self._write_due_checkpoint)
         self.eval_dataloader = BindingLoader(self.eval_dataloader, self._bind_eval)
         self.is_fsdp_xla_v1_enabled = False  # transformers asks as it loads an optimizer, and TRL's PPO never says
         # TRL accumulates over rows of one batch; at a loader's last batch Accelerate would step at each part of it
         self.accelerator.gradient_state.plugin_kwargs["sync_with_dataloader"] = False
         self._show_wrapped_policy()
+        refuse_divided(self, "PALPPOTrainer")
 
     def _show_wrapped_policy(self) -> None:
         """TRL reads `model.policy` of the prepared model; let a data-parallel wrapper answer (not as a submodule)."""

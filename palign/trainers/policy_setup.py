@@ -12,6 +12,7 @@ from palign.conditioning import WhoIsAsking
 from palign.data.guard import act_on, guard_prompts
 from palign.models.checkpoints import require_model_folder
 from palign.models.pal import PALRewardModel
+from palign.models.sharded import loading_whole
 from palign.rewards import PersonalizedReward
 from palign.trainers.embedded import make_embedded_default, train_embedded_reward
 from palign.trainers.policy_arguments import PolicyArguments
@@ -108,11 +109,13 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
     quantized = get_quantization_config(model_args)
     if quantized is not None:  # quantized where it is loaded, so each process on its own device
         load_model = {"quantization_config": quantized, "device_map": {"": PartialState().local_process_index}}
+    with loading_whole():  # the reference answers before there is an engine; training divides it under ZeRO-3
+        model = AutoModelForCausalLM.from_pretrained(
+            model_args.model_name_or_path, dtype=model_args.dtype, use_safetensors=True, **load, **load_model
+        )
     return {
         "tokenizer": AutoTokenizer.from_pretrained(model_args.model_name_or_path, padding_side="left", **load),
-        "model": AutoModelForCausalLM.from_pretrained(
-            model_args.model_name_or_path, dtype=model_args.dtype, use_safetensors=True, **load, **load_model
-        ),
+        "model": model,
         "reward_model": reward_model,
         "train_rows": [rows[i] for i in order[n_eval:]],
         "eval_rows": [rows[i] for i in order[:n_eval]],

@@ -1,34 +1,10 @@
 """The one place that knows which TRL still has PPO, and says what to do on one that has not."""
 
 import importlib.metadata
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 from packaging.version import Version
 
 FIRST_TRL_WITHOUT_PPO = Version("1.13")
-
-
-@contextmanager
-def reward_left_alone(reward: object) -> Iterator[None]:
-    """Inside this context TRL's PPO, made under DeepSpeed, leaves the reward as it is.
-
-    It would hand it to an engine. A reward is read by each process for itself, outside of `forward`, and needs its
-    weights whole; one without parameters has nothing that an engine could take.
-    """
-    from trl.experimental.ppo import ppo_trainer
-
-    prepare = ppo_trainer.prepare_deepspeed
-
-    def prepare_others(model: Any, *rest: Any, **options: Any) -> Any:
-        return model if model is reward else prepare(model, *rest, **options)
-
-    ppo_trainer.prepare_deepspeed = prepare_others
-    try:
-        yield
-    finally:
-        ppo_trainer.prepare_deepspeed = prepare
 
 
 def require_trl_ppo(installed: str | None = None) -> None:

@@ -1,5 +1,6 @@
 """One short training of each trainer on planted rows, the same on any number of ranks: what they are compared by."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,10 @@ def train_fair(folder: Path, stage: int, n_ranks: int, accumulation: int, mixtur
 def train_ppo(folder: Path, stage: int, n_ranks: int, accumulation: int) -> dict[str, Any]:
     """PPO whose answers follow from the prompts, and whose advantages TRL does not whiten by process."""
     if stage:  # as the launcher says it: TRL's PPO cannot take a configuration as an argument
-        os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage),
-                       "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true"}  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"zero_{os.environ['RANK']}.json"
+        file.write_text(json.dumps(zero_config(stage)), encoding="utf-8")
+        os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
     model, tokenizer = tiny_policy()
     options = common(folder, 0, n_ranks, accumulation)
     args = ppo_config(options.pop("output_dir"), **options, total_episodes=40, num_ppo_epochs=2, num_mini_batches=1)
