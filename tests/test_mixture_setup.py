@@ -1,6 +1,7 @@
 """From arguments to rows, a model and trainers: splits, declared types, baselines that leave no trace."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,33 @@ def test_baselines_differ_from_the_mixture_in_what_they_should(setup: MixtureSet
     assert found["pooled"].args.output_dir == str(tmp_path / "out" / "baselines" / "pooled")
     assert (setup.args.n_types, setup.args.types_from) == ("2", "em")
     assert len({trainer._reference_dir for trainer in found.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("lr_scheduler_type", "constant"), ("warmup_steps", 3), ("weight_decay", 0.1), ("optim", "sgd"),
+     ("max_grad_norm", 0.5), ("bf16", True), ("fp16", True), ("gradient_accumulation_steps", 2), ("seed", 7)],
+)  # fmt: skip
+def test_a_finished_baseline_is_of_its_options(setup: MixtureSetup, option: str, value: Any) -> None:
+    scores = np.arange(4.0).reshape(2, 2)
+    setup.finish("pooled", scores, 2.5)
+    found, seconds = setup.finished("pooled")
+    assert np.array_equal(found, scores) and seconds == 2.5
+    setattr(setup.args, option, value)
+    assert setup.finished("pooled") is None
+
+
+def test_a_finished_baseline_is_of_its_base(tmp_path: Path, model_folder: Path) -> None:
+    """The same folder with other weights in it is another base."""
+    own = tmp_path / "lm"
+    shutil.copytree(model_folder, own)
+    first = set_up(tmp_path, own, planted_rows(4, 8))
+    first.finish("pooled", np.zeros((2, 2)), 1.0)
+    assert set_up(tmp_path, own, planted_rows(4, 8)).finished("pooled") is not None
+    with torch.no_grad():
+        next(first.model.parameters()).add_(1.0)
+    first.model.save_pretrained(own)
+    assert set_up(tmp_path, own, planted_rows(4, 8)).finished("pooled") is None
 
 
 def test_a_baseline_leaves_no_trace_on_the_model(setup: MixtureSetup) -> None:

@@ -27,6 +27,7 @@ def _plain(value: Any) -> Any:
 
 def keep_finished(folder: str | Path, key: str, scores: np.ndarray, seconds: float) -> None:
     """Write the scores of a baseline (rows, max_items) and the seconds its training took."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
     with whole_file(Path(folder) / FILE) as beside, open(beside, "wb") as file:
         np.savez(file, key=np.array(key), scores=scores, seconds=np.array(seconds))
 

@@ -3,6 +3,7 @@
 import copy
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,23 @@ from palign.data.splits import split_by_prompt, split_by_row
 from palign.data.vote_counts import count_votes
 from palign.models.checkpoints import require_model_folder
 from palign.models.mixture_files import named_base
+from palign.models.reference_logps import base_fingerprint
 from palign.models.sharded import leave_engine
 from palign.trainers.embedded import embedded_rankings, make_embedded_default
 from palign.trainers.finished_baselines import keep_finished, options_key, read_finished
 from palign.trainers.mixture_dpo_arguments import MixtureArguments
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
+from palign.trainers.processes import computed_once
 
 __all__ = ["MixtureSetup", "declared_types", "set_up_mixture"]
+
+# Of every `TrainingArguments`: what scores depend on, beside `recorded_options`.
+TRAINING_OPTIONS = (
+    "seed", "data_seed", "max_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay",
+    "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16",
+    "gradient_accumulation_steps",
+)  # fmt: skip
 
 
 @dataclass
@@ -59,6 +69,7 @@ class MixtureSetup:
     def trainer(self, name: str) -> MixtureDPOTrainer:
         """A trainer of the mixture ('em') or of a baseline ('pooled', 'cluster', 'oracle'); the model must be free."""
         args, given = copy.copy(self.args), None
+        _ = self.base  # read before anything is done to the model
         args.reference_cache_dir = self.args.reference_cache_dir or str(Path(self.args.output_dir) / "reference_logps")
         if name != "em":
             args.output_dir = str(self._baseline(name))
@@ -77,19 +88,27 @@ class MixtureSetup:
 
     def finished(self, name: str) -> tuple[np.ndarray, float] | None:
         """Scores of `eval_rows` and training seconds of a baseline that an interrupted run has finished, if any."""
-        return read_finished(self._baseline(name), self._key(name))
+        key = self._key(name)
+        return computed_once(lambda: read_finished(self._baseline(name), key))
 
     def finish(self, name: str, scores: np.ndarray, seconds: float) -> None:
-        """Keep what `finished` reads."""
+        """Keep what `finished` reads; all processes call both."""
+        key = self._key(name)
         if PartialState().is_main_process:
-            keep_finished(self._baseline(name), self._key(name), scores, seconds)
+            keep_finished(self._baseline(name), key, scores, seconds)
 
     def _baseline(self, name: str) -> Path:
         return Path(self.args.output_dir) / "baselines" / name
 
     def _key(self, name: str) -> str:
-        options = [name, self.args.recorded_options(), self.args.seed, self.args.max_steps, self.peft_config.to_dict()]
-        return options_key([*options, self.model.name_or_path], self.train_rows, self.eval_rows)
+        training = {option: getattr(self.args, option) for option in TRAINING_OPTIONS}
+        options = [name, self.args.recorded_options(), training, self.peft_config.to_dict()]
+        return options_key([*options, self.base], self.train_rows, self.eval_rows)
+
+    @cached_property
+    def base(self) -> str:
+        """Fingerprint of the model as it was loaded; an engine may change its type later."""
+        return base_fingerprint(self.model)
 
     def declared_responsibilities(self) -> Tensor:
         """(n_annotators, n_groups) float64, one-hot: everybody's declared type."""
