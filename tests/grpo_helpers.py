@@ -27,6 +27,7 @@ def grpo_config(output_dir: Any, algorithm: str = "grpo", **changes: Any) -> PAL
         "output_dir": str(output_dir), "use_cpu": True, "per_device_train_batch_size": 8, "num_generations": 4,
         "max_steps": 2, "logging_steps": 1, "max_completion_length": 4, "learning_rate": 1e-2, "disable_tqdm": True,
         "policy_conditioning": "none", "standardize_rewards": False, "missing_eos_penalty": None, "report_to": "none",
+        "save_strategy": "no",
     }  # fmt: skip
     return CONFIGS[GroupAlgorithm(algorithm)](**{**settings, **changes})
 

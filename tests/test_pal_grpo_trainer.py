@@ -221,15 +221,22 @@ def test_whole_policy_needs_a_folder_for_its_reference(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, algorithm: str) -> None:
-    """Six updates, an epoch and a half, two on each generation; stopped between the two, and scales fitted anew."""
+    """Six updates, an epoch and a half, two on each generation; stopped between the two."""
     settings = {"max_steps": 6, "steps_per_generation": 2, "save_strategy": "steps", "save_steps": 1}
+    settings["save_total_limit"] = None
     settings |= {"standardize_rewards": True, "n_reference_completions": 8, "train_dataset": named_rows(8)}
     whole = make_trainer(tmp_path / "whole", algorithm, PersonalizedReward(Length()), **settings)
     whole.train()
     shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "parts" / "checkpoint-3")
     torch.manual_seed(7)
     resumed = make_trainer(tmp_path / "parts", algorithm, PersonalizedReward(Length()), **settings)
+    resumed.fit_reward_scales = lambda: pytest.fail("scales are in the checkpoint")
     resumed.train(resume_from_checkpoint=True)
+    assert resumed.reward.scales == whole.reward.scales and len(whole.reward.scales) == 9  # and the population's
+    for part in ("good_weights", "latest_weights"):
+        ours, theirs = getattr(resumed.guard, part), getattr(whole.guard, part)
+        assert ours.keys() == theirs.keys() != set()
+        assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
     assert len(resumed.seen) == 1  # the last generation alone; that of updates 3 and 4 was in the checkpoint
     assert [logs["step"] for logs in resumed.history] == [1, 3, 5]
     for ours, theirs in zip(resumed.history, whole.history, strict=True):
@@ -257,6 +264,24 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, algo
 def test_bad_rows(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, train_dataset=rows)
+
+
+def test_a_guard_that_counted_goes_on_counting(tmp_path: Path) -> None:
+    """Beyond the limit in every update: stopped after the third, though the run was stopped after two."""
+    settings = {"max_kl": -1.0, "stop_patience": 3, "save_strategy": "steps", "save_steps": 1}
+    first = make_trainer(tmp_path, max_steps=2, **settings)
+    first.train()
+    assert first.guard.n_beyond == 2 and first.guard.stop_reason is None
+    resumed = make_trainer(tmp_path, max_steps=6, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 3 and "update 3" in resumed.guard.stop_reason
+
+
+def test_checkpoints_are_kept_unless_refused(tmp_path: Path) -> None:
+    """As docs/interruption.md says: ten a run, the last one kept."""
+    for kind in (PALGRPOConfig, PALRLOOConfig):
+        args = kind(output_dir=str(tmp_path), use_cpu=True)
+        assert (args.save_strategy, args.save_steps, args.save_total_limit) == ("steps", 0.1, 1)
 
 
 def test_bad_arguments(tmp_path: Path) -> None:

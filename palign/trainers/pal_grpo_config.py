@@ -28,9 +28,9 @@ class GroupPolicyConfig(PersonalPolicyConfig):
     )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade compute for memory."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin memory in data loaders (for GPUs)."})
-    save_strategy: str = field(
-        default="no", metadata={"help": "When checkpoints are saved; the end is always saved by recipes."}
-    )
+    save_strategy: str = field(default="steps", metadata={"help": "When checkpoints to resume from are saved."})
+    save_steps: float = field(default=0.1, metadata={"help": "Updates between them; below 1 a share of all updates."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept; older ones are removed."})
     missing_eos_penalty: float | None = field(
         default=1.0,
         metadata={"help": "Taken off the reward of completions that do not end, in standardized reward units."},

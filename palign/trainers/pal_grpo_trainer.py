@@ -38,6 +38,7 @@ from palign.trainers.pal_grpo_resume import OrderByEpoch, load_generation, save_
 from palign.trainers.pal_grpo_reward import RecordedReward
 from palign.trainers.policy_card import policy_card
 from palign.trainers.policy_metrics import sample_table
+from palign.trainers.policy_resume import load_watch, save_watch
 from palign.trainers.ppo_guard import CollapseGuard
 from palign.writing import saving, whole_files, write_whole
 
@@ -152,9 +153,11 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             resume_from_checkpoint: True for the last complete checkpoint in `output_dir`, if any; or its folder.
             options: of transformers' `Trainer.train`.
         """
+        point = self.agreed_resume_point(resume_from_checkpoint)
+        if point is not None:
+            load_watch(self.guard, self.reward.scales, Path(point), self.accelerator.device)
         if self.args.standardize_rewards and self.reward.standardize and not len(self.reward.scales):
             self.fit_reward_scales()
-        point = self.agreed_resume_point(resume_from_checkpoint)
         generation = None if point is None else load_generation(Path(point), *self._place())
         if generation is not None:
             self._step, self._buffered_inputs = generation
@@ -169,7 +172,9 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         return self.accelerator.process_index, self.accelerator.device
 
     def save_beside(self, folder: Path) -> None:
-        """With a checkpoint, the completions that updates to come will use."""
+        """With a checkpoint: guard, reward scales, and the completions that updates to come will use."""
+        if self.args.should_save:
+            save_watch(self.guard, self.reward.scales, folder)
         if self._buffered_inputs is not None:
             save_generation(folder, self._place()[0], self._step, self._buffered_inputs)
 
@@ -233,6 +238,9 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             print(f"\nafter update {self.state.global_step}\n{sample_table(shown)}", flush=True)
 
     def _watch(self, entry: dict[str, float]) -> None:
+        if self.guard.stop_reason:  # of a checkpoint where the guard had said so
+            self.control.should_training_stop = True
+            return
         kl = entry.get("objective/kl", 0.0)
         warning = self.guard.watch(self.state.global_step, kl, entry["completions/empty_fraction"])
         if self.guard.stop_reason:

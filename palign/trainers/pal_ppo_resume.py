@@ -6,7 +6,6 @@ optimizer, schedule, random states, where the loader stands, reward scales, the 
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +15,14 @@ from torch import nn
 from transformers import TrainerCallback
 
 from palign.data.binding import LoaderPosition
-from palign.functional.reward_scales import RewardScale
+from palign.trainers.policy_resume import copies, guard_from, guard_words, scales_from, scales_words
 
 if TYPE_CHECKING:
     from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 
 __all__ = ["BeginAt", "load_progress", "save_progress"]
 
-WEIGHTS, GUARD, WORDS = "trained.safetensors", "guard.safetensors", "ppo.json"
+WEIGHTS, WORDS = "trained.safetensors", "ppo.json"
 
 
 class BeginAt(TrainerCallback):
@@ -47,16 +46,11 @@ def save_progress(trainer: "PALPPOTrainer", folder: Path) -> None:
     if not trainer.args.should_save:
         return
     if not trainer.is_deepspeed_enabled:  # whose own checkpoint holds the weights
-        save_file(_copies(_trainable(trainer)), folder / WEIGHTS)
-    guard = trainer.guard
-    kept = {f"good.{name}": t for name, t in guard.good_weights.items()}
-    kept |= {f"latest.{name}": t for name, t in guard.latest_weights.items()}
-    save_file(_copies(kept), folder / GUARD)
+        save_file(copies(_trainable(trainer)), folder / WEIGHTS)
     words = {
         "n_updates": trainer.state.global_step, "batch_size": trainer.args.batch_size,
-        "n_processes": trainer.accelerator.num_processes, "n_beyond": guard.n_beyond,
-        "stop_reason": guard.stop_reason, "history": trainer.history,
-        "reward_scales": [[who, asdict(scale)] for who, scale in trainer.reward.scales.scales.items()],
+        "n_processes": trainer.accelerator.num_processes, "history": trainer.history,
+        "reward_scales": scales_words(trainer.reward.scales), **guard_words(trainer.guard, folder),
     }  # fmt: skip
     (folder / WORDS).write_text(json.dumps(words) + "\n", encoding="utf-8")
 
@@ -86,13 +80,8 @@ def load_progress(trainer: "PALPPOTrainer", folder: Path) -> BeginAt:
         _copy_into(_trainable(trainer), load_file(folder / WEIGHTS), folder / WEIGHTS)
     trainer._load_optimizer_and_scheduler(str(folder))
     trainer.history = words["history"]
-    trainer.reward.scales.scales = {who: RewardScale(**scale) for who, scale in words["reward_scales"]}
-    guard, kept = trainer.guard, load_file(folder / GUARD)
-    guard.n_beyond, guard.stop_reason = words["n_beyond"], words["stop_reason"]
-    for part in ("good", "latest"):
-        own = {name.removeprefix(f"{part}."): t for name, t in kept.items() if name.startswith(f"{part}.")}
-        own = {name: tensor.to(trainer.args.device) for name, tensor in own.items()}
-        setattr(guard, f"{part}_weights", own)
+    scales_from(trainer.reward.scales, words["reward_scales"])
+    guard_from(trainer.guard, words, folder, trainer.args.device)
     states = load_file(folder / _loader_file(trainer.accelerator.process_index))
     position = LoaderPosition(states["torch"], states.get("sampler"), int(states["n_taken"]))
     trainer.dataloader.resume_at(position, lambda: trainer._load_rng_state(str(folder)))
@@ -104,10 +93,6 @@ def _trainable(trainer: "PALPPOTrainer") -> dict[str, nn.Parameter]:
     """Parameters of policy and value model that move, by name."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def _copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _copy_into(parameters: dict[str, nn.Parameter], saved: dict[str, torch.Tensor], path: Path) -> None:

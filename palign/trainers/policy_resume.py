@@ -1,0 +1,63 @@
+"""The guard and the reward scales of a run, beside its checkpoint: the same files for every trainer of a policy."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from palign.functional.reward_scales import RewardScale, RewardScales
+from palign.trainers.ppo_guard import CollapseGuard
+
+__all__ = ["copies", "guard_from", "guard_words", "load_watch", "save_watch", "scales_from", "scales_words"]
+
+GUARD, WATCH = "guard.safetensors", "watch.json"
+
+
+def guard_words(guard: CollapseGuard, folder: Path) -> dict[str, Any]:
+    """Write a guard's weights; returns what else it knows, for JSON."""
+    kept = {f"good.{name}": t for name, t in guard.good_weights.items()}
+    kept |= {f"latest.{name}": t for name, t in guard.latest_weights.items()}
+    save_file(copies(kept), folder / GUARD)
+    return {"n_beyond": guard.n_beyond, "stop_reason": guard.stop_reason}
+
+
+def guard_from(guard: CollapseGuard, words: dict[str, Any], folder: Path, device: torch.device) -> None:
+    """Put a guard where `guard_words` found it."""
+    kept = load_file(folder / GUARD)
+    guard.n_beyond, guard.stop_reason = words["n_beyond"], words["stop_reason"]
+    for part in ("good", "latest"):
+        own = {name.removeprefix(f"{part}."): t for name, t in kept.items() if name.startswith(f"{part}.")}
+        setattr(guard, f"{part}_weights", {name: tensor.to(device) for name, tensor in own.items()})
+
+
+def scales_words(scales: RewardScales) -> list[list[Any]]:
+    """Everybody's scale, for JSON: [person or None, mean and std]."""
+    return [[who, asdict(scale)] for who, scale in scales.scales.items()]
+
+
+def scales_from(scales: RewardScales, words: list[list[Any]]) -> None:
+    """Put scales where `scales_words` found them."""
+    scales.scales = {who: RewardScale(**scale) for who, scale in words}
+
+
+def save_watch(guard: CollapseGuard, scales: RewardScales, folder: Path) -> None:
+    """Write guard and scales beside a checkpoint; one process does."""
+    words = guard_words(guard, folder) | {"reward_scales": scales_words(scales)}
+    (folder / WATCH).write_text(json.dumps(words) + "\n", encoding="utf-8")
+
+
+def load_watch(guard: CollapseGuard, scales: RewardScales, folder: Path, device: torch.device) -> None:
+    """What `save_watch` wrote; a checkpoint of an earlier version has none, and nothing is changed."""
+    if not (folder / WATCH).is_file():
+        return
+    words = json.loads((folder / WATCH).read_text(encoding="utf-8"))
+    guard_from(guard, words, folder, device)
+    scales_from(scales, words["reward_scales"])
+
+
+def copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors as safetensors can write them."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
