@@ -10,6 +10,7 @@ from fair_helpers import FRESH, colour_rows, random_mixture
 from fair_helpers import TRAIN as GAME_PROMPTS
 from grpo_helpers import make_trainer as group_trainer
 from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
+from policy_helpers import IdAndLength
 from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
 from recipe_helpers import RECIPES, load_recipe
 from reward_helpers import make_people, text_model, text_rows
@@ -110,7 +111,7 @@ def grpo(folder: Path) -> None:
     """Eight updates, two on each generation, a checkpoint after each."""
     set_seed(0)
     trainer = group_trainer(
-        folder, "grpo", PersonalizedReward(IdReward(), standardize=False), max_steps=8, steps_per_generation=2,
+        folder, "grpo", PersonalizedReward(IdAndLength(), standardize=False), max_steps=8, steps_per_generation=2,
         train_dataset=named_rows(8), **KEPT,
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=True)
@@ -118,7 +119,9 @@ def grpo(folder: Path) -> None:
 
 
 def grpo_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "adapter_model.safetensors")
+    found = load_file(folder / "adapter_model.safetensors")
+    assert any(t.any() for name, t in found.items() if "lora_B" in name), "nothing has moved: equal says nothing"
+    return found
 
 
 def ppo_recipe(folder: Path) -> None:

@@ -33,6 +33,14 @@ class IdReward:
         return torch.tensor([float(person) for person in annotator_ids])
 
 
+class IdAndLength:
+    """The number of the person, and a hundredth for each character: differs within a group, and shows the pairing."""
+
+    def score(self, prompts: list[str], completions: list[str], annotator_ids: list[str]) -> torch.Tensor:
+        pairs = zip(annotator_ids, completions, strict=True)
+        return torch.tensor([float(person) + len(text) / 100 for person, text in pairs])
+
+
 class SeenRow(SimpleNamespace):
     """What was really scored: `query`, the text of the policy's prompt tokens, and the `reward` given for it."""
 
