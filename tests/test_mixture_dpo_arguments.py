@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from palign.trainers import policy_arguments
 from palign.trainers.checkpoints import mark_complete
 from palign.trainers.mixture_dpo_arguments import EMBEDDED_DEFAULTS, MixtureArguments, parse_mixture_arguments
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
@@ -59,7 +60,7 @@ def test_configs_in_the_house_are_read(name: str, tmp_path: Path) -> None:
         (["--eval_dataset_name", "x.jsonl"], "--eval_dataset_name is given without --dataset_name"),
         (["--group_columns", "country"], "--group_columns is given without --dataset_name"),
         (["--baselines", "pooled", "plain"], "--baselines holds plain; choose from pooled, cluster, oracle"),
-        ([*OWN, "--load_in_4bit", "true"], "--dtype bfloat16"),
+        (["--load_in_4bit", "true"], "--load_in_4bit was given without --model_name_or_path"),
         (["--types_from", "given"], "--baselines oracle"),
         (["--eval_fraction", "1"], "--eval_fraction is 1.0"),
         (["--n_sample_prompts", "0"], "--n_sample_prompts is 0"),
@@ -142,3 +143,11 @@ def test_a_folder_that_is_no_checkpoint_is_said_first(tmp_path: Path) -> None:
     mark_complete(tmp_path)
     with pytest.raises(ValueError, match="not a checkpoint of MixtureDPOTrainer"):
         parse_mixture_arguments(["--resume_from_checkpoint", str(tmp_path)])
+
+
+def test_a_quantized_base_needs_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_arguments, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="--load_in_4bit needs the package bitsandbytes"):
+        parse_mixture_arguments([*OWN, "--load_in_4bit", "true"])
+    monkeypatch.setattr(policy_arguments, "find_spec", lambda name: object())
+    assert parse_mixture_arguments([*OWN, "--load_in_4bit", "true"])[3].load_in_4bit

@@ -12,6 +12,7 @@ from palign.data.arguments import DataArguments
 from palign.trainers.checkpoints import resume_point
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 from palign.trainers.mixture_state import MixtureState
+from palign.trainers.policy_arguments import check_quantization
 from palign.writing import require_writable
 
 __all__ = ["BASELINES", "MixtureArguments", "parse_mixture_arguments"]
@@ -86,8 +87,8 @@ def parse_mixture_arguments(
         "--dataset_name": data_args.dataset_name is not None,
         "--model_name_or_path": model_args.model_name_or_path is not None,
     }
-    if model_args.load_in_4bit or model_args.load_in_8bit:
-        raise ValueError("--load_in_4bit and --load_in_8bit are not read here; take --dtype bfloat16 to save memory.")
+    model_args.use_peft = True
+    check_quantization(model_args)
     require_writable(args.output_dir)
     args.resume_from_checkpoint = _resume_point(args)
     if args.types_from == TypesFrom.GIVEN:

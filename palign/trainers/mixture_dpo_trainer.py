@@ -113,7 +113,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         self.annotators = self.train_rows.annotators()
         self.annotator_index = torch.from_numpy(self.annotators.indices(self.train_rows.annotator_ids))
         self.items = TokenizedItems.of(self.train_rows, processing_class, max_length=args.max_length)
-        model.to(args.device)
+        if not getattr(model, "is_quantized", False):  # a base in four bits lies where it was loaded
+            model.to(args.device)
         self._reference_dir = args.reference_cache_dir or str(Path(args.output_dir) / "reference_logps")
         self._autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         with torch.autocast(args.device.type, self._autocast_dtype, enabled=self._autocast_dtype is not None):

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from peft import PeftConfig
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from trl import ModelConfig, get_peft_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from palign.data.arguments import DataArguments
 from palign.data.guard import GuardOptions
@@ -198,6 +198,9 @@ def _load(model_args: ModelConfig, trust_remote_code: bool) -> tuple[PreTrainedM
     name = model_args.model_name_or_path
     tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", **load)
     load |= {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
+    quantized = get_quantization_config(model_args)
+    if quantized is not None:  # quantized where it is loaded, so each process on its own device
+        load |= {"quantization_config": quantized, "device_map": {"": PartialState().local_process_index}}
     return AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **load), tokenizer
 
 
