@@ -63,7 +63,7 @@ def alike(first: dict[str, Any], second: dict[str, Any]) -> None:
         if isinstance(first[name], str):
             assert first[name] == second[name], name
         else:
-            np.testing.assert_allclose(first[name], second[name], atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(first[name], second[name], atol=1e-4, rtol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("trainer, stage, accumulation", CASES)
