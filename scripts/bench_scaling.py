@@ -101,16 +101,10 @@ def em_mixture(folder: str, world: SimpleNamespace) -> Work:
 
 def ppo(folder: str, world: SimpleNamespace) -> Work:
     """Updates of four batches of a process, with a PAL reward on a backbone like the policy."""
-    import copy
-
-    from palign.data.preferences import Preferences
-    from palign.models.pal import PALRewardModel
     from palign.rewards import PersonalizedReward
     from palign.trainers.pal_ppo_config import PALPPOConfig
     from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 
-    people = Preferences.from_rows(world.rows).annotators()
-    judge = PALRewardModel.from_backbone(copy.deepcopy(world.model), tokenizer=world.tokenizer, annotators=people)
     args = PALPPOConfig(
         **common(
             folder, world, gradient_accumulation_steps=2, num_mini_batches=2, num_ppo_epochs=2, learning_rate=1e-6,
@@ -119,16 +113,54 @@ def ppo(folder: str, world: SimpleNamespace) -> Work:
             max_empty_fraction=1.0, local_rollout_forward_batch_size=64,
         )
     )  # fmt: skip
-    asked = [{name: row[name] for name in ("prompt", "annotator_id")} for row in world.rows]
-    trainer = PALPPOTrainer(
-        world.model, PersonalizedReward(judge.eval()), args, world.tokenizer, asked, peft_config=lora()
-    )
+    reward = PersonalizedReward(judge(world))
+    trainer = PALPPOTrainer(world.model, reward, args, world.tokenizer, asked(world), peft_config=lora())
 
     def run() -> Any:
         trainer.train()
         return trainer.model
 
     return run
+
+
+def grpo(folder: str, world: SimpleNamespace) -> Work:
+    """Updates of four batches of a process, in groups of four completions, with a PAL reward on a backbone like the policy."""
+    from palign.rewards import PersonalizedReward
+    from palign.trainers.pal_grpo_config import PALGRPOConfig
+    from palign.trainers.pal_grpo_trainer import PALGRPOTrainer
+
+    args = PALGRPOConfig(
+        **common(
+            folder, world, gradient_accumulation_steps=4, max_steps=world.n_updates, num_generations=4,
+            max_completion_length=world.length, learning_rate=1e-6, standardize_rewards=False, policy_conditioning="none", max_kl=None,
+            max_empty_fraction=1.0,
+        )
+    )  # fmt: skip
+    reward = PersonalizedReward(judge(world))
+    trainer = PALGRPOTrainer(world.model, reward, args, world.tokenizer, asked(world), peft_config=lora())
+
+    def run() -> Any:
+        trainer.train()
+        return trainer.model_wrapped
+
+    return run
+
+
+def judge(world: SimpleNamespace) -> Any:
+    """A PAL reward model of its own backbone, not trained."""
+    import copy
+
+    from palign.data.preferences import Preferences
+    from palign.models.pal import PALRewardModel
+
+    people = Preferences.from_rows(world.rows).annotators()
+    backbone = copy.deepcopy(world.model)
+    return PALRewardModel.from_backbone(backbone, tokenizer=world.tokenizer, annotators=people).eval()
+
+
+def asked(world: SimpleNamespace) -> list[dict[str, Any]]:
+    """Prompts with a name on each of them."""
+    return [{name: row[name] for name in ("prompt", "annotator_id")} for row in world.rows]
 
 
 def fair_policy(folder: str, world: SimpleNamespace) -> Work:
@@ -199,10 +231,11 @@ WORKS: dict[str, Callable[[str, SimpleNamespace], Work]] = {
     "pal_reward_lora": lambda folder, world: pal(folder, world, trains_backbone=True),
     "em_mixture_dpo": em_mixture,
     "ppo": ppo,
+    "grpo": grpo,
     "fair_policy": fair_policy,
     "evaluation": evaluation,
 }
-TRAINS_WRAPPED = ("pal_reward_lora", "em_mixture_dpo", "ppo")
+TRAINS_WRAPPED = ("pal_reward_lora", "em_mixture_dpo", "ppo", "grpo")
 
 
 def child(options: argparse.Namespace) -> None:

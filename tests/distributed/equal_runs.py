@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -9,10 +10,14 @@ from unittest import mock
 import numpy as np
 import torch
 from fair_helpers import FRESH, TRAIN, colour_rows
+from grpo_helpers import make_trainer as group_trainer
 from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
+from policy_helpers import IdAndLength
 from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
 from ppo_helpers import lora as ppo_lora
+from safetensors.torch import load_file
 from transformers import TrainerCallback
+from trl import RLOOTrainer
 from trl.experimental.ppo import ppo_trainer
 
 from palign import PALRewardConfig, PALRewardModel, PALRewardTrainer, PersonalizedReward
@@ -164,6 +169,38 @@ def answers_by_prompt(
     positions = mask.cumsum(1) - mask.long()
     logits = model(input_ids=sequences.masked_fill(~mask, 0), attention_mask=mask, position_ids=positions).logits
     return sequences, logits[:, queries.shape[1] - 1 : -1] / (config.temperature + 1e-7)
+
+
+def train_group(folder: Path, stage: int, n_ranks: int, accumulation: int, algorithm: str) -> dict[str, Any]:
+    """GRPO or RLOO whose completions follow from the prompts; no two of a group are of one length."""
+    prepare_deepspeed(is_asked=stage > 0)
+    policy_lora = ppo_lora()
+    policy_lora.lora_dropout = 0.0
+    options = common(folder, stage, n_ranks, accumulation) | {"learning_rate": 2e-2}  # moves ratios and KL
+    trainer = group_trainer(
+        options.pop("output_dir"), algorithm, PersonalizedReward(IdAndLength(), standardize=False), **options,
+        num_generations=4, num_iterations=2, max_steps=6, train_dataset=named_rows(GLOBAL_BATCH),
+        peft_config=policy_lora,
+    )  # fmt: skip
+    with mock.patch.object(trainer, "_generate_single_turn", partial(completions_by_prompt, trainer)):
+        trainer.train()
+    trainer.save_model()
+    trainer.accelerator.wait_for_everyone()
+    names = ("objective/reward", "grad_norm")  # TRL's `kl` is a mean of the parts' means: of parts, not of tokens
+    weights = load_file(folder / "adapter_model.safetensors")
+    return {
+        **how(trainer), "loss": losses(trainer), **{name: [row[name] for row in trainer.history] for name in names},
+        "weights": np.concatenate([weights[name].numpy().ravel() for name in sorted(weights)]).tolist(),
+    }  # fmt: skip
+
+
+def completions_by_prompt(trainer: Any, prompt_ids: list[list[int]], *_: Any) -> Any:
+    """In place of sampling: tokens counted up from the sum of the prompt's and the place in the group."""
+    found = []
+    for row, ids in enumerate(prompt_ids):
+        place = row % trainer.num_generations
+        found.append([20 + (sum(ids) + 7 * place + token) % 40 for token in range(1 + place)])
+    return found if isinstance(trainer, RLOOTrainer) else (found, None)
 
 
 class Interrupt(TrainerCallback):

@@ -21,12 +21,13 @@ WRAPPERS = {DDP: "DistributedDataParallel", ZERO_2: "DeepSpeedEngine", ZERO_3: "
 TYPES = {DDP: "MULTI_CPU", ZERO_2: "DEEPSPEED", ZERO_3: "DEEPSPEED"}
 QUICK = {
     ("mixture", ZERO_3, 4), ("reward", ZERO_2, 1), ("fair", DDP, 1), ("ppo", DDP, 4), ("ppo", ZERO_2, 1),
+    ("grpo", ZERO_2, 4), ("rloo", ZERO_3, 1),
 }  # fmt: skip
 CASES = [
     pytest.param(
         trainer, stage, accumulation, marks=() if (trainer, stage, accumulation) in QUICK else pytest.mark.slow
     )
-    for trainer in ("mixture", "reward", "fair", "ppo")
+    for trainer in ("mixture", "reward", "fair", "ppo", "grpo", "rloo")
     for stage in (DDP, ZERO_2, ZERO_3)
     for accumulation in (1, 4)
 ]
@@ -43,13 +44,23 @@ class Runs:
         key = (trainer, stage, n_ranks, accumulation)
         if key not in self.done:
             folder = self.folder / "_".join(map(str, key))
-            further = {"mixture": ["sampled"], "fair": [self.folder / "types"]}.get(trainer, [])
+            work, *further = self.works()[trainer]
             if trainer == "fair" and not further[0].exists():
                 random_mixture(further[0])
-            work = getattr(equal_runs, f"train_{trainer}")
             found = run_ranks(work, folder, folder / "out", stage, n_ranks, accumulation, *further, n_ranks=n_ranks)
             self.done[key] = folder / "out", found
         return self.done[key]
+
+    def works(self) -> dict[str, tuple[Any, ...]]:
+        """The training of each name, and what it takes beside stage, ranks and accumulation."""
+        return {
+            "mixture": (equal_runs.train_mixture, "sampled"),
+            "reward": (equal_runs.train_reward,),
+            "fair": (equal_runs.train_fair, self.folder / "types"),
+            "ppo": (equal_runs.train_ppo,),
+            "grpo": (equal_runs.train_group, "grpo"),
+            "rloo": (equal_runs.train_group, "rloo"),
+        }
 
 
 @pytest.fixture(scope="module")
