@@ -124,7 +124,7 @@ def ppo(folder: str, world: SimpleNamespace) -> Work:
 
 
 def grpo(folder: str, world: SimpleNamespace) -> Work:
-    """Updates of four batches of a process, in groups of four completions, with a PAL reward on a backbone like the policy."""
+    """Updates of four batches of a process, in groups of four, with a PAL reward on a backbone like the policy."""
     from palign.rewards import PersonalizedReward
     from palign.trainers.pal_grpo_config import PALGRPOConfig
     from palign.trainers.pal_grpo_trainer import PALGRPOTrainer
@@ -132,8 +132,8 @@ def grpo(folder: str, world: SimpleNamespace) -> Work:
     args = PALGRPOConfig(
         **common(
             folder, world, gradient_accumulation_steps=4, max_steps=world.n_updates, num_generations=4,
-            max_completion_length=world.length, learning_rate=1e-6, standardize_rewards=False, policy_conditioning="none", max_kl=None,
-            max_empty_fraction=1.0,
+            max_completion_length=world.length, learning_rate=1e-6, standardize_rewards=False,
+            policy_conditioning="none", max_kl=None, max_empty_fraction=1.0,
         )
     )  # fmt: skip
     reward = PersonalizedReward(judge(world))
