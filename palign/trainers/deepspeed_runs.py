@@ -64,7 +64,7 @@ def refuse_divided(trainer: Trainer, name: str, *, no_eval: bool = False) -> Non
     state = trainer.accelerator.state
     if getattr(state, "fsdp_plugin", None) is not None:
         raise ValueError(
-            f"{name} was launched with FSDP, which only MixtureDPOTrainer knows. Launch it with "
+            f"{name} was launched with FSDP, which MixtureDPOTrainer and PALGRPOTrainer alone know. Launch it with "
             "accelerate_configs/multi_gpu.yaml, zero2.yaml or zero3.yaml."
         )
     plugin = getattr(state, "deepspeed_plugin", None)

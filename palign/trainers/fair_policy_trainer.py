@@ -157,20 +157,20 @@ class FairPolicyTrainer:
         """Reward per nat, of the mixture's DPO."""
         return self.mixture.record.beta
 
-    def _draws(self, name: str | None, *, is_eval: bool = False) -> PolicyDraws:
+    def _draws(self, name: str | None) -> PolicyDraws:
         with PartialState().main_process_first():  # the others read what it wrote
-            return self.reader.draws(name, *self._draw_options(is_eval))
+            return self.reader.draws(name, *self._draw_options(is_eval=False))
 
     def _shared_draws(self, names: Sequence[str | None], *, is_eval: bool = False) -> list[PolicyDraws]:
         """Of several policies: each process computes some of them, and reads those of the others."""
         state = PartialState()
-        prompts, settings = self._draw_options(is_eval)
-        for name in names[state.process_index :: state.num_processes]:
-            self.reader.draws(name, prompts, settings)
+        prompts, settings = self._draw_options(is_eval=is_eval)
+        share = names[state.process_index :: state.num_processes]
+        own = {name: self.reader.draws(name, prompts, settings) for name in share}
         state.wait_for_everyone()
-        return [self.reader.draws(name, prompts, settings) for name in names]
+        return [own.get(name) or self.reader.draws(name, prompts, settings) for name in names]
 
-    def _draw_options(self, is_eval: bool) -> tuple[list[Any], DrawSettings]:
+    def _draw_options(self, *, is_eval: bool) -> tuple[list[Any], DrawSettings]:
         return self.eval_prompts if is_eval else self.train_prompts, self.args.draw_settings(is_eval=is_eval)
 
     def _game_record(self) -> dict[str, Any]:
