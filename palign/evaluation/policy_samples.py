@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from palign.models.sharded import is_sharded
+from palign.models.shared_draws import drawn
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def sample_policy(
     batch_size: int = 128,
     seed: int = 0,
     show_progress: bool = False,
+    together: bool = False,
 ) -> PolicySamples:
     """Draw one completion for each prompt.
 
@@ -54,22 +56,28 @@ def sample_policy(
         batch_size: prompts at a time.
         seed: of the draw.
         show_progress: whether to draw a progress bar.
+        together: every process of a launch calls this and draws its share; all get all. What is drawn is the same on
+            any number of processes above one.
     """
-    completions, divergences = [], []
     reference_prompts = prompts if reference_prompts is None else reference_prompts
+
+    def draw(start: int) -> tuple[list[str], np.ndarray]:
+        part = slice(start, start + batch_size)
+        answers = _draw(policy, tokenizer, prompts[part], max_new_tokens, temperature)
+        own = _log_probability(policy, tokenizer, prompts[part], answers, temperature)
+        other, switch = (policy, _adapter_off(policy)) if reference is None else (reference, nullcontext())
+        with switch:
+            theirs = _log_probability(other, tokenizer, reference_prompts[part], answers, temperature)
+        texts = [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+        bar.update()
+        return texts, (own - theirs).double().cpu().numpy()
+
     policy.eval()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for start in tqdm(range(0, len(prompts), batch_size), desc="samples", disable=not show_progress):
-            part = slice(start, start + batch_size)
-            answers = _draw(policy, tokenizer, prompts[part], max_new_tokens, temperature)
-            own = _log_probability(policy, tokenizer, prompts[part], answers, temperature)
-            other, switch = (policy, _adapter_off(policy)) if reference is None else (reference, nullcontext())
-            with switch:
-                theirs = _log_probability(other, tokenizer, reference_prompts[part], answers, temperature)
-            completions += [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
-            divergences.append((own - theirs).double().cpu().numpy())
-    return PolicySamples(completions, np.concatenate(divergences) if divergences else np.zeros(0))
+    starts = range(0, len(prompts), batch_size)
+    with tqdm(total=len(starts), desc="samples", disable=not show_progress) as bar:
+        found = drawn(starts, draw, seed=seed, model=policy, together=together)
+    completions = [text for texts, _ in found for text in texts]
+    return PolicySamples(completions, np.concatenate([kl for _, kl in found]) if found else np.zeros(0))
 
 
 def sample_rows(

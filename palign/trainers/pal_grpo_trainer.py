@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftConfig
 from torch import nn
@@ -29,6 +28,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.models.completions import prompt_ids
 from palign.models.sharded import whole
+from palign.models.shared_draws import drawn
 from palign.rewards import PersonalizedReward
 from palign.trainers.checkpoints import CompleteCheckpoints
 from palign.trainers.deepspeed_runs import leave_accelerator
@@ -186,17 +186,15 @@ class PersonalGroupTrainer(CompleteCheckpoints):
 
     @torch.no_grad()
     def fit_reward_scales(self) -> None:
-        """Fit every person's reward scale on completions of the reference policy, the same ones on every process.
+        """Fit every person's reward scale on completions of the reference policy, which the processes share out.
 
         Called before training, when the policy still is the reference.
         """
         args, rows = self.args, self.train_rows
         generator = torch.Generator().manual_seed(args.seed)
         picked = torch.randint(len(rows.prompts), (args.n_reference_completions,), generator=generator).tolist()
-        with torch.random.fork_rng(), whole(self.model.parameters()):  # ZeRO-3 has no engine yet
-            torch.manual_seed(args.seed)
+        with whole(self.model.parameters()):  # ZeRO-3 has no engine yet
             texts = self._draw(rows.dataset[picked]["prompt"])
-        broadcast_object_list(texts, from_process=0)
         people = None
         if self.reward.weights is None:
             people = [*rows.annotator_ids, *([] if self.eval_rows is None else self.eval_rows.annotator_ids)]
@@ -207,9 +205,8 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         tokenizer, args = self.processing_class, self.args
         padded = tokenizer.pad({"input_ids": prompt_ids(prompts, tokenizer)}, padding_side="left", return_tensors="pt")
         was_training = self.model.training
-        texts: list[str] = []
-        self.model.eval()
-        for start in range(0, len(prompts), args.per_device_train_batch_size):
+
+        def draw(start: int) -> list[str]:
             part = {name: padded[name][start : start + args.per_device_train_batch_size] for name in padded}
             sequences = self.model.generate(
                 input_ids=part["input_ids"].to(self.model.device),
@@ -218,9 +215,13 @@ class PersonalGroupTrainer(CompleteCheckpoints):
                 do_sample=True, temperature=args.temperature, top_k=0, top_p=1.0,
                 eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, synced_gpus=False,
             )  # fmt: skip
-            texts += tokenizer.batch_decode(sequences[:, part["input_ids"].shape[1] :], skip_special_tokens=True)
+            return tokenizer.batch_decode(sequences[:, part["input_ids"].shape[1] :], skip_special_tokens=True)
+
+        self.model.eval()
+        starts = range(0, len(prompts), args.per_device_train_batch_size)
+        found = drawn(starts, draw, seed=args.seed, model=self.model, together=True)
         self.model.train(was_training)
-        return texts
+        return [text for part in found for text in part]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log; in training also `objective/kl`, the guard's judgement, and the sample table."""

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from torch import nn
@@ -37,6 +36,7 @@ from trl.models.utils import unwrap_model_for_generation
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.binding import BindingLoader
+from palign.models.shared_draws import drawn
 from palign.rewards import PersonalizedReward, ScoredRow
 from palign.trainers.checkpoints import CompleteCheckpoints
 from palign.trainers.deepspeed_runs import leave_accelerator, refuse_divided
@@ -240,16 +240,20 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
 
     @torch.no_grad()
     def fit_reward_scales(self) -> None:
-        """Fit every person's reward scale on completions of the reference policy, the same ones on every process."""
+        """Fit every person's reward scale on completions of the reference policy, which the processes share out."""
         args, rows = self.args, self.train_rows
         generator = torch.Generator().manual_seed(args.seed)
         picked = torch.randint(len(rows.prompts), (args.n_reference_completions,), generator=generator).tolist()
-        batch = self.data_collator([{"input_ids": rows.dataset[row]["input_ids"]} for row in picked])
-        with self.null_ref_context(), torch.random.fork_rng():
-            torch.manual_seed(args.seed)
-            answers = self._generate(batch["input_ids"].to(self.accelerator.device), args.temperature)
-        texts = self.processing_class.batch_decode(answers, skip_special_tokens=True)
-        broadcast_object_list(texts, from_process=0)
+        queries = self.data_collator([{"input_ids": rows.dataset[row]["input_ids"]} for row in picked])["input_ids"]
+
+        def draw(part: torch.Tensor) -> list[str]:
+            answers = self._generate(part.to(self.accelerator.device), args.temperature)
+            return self.processing_class.batch_decode(answers, skip_special_tokens=True)
+
+        with self.null_ref_context():
+            parts = queries.split(args.local_rollout_forward_batch_size)
+            drawings = drawn(parts, draw, seed=args.seed, model=self.model, together=True)
+        texts = [text for part in drawings for text in part]
         people = None if self.reward.weights is not None else [*rows.annotator_ids, *self._eval_people()]
         self.reward.fit_scales([rows.prompts[row] for row in picked], texts, people)
 

@@ -110,7 +110,7 @@ class PolicyRuns(ABC):
         told = None if run is None else run.conditioning
         found = {"policy": self.model if run is None else run.policy, "tokenizer": self.tokenizer}
         found |= {"prompts": self.eval_prompts(told), "max_new_tokens": self.max_new_tokens}
-        found |= {"temperature": self.args.temperature, "seed": self.args.seed}
+        found |= {"temperature": self.args.temperature, "seed": self.args.seed, "together": True}
         if run is not None and self.peft_config is None:
             found["reference"] = self.model
         if told is PolicyConditioning.ADAPTER:

@@ -1,0 +1,46 @@
+"""Random draws, batch by batch, that the processes of a launch share out: none is made twice."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import nn
+
+from palign.models.sharded import turns
+
+__all__ = ["drawn"]
+
+T, R = TypeVar("T"), TypeVar("R")
+
+
+def drawn(
+    batches: Sequence[T], draw: Callable[[T], R], *, seed: int, model: nn.Module, together: bool = False
+) -> list[R]:
+    """What `draw` makes of each batch; PyTorch's random numbers follow from `seed` alone, and go on as before.
+
+    One process draws batch after batch from one stream. Several processes share the batches out, and each batch has a
+    stream of its own, so that any number of them draws the same (not what one process draws).
+
+    Args:
+        batches: one at least; what `draw` takes.
+        draw: gives something that can be pickled, since the processes exchange it.
+        seed: of all streams.
+        model: what draws; where its weights are divided, every process runs it as often as the busiest one.
+        together: every process of the launch calls this, with the same arguments; all get all draws.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if not together or PartialState().num_processes == 1:
+            return [draw(batch) for batch in batches]
+        state, share = PartialState(), {}
+        own = range(len(batches))[state.process_index :: state.num_processes]
+        for number, is_own in turns(own, 0, model):
+            torch.manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+            found = draw(batches[number])
+            if is_own:
+                share[number] = found
+    everybody = {number: found for part in gather_object([share]) for number, found in part.items()}
+    return [everybody[number] for number in range(len(batches))]
