@@ -62,14 +62,14 @@ def test_few_people_widen_it() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", POPULATIONS)
 def test_a_90_percent_interval_holds_the_truth_in_90_of_100(name: str) -> None:
-    """250 repetitions: two standard errors of a share of .9 are .04."""
+    """400 repetitions: three standard errors of a share of .9 are .045."""
     sizes, means = POPULATIONS[name]
     rng, held = np.random.default_rng(11), []
-    for repetition in range(250):
+    for repetition in range(400):
         frame = GroupFrame(draw_table(sizes, means, rng), metrics="accuracy", groups="group")
         low, high = frame.interval("gap", seed=repetition, n_resamples=400).loc["accuracy"]
         held.append(low <= max(means) - min(means) <= high)
-    assert 0.86 <= np.mean(held) <= 0.95
+    assert 0.855 <= np.mean(held) <= 0.96
 
 
 def test_no_interval_from_a_handful_of_resamples_that_reach_every_group() -> None:
