@@ -82,8 +82,8 @@ class PolicyRuns(ABC):
 
     def _clean_model(self) -> PreTrainedModel:
         """The language model as it was given: adapters are taken off again, a fully trained policy is a copy."""
-        if self.peft_config is None:
-            return copy.deepcopy(self.model)
+        if self.peft_config is None:  # while the copy is trained, the reference takes no room on its device
+            return copy.deepcopy(self.model.cpu())
         if isinstance(self._latest, PeftModel):
             self.model, self._latest = self._latest.unload(), None
             if hasattr(self.model, "peft_config"):
@@ -108,14 +108,18 @@ class PolicyRuns(ABC):
         reference.
         """
         told = None if run is None else run.conditioning
-        found = {"policy": self.model if run is None else run.policy, "tokenizer": self.tokenizer}
+        found = {"policy": self._placed_model() if run is None else run.policy, "tokenizer": self.tokenizer}
         found |= {"prompts": self.eval_prompts(told), "max_new_tokens": self.max_new_tokens}
         found |= {"temperature": self.args.temperature, "seed": self.args.seed, "together": True}
         if run is not None and self.peft_config is None:
-            found["reference"] = self.model
+            found["reference"] = self._placed_model()
         if told is PolicyConditioning.ADAPTER:
             found["adapters"] = self.eval_adapters()
         return found
+
+    def _placed_model(self) -> PreTrainedModel:
+        """The language model on the device policies are trained on; a quantized one was loaded there."""
+        return self.model if getattr(self.model, "is_quantized", False) else self.model.to(self.args.device)
 
     def eval_prompts(self, conditioning: PolicyConditioning | str | None) -> list[str]:
         """The prompts of `eval_rows` as a policy meets them; None for the reference, which is told nothing."""
