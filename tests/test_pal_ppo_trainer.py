@@ -305,3 +305,40 @@ def test_a_trl_without_ppo_is_refused_on_import(version: str, monkeypatch: pytes
 def test_trl_versions_with_ppo_pass() -> None:
     trl_ppo.require_trl_ppo("1.12.0")
     trl_ppo.require_trl_ppo("1.12.3")
+
+
+def test_gradient_checkpointing_bf16_and_max_steps_are_heeded(tmp_path: Path) -> None:
+    """Layers run twice in an update (forward, recomputation) beside the rollout's passes; matrices in bfloat16."""
+    types, n_layer_calls = [], {"with": 0, "without": 0}
+    for name in n_layer_calls:
+        options = {"gradient_checkpointing": name == "with", "bf16": name == "with"}
+        trainer = make_trainer(tmp_path / name, max_steps=1, total_episodes=800, **options)
+        both = trainer.model
+
+        def count(module: Any, args: Any, output: torch.Tensor, name: str = name, both: Any = both) -> None:
+            if both.training and (torch.is_grad_enabled() or torch._C._current_graph_task_id() >= 0):
+                n_layer_calls[name] += 1
+                types.append(output.dtype)
+
+        projection = "self_attn.q_proj"
+        both.policy.get_submodule(f"base_model.model.model.layers.0.{projection}").register_forward_hook(count)
+        both.value_model.get_submodule(f"model.layers.0.{projection}").register_forward_hook(count)
+        trainer.train()
+        assert trainer.state.global_step == trainer.state.max_steps == 1
+        assert trainer.accelerator.mixed_precision == ("bf16" if name == "with" else "no")
+        assert set(types) == {torch.bfloat16 if name == "with" else torch.float32}
+        types.clear()
+    assert n_layer_calls == {"with": 4, "without": 2}
+
+
+def test_the_environment_of_the_launcher_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    make_trainer(tmp_path, bf16=True)
+    assert "ACCELERATE_MIXED_PRECISION" not in os.environ
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert make_trainer(tmp_path).accelerator.mixed_precision == "bf16"
+    assert os.environ["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    with pytest.raises(ValueError, match="Give --bf16 true instead"):
+        make_trainer(tmp_path, fp16=True)

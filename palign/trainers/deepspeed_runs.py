@@ -42,13 +42,19 @@ def prepare_deepspeed(*, is_asked: bool) -> None:
     __compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def leave_accelerator() -> None:
-    """Forget the last trainer's `Accelerator`, so that another one may bring its DeepSpeed plugin.
+def leave_accelerator(mixed_precision: str | None = None) -> None:
+    """Forget the last trainer's `Accelerator`, so that another one may bring its DeepSpeed plugin or its precision.
 
     A process trains several models in turn (baselines, routes), and Accelerate refuses a second plugin. Process
     groups stay as they are.
+
+    Args:
+        mixed_precision: of the next trainer ("no", "bf16"); None: that of the last one will do.
     """
-    if AcceleratorState._shared_state and getattr(AcceleratorState(), "deepspeed_plugins", None) is not None:
+    if not AcceleratorState._shared_state:
+        return
+    state = AcceleratorState()
+    if getattr(state, "deepspeed_plugins", None) is not None or mixed_precision not in (None, state.mixed_precision):
         AcceleratorState._reset_state()
         GradientState._reset_state()
 

@@ -15,8 +15,13 @@ from trl.experimental.ppo import PPOConfig  # noqa: E402  (the version is checke
 class PALPPOConfig(PersonalPolicyConfig, PPOConfig):
     """Arguments of `PALPPOTrainer`: those of TRL's `PPOConfig`, some with other defaults, and the following."""
 
-    bf16: bool | None = field(default=False, metadata={"help": "TRL's PPO takes mixed precision from the launcher."})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade compute for memory."})
+    bf16: bool | None = field(
+        default=False,
+        metadata={"help": "Update in bfloat16 mixed precision; rollouts are drawn in the type of --dtype."},
+    )
+    gradient_checkpointing: bool = field(
+        default=False, metadata={"help": "Compute activations of policy and value model again to save memory."}
+    )
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pin memory in data loaders (for GPUs)."})
     save_strategy: str = field(
         default="steps", metadata={"help": "When checkpoints to resume from are saved: 'steps' or 'no'."}
@@ -37,3 +42,11 @@ class PALPPOConfig(PersonalPolicyConfig, PPOConfig):
         default=1.0, metadata={"help": "Clip gradients to this norm in every optimizer step; 0 never clips."}
     )
     max_prompt_length: int = field(default=512, metadata={"help": "Prompt tokens kept, counted from the end."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fp16:
+            raise ValueError(
+                "--fp16 is true; PPO's gradients are clipped before they are unscaled, so it cannot train in float16. "
+                "Give --bf16 true instead, or leave both out."
+            )

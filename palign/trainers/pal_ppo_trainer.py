@@ -39,12 +39,13 @@ from palign.data.binding import BindingLoader
 from palign.models.shared_draws import drawn
 from palign.rewards import PersonalizedReward, ScoredRow
 from palign.trainers.checkpoints import CompleteCheckpoints
-from palign.trainers.deepspeed_runs import leave_accelerator, refuse_divided
+from palign.trainers.deepspeed_runs import refuse_divided
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_data import check_tokenizer, prepare_rows
 from palign.trainers.pal_ppo_resume import load_progress, save_progress
 from palign.trainers.policy_card import policy_card
 from palign.trainers.policy_metrics import reward_metrics, sample_table
+from palign.trainers.ppo_flags import checkpoint_activations, heed_max_steps, mixed_precision
 from palign.trainers.ppo_guard import CollapseGuard
 from palign.trainers.ppo_metrics import correct_table_metrics
 from palign.trainers.value_model import make_value_model
@@ -132,20 +133,21 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
         self._grad_norm: torch.Tensor | float = float("nan")
         self._checkpoint_is_due = False
         self._table_every = 1  # updates between sample tables
-        leave_accelerator()
-        super().__init__(
-            args=args,
-            processing_class=processing_class,
-            model=model,
-            ref_model=ref_model,
-            reward_model=_StandIn(),
-            train_dataset=self.train_rows.dataset,
-            value_model=make_value_model(model) if value_model is None else value_model,
-            data_collator=DataCollatorWithPadding(processing_class),
-            eval_dataset=None if self.eval_rows is None else self.eval_rows.dataset,
-            callbacks=callbacks,
-            peft_config=peft_config,
-        )
+        heed_max_steps(args)
+        with mixed_precision(args):
+            super().__init__(
+                args=args,
+                processing_class=processing_class,
+                model=model,
+                ref_model=ref_model,
+                reward_model=_StandIn(),
+                train_dataset=self.train_rows.dataset,
+                value_model=make_value_model(model) if value_model is None else value_model,
+                data_collator=DataCollatorWithPadding(processing_class),
+                eval_dataset=None if self.eval_rows is None else self.eval_rows.dataset,
+                callbacks=callbacks,
+                peft_config=peft_config,
+            )
         # read by each process for itself, outside of `forward`: its weights stay whole, and no engine's
         self.reward_model = self.socket.to(self.accelerator.device)
         self.dataloader = BindingLoader(self.dataloader, self._bind_training, before_take=self._write_due_checkpoint)
@@ -154,6 +156,8 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
         # TRL accumulates over rows of one batch; at a loader's last batch Accelerate would step at each part of it
         self.accelerator.gradient_state.plugin_kwargs["sync_with_dataloader"] = False
         self._show_wrapped_policy()
+        if args.gradient_checkpointing:
+            checkpoint_activations(self.model, self.accelerator)
         refuse_divided(self, "PALPPOTrainer")
 
     def _show_wrapped_policy(self) -> None:
