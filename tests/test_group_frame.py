@@ -177,6 +177,10 @@ def test_bounds_by_hand() -> None:
     np.testing.assert_allclose(few, [[1.65], [98.35]], atol=0.01)
     holes = bounds(np.array([50.0]), np.where(draws % 2 == 0, draws, np.nan), 0.9, 1e9)
     np.testing.assert_allclose(holes, [[5.0], [95.0]], atol=1e-4)
+    # moved by 48 the percentiles are -43 and 47: the interval reaches back to the estimate
+    past = bounds(np.array([50.0]), draws, 0.9, 1e9, free=draws + 48)
+    np.testing.assert_allclose(past, [[-43.0], [50.0]], atol=1e-4)
+    np.testing.assert_allclose(bounds(np.array([98.0]), draws, 0.9, 1e9), [[5.0], [98.0]], atol=1e-4)
 
 
 def test_extremes_are_held_and_the_rest_of_people_counted() -> None:
@@ -333,6 +337,25 @@ def test_compare_models_by_hand() -> None:
     assert result.attrs["n_dropped"] == 0
     fewer = compare_models(both.iloc[5:], metric="accuracy", models=("old", "new"))
     assert fewer.attrs["n_dropped"] == 5
+
+
+def test_a_gain_lies_in_its_interval_and_no_accuracy_gains_more_than_one() -> None:
+    """Twelve people in three groups, two rows each: the worst of such groups is moved far by its bias."""
+    beyond, rng = 0, np.random.default_rng(0)
+    for seed in range(40):
+        table = population(n_people=4, n_rows=2, seed=seed)
+        first = table.assign(model="a", accuracy=(rng.random(len(table)) < 0.2).astype(float))
+        second = table.assign(model="b", accuracy=(rng.random(len(table)) < 0.8).astype(float))
+        both = pd.concat([first, second], ignore_index=True)
+        options = {"groups": "group", "metric": "accuracy", "n_resamples": 100}
+        found = compare_models(both, models=("a", "b"), **options)
+        assert (found["low"] <= found["difference"] + 1e-12).all() and (
+            found["high"] >= found["difference"] - 1e-12
+        ).all()
+        assert found[["low", "high"]].abs().to_numpy().max() <= 1
+        percent = compare_models(both.assign(accuracy=100 * both["accuracy"]), models=("a", "b"), **options)
+        beyond += bool((percent[["low", "high"]].abs() > 100).to_numpy().any())  # another scale has no known range
+    assert beyond
 
 
 def test_rows_in_one_order_need_no_partner_looked_for() -> None:

@@ -14,7 +14,8 @@ best and the worst of several noisy numbers is too large on average; its interva
 have given it (palign.evaluation.gap_interval). People of large groups are resampled in packets
 (palign.evaluation.clusters), and gini and cvar over very many people are linearised. For worst and ratio the spread is
 taken with the two groups held that are the extremes of the table, and the interval is moved by the bias that the
-bootstrap shows (mean of the statistic over resamples less its estimate), as for gini and cvar.
+bootstrap shows (mean of the statistic over resamples less its estimate), as for gini and cvar; it reaches back to the
+estimate where that would leave it outside.
 ``scripts/coverage_bootstrap.py`` measures the coverage; ``docs/fairness.md`` has the figures. Source of the clustering
 argument: Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8.
 """
@@ -30,9 +31,10 @@ from palign.evaluation.inequality import cvar, gap, gini, influences, ratio, wor
 from palign.evaluation.intervals import bounds
 from palign.evaluation.tables import check_columns, check_numbers, group_labels, people_numbers
 
-__all__ = ["GroupFrame", "direction_of"]
+__all__ = ["GroupFrame", "direction_of", "range_of"]
 
 LESS_IS_BETTER = ("regret", "kl", "loss", "error", "perplexity", "nll", "ppl", "mse", "rmse", "mae", "brier")
+RANGES = {"accuracy": (0.0, 1.0), "log_likelihood": (-np.inf, 0.0)}  # whatever the people
 SPREADS = ("worst", "gap", "ratio", "gini", "cvar")
 STATISTICS = ("overall", "by_group", *SPREADS)
 ELEMENTS_AT_ONCE = 4_000_000
@@ -42,6 +44,12 @@ MANY_PEOPLE = 20_000  # each a group of their own: gini and cvar are linear in h
 def direction_of(metric: str) -> bool:
     """Whether more of a metric is better: False for names with a word of `LESS_IS_BETTER`: regret, kl, loss, mse …"""
     return not any(word in LESS_IS_BETTER for word in metric.lower().replace("/", "_").split("_"))
+
+
+def range_of(metric: str, values: pd.Series) -> tuple[float, float]:
+    """Least and most that a mean of the metric can be; infinite where the name does not tell, or values lie beyond."""
+    least, most = RANGES.get(metric, (-np.inf, np.inf))
+    return (least, most) if values.between(least, most).all() else (-np.inf, np.inf)
 
 
 class GroupFrame:

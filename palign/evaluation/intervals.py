@@ -1,4 +1,7 @@
-"""From bootstrap replicates to an interval: percentiles, widened for few people, moved by the bias."""
+"""From bootstrap replicates to an interval: percentiles, widened for few people, moved by the bias.
+
+The estimate itself always lies in it: where the bias moves the percentiles past it, the interval reaches back to it.
+"""
 
 import numpy as np
 
@@ -29,6 +32,7 @@ def bounds(
         known = ~np.isnan(free)
         bias = np.where(known, free, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1) - estimate
         low, high = low - bias, high - bias
+    low, high = np.minimum(low, estimate), np.maximum(high, estimate)
     return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
 
 
