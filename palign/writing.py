@@ -40,26 +40,40 @@ NEARLY_FULL = 16 * 2**20  # bytes
 
 
 class SavingError(OSError):
-    """Something could not be written; the message says what, why, what is intact and what to do."""
+    """Something could not be written; the message says what, why, what is intact and what to do.
+
+    Attributes:
+        path: where it was to be written.
+    """
+
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """A place beside `path` to write to, which takes the place of `path` when the context is left without an error."""
+    """A place beside `path` to write to, which takes the place of `path` when the context is left without an error.
+
+    Raises:
+        SavingError: it could not be written; `path` is as it was.
+    """
     path = Path(path)
     beside = path.with_name(f"{path.name}{PARTIAL}{os.getpid()}")
     try:
-        yield beside
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        with saving(path.parent, path.name):
+            yield beside
+            with open(beside, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
 
 
 def write_whole(path: str | Path, text: str) -> None:
-    """Write a text (UTF-8), whole or not at all."""
+    """Write a text (UTF-8), whole or not at all; `SavingError` where it cannot be written."""
     with whole_file(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
@@ -73,16 +87,20 @@ def whole_files(folder: str | Path, last: str) -> Iterator[Path]:
         folder: made where it is missing; what is not written anew stays.
         last: the file without which nobody reads the folder. It is taken away first and put there last, so that parts
             of two saves are never read as one: a process killed between leaves a folder that is nothing yet.
+
+    Raises:
+        SavingError: they could not be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep_partials(folder)
-    with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}-", dir=folder) as partial:
-        yield Path(partial)
-        (folder / last).unlink(missing_ok=True)
-        held = (Path(partial) / last).rename(folder / f"{PARTIAL}-{last}")
-        move_into(partial, folder)
-        os.replace(held, folder / last)
+    with saving(folder, folder.absolute().name):
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep_partials(folder)
+        with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}-", dir=folder) as partial:
+            yield Path(partial)
+            (folder / last).unlink(missing_ok=True)
+            held = (Path(partial) / last).rename(folder / f"{PARTIAL}-{last}")
+            move_into(partial, folder)
+            os.replace(held, folder / last)
 
 
 def move_into(source: str | Path, folder: str | Path) -> None:
@@ -109,22 +127,31 @@ def sweep_partials(folder: str | Path) -> None:
 def saving(folder: str | Path, what: str, intact: str = "What was saved there before is as it was.") -> Iterator[None]:
     """Turn an error of writing into a `SavingError` that says what to do.
 
+    Where one lies in another, and what failed in the folder of both, the outer one speaks: it knows what is whole.
+
     Args:
         folder: where it is written.
         what: for the message: "checkpoint-20", "the adapters".
         intact: a sentence on what is still good.
     """
+    folder = Path(folder)
     try:
         yield
-    except SavingError:
-        raise
+    except SavingError as error:
+        if error.path is None or not error.path.absolute().is_relative_to(folder.absolute()):
+            raise
+        raise _told(error.__cause__, folder, what, intact) from error.__cause__
     except Exception as error:
         if not _is_of_writing(error):
             raise
-        raise SavingError(
-            getattr(error, "errno", None) or 0, f"{what} could not be written to {str(folder)!r}: "
-            f"{_reason(error, Path(folder))} {intact} {_advice(error, Path(folder))}"
-        ) from error  # fmt: skip
+        raise _told(error, folder, what, intact) from error
+
+
+def _told(error: BaseException, folder: Path, what: str, intact: str) -> SavingError:
+    words = f"{what} could not be written to {str(folder)!r}: {_reason(error, folder)} {intact}"
+    said = SavingError(getattr(error, "errno", None) or 0, f"{words} {_advice(error, folder)}")
+    said.path = folder
+    return said
 
 
 def require_writable(folder: str | Path, option: str = "--output_dir") -> None:
@@ -150,7 +177,7 @@ def _is_of_writing(error: Exception) -> bool:
     return isinstance(error, OSError) or any(words in str(error) for words in SAID_OF_A_WRITE)
 
 
-def _reason(error: Exception, folder: Path) -> str:
+def _reason(error: BaseException, folder: Path) -> str:
     """What was wrong, as a sentence."""
     number = getattr(error, "errno", None)
     if _is_full(error, folder):
@@ -164,17 +191,17 @@ def _reason(error: Exception, folder: Path) -> str:
     return named.get(number) or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}."
 
 
-def _advice(error: Exception, folder: Path) -> str:
+def _advice(error: BaseException, folder: Path) -> str:
     number = getattr(error, "errno", None)
     if _is_full(error, folder) or number in (errno.EDQUOT, errno.EFBIG):
         return (
-            "Make room (fewer checkpoints: --save_total_limit 2), or name a folder on another disk, then go on with "
-            "--resume_from_checkpoint true."
+            "Make room (fewer checkpoints: --save_total_limit 2), or name a folder on another disk; then give the "
+            "same command again, a training with --resume_from_checkpoint true."
         )
     return "Name a folder that can be written to, or make this one writable."
 
 
-def _is_full(error: Exception, folder: Path) -> bool:
+def _is_full(error: BaseException, folder: Path) -> bool:
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or "os error 28" in str(error):
         return True
     return not getattr(error, "errno", None) and _free(folder) < NEARLY_FULL

@@ -13,6 +13,7 @@ import torch
 from palign.data.preferences import Preferences
 from palign.models.backbones import Backbone
 from palign.models.embeddings import EmbeddingStore, embed_preferences, text_key
+from palign.writing import SavingError
 from tests.test_backbones import COMPLETIONS, HIDDEN, PROMPTS, make_backbone
 
 
@@ -120,6 +121,17 @@ def test_a_torn_tail_is_ignored_and_written_again(
     np.testing.assert_allclose(reopened.vectors[rows], expected, atol=1e-5)
     assert (store.directory / "keys.bin").stat().st_size == 4 * 32
     assert (store.directory / "vectors.f32").stat().st_size == 4 * HIDDEN * 4
+
+
+def test_a_full_disk_is_said_and_what_was_there_is_kept(small_disk: Path) -> None:
+    """Three vectors of 64 KiB fit on a MiB, twenty more do not."""
+    store, vectors = EmbeddingStore(small_disk, "f" * 64, 2**14), np.ones((20, 2**14), dtype=np.float32)
+    store.append([bytes([i] * 32) for i in range(3)], vectors[:3])
+    with pytest.raises(SavingError, match="^Vectors of texts could not be written to .* its disk is full") as caught:
+        store.append([bytes([i] * 32) for i in range(3, 23)], vectors)
+    assert f"'{store.directory}'" in str(caught.value) and "are not computed again. Make room" in str(caught.value)
+    again = EmbeddingStore(small_disk, "f" * 64, 2**14)
+    assert len(store) == len(again) == 3 and np.array_equal(again.vectors, vectors[:3])
 
 
 def _fill_for_ever(directory: Path, written: object) -> None:

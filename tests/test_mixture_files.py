@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from mixture_helpers import colour_lm, colour_tokenizer
 
 from palign.data.annotators import AnnotatorIndex
-from palign.models.mixture_files import MixtureRecord, load_mixture, mixture_card, save_mixture
+from palign.models.mixture_files import MixtureRecord, load_mixture, mixture_card, named_base, save_mixture
+from palign.writing import SavingError
 
 IDS = ["../../etc/x", "ü <script>alert(1)</script>", "7", "a|b"]
 GAMMA = np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.2, 0.3, 0.5], [0.04, 0.95, 0.01]])
@@ -70,6 +72,15 @@ def test_an_interrupted_save_leaves_the_last_one(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt):
         save_mixture(record(beta=9.0), tmp_path)
     assert all((tmp_path / name).read_bytes() == content for name, content in before.items())
+
+
+def test_a_base_that_does_not_fit_on_the_disk_is_told(small_disk: Path) -> None:
+    """safetensors' own error has no path and is no OSError."""
+    model, tokenizer = colour_lm(), colour_tokenizer()
+    (small_disk / "fill").write_bytes(b"0" * (2**20 - 65536))
+    with pytest.raises(SavingError, match=f"^base_model could not be written to '{small_disk}/base_model': its disk"):
+        named_base(model, tokenizer, small_disk)
+    assert not model.name_or_path and not list((small_disk / "base_model").iterdir())
 
 
 def test_the_card_counts_people_and_names_nobody() -> None:

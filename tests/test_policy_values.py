@@ -14,6 +14,7 @@ from palign.models.adapters import add_type_adapters, route
 from palign.models.completions import policy_logps
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.policy_values import DrawSettings, PolicyReader, joined_items, stop_ids
+from palign.writing import SavingError
 
 EOS, N_TOKENS, LENGTH = 0, 5, 3
 
@@ -116,6 +117,20 @@ def test_draws_come_from_the_cache_until_an_adapter_or_a_setting_changes(tmp_pat
         next(p for n, p in policy.policies.policy.named_parameters() if "lora_B.type_1" in n).add_(0.1)
     reader_of(policy, cache).draws("type_0", PROMPTS[:8], DrawSettings(2, 4))  # another judge
     assert len(list(cache.iterdir())) == 4
+
+
+def test_answers_that_do_not_fit_on_the_disk_leave_nothing(tmp_path: Path, small_disk: Path) -> None:
+    reader, cache = reader_of(random_mixture(tmp_path / "mixture"), small_disk / "samples"), small_disk / "samples"
+    reader.draws("type_0", PROMPTS[:8], DrawSettings(2, 4))
+    kept = list(cache.iterdir())
+    with open(small_disk / "fill", "wb", buffering=0) as file:
+        file.write(b"0" * (2**20 - 16384))
+    with pytest.raises(
+        SavingError, match="^The answers of a policy could not be written to .* disk is full"
+    ) as caught:
+        reader.draws("type_1", PROMPTS[:8], DrawSettings(8, 4))
+    assert f"'{cache}'" in str(caught.value) and "is not drawn again. Make room" in str(caught.value)
+    assert list(cache.iterdir()) == kept
 
 
 def test_policies_draw_on_seeds_of_their_own_and_leave_the_global_one(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import errno
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,6 @@ from palign.writing import SavingError, require_writable, saving, sweep_partials
 
 class Killed(BaseException):
     pass
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
-    if done.returncode:
-        pytest.skip("no disk can be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_file_is_the_old_one_until_it_is_whole(tmp_path: Path) -> None:
@@ -107,6 +94,37 @@ def test_a_full_disk_is_named_whoever_wrote(small_disk: Path) -> None:
     (small_disk / "fill").write_bytes(b"0" * (2**20 - 8192))
     with pytest.raises(SavingError, match="--output_dir is .* nothing can be written there: its disk is full"):
         require_writable(small_disk / "out" / "of_run")
+
+
+def test_a_file_or_a_folder_alone_says_what_saving_says(small_disk: Path) -> None:
+    """Nothing is left beside it, and what was there is as it was."""
+    write_whole(small_disk / "history.csv", "old")
+    with pytest.raises(SavingError) as caught:
+        write_whole(small_disk / "history.csv", "0" * 2**21)
+    assert str(caught.value) == (
+        f"history.csv could not be written to '{small_disk}': its disk is full (0 MiB free). What was saved there "
+        "before is as it was. Make room (fewer checkpoints: --save_total_limit 2), or name a folder on another disk; "
+        "then give the same command again, a training with --resume_from_checkpoint true."
+    )
+    with pytest.raises(SavingError, match=f"^base_model could not be written to '{small_disk}/base_model'"):
+        with whole_files(small_disk / "base_model", last="config.json") as beside:
+            save_file({"x": torch.zeros(1_000_000)}, beside / "x.safetensors")
+    assert sorted(path.name for path in small_disk.rglob("*")) == ["base_model", "history.csv"]
+    assert (small_disk / "history.csv").read_text() == "old"
+
+
+def test_what_is_saved_in_a_folder_is_told_once_by_the_folder(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(SavingError) as caught, saving(tmp_path / "a", "checkpoint-3", "Intact is checkpoint-2."):
+        with saving(tmp_path / "a", "The adapters"), whole_file(tmp_path / "a" / "b" / "words.json"):
+            raise full
+    assert caught.value.__cause__ is full and caught.value.errno == errno.ENOSPC
+    message = str(caught.value)
+    assert message.startswith(f"checkpoint-3 could not be written to '{tmp_path / 'a'}': its disk is full")
+    assert message.count("could not be written") == message.count("Intact") == 1 and "as it was" not in message
+    with pytest.raises(SavingError, match="^words.json could not be written"), saving(tmp_path / "a", "checkpoint-3"):
+        with whole_file(tmp_path / "elsewhere" / "words.json"):
+            raise full
 
 
 def test_a_read_only_disk_is_said_before_anything_is_computed(small_disk: Path) -> None:

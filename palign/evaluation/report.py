@@ -8,7 +8,6 @@ masked or unknown is ``null`` there and "–" here.
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from palign.evaluation.report_markdown import render_report
 from palign.evaluation.report_words import headline_sentences
 from palign.evaluation.scoring import RESERVED
 from palign.evaluation.tables import as_categories, check_columns
+from palign.writing import whole_file
 
 __all__ = ["Report", "write_report"]
 
@@ -373,7 +373,6 @@ def _strict(value: Any) -> Any:
 def _write(path: Path, text: str) -> Path:
     """Write a whole file or none of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", errors="replace")
-    os.replace(partial, path)
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8", errors="replace")
     return path

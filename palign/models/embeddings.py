@@ -20,6 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from palign.models.backbones import Backbone, TokenizedText
+from palign.writing import saving, write_whole
 
 if TYPE_CHECKING:
     from palign.data.preferences import Preferences
@@ -53,9 +54,10 @@ class EmbeddingStore:
         self._rows: dict[bytes, int] = {}
         self._memory = [np.empty((0, self.hidden_size), dtype=np.float32)]
         if self.directory is not None:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with self._locked():
-                self._check_or_write_meta()
+            with self._saving():
+                self.directory.mkdir(parents=True, exist_ok=True)
+                with self._locked():
+                    self._check_or_write_meta()
             self._read_new_keys()
 
     def __len__(self) -> int:
@@ -219,8 +221,9 @@ class EmbeddingStore:
         if self.directory is None:
             self._memory.append(vectors)
         else:
-            _write_at(self.directory / "vectors.f32", n * self.hidden_size * 4, vectors.astype("<f4").tobytes())
-            _write_at(self.directory / "keys.bin", n * KEY_BYTES, b"".join(keys))
+            with self._saving():
+                _write_at(self.directory / "vectors.f32", n * self.hidden_size * 4, vectors.astype("<f4").tobytes())
+                _write_at(self.directory / "keys.bin", n * KEY_BYTES, b"".join(keys))
         self._rows.update((key, n + i) for i, key in enumerate(keys))
 
     def _read_new_keys(self) -> None:
@@ -242,9 +245,7 @@ class EmbeddingStore:
     def _check_or_write_meta(self) -> None:
         path, meta = self.directory / "store.json", {"fingerprint": self.fingerprint, "hidden_size": self.hidden_size}
         if not path.exists():
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(meta), encoding="utf-8")
-            os.replace(partial, path)
+            write_whole(path, json.dumps(meta))
         found = json.loads(path.read_text(encoding="utf-8"))
         if found != meta:
             raise ValueError(
@@ -252,6 +253,10 @@ class EmbeddingStore:
                 "another "
                 "directory, or delete this one to compute the vectors anew."
             )
+
+    def _saving(self) -> contextlib.AbstractContextManager[None]:
+        intact = "Those that were there before are whole, and are not computed again."
+        return saving(self.directory, "Vectors of texts", intact)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

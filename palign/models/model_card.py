@@ -5,10 +5,11 @@ is escaped where it is shown, and of a folder on somebody's machine only the las
 """
 
 import html
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from palign.writing import write_whole
 
 __all__ = ["FAIR", "MIXTURE", "PAL", "POLICY", "SECTIONS", "add_measured", "named", "render", "shown", "table"]
 
@@ -55,9 +56,7 @@ def add_measured(folder: str | Path, sentences: Sequence[str]) -> None:
         return
     lines = "\n".join(f"- {shown(sentence)}" for sentence in sentences)
     block = f"<!-- measured -->\nOn held-out rows, by the report beside this card:\n\n{lines}\n<!-- end -->\n\n"
-    partial = path.with_name(CARD + ".partial")
-    partial.write_text(before + heading + block + MEASURED.sub("", after), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, before + heading + block + MEASURED.sub("", after))
 
 
 UNKNOWN = """What they were asked, and how they were found, stands with the data set; this card does not know it."""

@@ -9,7 +9,6 @@ import hashlib
 import inspect
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -29,6 +28,7 @@ from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.reference_logps import base_fingerprint
 from palign.models.sharded import is_sharded
 from palign.models.single_adapter import adapter_fingerprint
+from palign.writing import saving, whole_file
 
 __all__ = [
     "ESTIMATORS",
@@ -106,11 +106,10 @@ class PolicyDraws:
         """Write one .npz, complete or not at all."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "items"}
         arrays |= {f"items_{f.name}": np.asarray(getattr(self.items, f.name)) for f in fields(TokenizedItems)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial{os.getpid()}")
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
+        with saving(path.parent, "The answers of a policy", "What others answered is kept, and is not drawn again."):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as beside, open(beside, "wb") as file:
+                np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "PolicyDraws":
