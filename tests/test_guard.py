@@ -235,6 +235,21 @@ def test_splits_that_share() -> None:
     assert (found.name, found.verdict, found.value, found.rows) == ("unseen", "stop", 0.5, (400, 401, 402))
 
 
+def test_repeats_in_the_first_split_do_not_excuse_a_leak() -> None:
+    """A third of the rows to train on stand there twice; nine in ten of the held-out rows stand there, too."""
+    train, held = clean_rows(), clean_rows(seed=1)
+    (found,) = [
+        finding
+        for finding in guard(
+            {"train": Preferences.from_rows(train + train[:200]),
+             "eval": Preferences.from_rows(train[200:380] + held[:20])}
+        )
+        if finding.name == "shared_judgements"
+    ]  # fmt: skip
+    assert (found.verdict, found.value) == ("stop", pytest.approx(0.9))
+    assert "180 of the 200 judgements of eval" in found.message and "Drop the copies" in found.message
+
+
 def test_numbers_under_the_checks() -> None:
     assert both_tails(5, 10) == 1.0
     assert both_tails(10, 10) == pytest.approx(2 / 1024)

@@ -56,6 +56,20 @@ def test_by_row_nobody_is_left_without_a_row_to_learn_from() -> None:
         assert first.annotators().ids == ["a", "b", "c"]
 
 
+def test_by_row_copies_stay_together_and_count_once() -> None:
+    """Ten people judge ten pairs each, every pair three times, once of them the other way round."""
+    person, pair, copy = (index.ravel() for index in np.indices((10, 10, 3)))
+    better, worse = np.where(copy == 2, (pair + 10, pair), (pair, pair + 10))
+    order = np.random.default_rng(0).permutation(300)
+    shown = {"judgement": (person * 10 + pair)[order], "person": person[order]}
+    copies = Preferences.from_arrays(person[order], better[order], worse[order], columns=shown)
+    first, second = split_by_row(copies, fraction=0.2, seed=3)
+    assert not set(first.column("judgement")) & set(second.column("judgement"))
+    assert np.bincount(second.column("person").astype(int)).tolist() == [6] * 10  # two pairs of each, three times
+    one = Preferences.from_arrays(["a"] * 4 + ["b"] * 3, [0] * 4 + [2, 4, 6], [1] * 4 + [3, 5, 7])
+    assert all("a" in split_by_row(one, fraction=0.9, seed=s)[0].annotators() for s in range(9))
+
+
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
 def test_a_fraction_that_is_none(prefs: Preferences, split, fraction: float) -> None:

@@ -23,6 +23,7 @@ __all__ = [
 
 SAME_SPLIT = 0.95  # share of judgements from which on two splits are one
 LEAK, LEAK_STOPS, COPIES_STOP = 0.01, 0.2, 0.05
+BY_CHANCE = 0.2  # of the judgements, at most, are excused by how often the first split repeats itself
 IS_LIST = 30  # completions a prompt; from here on prompts are headings over many texts, and sharing them no leak
 CONNECTED, APART, N_SHUFFLES = 0.95, 0.8, 10
 CONFOUNDED, CONFOUNDED_STOPS = 0.5, 0.95  # of what could be gained over guessing the commonest type
@@ -70,15 +71,17 @@ def check_shared_judgements(first: Preferences, second: Preferences, names: tupl
     rows = np.flatnonzero((others != 0) & np.isin(others, keys))
     share = len(rows) / len(second)
     said = f"{len(rows):,} of the {len(second):,} judgements of {names[1]} stand in {names[0]} as well"
-    by_chance = 4 * (
-        1 - len(np.unique(keys)) / len(keys)
-    )  # where few items meet again and again, as they do in the first
+    # where few items meet again and again, as they do in the first
+    by_chance = min(4 * (1 - len(np.unique(keys)) / len(keys)), BY_CHANCE)
     if len(rows) < 2 or (share < LEAK + by_chance and share < SAME_SPLIT):
         return Finding.of("shared_judgements", "ok", share, f"{said}.")
     if share >= SAME_SPLIT:
         message = f"{said}: {names[1]} is {names[0]}. What is chosen on one cannot be judged on the other."
     else:
-        message = f"{said}: they were learned, not predicted. Split again, or drop them."
+        message = (
+            f"{said}: they were learned, not predicted. Drop the copies, or keep them "
+            "together (palign.data.splits.split_by_row does)."
+        )
     return Finding.of("shared_judgements", "stop" if share >= COPIES_STOP else "look", share, message, rows, names[1])
 
 

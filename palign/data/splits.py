@@ -5,6 +5,7 @@
 
 import numpy as np
 
+from palign.data.guard_finding import row_hashes
 from palign.data.preferences import Preferences
 
 __all__ = ["split_by_annotator", "split_by_prompt", "split_by_row"]
@@ -36,7 +37,8 @@ def split_by_row(prefs: Preferences, *, fraction: float, seed: int) -> tuple[Pre
     """(first, second): `fraction` of every annotator's rows are in the second.
 
     What does not come out even is drawn, so that the share is right over everybody; nobody is left without a row in
-    the first part.
+    the first part. Judgements of the same completions by the same person, whichever way, are never parted, and count
+    once.
 
     Raises:
         ValueError: a fraction outside (0, 1), or a part without rows.
@@ -44,21 +46,32 @@ def split_by_row(prefs: Preferences, *, fraction: float, seed: int) -> tuple[Pre
     _check_fraction(fraction)
     rng = np.random.default_rng(seed)
     annotators = prefs.annotators()
-    group = annotators.indices(prefs.annotator_ids)
+    people = annotators.indices(prefs.annotator_ids)
+    first, judgement = _distinct_judgements(prefs, people)
+    group = people[first]
     counts = np.bincount(group, minlength=len(annotators))
     wanted = counts * fraction
     n_second = np.minimum(np.floor(wanted + rng.random(len(counts))).astype(np.int64), counts - 1)
-    shuffled = rng.permutation(len(prefs))
+    shuffled = rng.permutation(len(group))
     by_group = shuffled[np.argsort(group[shuffled], kind="stable")]
-    within = np.arange(len(prefs)) - np.repeat(np.cumsum(counts) - counts, counts)
-    in_second = np.zeros(len(prefs), dtype=bool)
-    in_second[by_group] = within < n_second[group[by_group]]
+    within = np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts)
+    is_second = np.zeros(len(group), dtype=bool)
+    is_second[by_group] = within < n_second[group[by_group]]
+    in_second = is_second[judgement]
     if not in_second.any():
         raise ValueError(
             f"A split of {len(prefs)} rows by {len(annotators)} annotators with fraction {fraction} leaves nothing "
             "for the second part: every annotator keeps a row in the first. Give more rows or a larger fraction."
         )
     return prefs.select(~in_second), prefs.select(in_second)
+
+
+def _distinct_judgements(prefs: Preferences, people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of who judged what: the first row of each different judgement, in order, and which one each row (n_rows,) is."""
+    keys = row_hashes(people, prefs.prompt_indices, np.sort(prefs.item_indices, axis=1))
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[inverse]
 
 
 def _split_by_group(
