@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from palign import __version__
+from palign.option_file import OptionError, config_path, read_options
 from palign.option_help import WIDTH, describe
 
 __all__ = ["COMMANDS", "Command", "load_recipe", "main", "recipe_folder"]
@@ -92,7 +93,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a sub-command; returns the exit status (2: no such sub-command)."""
+    """Run a sub-command; returns the exit status (2: no such sub-command or configuration)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview())
@@ -112,6 +113,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "-h" in flags or "--help" in flags:
         print(command_help(name))
         return 0
+    try:
+        path = config_path(flags)
+        _ = None if path is None else read_options(path)  # the parser reads it again, after seconds of imports
+    except OptionError as error:
+        print(f"palign {name}: error: {error}", file=sys.stderr)
+        return 2
     sys.argv[0] = f"palign {name}"  # what a parser calls itself
     load_recipe(COMMANDS[name].recipe).main(["--help" if flag == "--help-all" else flag for flag in flags])
     return 0

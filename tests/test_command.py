@@ -100,9 +100,19 @@ def test_flags_and_config_reach_the_recipe(tmp_path: Path, monkeypatch) -> None:
     recipe = ModuleType("recipe")
     recipe.main = seen.append
     monkeypatch.setattr(command, "load_recipe", lambda name: seen.append(name) or recipe)
-    assert command.main(["em-dpo", "--config", "a.yaml", "--n_types", "auto"]) == 0
+    config = tmp_path / "a.yaml"
+    config.write_text("seed: 1")
+    assert command.main(["em-dpo", "--config", str(config), "--n_types", "auto"]) == 0
     assert command.main(["ppo", "--help-all"]) == 0
-    assert seen == ["em_dpo", ["--config", "a.yaml", "--n_types", "auto"], "ppo_pal", ["--help"]]
+    assert seen == ["em_dpo", ["--config", str(config), "--n_types", "auto"], "ppo_pal", ["--help"]]
+
+
+def test_a_configuration_that_cannot_be_read_ends_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    code = "import atexit, sys\natexit.register(lambda: print('torch' in sys.modules))\n"
+    code += f"from palign.command import main; sys.exit(main(['ppo', '--config', {str(tmp_path / 'no.yaml')!r}]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert done.stderr == f"palign ppo: error: --config {tmp_path / 'no.yaml'}: there is no such file.\n"
 
 
 def test_the_guard_says_what_it_found_by_its_status(tmp_path: Path, capsys) -> None:

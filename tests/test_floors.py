@@ -22,10 +22,12 @@ MAY_IMPORT = {
     "models": ("functional", "writing", "models", "data.annotators", "data.preferences", "data.rendering"),
     "conditioning": ("functional", "models", "data"),
     "rewards": ("functional", "models", "data", "conditioning"),
-    "trainers": ("functional", "writing", "models", "data", "conditioning", "rewards", "trainers"),
-    "evaluation": ("functional", "writing", "models", "data", "conditioning", "rewards", "evaluation"),
+    "option_file": (),
+    "command_line": ("option_file",),
+    "trainers": ("functional", "writing", "models", "data", "conditioning", "rewards", "command_line", "trainers"),
+    "evaluation": ("functional", "writing", "models", "data", "conditioning", "rewards", "command_line", "evaluation"),
     "option_help": (),
-    "command": ("option_help", "data.guard"),  # it runs recipes, by their files, and imports none
+    "command": ("option_help", "option_file", "data.guard"),  # it runs recipes, by their files, and imports none
     "__main__": ("command",),
 }
 FLOOR_0_MAY_IMPORT = {"torch", "scipy", "numpy", "palign"} | set(sys.stdlib_module_names)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trl import TrlParser
-
+from palign.command_line import CommandLine
 from palign.data.arguments import DataArguments
 from palign.data.preferences import Preferences
 from palign.evaluation.evaluate import group_names
@@ -84,12 +83,12 @@ class EvaluationArguments:
 
 
 def parse_evaluation_arguments(argv: Sequence[str] | None = None) -> tuple[EvaluationArguments, DataArguments]:
-    """Read flags over YAML (`--config FILE.yaml`) over defaults; an unknown key is an error.
+    """Read flags over YAML (`--config FILE.yaml`) over defaults; `CommandLine` refuses unknown names.
 
     Raises:
-        ValueError: an unknown key, models without rows, or rows without models.
+        ValueError: models without rows, or rows without models.
     """
-    parser = TrlParser((EvaluationArguments, DataArguments), allow_abbrev=False)
+    parser = CommandLine((EvaluationArguments, DataArguments))
     script, data_args = parser.parse_args_and_config(list(sys.argv[1:] if argv is None else argv))
     if script.model_path and data_args.dataset_name is None:
         raise ValueError("--model_path is given and no rows are: give --dataset_name, judgements to measure it by.")

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trl import TrlParser
-
+from palign.command_line import CommandLine
 from palign.data.arguments import DataArguments
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.writing import require_writable
@@ -94,7 +93,7 @@ class FairPolicyArguments:
 def parse_fair_arguments(
     argv: Sequence[str] | None = None,
 ) -> tuple[FairPolicyArguments, DataArguments, FairPolicyConfig]:
-    """Read flags over YAML (`--config FILE.yaml`) over defaults; an unknown key is an error.
+    """Read flags over YAML (`--config FILE.yaml`) over defaults; `CommandLine` refuses unknown names.
 
     Without `--dataset_name` the defaults are those of the embedded default.
     """
@@ -108,7 +107,7 @@ def parse_fair_arguments(
     return found
 
 
-def _parser(defaults: dict[str, Any]) -> TrlParser:
-    parser = TrlParser((FairPolicyArguments, DataArguments, FairPolicyConfig), allow_abbrev=False)
+def _parser(defaults: dict[str, Any]) -> CommandLine:
+    parser = CommandLine((FairPolicyArguments, DataArguments, FairPolicyConfig))
     parser.set_defaults(**defaults)
     return parser

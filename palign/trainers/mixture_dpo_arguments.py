@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trl import ModelConfig, TrlParser
+from trl import ModelConfig
 
+from palign.command_line import CommandLine
 from palign.data.arguments import DataArguments
 from palign.trainers.checkpoints import resume_point
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
@@ -70,12 +71,12 @@ class MixtureArguments:
 def parse_mixture_arguments(
     argv: Sequence[str] | None = None,
 ) -> tuple[MixtureArguments, DataArguments, MixtureDPOConfig, ModelConfig]:
-    """Read flags over YAML (`--config FILE.yaml`) over defaults; an unknown key is an error.
+    """Read flags over YAML (`--config FILE.yaml`) over defaults; `CommandLine` refuses unknown names.
 
     Without `--model_name_or_path` and `--dataset_name` the defaults are those of the embedded default.
 
     Raises:
-        ValueError: an unknown key; rows without a model, a model or options of rows without rows; rows of vectors; a
+        ValueError: rows without a model, a model or options of rows without rows; rows of vectors; a
             checkpoint that is none.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -122,7 +123,7 @@ def _resume_point(args: MixtureDPOConfig) -> str | None:
     return "true" if found is None and str(args.resume_from_checkpoint).lower() == "true" else found
 
 
-def _parser(kinds: tuple[type, ...], defaults: dict[str, Any]) -> TrlParser:
-    parser = TrlParser(kinds, allow_abbrev=False)
+def _parser(kinds: tuple[type, ...], defaults: dict[str, Any]) -> CommandLine:
+    parser = CommandLine(kinds)
     parser.set_defaults(**copy.deepcopy(defaults))
     return parser

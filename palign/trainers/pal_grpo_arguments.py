@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from trl import ModelConfig, TrlParser
+from trl import ModelConfig
 
+from palign.command_line import CommandLine
 from palign.trainers.pal_grpo_config import GroupAlgorithm, PALGRPOConfig, PALRLOOConfig
 from palign.trainers.policy_arguments import PolicyArguments, parse_over
 from palign.writing import require_writable
@@ -78,5 +79,5 @@ def parse_grpo_arguments(
 
 def _algorithm(argv: Sequence[str]) -> GroupAlgorithm:
     """What `--algorithm` says, on the command line or in the file behind `--config`: it decides what may be asked."""
-    found = TrlParser((_Choice,), allow_abbrev=False).parse_args_and_config(list(argv), return_remaining_strings=True)
+    found = CommandLine((_Choice,)).parse_args_and_config(list(argv), return_remaining_strings=True)
     return GroupAlgorithm(found[0].algorithm)

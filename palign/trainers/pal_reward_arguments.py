@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trl import ModelConfig, TrlParser
+from trl import ModelConfig
 
+from palign.command_line import CommandLine
 from palign.data.arguments import DataArguments
 from palign.trainers.checkpoints import resume_point
 from palign.trainers.pal_reward_config import PALRewardConfig
@@ -77,13 +78,13 @@ class RewardArguments:
 def parse_reward_arguments(
     argv: Sequence[str] | None = None,
 ) -> tuple[RewardArguments, DataArguments, PALRewardConfig, ModelConfig]:
-    """Read flags over YAML (`--config FILE.yaml`) over defaults; an unknown key is an error.
+    """Read flags over YAML (`--config FILE.yaml`) over defaults; `CommandLine` refuses unknown names.
 
     Raises:
-        ValueError: an unknown key, rows of text without a model, or a model together with vectors.
+        ValueError: rows of text without a model, or a model together with vectors.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = TrlParser((RewardArguments, DataArguments, PALRewardConfig, ModelConfig), allow_abbrev=False)
+    parser = CommandLine((RewardArguments, DataArguments, PALRewardConfig, ModelConfig))
     parser.set_defaults(**DEFAULTS)
     script, data_args, args, model_args = parser.parse_args_and_config(argv)
     if data_args.embeddings is not None and model_args.model_name_or_path is not None:

@@ -7,8 +7,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from transformers import TrainingArguments
-from trl import ModelConfig, TrlParser
+from trl import ModelConfig
 
+from palign.command_line import CommandLine
 from palign.conditioning import PolicyConditioning
 from palign.writing import require_writable
 
@@ -50,7 +51,7 @@ class PolicyArguments:
 def parse_over(
     kinds: Sequence[type], embedded: Mapping[str, Any], argv: Sequence[str] | None = None
 ) -> tuple[Any, ...]:
-    """Read flags over YAML (`--config FILE.yaml`) over defaults; an unknown key is an error.
+    """Read flags over YAML (`--config FILE.yaml`) over defaults; `CommandLine` refuses unknown names.
 
     Args:
         kinds: dataclasses: a `PolicyArguments`, the trainer's configuration, TRL's `ModelConfig`.
@@ -58,18 +59,18 @@ def parse_over(
         argv: None reads the command line.
 
     Raises:
-        ValueError: an unknown key, or a model without the reward model and the rows that belong to it.
+        ValueError: a model without the reward model and the rows that belong to it.
         SavingError: the output folder cannot be written to.
         ImportError: a quantized model is asked for, and bitsandbytes is not installed.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    script, args, model_args = TrlParser(kinds, allow_abbrev=False).parse_args_and_config(argv)
+    script, args, model_args = CommandLine(kinds).parse_args_and_config(argv)
     check_quantization(model_args)
     if model_args.model_name_or_path is None:
         for name in ("reward_model_path", "dataset_name"):
             if getattr(args, name, None) or getattr(script, name, None):
                 raise ValueError(f"--{name} was given without --model_name_or_path; a policy of your own needs both.")
-        parser = TrlParser(kinds, allow_abbrev=False)
+        parser = CommandLine(kinds)
         parser.set_defaults(**embedded)
         script, args, model_args = parser.parse_args_and_config(argv)
         check_output(args)

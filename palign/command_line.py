@@ -1,0 +1,71 @@
+"""`TrlParser`, whose errors are for whoever typed the command: one line, exit status 2, no traceback."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from trl import TrlParser
+
+from palign.option_file import OptionError, config_path, read_options, unknown_options
+
+__all__ = ["CommandLine"]
+
+
+class CommandLine(TrlParser):
+    """`TrlParser` that takes no abbreviated flags and looks at all names before any dataclass is made.
+
+    An unknown flag or key of the YAML file is told with the nearest name; so is a file that is missing or broken.
+    """
+
+    def __init__(self, kinds: Iterable[type]):
+        super().__init__(kinds, allow_abbrev=False)
+
+    def parse_args_and_config(
+        self, args: Iterable[str] | None = None, return_remaining_strings: bool = False, **rest: Any
+    ) -> tuple[Any, ...]:
+        """As of `TrlParser`; with `return_remaining_strings` unknown names are let through.
+
+        Raises:
+            SystemExit: with status 2; what is wrong stands on stderr.
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        try:
+            path = config_path(words)
+            config = {} if path is None else read_options(path)
+            words = _without_config(words)
+            if not return_remaining_strings:
+                self._refuse_unknown(words, path, config)
+        except OptionError as error:
+            self.error(str(error))
+        with_config = words if path is None else ["--config", path, *words]
+        return super().parse_args_and_config(with_config, return_remaining_strings, **rest)
+
+    def error(self, message: str) -> NoReturn:
+        """One line, not the usage of a hundred options."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+    def _refuse_unknown(self, words: list[str], path: str | None, config: dict[str, Any]) -> None:
+        options = {action.dest for action in self._actions} - {"help"}
+        wrong = [key for key in config if key not in options | {"env"}]
+        if wrong:
+            raise OptionError(f"--config {path}: {unknown_options(wrong, options)}; --help lists the options.")
+        left = self.parse_known_args(words)[1]
+        flags = [word.split("=")[0].removeprefix("--") for word in left if word.startswith("--")]
+        if flags:
+            names = {name.removeprefix("--") for name in self._option_string_actions}
+            known = {name for name in names if not name.startswith("-")} | {"config"}
+            raise OptionError(f"{unknown_options(flags, known, '--')}; --help lists the options.")
+        if left:
+            raise OptionError(f"{left[0]!r} belongs to no option; every value stands behind its --OPTION.")
+
+
+def _without_config(words: list[str]) -> list[str]:
+    kept, skips = [], False
+    for word in words:
+        if skips or word.startswith("--config="):
+            skips = False
+        elif word == "--config":
+            skips = True
+        else:
+            kept.append(word)
+    return kept
