@@ -155,6 +155,15 @@ def test_kl_minmax_has_no_gap(seed: int, kl_weight: float) -> None:
     assert found.type_weights.sum().item() == pytest.approx(1) and (found.type_weights >= 0).all()
 
 
+def test_kl_minmax_evens_out_regrets_times_importance() -> None:
+    """Of two types both matter at the optimum: R_1 = 4 R_2; and one of no importance is left out."""
+    _, _, types, reference = log_linear_types(3, n_types=2)
+    found = kl_minmax(types, reference, kl_weight=0.05, beta=1.0, type_importance=torch.tensor([1.0, 4.0]))
+    assert found.regrets[0].item() == pytest.approx(4 * found.regrets[1].item(), rel=1e-4) and abs(found.gap) < 1e-6
+    alone = kl_minmax(types, reference, kl_weight=1.0, beta=1.0, type_importance=torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(alone.log_policy, types[1], atol=1e-6, rtol=0)  # at τ = β its own policy
+
+
 def test_kl_minmax_of_one_type_is_its_policy() -> None:
     # τ = β: nothing is better than π_1 itself, which has no regret
     _, _, types, reference = log_linear_types(3, n_types=1)

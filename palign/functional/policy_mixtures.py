@@ -123,47 +123,61 @@ def regress_log_linear(log_policies: Tensor, weights: Tensor, features: Tensor, 
     return torch.linalg.lstsq(gaps, margins[:, None], driver="gelsd").solution[:, 0]
 
 
-def kl_minmax(log_types: Tensor, log_reference: Tensor, *, kl_weight: float, beta: float = 1.0) -> KLMinmax:
-    """min over all policies of max_i R_i(π) + τ KL(π ‖ π_ref), by its dual.
+def kl_minmax(
+    log_types: Tensor,
+    log_reference: Tensor,
+    *,
+    kl_weight: float,
+    beta: float = 1.0,
+    type_importance: Tensor | None = None,
+) -> KLMinmax:
+    """min over all policies of max_i c_i R_i(π) + τ KL(π ‖ π_ref), by its dual.
 
-    For type weights q the best policy is geometric, π_q ∝ π_ref exp((β/τ) Σ_i q_i h_i); the dual objective is concave
-    in q, with gradient R_i(π_q).
+    For weights p of the simplex the best policy is geometric, π ∝ π_ref exp((β/τ) Σ_i c_i p_i h_i); the dual objective
+    is concave in p, with gradient c_i R_i(π).
 
     Args:
         log_types: (n_types, n_prompts, n_responses).
         log_reference: (n_prompts, n_responses).
         kl_weight: τ > 0, reward per nat.
+        type_importance: (n_types,) c ≥ 0, one of them above 0; ones if None.
+
+    Returns:
+        `type_weights` are c_i p_i, what the policy's tilt is made of: of sum 1 where c is 1. `regrets` are without c.
     """
     if not kl_weight > 0:
         raise ValueError(f"kl_weight is {kl_weight}; it must be above 0.")
     log_ratios = log_types - log_reference
     own = torch.einsum("ixy,ixy->i", log_ratios, log_types.exp()) / len(log_reference)
+    importance = torch.ones(len(log_types)) if type_importance is None else torch.as_tensor(type_importance)
+    importance = importance.double()
 
-    def policy(q: np.ndarray) -> tuple[Tensor, Tensor]:
-        tilt = torch.einsum("i,ixy->xy", torch.from_numpy(q) * (beta / kl_weight), log_ratios)
+    def policy(q: Tensor) -> tuple[Tensor, Tensor]:
+        tilt = torch.einsum("i,ixy->xy", q * (beta / kl_weight), log_ratios)
         unnormalised = log_reference + tilt
         return unnormalised, unnormalised.logsumexp(-1)
 
-    def regrets(q: np.ndarray) -> Tensor:
+    def regrets(q: Tensor) -> Tensor:
         unnormalised, log_z = policy(q)
         probabilities = (unnormalised - log_z[:, None]).exp()
         return beta * (own - torch.einsum("ixy,xy->i", log_ratios, probabilities) / len(log_reference))
 
-    def minus_dual(q: np.ndarray) -> tuple[float, np.ndarray]:
+    def minus_dual(p: np.ndarray) -> tuple[float, np.ndarray]:
+        q = importance * torch.from_numpy(p)
         _, log_z = policy(q)
-        dual = beta * (torch.from_numpy(q) @ own) - kl_weight * log_z.mean()
-        return -dual.item(), -regrets(q).numpy()
+        dual = beta * (q @ own) - kl_weight * log_z.mean()
+        return -dual.item(), -(importance * regrets(q)).numpy()
 
-    q = _maximise_on_simplex(minus_dual, len(log_types))
+    q = importance * torch.from_numpy(_maximise_on_simplex(minus_dual, len(log_types)))
     unnormalised, log_z = policy(q)
     log_policy, found = unnormalised - log_z[:, None], regrets(q)
     return KLMinmax(
         log_policy=log_policy,
-        type_weights=torch.from_numpy(q),
+        type_weights=q,
         regrets=found,
         kl=kl_divergence(log_policy, log_reference).item(),
         kl_weight=kl_weight,
-        gap=(found.max() - torch.from_numpy(q) @ found).item(),
+        gap=((importance * found).max() - q @ found).item(),
     )
 
 

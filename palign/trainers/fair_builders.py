@@ -1,7 +1,6 @@
 """How each route makes one adapter of K; a finished route is kept on disk and not built again."""
 
 import copy
-import hashlib
 import json
 import logging
 import os
@@ -9,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from palign.functional.regret import regret_matrix
 from palign.models.completions import TokenizedItems
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.policy_values import PolicyDraws, joined_items
-from palign.models.reference_logps import reference_pass
+from palign.models.reference_logps import base_fingerprint, reference_pass
 from palign.models.sharded import make_whole
 from palign.models.single_adapter import (
     AdapterPolicies,
@@ -42,14 +42,17 @@ from palign.trainers.fair_distill import SoftTargetPolicies
 from palign.trainers.fair_measure import SLACK, mixed_candidate
 from palign.trainers.fair_policy_config import FairPolicyConfig, Route
 from palign.trainers.fair_routes import DistillRows, DroRows, RegressRows, RouteTrainer
+from palign.trainers.finished_baselines import options_key
 from palign.trainers.mixture_collator import MixtureCollator
+from palign.trainers.mixture_setup import TRAINING_OPTIONS
+from palign.trainers.processes import computed_once
+from palign.writing import saving, write_whole
 
 __all__ = ["POOLED", "OwnRoute", "RouteBuilder", "cached_reference", "vote_rewards"]
 
 logger = logging.getLogger(__name__)
-POOLED = "pooled"
-TRAINED_BY = ("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "seed",
-              "gradient_accumulation_steps", "weight_decay", "max_grad_norm", "lr_scheduler_type")  # fmt: skip
+POOLED, ROUTE = "pooled", "route.json"
+TRAINED_BY = (*TRAINING_OPTIONS, "learning_rate", "num_train_epochs", "per_device_train_batch_size")
 ONLY_MEASURED_BY = ("routes", "n_eval_prompts", "n_eval_samples", "sure", "n_bootstrap", "draw_batch_size")
 
 
@@ -94,18 +97,22 @@ class RouteBuilder:
     def build(self, name: str) -> None:
         """Read a finished route, or build it ('pooled': one DPO on all votes) and write it, whole or not at all.
 
-        A route of the user's own is always built: nothing says whether its function is still the same.
+        A route of the user's own is always built: nothing says whether its function is still the same. The main
+        process says for all whether a route is finished: a late one must not take for old what is new.
         """
         folder, key = self.output_dir / "routes" / name, self._key(name)
-        own = self.own_routes.get(name)
-        if own is None and (folder / "route.json").is_file():
-            record = json.loads((folder / "route.json").read_text(encoding="utf-8"))
-            if record["key"] == key:
-                read_adapter(self.model, name, folder)
-                self.records[name] = record
-                return
-            logger.warning("Route %s was built from other policies, rows or settings; it is built again.", name)
-        start = time.monotonic()
+        record = None if name in self.own_routes else computed_once(lambda: _finished(folder, key))
+        if record is not None:
+            read_adapter(self.model, name, folder)
+        else:
+            record = {"key": key, **self._built(name)}
+            if PartialState().is_main_process:
+                self._keep(name, record, folder)
+        PartialState().wait_for_everyone()
+        self.records[name] = record
+
+    def _built(self, name: str) -> dict[str, Any]:
+        own, start = self.own_routes.get(name), time.monotonic()
         set_seed(self.args.seed)
         found = getattr(self, f"_{name}")() if own is None else own(self)
         if name not in self.model.peft_config:
@@ -114,26 +121,36 @@ class RouteBuilder:
             )
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
-        record = {"key": key, "seconds": time.monotonic() - start, **found}
-        if PartialState().is_main_process:
-            partial = folder.with_name(f".partial-{name}")
+        return {"seconds": time.monotonic() - start, **found}
+
+    def _keep(self, name: str, record: dict[str, Any], folder: Path) -> None:
+        partial = folder.with_name(f".partial-{name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            with saving(
+                folder, f"Route {name}", "Routes that were finished before it are whole, and not built again."
+            ):
+                save_adapter(self.model, name, partial)
+                write_whole(partial / ROUTE, json.dumps(record, indent=1) + "\n")
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(partial, folder)
+        finally:
             shutil.rmtree(partial, ignore_errors=True)
-            save_adapter(self.model, name, partial)
-            (partial / "route.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
-        PartialState().wait_for_everyone()
-        self.records[name] = record
 
     def _key(self, name: str) -> str:
         """Of everything that the adapter depends on."""
         own = {f.name for f in fields(FairPolicyConfig)} - {f.name for f in fields(TrainingArguments)}
         own = (own | set(TRAINED_BY)) - set(ONLY_MEASURED_BY)
         settings = {key: str(getattr(self.args, key)) for key in sorted(own)}
+        record, gamma = self.mixture.record, self.mixture.responsibilities_for(self.rows.annotator_ids)
+        words = [name, settings, self._models, record.beta, record.max_length, self.weights.tolist(), self.prompts]
+        return options_key([*words, gamma.tolist()], self.rows)[:32]
+
+    @cached_property
+    def _models(self) -> list[str]:
+        """Fingerprints of base and types as they were given; an engine may change their number type later."""
         types = [adapter_fingerprint(self.model, judge) for judge in self.mixture.policies.names]
-        votes = hashlib.sha256(json.dumps([self.rows.items, self.rows.ranks.tolist()]).encode()).hexdigest()
-        words = [name, settings, types, self.weights.tolist(), self.prompts, votes]
-        return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:32]
+        return [base_fingerprint(self.model), *types]
 
     def add(self, name: str) -> None:
         """Put a fresh adapter of that name on the model; until it is trained it changes nothing."""
@@ -213,8 +230,9 @@ class RouteBuilder:
         table = torch.from_numpy(np.concatenate([types, reference[..., None]], -1))
         table = (table - table.logsumexp(-1, keepdim=True)).log_softmax(1).movedim(-1, 0)
         beta = self.mixture.record.beta
-        found = kl_minmax(table[:-1], table[-1], kl_weight=beta, beta=beta).type_weights
-        return 0.95 * found + 0.05 / len(found)
+        importance = self._importance() / self._importance().max()
+        found = kl_minmax(table[:-1], table[-1], kl_weight=beta, beta=beta, type_importance=importance).type_weights
+        return 0.95 * found / found.sum() + 0.05 / len(found)
 
     def _dro(self) -> dict[str, Any]:
         gamma = self.mixture.responsibilities_for(self.rows.annotator_ids)
@@ -274,6 +292,17 @@ class RouteBuilder:
 
 
 OwnRoute = Callable[[RouteBuilder], Mapping[str, Any]]
+
+
+def _finished(folder: Path, key: str) -> dict[str, Any] | None:
+    """What is recorded of a route, or None where it is not finished or was built from something else."""
+    if not (folder / ROUTE).is_file():
+        return None
+    record = json.loads((folder / ROUTE).read_text(encoding="utf-8"))
+    if record["key"] == key:
+        return record
+    logger.warning("Route %s was built from other models, rows or settings; it is built again.", folder.name)
+    return None
 
 
 def vote_rewards(
