@@ -160,3 +160,33 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path, monkeypatch
     ):
         trainer.train()
     assert names(tmp_path) == {"checkpoint-1", "checkpoint-2"}
+
+
+def test_a_run_that_ended_within_an_epoch_takes_no_further_step(tmp_path: Path) -> None:
+    """Six steps, an epoch having four: loaded as often as one likes; asked for two more, it takes two."""
+    whole = line_trainer(tmp_path, lr_scheduler_type="constant")
+    whole.train()
+    for n_steps in (6, 6, 5):
+        again = line_trainer(tmp_path, lr_scheduler_type="constant", max_steps=n_steps)
+        again.train(resume_from_checkpoint=True)
+        assert again.state.global_step == 6 and torch.equal(again.model.a, whole.model.a)
+        assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-6"
+    longer = line_trainer(tmp_path, lr_scheduler_type="constant", max_steps=8)
+    longer.train(resume_from_checkpoint=True)
+    assert longer.state.global_step == 8 and not torch.equal(longer.model.a, whole.model.a)
+    uninterrupted = line_trainer(tmp_path / "other", lr_scheduler_type="constant", max_steps=8)
+    uninterrupted.train()
+    assert torch.equal(longer.model.a, uninterrupted.model.a)
+
+
+def test_a_run_with_other_options_does_not_go_on(tmp_path: Path) -> None:
+    line_trainer(tmp_path, max_steps=2).train()
+    quieter = line_trainer(
+        tmp_path, max_steps=2, logging_strategy="steps", save_total_limit=1, dataloader_num_workers=1
+    )
+    quieter.train(resume_from_checkpoint=True)
+    other = line_trainer(tmp_path, max_steps=2, per_device_train_batch_size=4)
+    with pytest.raises(ValueError, match=r"of another run: per_device_train_batch_size 2 \(now 4\)\. Go on"):
+        other.train(resume_from_checkpoint=True)
+    other.train()
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-2"

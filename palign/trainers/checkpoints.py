@@ -2,7 +2,8 @@
 
 transformers writes `checkpoint-N/` file by file and goes on from the highest number, half-written or not. Here a
 checkpoint is complete when `complete.json`, written last, lists every file in it with its size; only then are older
-ones removed, and only a complete one is read.
+ones removed, and only a complete one is read. It goes on in the run that wrote it and in no other (`same_run`), and
+where that run had ended, nothing is trained.
 """
 
 import json
@@ -11,10 +12,12 @@ import os
 import re
 import shutil
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from palign.trainers.processes import computed_once
+from palign.trainers.same_run import RUN, refuse_another_run, run_words
 from palign.writing import SavingError, saving, write_whole
 
 __all__ = [
@@ -120,23 +123,54 @@ class CompleteCheckpoints:
     """Put before `Trainer` among the bases: `class MyTrainer(CompleteCheckpoints, Trainer)`.
 
     `train(resume_from_checkpoint=True)` goes on from the last complete checkpoint in `output_dir`, and begins at the
-    beginning where there is none.
+    beginning where there is none. The rows that it trains on are its `train_rows`, if it has any.
     """
 
     _foreign_said = False
+    _same_run_as: str | None = None  # the checkpoint that was compared
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the trainer's own; a half-written checkpoint is never read.
 
+        A run may be made longer as it goes on (`max_steps`, `num_train_epochs`), as in transformers. One that is
+        asked for no more steps than it has done is loaded, and takes none.
+
         Raises:
-            ValueError: a folder was named that is no complete checkpoint.
+            ValueError: a folder was named that is no complete checkpoint; or the checkpoint is of other rows, other
+                options that decide the result, or another number of processes.
             SavingError: a checkpoint could not be written; those before it are intact.
         """
         return super().train(self.agreed_resume_point(resume_from_checkpoint), *args, **kwargs)
 
     def agreed_resume_point(self, asked: str | bool | None) -> str | None:
-        """`resume_point`, as the main process finds it."""
-        return computed_once(lambda: resume_point(asked, self.args.output_dir))
+        """`resume_point` of this run, as the main process finds it."""
+        return computed_once(lambda: self._own_resume_point(asked))
+
+    def _own_resume_point(self, asked: str | bool | None) -> str | None:
+        point = resume_point(asked, self.args.output_dir)
+        if point is not None and point != self._same_run_as:
+            refuse_another_run(point, self._run_words)
+            self._same_run_as = point
+        return point
+
+    @cached_property
+    def _run_words(self) -> dict[str, Any]:
+        return run_words(self.args, getattr(self, "train_rows", None), **self.deciding())
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides a run beside rows and options, by name."""
+        return {}
+
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train; asked as an epoch begins."""
+        return self.state.global_step >= self.state.max_steps
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """transformers' own, which takes one more step where a run that ended within an epoch goes on."""
+        if self.is_finished():
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """transformers' own, then the mark, then the removal of older ones: in this order a kill harms nothing."""
@@ -153,6 +187,7 @@ class CompleteCheckpoints:
                 self.save_beside(folder)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
+                    write_whole(folder / RUN, json.dumps(self._run_words, indent=1) + "\n")
                     mark_complete(folder)
         except SavingError:
             shutil.rmtree(folder, ignore_errors=True)  # half a checkpoint helps nobody, and may fill the disk

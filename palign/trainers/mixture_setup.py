@@ -30,15 +30,9 @@ from palign.trainers.mixture_dpo_arguments import MixtureArguments
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from palign.trainers.processes import computed_once
+from palign.trainers.same_run import TRAINING_OPTIONS
 
 __all__ = ["MixtureSetup", "declared_types", "set_up_mixture"]
-
-# Of every `TrainingArguments`: what scores depend on, beside `recorded_options`.
-TRAINING_OPTIONS = (
-    "seed", "data_seed", "max_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay",
-    "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16",
-    "gradient_accumulation_steps",
-)  # fmt: skip
 
 
 @dataclass
