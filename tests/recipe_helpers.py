@@ -27,9 +27,19 @@ def finite(summary: dict[str, float]) -> bool:
     return all(isinstance(value, float) and np.isfinite(value) for value in summary.values())
 
 
-def save_own(folder: Path, recipe_folder: Path) -> list[str]:
-    """A policy, a PAL reward model that saw the people, and rows, as a user has them; the flags that name them."""
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} </>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+
+
+def save_own(folder: Path, recipe_folder: Path, *, messages: bool = False) -> list[str]:
+    """A policy, a PAL reward model that saw the people, and rows, as a user has them; the flags that name them.
+
+    `messages`: prompts are lists of messages, and the tokenizers have a chat template.
+    """
     policy, tokenizer = tiny_policy()
+    tokenizer.chat_template = CHAT_TEMPLATE if messages else None
     policy.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
     people = AnnotatorIndex([str(i) for i in range(40)])
@@ -37,6 +47,8 @@ def save_own(folder: Path, recipe_folder: Path) -> list[str]:
     reward_model = PALRewardModel.from_backbone(backbone, tokenizer=tokenizer, n_prototypes=2, annotators=people)
     reward_model.save_pretrained(folder / "reward")
     rows = [{"question": row["prompt"], "worker": int(row["annotator_id"]), "country": "IE"} for row in named_rows()]
+    if messages:
+        rows = [row | {"question": [{"role": "user", "content": row["question"]}]} for row in rows]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return [
         "--model_name_or_path", str(folder / "policy"), "--reward_model_path", str(folder / "reward"),

@@ -21,9 +21,9 @@ def recipe() -> ModuleType:
     return load_recipe("grpo_pal")
 
 
-def own(folder: Path) -> list[str]:
+def own(folder: Path, **kind: bool) -> list[str]:
     """The flags that say what is the user's, and quick ones."""
-    return [*save_own(folder, folder / "out"), *QUICK]
+    return [*save_own(folder, folder / "out", **kind), *QUICK]
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", pytest.param("rloo", marks=pytest.mark.slow)])
@@ -37,6 +37,7 @@ def test_the_embedded_default_runs_from_nothing_to_a_report(
         for metric in ("gold", "reward", "kl"):
             assert f"{name}/{metric}" in summary and f"{name}/careful/{metric}" in summary
     assert summary["reference/kl"] == pytest.approx(0.0, abs=1e-5)
+    assert summary["prompt/n_updates"] == 4.0  # two on each generation
     said = capsys.readouterr().out
     assert str(tmp_path / "report.html") in said.splitlines()[-1]
     assert "after update 1\nperson" in said  # the sample table
@@ -72,6 +73,12 @@ def test_own_model_trained_whole_and_resumed(recipe: ModuleType, tmp_path: Path)
     again = recipe.main([*flags, "--resume_from_checkpoint", "true"])
     assert again["prompt/kl"] == pytest.approx(summary["prompt/kl"], abs=1e-6)
     assert again["prompt/reward"] == pytest.approx(summary["prompt/reward"], abs=1e-6)
+
+
+def test_message_rows_reach_a_report(recipe: ModuleType, tmp_path: Path) -> None:
+    assert finite(recipe.main(own(tmp_path, messages=True)))
+    samples = pd.read_json(tmp_path / "out" / "samples.jsonl", lines=True)
+    assert samples["prompt"][0][0]["role"] == "user" and isinstance(samples["completion"][0], str)
 
 
 @pytest.mark.parametrize(

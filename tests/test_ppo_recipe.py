@@ -37,10 +37,11 @@ def test_the_embedded_default_runs_from_nothing_to_a_report(recipe: ModuleType, 
     assert (tmp_path / "prompt" / "adapter_model.safetensors").exists()
 
 
-def own(folder: Path) -> list[str]:
+def own(folder: Path, **kind: bool) -> list[str]:
     """The flags that say what is the user's, and quick ones."""
     quick = ["--total_episodes", "16", "--use_cpu", "true", "--per_device_train_batch_size", "8"]
-    return [*save_own(folder, folder / "out"), *quick, "--response_length", "4", "--num_sample_generations", "0"]
+    quick += ["--response_length", "4", "--num_sample_generations", "0"]
+    return [*save_own(folder, folder / "out", **kind), *quick]
 
 
 def test_own_model_reward_and_rows_with_adapters(recipe: ModuleType, tmp_path: Path) -> None:
@@ -59,6 +60,13 @@ def test_own_model_trained_whole(recipe: ModuleType, tmp_path: Path) -> None:
     summary = recipe.main([*own(tmp_path), "--learning_rate", "1e-2"])
     assert finite(summary) and summary["prompt/kl"] != 0.0
     AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "prompt")
+
+
+def test_message_rows_reach_a_report(recipe: ModuleType, tmp_path: Path) -> None:
+    lora = ["--use_peft", "true", "--lora_target_modules", "all-linear", "--policy_conditioning", "adapter"]
+    assert finite(recipe.main([*own(tmp_path, messages=True), *lora]))
+    samples = pd.read_json(tmp_path / "out" / "samples.jsonl", lines=True)
+    assert samples["prompt"][0][0]["role"] == "user" and isinstance(samples["completion"][0], str)
 
 
 @pytest.mark.parametrize(

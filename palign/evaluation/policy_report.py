@@ -10,7 +10,7 @@ import pandas as pd
 from palign.evaluation.figure_data import FigureData
 from palign.evaluation.figures import draw_training
 from palign.evaluation.policy_samples import PolicySamples
-from palign.evaluation.policy_table import means_by_type, policy_table
+from palign.evaluation.policy_table import means_by_type, policy_table, reward_prompts
 from palign.evaluation.report import write_report
 from palign.models.model_card import add_measured
 from palign.rewards import PersonalizedReward
@@ -53,7 +53,8 @@ def judge_policies(
     output = Path(output_dir)
     if reward.standardize and not len(reward.scales):
         people = [row["annotator_id"] for row in rows]
-        reward.fit_scales([row["prompt"] for row in rows], samples["reference"].completions, people)
+        prompts = reward_prompts([row["prompt"] for row in rows], reward)
+        reward.fit_scales(prompts, samples["reference"].completions, people)
     groups = ["type", *group_columns]
     table = pd.concat([policy_table(name, rows, s, reward, judge, groups) for name, s in samples.items()])
     write_whole(output / "samples.jsonl", table.to_json(orient="records", lines=True, force_ascii=False))
@@ -81,10 +82,11 @@ def judge_policies(
 
 
 def n_updates(history: pd.DataFrame) -> float:
-    """Updates behind a history, whose rows may stand for several each; those of several adapters are summed."""
-    if "adapter" in history:
-        return float(history.groupby("adapter")["step"].max().sum())
-    return float(history["step"].max()) if len(history) else 0.0
+    """Updates behind a history: its `n_updates`, or the last `step`; those of several adapters are summed."""
+    if not len(history):
+        return 0.0
+    updates = history["n_updates"] if "n_updates" in history else history["step"]
+    return float(updates.groupby(history["adapter"]).max().sum() if "adapter" in history else updates.max())
 
 
 def training_note(name: str, history: pd.DataFrame) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from palign.data.rendering import render_prompt
 from palign.evaluation.policy_samples import PolicySamples
 from palign.rewards import PersonalizedReward
 
@@ -21,7 +22,7 @@ def policy_table(
 
     Args:
         name: of the policy, the table's column `model`.
-        rows: `n_rows` with `prompt` (as the reward model knows it) and `annotator_id`.
+        rows: `n_rows` with `prompt` (as the reward model knows it, a text or messages) and `annotator_id`.
         samples: one completion for each row.
         reward: of the person of the row.
         gold: an independent judge: (completion, annotator_id) → utility.
@@ -33,7 +34,7 @@ def policy_table(
     """
     people = [str(row["annotator_id"]) for row in rows]
     prompts = [row["prompt"] for row in rows]
-    scored = reward.batch(prompts, samples.completions, people)
+    scored = reward.batch(reward_prompts(prompts, reward), samples.completions, people)
     table = {"model": name, "annotator_id": people, "row": range(len(rows))}
     table |= {column: [row[column] for row in rows] for column in group_columns if column in rows[0]}
     table |= {"prompt": prompts, "completion": samples.completions, "kl": samples.kl}
@@ -41,6 +42,12 @@ def policy_table(
     if gold is not None:
         table["gold"] = [gold(text, person) for text, person in zip(samples.completions, people, strict=True)]
     return pd.DataFrame(table)
+
+
+def reward_prompts(prompts: Sequence[Any], reward: PersonalizedReward) -> list[str]:
+    """Prompts as the texts that a reward model reads before a completion, which is how trainers score, too."""
+    tokenizer = getattr(reward.model, "tokenizer", None)
+    return [render_prompt(prompt, tokenizer) for prompt in prompts]
 
 
 def means_by_type(table: pd.DataFrame, metric: str) -> dict[str, float]:

@@ -185,5 +185,5 @@ def _training(history: dict[str, Any]) -> tuple[str, str, str, Any]:
         else " No independent judge is there: a reward that rises is no proof that anybody is better served."
     )
     paid = f"; KL at the end {span(history['kl'][-1])} nats" if "kl" in history else ""
-    caption = f"{len(history['step'])} updates: {changes}{paid}.{judged}"
+    caption = f"Updates {history['step'][0]} to {history['step'][-1]}: {changes}{paid}.{judged}"
     return f"As {history['name']} was trained", caption, "", draw_history(history["step"], lines, history.get("kl"))

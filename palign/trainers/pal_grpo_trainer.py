@@ -143,8 +143,12 @@ class PersonalGroupTrainer(CompleteCheckpoints):
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """What was logged in training, with `step`: averages since the line before. A resumed run has all of it."""
-        return [dict(entry) for entry in self.state.log_history if "objective/reward" in entry]
+        """What was logged in training, with `step`: averages since the line before. A resumed run has all of it.
+
+        `n_updates` is of the run: updates on the completions of an earlier one have no line of their own.
+        """
+        found = [entry for entry in self.state.log_history if "objective/reward" in entry]
+        return [{**entry, "n_updates": self.state.global_step} for entry in found]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:
         """TRL's training, after `fit_reward_scales`; ended early if the guard says so.
