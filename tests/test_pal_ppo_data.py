@@ -61,3 +61,15 @@ def test_prepared_rows_hold_what_is_bound(tmp_path: Path) -> None:
     assert short.prompts[0] == "person 0 asks about the garden"
     plain = prepare_rows(rows, args=ppo_config(tmp_path, group_column=None), who=None, **common)
     assert plain.groups == plain.group_names == []
+
+
+def test_a_group_that_is_not_given_is_none(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{i}", "annotator_id": "a"} for i in range(4)]
+    rows[0] |= {"country": "IE"}
+    rows[1] |= {"country": None}
+    rows[2] |= {"country": float("nan")}
+    path = write(tmp_path / "r.jsonl", rows)
+    found = read_prompt_rows(path, group_columns=["country"])
+    assert [row["country"] for row in found] == ["IE", None, None, None]
+    with pytest.raises(ValueError, match="there is no column 'contry'. Did you mean 'country'.*--group_columns"):
+        read_prompt_rows(path, group_columns=["contry"])

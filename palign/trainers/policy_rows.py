@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from palign.data.annotators import canonical_id
+from palign.data.checks import unknown_column_message
 from palign.data.loading import read_rows
 
 __all__ = ["PolicyRows", "groups_of", "named_rows", "read_prompt_rows"]
@@ -66,15 +67,20 @@ def read_prompt_rows(
 ) -> list[dict[str, Any]]:
     """Rows to train a policy on, from a file, a folder or the hub: `prompt`, `annotator_id` and the groups.
 
-    Preference rows will do: what is beside the prompt and the person is left out, and so are repeated rows.
+    Preference rows will do: what is beside the prompt and the person is left out, and so are repeated rows. A group
+    that a row does not give is None.
 
     Raises:
         ValueError: no rows, or a column that is missing or empty; the message names row and column.
     """
     found, name = read_rows(source, split=split)
     rows: dict[str, dict[str, Any]] = {}
+    for column in group_columns:
+        if found and not any(column in row for row in found):
+            there = dict.fromkeys(key for row in found for key in row)
+            raise ValueError(unknown_column_message(column, there, name, "Name groups with --group_columns."))
     for number, row in enumerate(found):
-        for column in (annotator_column, prompt_column, *group_columns):
+        for column in (annotator_column, prompt_column):
             if column not in row:
                 raise ValueError(
                     f"{name}, row {number}: there is no column {column!r}; the row has {', '.join(map(repr, row))}. "
@@ -87,7 +93,9 @@ def read_prompt_rows(
             raise ValueError(f"{name}, row {number}, column {annotator_column!r}: {error}") from error
         if not row[prompt_column]:
             raise ValueError(f"{name}, row {number}, column {prompt_column!r}: the prompt is empty. Drop the row.")
-        kept = {"prompt": row[prompt_column], "annotator_id": person, **{c: str(row[c]) for c in group_columns}}
+        kept = {"prompt": row[prompt_column], "annotator_id": person}
+        groups = {column: row.get(column) for column in group_columns}
+        kept |= {column: None if group is None or group != group else str(group) for column, group in groups.items()}
         rows.setdefault(repr((kept["prompt"], person)), kept)
     if not rows:
         raise ValueError(f"{name} has no rows; a policy needs prompts.")
