@@ -48,13 +48,12 @@ class CommandLine(TrlParser):
         options = {action.dest for action in self._actions} - {"help"}
         wrong = [key for key in config if key not in options | {"env"}]
         if wrong:
-            raise OptionError(f"--config {path}: {unknown_options(wrong, options)}; --help lists the options.")
+            raise OptionError(f"--config {path}: {unknown_options(wrong, sorted(options))}; --help lists the options.")
         left = self.parse_known_args(words)[1]
         flags = [word.split("=")[0].removeprefix("--") for word in left if word.startswith("--")]
         if flags:
-            names = {name.removeprefix("--") for name in self._option_string_actions}
-            known = {name for name in names if not name.startswith("-")} | {"config"}
-            raise OptionError(f"{unknown_options(flags, known, '--')}; --help lists the options.")
+            known = {name[2:].replace("-", "_") for name in self._option_string_actions if name.startswith("--")}
+            raise OptionError(f"{unknown_options(flags, sorted(known | {'config'}), '--')}; --help lists the options.")
         if left:
             raise OptionError(f"{left[0]!r} belongs to no option; every value stands behind its --OPTION.")
 
