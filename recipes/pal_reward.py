@@ -65,8 +65,8 @@ def judge(
     summary = {"n_prototypes": float(setup.n_prototypes)}
     for name, rows in table.groupby("model", sort=False):
         summary |= {f"{name}/{metric}": float(rows[metric].mean()) for metric in ("accuracy", "log_likelihood")}
-        by_type = rows.groupby("type")["accuracy"].mean()
-        summary |= {f"{name}/worst_type_accuracy": float(by_type.min())}
+        if len(by_type := rows.groupby("type")["accuracy"].mean()):  # strangers have none
+            summary[f"{name}/worst_type_accuracy"] = float(by_type.min())
     summary |= setup.newcomer_accuracies(trainer)
     summary["training_seconds"] = seconds
     report = write_report(

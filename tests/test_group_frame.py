@@ -88,6 +88,9 @@ def test_worst_knows_which_direction_is_bad() -> None:
         True,
     ]
     assert not direction_of("mse") and not direction_of("eval_nll")
+    less = ("regrets", "losses", "errors", "negative_log_likelihood", "cross_entropy", "crossentropy", "eval-loss")
+    assert not any(map(direction_of, less))
+    assert all(map(direction_of, ("entropy", "true_negative_rate", "bonus", "progress")))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ estimate where that would leave it outside.
 argument: Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,7 +34,9 @@ from palign.evaluation.tables import check_columns, check_numbers, group_labels,
 
 __all__ = ["GroupFrame", "direction_of", "range_of"]
 
-LESS_IS_BETTER = ("regret", "kl", "loss", "error", "perplexity", "nll", "ppl", "mse", "rmse", "mae", "brier")
+LESS_IS_BETTER = ("regret", "kl", "loss", "error", "perplexity", "nll", "ppl", "mse", "rmse", "mae", "brier",
+                  "crossentropy", "divergence", "distance")  # fmt: skip
+LESS_IN_TWO_WORDS = ("cross entropy", "negative log")
 RANGES = {"accuracy": (0.0, 1.0), "log_likelihood": (-np.inf, 0.0)}  # whatever the people
 SPREADS = ("worst", "gap", "ratio", "gini", "cvar")
 STATISTICS = ("overall", "by_group", *SPREADS)
@@ -42,8 +45,11 @@ MANY_PEOPLE = 20_000  # each a group of their own: gini and cvar are linear in h
 
 
 def direction_of(metric: str) -> bool:
-    """Whether more of a metric is better: False for names with a word of `LESS_IS_BETTER`: regret, kl, loss, mse …"""
-    return not any(word in LESS_IS_BETTER for word in metric.lower().replace("/", "_").split("_"))
+    """Whether more of a metric is better: False for names with a word of `LESS_IS_BETTER`, or its plural."""
+    words = re.split(r"[^a-z0-9]+", metric.lower())
+    if any(pair in " ".join(words) for pair in LESS_IN_TWO_WORDS):
+        return False
+    return not any(word.removesuffix(ending) in LESS_IS_BETTER for word in words for ending in ("", "s", "es"))
 
 
 def range_of(metric: str, values: pd.Series) -> tuple[float, float]:

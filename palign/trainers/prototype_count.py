@@ -23,6 +23,7 @@ from palign.models.people import AnnotatorWeights
 from palign.models.person_fit import fit_people
 from palign.models.row_batch import RowTensors
 from palign.trainers.head_fit import HeadFitOptions, fit_head
+from palign.trainers.mixture_metrics import pair_order
 
 __all__ = ["PrototypeChoice", "choose_n_prototypes", "fit_fresh_head"]
 
@@ -166,6 +167,6 @@ def _judged(
     zeros = torch.zeros(len(held_out))
     sums = zeros.index_add(0, judge.annotator_index, totals[temperature])
     counts = torch.bincount(judge.annotator_index, minlength=len(held_out))
-    right = scores.masked_fill(judge.ranks < 0, float("-inf")).argmax(1) == 0
+    right, n_pairs = pair_order(scores, judge.ranks)
     likelihoods = torch.stack([sums, counts.float()], 1)[held_out & (counts > 0)]
-    return likelihoods, float(right.float().mean()), temperature
+    return likelihoods, float((right / n_pairs).mean()), temperature

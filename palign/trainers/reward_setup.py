@@ -21,6 +21,7 @@ from palign.models.checkpoints import require_model_folder
 from palign.models.embeddings import EmbeddingStore
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
+from palign.trainers.mixture_metrics import pair_order
 from palign.trainers.pal_reward_arguments import RewardArguments
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer, check_prototype_count, head_fit_options
@@ -93,10 +94,9 @@ class RewardSetup:
                 store=None if self.trains_backbone else self.store, seed=self.args.seed,
             )  # fmt: skip
             rows = AnnotatorIndex(fit.ids).indices(judge.annotator_ids)
-            scores = trainer.predict_scores(judge, weights=fit.weights[torch.from_numpy(rows)]).numpy()
-            present = np.where(judge.ranks >= 0, scores, -np.inf)
-            is_top = present == present.max(1, keepdims=True)  # of a tie at the top, each is the answer in part
-            found[f"newcomers/{n_answers}/accuracy"] = float((is_top[:, 0] / is_top.sum(1)).mean())
+            scores = trainer.predict_scores(judge, weights=fit.weights[torch.from_numpy(rows)])
+            right, n_pairs = pair_order(scores, torch.from_numpy(judge.ranks))
+            found[f"newcomers/{n_answers}/accuracy"] = float((right / n_pairs).mean())
         return found
 
     @cached_property
