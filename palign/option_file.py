@@ -1,4 +1,4 @@
-"""The YAML file behind `--config`, read before anything heavy is imported, and the nearest name to one that is wrong."""
+"""The YAML file behind `--config`, read before anything heavy is imported, and the nearest to a wrong name."""
 
 import difflib
 from collections.abc import Iterable, Sequence
