@@ -277,6 +277,33 @@ def test_a_guard_that_counted_goes_on_counting(tmp_path: Path) -> None:
     assert resumed.state.global_step == 3 and "update 3" in resumed.guard.stop_reason
 
 
+def test_a_run_that_the_guard_stopped_stays_stopped(tmp_path: Path) -> None:
+    """Stopped at the sixth of eight updates, logged at every second: resumed, it goes back and trains no more."""
+    settings = {"max_steps": 8, "logging_steps": 2, "stop_patience": 1, "save_strategy": "steps", "save_steps": 2}
+    for resume in (False, True, True):
+        trainer = make_trainer(tmp_path, reward=PersonalizedReward(Length()), **settings)
+        watch = trainer.guard.watch
+        trainer.guard.watch = lambda step, kl, empty, watch=watch: watch(step, 99.0 if step >= 6 else 0.0, 0.0)
+        trainer.train(resume_from_checkpoint=resume)
+        assert trainer.state.global_step == 6 and trainer.guard.stop_reason.startswith("update 6: ")
+        good, latest = trainer.guard.good_weights, trainer.guard.latest_weights
+        for name, parameter in trainer._trainable_parameters().items():
+            assert torch.equal(parameter, good[name]), name
+        assert any(not torch.equal(good[name], latest[name]) for name in good)
+
+
+def test_a_checkpoint_of_other_people_or_another_rate_is_refused(tmp_path: Path) -> None:
+    """Of a run that ended within an epoch, and goes on only as what it was: it takes no further update."""
+    settings = {"max_steps": 3, "train_dataset": named_rows(8), "save_strategy": "steps", "save_steps": 1}
+    make_trainer(tmp_path, **settings).train()
+    for change in ({"train_dataset": named_rows(9)[1:]}, {"learning_rate": 0.3}, {"per_device_train_batch_size": 4}):
+        with pytest.raises(ValueError, match=f"of another run: .*{'rows' if 'train_dataset' in change else ''}.*now"):
+            make_trainer(tmp_path, **settings | change).train(resume_from_checkpoint=True)
+    again = make_trainer(tmp_path, **settings)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 3 and not again.seen
+
+
 def test_checkpoints_are_kept_unless_refused(tmp_path: Path) -> None:
     """As docs/interruption.md says: ten a run, the last one kept."""
     for kind in (PALGRPOConfig, PALRLOOConfig):

@@ -154,8 +154,12 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         """TRL's training, after `fit_reward_scales`; ended early if the guard says so.
 
         Args:
-            resume_from_checkpoint: True for the last complete checkpoint in `output_dir`, if any; or its folder.
+            resume_from_checkpoint: True for the last complete checkpoint in `output_dir`, if any; or its folder. One
+                that the guard had stopped is loaded, and trained no further.
             options: of transformers' `Trainer.train`.
+
+        Raises:
+            ValueError: the checkpoint is not complete, or of another run (`CompleteCheckpoints.train`).
         """
         point = self.agreed_resume_point(resume_from_checkpoint)
         if point is not None:
@@ -171,6 +175,10 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             end = "went back to the last weights within the limits" if went_back else "is as the last update left it"
             logger.warning(f"stopped after {self.state.global_step} updates; the policy {end}.")
         return result
+
+    def is_finished(self) -> bool:
+        """Also where the guard has stopped the run before."""
+        return self.guard.stop_reason is not None or super().is_finished()
 
     def _place(self) -> tuple[int, torch.device]:
         return self.accelerator.process_index, self.accelerator.device
@@ -243,9 +251,6 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             print(f"\nafter update {self.state.global_step}\n{sample_table(shown)}", flush=True)
 
     def _watch(self, entry: dict[str, float]) -> None:
-        if self.guard.stop_reason:  # of a checkpoint where the guard had said so
-            self.control.should_training_stop = True
-            return
         kl = entry.get("objective/kl", 0.0)
         warning = self.guard.watch(self.state.global_step, kl, entry["completions/empty_fraction"])
         if self.guard.stop_reason:

@@ -217,9 +217,6 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
             PPOTrainer.train(self)
             self._write_due_checkpoint()
         except _TrainingStopped:
-            went_back = self.guard.restore(self._trainable_policy_parameters())
-            end = "went back to the last weights within the limits" if went_back else "is as the last update left it"
-            logger.warning(f"stopped after {self.state.global_step} updates; the policy {end}.")
             self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         finally:
             gc.unfreeze()
@@ -227,6 +224,10 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
             self.sample_generations_freq, self._table_every = self._table_every, 1
             if begin_at is not None:
                 self.remove_callback(begin_at)
+        if self.guard.stop_reason:  # also at the last update, after which the loop takes no batch
+            went_back = self.guard.restore(self._trainable_policy_parameters())
+            end = "went back to the last weights within the limits" if went_back else "is as the last update left it"
+            logger.warning(f"stopped after {self.state.global_step} updates; the policy {end}.")
         self.socket.check_all_consumed()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
