@@ -92,3 +92,28 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1" / "optimizer.pt").write_bytes(b"half")
     with pytest.raises(ValueError, match="optimizer.pt has 4 bytes, and .* were written"):
         make_trainer(tmp_path / "other").train(resume_from_checkpoint=checkpoint)
+
+
+def test_a_stop_at_the_last_update_goes_back_and_so_does_a_resume(tmp_path: Path) -> None:
+    """Beyond the limit from update 3 on, two in a row: the last of four is the stop, and no further batch is taken."""
+    for resume in (False, True):
+        trainer = make_trainer(tmp_path, total_episodes=32, stop_patience=2, learning_rate=1e-2)
+        watch = trainer.guard.watch
+        trainer.guard.watch = lambda step, kl, empty, watch=watch: watch(step, 99.0 if step >= 3 else 0.0, 0.0)
+        trainer.train(resume_from_checkpoint=resume)
+        assert trainer.state.global_step == 4 and trainer.guard.stop_reason.startswith("update 4: ")
+        good, latest = trainer.guard.good_weights, trainer.guard.latest_weights
+        for name, parameter in trainer._trainable_policy_parameters().items():
+            assert torch.equal(parameter, good[name]), name
+        assert any(not torch.equal(good[name], latest[name]) for name in good)
+
+
+def test_a_checkpoint_of_other_rows_is_refused(tmp_path: Path) -> None:
+    """Also of a run that has ended, whose policy would come back as it is."""
+    make_trainer(tmp_path, total_episodes=8).train()
+    other = make_trainer(tmp_path, total_episodes=8)
+    other.train_rows.annotator_ids[0] = "9"
+    with pytest.raises(ValueError, match=r"rows 20 rows, key \w+ \(now 20 rows, key \w+\)\. Go on"):
+        other.train(resume_from_checkpoint=True)
+    make_trainer(tmp_path, total_episodes=16).train(resume_from_checkpoint=True)  # longer: another update
+    assert (tmp_path / "checkpoint-2").is_dir()
