@@ -79,6 +79,26 @@ def test_a_fair_policy_gives_regrets_with_the_weights_of_its_game() -> None:
     assert {"70 %", "30 %", "2.00"} <= set(texts) and "warm\n40 %" in texts
 
 
+def test_small_regrets_are_told_apart() -> None:
+    pytest.importorskip("matplotlib")
+    record = {"types": ["a", "b"], "policies": ["p", "q"], "values": [[0.0021, 0.0], [0.0017, 0.0042]], "chosen": "p"}
+    texts = {text.get_text() for text in draw_regrets(record).axes[0].texts}
+    assert {"0.0021", "0.0017", "0.0042", "0.0000"} <= texts
+    large = record | {"values": [[2.1, 0.0], [1.7, 4.2]]}
+    assert {"2.10", "1.70", "4.20"} <= {text.get_text() for text in draw_regrets(large).axes[0].texts}
+
+
+def test_names_of_two_types_stand_below_everybody() -> None:
+    pytest.importorskip("matplotlib")
+    share = np.random.default_rng(0).random(400)
+    axes = draw_type_space(np.c_[share, 1 - share].tolist(), ["a", "b"], ["x"] * 400).axes[0]
+    (people,) = (line for line in axes.lines if len(line.get_xdata()) == 400)
+    np.testing.assert_allclose(people.get_xdata(), 1 - share)  # from left to right nobody is moved
+    names = [text.get_position()[1] for text in axes.texts]
+    assert max(names) < people.get_ydata().min() - 0.08 and axes.get_ylim()[0] < min(names) - 0.08
+    assert people.get_ydata().max() < axes.get_ylim()[1]
+
+
 def test_a_thousand_people_and_many_groups_are_drawn() -> None:
     pytest.importorskip("matplotlib")
     rng = np.random.default_rng(0)

@@ -152,13 +152,16 @@ def draw_history(steps: Sequence[float], lines: Mapping[str, Sequence[float]], k
     from matplotlib.ticker import MaxNLocator
 
     styles = {"reward": ("reward (trained on)", "-", LOOKS[0][1]), "gold": ("gold utility (judge)", "--", WORST)}
+    is_long = len(steps) > SMOOTHED_OVER
     figure = new_figure(2.8 if kl is None else 3.6)
     ratios = [1] if kl is None else [3, 1]
     top, *rest = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
     for name, values in lines.items():
         label, dash, color = styles[name]
-        smooth = pd.Series(values, dtype=float).rolling(SMOOTHED_OVER, min_periods=1).mean()
-        top.plot(steps, values, color=color, alpha=0.25, linewidth=1)
+        smooth = pd.Series(values, dtype=float)
+        if is_long:
+            top.plot(steps, values, color=color, alpha=0.25, linewidth=1)
+            smooth = smooth.rolling(SMOOTHED_OVER, min_periods=1).mean()
         top.plot(steps, smooth, dash, color=color, linewidth=2, label=label)
     top.axhline(0, color=GREY, linewidth=0.8)
     top.set_ylabel("per completion")
@@ -166,7 +169,7 @@ def draw_history(steps: Sequence[float], lines: Mapping[str, Sequence[float]], k
         bottom.plot(steps, kl, color=INK, linewidth=1.5)
         bottom.set_ylabel("KL (nats)")
     lowest = [top, *rest][-1]
-    lowest.set_xlabel(f"update (thick lines: mean of {SMOOTHED_OVER})")
+    lowest.set_xlabel("update" + (f" (thick lines: mean of {SMOOTHED_OVER})" if is_long else ""))
     lowest.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     figure.align_ylabels()
     _legend(figure, top.get_legend_handles_labels()[0])
@@ -190,7 +193,8 @@ def draw_training(history: pd.DataFrame, path: Path, *, title: str) -> bool:
         return False
     with drawing():
         figure = draw_history(history["step"], lines, history.get("objective/kl"))
-        figure.suptitle(shorten(title, 60), fontsize=10)
+        figure.legends[0].set_title(shorten(title, 48), prop={"size": 9.5})  # the one place that neither covers
+        figure.legends[0].set_alignment("left")
         figure.savefig(path, metadata={"Date": None})
     return True
 

@@ -149,10 +149,13 @@ def _people(
 def _types(space: dict[str, Any]) -> tuple[str, str, str, Any]:
     by = f"marked by {space['group_column']}" if space["group_column"] else "marked by their largest weight"
     n_types = len(space["names"])
-    how = "exact" if n_types <= 3 else f"projected from {n_types} types on the two directions that differ most"
+    how = {
+        2: "positions from left to right are exact, heights mean nothing",
+        3: "positions are exact but for a small shift that keeps equal people apart",
+    }.get(n_types, f"positions are projected from {n_types} types on the two directions that differ most")
     caption = (
         f"{len(space['annotators']):,} annotators between the discovered types, {by}; a corner (+) is somebody of one "
-        f"type only; positions are {how}. Types are patterns of answers, not identities."
+        f"type only; {how}. Types are patterns of answers, not identities."
     )
     return (
         "Annotators among the types",

@@ -7,6 +7,7 @@ import numpy as np
 
 from palign.evaluation.figures import WIDTH, WORST, new_figure
 from palign.evaluation.svg import GREY, INK, isolated, shorten, shorten_label
+from palign.models.model_card import decimals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ __all__ = ["draw_regrets", "draw_type_space", "place_people"]
 MARKERS = "osD^vP*X"
 COLORS = ("#0b3c5d", "#e69f00", "#c1440e", "#56b4e9", "#009e73", "#cc79a7", "#8c8c8c", "#f0e442")
 JITTER = 0.02
+BAND = 0.3  # people between two types stand at any height of it, so that each is seen
 
 
 def place_people(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -56,9 +58,11 @@ def draw_type_space(
     """
     weights = np.asarray(weights, dtype=float)
     points, corners = place_people(weights)
-    shift = np.random.default_rng(seed).normal(size=points.shape) * JITTER
-    is_line = weights.shape[1] == 2
-    points = points + shift * ([0.3, 6.0] if is_line else [1.0, 1.0])
+    rng, is_line = np.random.default_rng(seed), weights.shape[1] == 2
+    if is_line:
+        points = points + np.c_[np.zeros(len(points)), rng.uniform(-BAND, BAND, len(points))]
+    else:
+        points = points + rng.normal(size=points.shape) * JITTER
     found = sorted(set(groups), key=lambda group: (-list(groups).count(group), group))
     figure = new_figure((2.4 if is_line else WIDTH) + 0.18 * min(len(found), 8))
     axes = figure.subplots()
@@ -91,14 +95,15 @@ def _frame(axes: "Axes", corners: np.ndarray, names: Sequence[str], is_line: boo
         away = away / (np.linalg.norm(away) or 1.0)
         axes.plot(*corner, "+", color=INK, markersize=10, markeredgewidth=1.4)
         below = is_line or away[1] < 0
-        place = corner + size * np.array([0.0, -0.09 if below else 0.09])
+        away_by = BAND + 0.12 if is_line else 0.09
+        place = corner + size * np.array([0.0, -away_by if below else away_by])
         side = "left" if away[0] < -0.3 else "right" if away[0] > 0.3 else "center"
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
         axes.text(*place, isolated(shorten(name, 20)), ha=side, va="center", fontsize=9.5, fontweight="bold",
                   clip_on=False, bbox=paper)  # fmt: skip
     low, high = corners.min(axis=0) - 0.16 * size, corners.max(axis=0) + 0.16 * size
     axes.set_xlim(low[0], high[0])
-    axes.set_ylim((-0.45, 0.35) if is_line else (low[1], high[1]))
+    axes.set_ylim((-BAND - 0.22, BAND + 0.05) if is_line else (low[1], high[1]))
     if not is_line:
         axes.set_aspect("equal")
     axes.axis("off")
@@ -122,6 +127,7 @@ def draw_regrets(record: dict[str, Any]) -> "Figure":
     axes = figure.subplots()
     paper = LinearSegmentedColormap.from_list("regret", ["#ffffff", "#f7c9a9", WORST, "#5c1f05"])
     low, high = min(0.0, float(values.min())), max(float(values.max()), 1e-12)
+    places = decimals(high, 2)
     for row in range(n_rows):
         is_chosen = names[row] == record.get("chosen")
         label = isolated(shorten(names[row], 30)) + (" (chosen)" if is_chosen else "")
@@ -132,7 +138,7 @@ def draw_regrets(record: dict[str, Any]) -> "Figure":
             axes.fill_between([column - 0.48, column + 0.48], row - 0.16, row + 0.36, facecolor=paper(share),
                               edgecolor=INK if column == worst else "#bbbbbb",
                               linewidth=1.6 if column == worst else 0.5)  # fmt: skip
-            axes.text(column, row + 0.1, f"{values[row, column]:.2f}", ha="center", va="center", fontsize=9,
+            axes.text(column, row + 0.1, f"{values[row, column]:.{places}f}", ha="center", va="center", fontsize=9,
                       color="white" if share > 0.55 else INK,
                       fontweight="bold" if column == worst else "normal")  # fmt: skip
         if shares[row] is not None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from palign.models.model_card import FAIR, named, render, shown, table
+from palign.models.model_card import FAIR, decimals, named, render, shown, table
 from palign.writing import write_whole
 
 __all__ = ["GAME", "fair_card", "fair_table", "load_game", "save_game"]
@@ -37,12 +37,14 @@ def fair_table(record: Mapping[str, Any]) -> str:
     head = ["policy", "worst regret", "of", "mean regret", "relative", "KL", "votes, worst type"]
     head += ["gold, worst type"] if has_gold else []
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    places = decimals(rows[-1]["max_regret"]["value"], 3)
     for row in rows:
         name = f"**{row['name']}**" if row["name"] == record["chosen"] else row["name"]
         name += "" if row["is_within_budget"] else " (drifted)"
         accuracy = (row["votes"] or {}).get("worst_accuracy")
         cells = [
-            name, _ranged(row["max_regret"]), shown(record["types"][row["worst_type"]]), _ranged(row["mean_regret"]),
+            name, _ranged(row["max_regret"], places), shown(record["types"][row["worst_type"]]),
+            _ranged(row["mean_regret"], places),
             _plain(row["max_relative_regret"]), _plain(row["kl"]["value"]), _plain(accuracy),
         ]  # fmt: skip
         cells += [_plain((row.get("gold") or {}).get("worst"))] if has_gold else []
@@ -50,12 +52,12 @@ def fair_table(record: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ranged(ends: Mapping[str, float]) -> str:
-    return f"{ends['value']:.3f} [{ends['low']:.3f}, {ends['high']:.3f}]"
+def _ranged(ends: Mapping[str, float], places: int) -> str:
+    return f"{ends['value']:.{places}f} [{ends['low']:.{places}f}, {ends['high']:.{places}f}]"
 
 
-def _plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _plain(value: float | None, places: int = 3) -> str:
+    return "–" if value is None else f"{value:.{places}f}"
 
 
 def fair_card(record: Mapping[str, Any]) -> str:
@@ -63,9 +65,10 @@ def fair_card(record: Mapping[str, Any]) -> str:
     game, chosen = record["game"], record["chosen"]
     row = next((row for row in record["table"] if row["name"] == chosen), None)
     lost = row["regrets"] if row else [None] * len(record["types"])
+    places = decimals(max(row["max_regret"]["value"] for row in record["table"]), 3)
     weights = zip(*(game["policy_weights"][end] for end in ("value", "low", "high")), strict=True)
     types = (
-        (shown(name), f"{share:.0%}", f"{w:.2f} [{low:.2f}, {high:.2f}]", f"{dual:.2f}", _plain(regret))
+        (shown(name), f"{share:.0%}", f"{w:.2f} [{low:.2f}, {high:.2f}]", f"{dual:.2f}", _plain(regret, places))
         for name, share, (w, low, high), dual, regret in zip(
             record["types"], record["mixing_weights"], weights, game["type_weights"], lost, strict=True
         )
@@ -73,7 +76,7 @@ def fair_card(record: Mapping[str, Any]) -> str:
     notes = "".join(f"- {shown(note)}\n" for note in record["notes"])
     return render(
         FAIR, base=named(record["base_model"]), n_types=len(record["types"]), chosen=chosen or "the ensemble",
-        types=table(types), table=fair_table(record), value=_ranged(game["value"]), budget=record["kl_budget"],
+        types=table(types), table=fair_table(record), value=_ranged(game["value"], places), budget=record["kl_budget"],
         n_eval=record["n_eval_prompts"], n_prompts=record["n_prompts"], gap=game["gap"],
         notes=f"\n{notes}" if notes else "",
     )  # fmt: skip

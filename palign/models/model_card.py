@@ -5,13 +5,26 @@ is escaped where it is shown, and of a folder on somebody's machine only the las
 """
 
 import html
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from palign.writing import write_whole
 
-__all__ = ["FAIR", "MIXTURE", "PAL", "POLICY", "SECTIONS", "add_measured", "named", "render", "shown", "table"]
+__all__ = [
+    "FAIR",
+    "MIXTURE",
+    "PAL",
+    "POLICY",
+    "SECTIONS",
+    "add_measured",
+    "decimals",
+    "named",
+    "render",
+    "shown",
+    "table",
+]
 
 CARD = "README.md"
 SECTIONS = ("Data", "Types", "Fairness", "Intended use", "Limits")
@@ -29,6 +42,12 @@ def named(name_or_path: object) -> str:
     text = str(name_or_path or "").strip()
     is_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith((".", "~")) and not Path(text).exists()
     return re.sub(r"[^\w./-]", "_", text if is_hub else Path(text).name) or "its base model"
+
+
+def decimals(largest: float, least: int) -> int:
+    """Places after the point, `least` or as many as show the largest of some numbers with as many digits."""
+    size = abs(largest)
+    return least + max(0, -1 - math.floor(math.log10(size))) if 0 < size < math.inf else least
 
 
 def table(rows: Iterable[Sequence[object]]) -> str:
