@@ -116,7 +116,7 @@ def move_into(source: str | Path, folder: str | Path) -> None:
 
 def sweep_partials(folder: str | Path) -> None:
     """Remove what a killed process left half-written in a folder; call where one process writes at a time."""
-    for path in [path for path in Path(folder).iterdir() if OWN_PARTIAL.fullmatch(path.name)]:
+    for path in [path for path in Path(folder).glob("*") if OWN_PARTIAL.fullmatch(path.name)]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -1,6 +1,8 @@
 """The whole of it on a tiny model: files, plain PEFT, resume between routes, bad input; recovery of planted types."""
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from transformers import AutoModelForCausalLM
 from palign.models.adapters import route
 from palign.models.fair_files import load_game
 from palign.models.mixture_policy import MixturePolicy
+from palign.trainers.fair_builders import RouteBuilder
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.fair_policy_trainer import FairPolicyTrainer
+from palign.writing import SavingError
 
 ALL = ["distill", "regress", "dro", "merge"]
 
@@ -99,6 +103,57 @@ def test_a_finished_route_is_not_trained_again(finished: FairPolicyTrainer, monk
     other = make_trainer(finished.output_dir, mixture, max_kl=1e6, learning_rate=1e-3, routes=["distill"])
     with pytest.raises(AssertionError, match="a route was trained"):
         other.train()
+
+
+def key_of(trainer: FairPolicyTrainer, **changes: Any) -> str:
+    """What route dro is known by, of the same trainer with other options, people, answers or responsibilities."""
+    args = copy.copy(trainer.args)
+    for name in changes.keys() & vars(args).keys():
+        setattr(args, name, changes[name])
+    rows, mixture = copy.copy(trainer.train_rows), copy.copy(trainer.mixture)
+    for name in changes.keys() & {"annotator_ids", "item_indices"}:
+        object.__setattr__(rows, name, changes[name])
+    mixture.record = replace(mixture.record, **{n: changes[n] for n in changes.keys() & vars(mixture.record).keys()})
+    return replace(trainer.builder, args=args, rows=rows, mixture=mixture)._key("dro")
+
+
+def test_a_route_is_known_by_all_that_trains_it(finished: FairPolicyTrainer) -> None:
+    """Turned round are the people, the pairs, and who is of which type: two people of two types each way."""
+    rows, gamma = finished.train_rows, finished.mixture.record.responsibilities
+    others = [
+        {"warmup_steps": 3}, {"adam_beta1": 0.5}, {"adam_beta2": 0.5}, {"adam_epsilon": 1e-3}, {"optim": "sgd"},
+        {"bf16": True}, {"fp16": True}, {"data_seed": 4}, {"num_train_epochs": 7}, {"learning_rate": 0.3},
+        {"annotator_ids": rows.annotator_ids[::-1]}, {"item_indices": rows.item_indices[:, ::-1]},
+        {"responsibilities": gamma[::-1]}, {"beta": 0.25},
+    ]  # fmt: skip
+    keys = [key_of(finished), *(key_of(finished, **changes) for changes in others)]
+    assert len(set(keys)) == len(keys)
+    assert keys[0] == key_of(finished, n_eval_prompts=9, logging_steps=3) == finished.builder.records["dro"]["key"]
+
+
+def test_a_full_disk_is_told_and_finished_routes_are_kept(
+    tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed run left half-written is removed first."""
+    mixture, fill = random_mixture(tmp_path / "mixture"), small_disk / "fill"
+    for name in ("samples/a.npz.partial417", "routes/.partial-dro/route.json"):
+        (small_disk / name).parent.mkdir(parents=True)
+        (small_disk / name).write_text("half")
+    keep = RouteBuilder._keep
+
+    def filled(builder: RouteBuilder, name: str, *args: Any) -> None:
+        if name == "distill":
+            with open(fill, "wb", buffering=0) as file:
+                file.write(b"0" * 2**20)
+        keep(builder, name, *args)
+
+    monkeypatch.setattr(RouteBuilder, "_keep", filled)
+    options = {"routes": ["merge", "distill"], "max_kl": 1e6}
+    with pytest.raises(SavingError, match="^Route distill could not be written to .* its disk is full") as caught:
+        make_trainer(small_disk, mixture, **options).train()
+    assert f"'{small_disk}/routes/distill'" in str(caught.value) and "are whole, and not built" in str(caught.value)
+    assert sorted(path.name for path in (small_disk / "routes").iterdir()) == ["merge", "pooled"]
+    assert not [path for path in (small_disk / "samples").iterdir() if path.suffix != ".npz"]
 
 
 def test_an_interrupted_route_leaves_nothing_half_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,8 +44,8 @@ from palign.trainers.fair_policy_config import FairPolicyConfig, Route
 from palign.trainers.fair_routes import DistillRows, DroRows, RegressRows, RouteTrainer
 from palign.trainers.finished_baselines import options_key
 from palign.trainers.mixture_collator import MixtureCollator
-from palign.trainers.mixture_setup import TRAINING_OPTIONS
 from palign.trainers.processes import computed_once
+from palign.trainers.same_run import TRAINING_OPTIONS
 from palign.writing import saving, write_whole
 
 __all__ = ["POOLED", "OwnRoute", "RouteBuilder", "cached_reference", "vote_rewards"]

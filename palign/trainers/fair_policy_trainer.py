@@ -43,7 +43,7 @@ from palign.trainers.fair_measure import (
 )
 from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig, Route
 from palign.trainers.mixture_metrics import pair_order
-from palign.writing import saving, whole_files
+from palign.writing import saving, sweep_partials, whole_files
 
 __all__ = ["FairPolicyTrainer", "prompts_of", "require_several_types", "used_prompts"]
 
@@ -142,6 +142,7 @@ class FairPolicyTrainer:
         """Draws of types and reference on the training prompts, and the game on them."""
         start = time.monotonic()
         judges = self.mixture.policies.names
+        self._sweep()
         *self.type_draws, self.reference_draws = self._shared_draws([*judges, None])
         values = torch.stack([torch.from_numpy(draws.values) for draws in self.type_draws], -1)
         self.game = bootstrap_game(
@@ -156,6 +157,13 @@ class FairPolicyTrainer:
     def beta(self) -> float:
         """Reward per nat, of the mixture's DPO."""
         return self.mixture.record.beta
+
+    def _sweep(self) -> None:
+        """Remove what a killed run left half-written, before the processes write."""
+        if PartialState().is_main_process:
+            for folder in (self.output_dir / "samples", self.output_dir / "routes"):
+                sweep_partials(folder)
+        PartialState().wait_for_everyone()
 
     def _draws(self, name: str | None) -> PolicyDraws:
         with PartialState().main_process_first():  # the others read what it wrote
