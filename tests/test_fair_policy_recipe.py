@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from fair_helpers import FRESH, TRAIN, random_mixture
+from fair_helpers import FRESH, PROMPTS, TRAIN, random_mixture
 from mixture_helpers import COLD, WARM, colour_lm, colour_tokenizer
 from recipe_helpers import RECIPES, load_recipe
 from reward_helpers import vector_model
 from safetensors.torch import load_file, save_file
 
 from palign.data.annotators import AnnotatorIndex
+from palign.models.mixture_files import packed_prompts
 from palign.models.mixture_policy import MixturePolicy
 from palign.trainers.fair_policy_arguments import parse_fair_arguments
-from palign.trainers.fair_policy_setup import embedded_rows, set_up_fair_policy
+from palign.trainers.fair_policy_setup import FairSetup, embedded_rows, set_up_fair_policy
+from palign.trainers.fair_policy_trainer import used_prompts
 
 SMALL = {
     "n_prompts": 8, "n_samples": 2, "n_eval_prompts": 8, "n_eval_samples": 2, "max_new_tokens": 6, "max_steps": 2,
@@ -78,6 +80,31 @@ def test_prompts_that_nobody_judged(own: dict[str, Any], tmp_path: Path) -> None
         set_up_fair_policy(*parse_fair_arguments(flags(own | added)))
 
 
+def test_votes_are_held_out_where_the_mixture_held_them_out(own: dict[str, Any], tmp_path: Path) -> None:
+    """Half of the prompts by another seed would be mostly prompts that the types were trained on."""
+    words = Path(own["mixture_path"]) / "mixture.json"
+    rows = {name: value for name, value in own.items() if name != "eval_dataset_name"}
+    rows |= {"eval_fraction": 0.5, "dataset_name": write_rows(tmp_path / "all.jsonl", PROMPTS)}
+    record = json.loads(words.read_text())
+
+    def set_up(n_held_out: int) -> FairSetup:
+        trained = packed_prompts(PROMPTS, np.arange(n_held_out, len(PROMPTS)))
+        words.write_text(json.dumps(record | {"trained_prompts": trained}))
+        return set_up_fair_policy(*parse_fair_arguments(flags(rows)))
+
+    setup = set_up(9)
+    assert sorted(used_prompts(setup.trainer.eval_rows)) == sorted(PROMPTS[:9])
+    assert sorted(used_prompts(setup.trainer.train_rows)) == sorted(PROMPTS[9:])
+    assert "the 9 prompts that the mixture was not trained on" in setup.guard_notes[0]
+    setup = set_up(2)  # too few to judge by: half of the prompts then, and it is said
+    n_rows = len(setup.trainer.eval_rows)
+    (note,) = setup.trainer._notes_of_votes()
+    assert re.match(rf"\d+ of the {n_rows} votes .* are on prompts that the types were trained on", note)
+    words.write_text(json.dumps(record))
+    setup = set_up_fair_policy(*parse_fair_arguments(flags(rows)))
+    assert "does not say which prompts" in setup.guard_notes[0] and setup.trainer._notes_of_votes() == []
+
+
 def test_types_from_the_prototypes_of_a_reward_model(own: dict[str, Any], tmp_path: Path) -> None:
     base = tmp_path / "base"
     colour_lm().save_pretrained(base)
@@ -91,6 +118,7 @@ def test_types_from_the_prototypes_of_a_reward_model(own: dict[str, Any], tmp_pa
     record = set_up_fair_policy(*parse_fair_arguments(flags(given))).trainer.mixture.record
     expected = pal.weights_for(record.annotators.ids).detach().numpy()
     np.testing.assert_allclose(record.responsibilities, expected, atol=1e-6)
+    assert record.was_trained_on(TRAIN).all() and not record.was_trained_on(FRESH).any()
 
 
 @pytest.fixture

@@ -11,7 +11,14 @@ import pytest
 from mixture_helpers import colour_lm, colour_tokenizer
 
 from palign.data.annotators import AnnotatorIndex
-from palign.models.mixture_files import MixtureRecord, load_mixture, mixture_card, named_base, save_mixture
+from palign.models.mixture_files import (
+    MixtureRecord,
+    load_mixture,
+    mixture_card,
+    named_base,
+    packed_prompts,
+    save_mixture,
+)
 from palign.writing import SavingError
 
 IDS = ["../../etc/x", "ü <script>alert(1)</script>", "7", "a|b"]
@@ -40,6 +47,19 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == [
         "README.md", "mixture.json", "responsibilities.parquet",
     ]  # fmt: skip
+
+
+def test_a_mixture_knows_the_prompts_it_was_trained_on(tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "ü?"}]
+    save_mixture(record(details={"trained_prompts": packed_prompts(["a", asked, "b"], np.array([1, 0, 1]))}), tmp_path)
+    loaded = load_mixture(tmp_path)
+    assert loaded.was_trained_on(["b", "a", asked, [asked[0] | {"content": "u?"}]]).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert record().was_trained_on(["a"]) is None
 
 
 def test_the_table_of_people_can_be_read_without_us(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """A mixture on disk: adapters by type, mixture.json, responsibilities.parquet, a model card."""
 
+import base64
+import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from palign.data.annotators import AnnotatorIndex
 from palign.models.model_card import MIXTURE, named, render, shown, table
 from palign.writing import whole_file, whole_files, write_whole
 
-__all__ = ["BASE", "MixtureRecord", "load_mixture", "mixture_card", "named_base", "save_mixture"]
+__all__ = ["BASE", "MixtureRecord", "load_mixture", "mixture_card", "named_base", "packed_prompts", "save_mixture"]
 
 WORDS, PEOPLE, CARD, BASE = "mixture.json", "responsibilities.parquet", "README.md", "base_model"
 FORMAT = 1
@@ -50,6 +53,26 @@ class MixtureRecord:
     def n_types(self) -> int:
         """K."""
         return len(self.mixing_weights)
+
+    def was_trained_on(self, prompts: Sequence[Any]) -> np.ndarray | None:
+        """(n_prompts,) bool, by the hashes that `packed_prompts` made; None of a mixture that keeps none."""
+        packed = self.details.get("trained_prompts")
+        if packed is None:
+            return None
+        return np.isin(_hashes(prompts), np.frombuffer(base64.b64decode(packed), dtype="<u8"))
+
+
+def packed_prompts(prompts: Sequence[Any], used: np.ndarray) -> str:
+    """Hashes of those prompts, texts or messages, whose positions are `used` (n,), 8 bytes each, as one text:
+    `trained_prompts` of mixture.json.
+    """
+    hashes = np.unique(_hashes(prompts[i] for i in np.unique(used)))
+    return base64.b64encode(hashes.tobytes()).decode("ascii")
+
+
+def _hashes(prompts: Iterable[Any]) -> np.ndarray:
+    texts = (json.dumps(prompt, sort_keys=True).encode() for prompt in prompts)
+    return np.frombuffer(b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts), dtype="<u8")
 
 
 def save_mixture(record: MixtureRecord, folder: str | Path) -> None:

@@ -24,7 +24,7 @@ from palign.models.policy_values import readable_prompts
 from palign.models.single_adapter import require_adapter_folder
 from palign.trainers.embedded import N_EVAL_PROMPTS, embedded_rankings
 from palign.trainers.fair_policy_arguments import FairPolicyArguments
-from palign.trainers.fair_policy_config import FairPolicyConfig
+from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig
 from palign.trainers.fair_policy_trainer import (
     FairPolicyTrainer,
     prompts_of,
@@ -65,8 +65,10 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
     Raises:
         ValueError: rows, folders or options that cannot work; said before any model is loaded where it can be known.
     """
-    own = None if data_args.dataset_name is None else _own_rows(script, data_args, args)
-    said = [] if own is None else _look_at(own, script, data_args, args)
+    own, said = None, []
+    if data_args.dataset_name is not None:
+        own, said = _own_rows(script, data_args, args, _made_before(script, args))
+        said += _look_at(own, script, data_args, args)
     folder = _mixture_folder(script, replace(data_args, guard="off") if own else data_args, args)
     record, is_embedded = load_mixture(folder), own is None
     require_several_types(record.n_types, args)
@@ -150,15 +152,46 @@ def type_labels(record: MixtureRecord, rows: Preferences, column: str) -> list[s
     return names if len(set(names)) == len(names) and all(names) else None
 
 
+def _made_before(script: FairPolicyArguments, args: FairPolicyConfig) -> MixtureRecord | None:
+    """The mixture, where there is one already."""
+    own = Path(args.output_dir) / "mixture"
+    if script.mixture_path is None and not (own / MADE).is_file():
+        return None
+    return load_mixture(script.mixture_path or own)
+
+
 def _own_rows(
-    script: FairPolicyArguments, data_args: DataArguments, args: FairPolicyConfig
-) -> tuple[Preferences, Preferences]:
-    train, evaluation = data_args.train_rows(), data_args.eval_rows()
-    if evaluation is None:
-        if script.prompts_name is None:
-            prompts_of(used_prompts(train), args.n_prompts, seed=args.seed)
-        train, evaluation = split_by_prompt(train, fraction=script.eval_fraction, seed=args.seed)
-    return train, evaluation
+    script: FairPolicyArguments, data_args: DataArguments, args: FairPolicyConfig, made: MixtureRecord | None
+) -> tuple[tuple[Preferences, Preferences], list[str]]:
+    """Rows to train on and to judge by, and what is to say of them."""
+    rows, evaluation = data_args.train_rows(), data_args.eval_rows()
+    if evaluation is not None:
+        return (rows, evaluation), []
+    if script.prompts_name is None:
+        prompts_of(used_prompts(rows), args.n_prompts, seed=args.seed)
+    parts = split_by_prompt(rows, fraction=script.eval_fraction, seed=args.seed)
+    return (parts, []) if made is None else _held_out(rows, parts, made)
+
+
+def _held_out(
+    rows: Preferences, parts: tuple[Preferences, Preferences], made: MixtureRecord
+) -> tuple[tuple[Preferences, Preferences], list[str]]:
+    """Parts of `rows` whose second has no prompt that the types of `made` were trained on, if that can be had."""
+    was_seen = made.was_trained_on(rows.prompts)
+    if was_seen is None:
+        return parts, [
+            "mixture.json does not say which prompts the types were trained on, so that nobody can tell whether the "
+            "votes that policies are judged by are held out. Give rows on other prompts (--eval_dataset_name)."
+        ]
+    n_seen = int(was_seen[parts[1].prompt_indices].sum())
+    is_fresh = ~was_seen[rows.prompt_indices]
+    n_fresh = len(np.unique(rows.prompt_indices[is_fresh]))
+    if n_seen == 0 or n_fresh < MIN_PROMPTS:
+        return parts, []
+    return (rows.select(~is_fresh), rows.select(is_fresh)), [
+        f"Judged by the votes on the {n_fresh} prompts that the mixture was not trained on; of the {len(parts[1])} "
+        f"votes that --eval_fraction and --seed would have held out, {n_seen} are on prompts that it was."
+    ]
 
 
 def _prompts(

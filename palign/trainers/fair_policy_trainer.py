@@ -231,8 +231,20 @@ class FairPolicyTrainer:
             "routes": {n: {k: v for k, v in r.items() if k != "key"} for n, r in records.items()},
             "seconds": self.seconds, "notes": [],
         }  # fmt: skip
-        self.record["notes"] = notes_of(self.record)
+        self.record["notes"] = [*notes_of(self.record), *self._notes_of_votes()]
         return self.record
+
+    def _notes_of_votes(self) -> list[str]:
+        """Whether votes are held out: they are not where types were trained on their prompts."""
+        was_seen = self.mixture.record.was_trained_on(self.eval_rows.prompts)
+        n_seen = 0 if was_seen is None else int(was_seen[self.eval_rows.prompt_indices].sum())
+        if not n_seen:
+            return []
+        return [
+            f"{n_seen} of the {len(self.eval_rows)} votes that policies are judged by are on prompts that the types "
+            "were trained on: they are not held out, and accuracy on them is too high. Give rows on other prompts "
+            "(--eval_dataset_name)."
+        ]
 
     def _votes(self, candidates: Sequence[Candidate]) -> dict[str, dict[str, Any]]:
         """Held-out votes of confidently typed annotators on every policy's own implicit reward."""

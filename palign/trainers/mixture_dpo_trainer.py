@@ -42,7 +42,7 @@ from palign.models.adapters import (
     save_type_adapters,
 )
 from palign.models.completions import TokenizedItems
-from palign.models.mixture_files import WORDS, MixtureRecord, named_base, save_mixture
+from palign.models.mixture_files import WORDS, MixtureRecord, named_base, packed_prompts, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import reference_pass
 from palign.models.type_scores import row_log_likelihoods
@@ -339,6 +339,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             self.args.beta, self.args.max_length, self._base_model, state.history,
             {
                 "seed": self.args.seed, "types_from": self.args.types_from, "m_step": self.args.m_step,
+                "trained_prompts": packed_prompts(self.train_rows.prompts, self.train_rows.prompt_indices),
                 "votes": asdict(self.votes), "configuration": self.args.recorded_options(),
                 "choice_of_k": self.start.choice,
                 "checks": [*self.start.checks, *(state.history[-1]["checks"] if state.history else [])],
