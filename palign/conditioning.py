@@ -5,14 +5,21 @@ front of the text of the system message that is there). *Who* is a person's domi
 the
 order of the reward model's prototypes, and on request their id behind it: `type 2, person_017`. A newcomer is named by
 what `PALRewardModel.fit_annotators` found for them, through `WhoIsAsking.add`.
+
+A trained policy keeps all that beside its weights, in `conditioning.json`: what it must be told to answer as it was
+trained.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
+from palign.models.checkpoints import read_json
+
+CONDITIONING = "conditioning.json"
 TEMPLATE = "[reader: {who}] {prompt}"
 SYSTEM_TEMPLATE = "The reader is {who}."
 
@@ -96,3 +103,59 @@ class WhoIsAsking:
         """Each prompt with its own person written into it."""
         pairs = zip(prompts, annotator_ids, strict=True)
         return [condition_prompt(prompt, self.name(annotator_id)) for prompt, annotator_id in pairs]
+
+    @classmethod
+    def load(cls, folder: str) -> "WhoIsAsking":
+        """Of a policy's folder or hub name, as it was trained.
+
+        Raises:
+            ValueError: no file says who is of which type, or it says what cannot be.
+        """
+        record = _record(folder)
+        types = {} if record is None else record.get("types")
+        if not types:
+            told = "there is none" if record is None else f"its conditioning is {record['policy_conditioning']!r}"
+            raise ValueError(
+                f"{CONDITIONING} of {folder!r} should say who is of which type, and {told}. Give the folder of a "
+                "policy that was trained with policy_conditioning='prompt', or one with an adapter per prototype."
+            )
+        n_types = record.get("n_types")
+        is_right = isinstance(types, dict) and isinstance(n_types, int)
+        if not is_right or any(type(k) is not int or not 0 <= k < n_types for k in types.values()):
+            raise ValueError(f"{CONDITIONING} of {folder!r}: `types` must give every person a number below `n_types`.")
+        return cls(dict(types), n_types, bool(record.get("show_annotator_id")))
+
+
+def conditioning_record(
+    conditioning: PolicyConditioning, who: WhoIsAsking | None, reward_model: str | None = None
+) -> dict[str, Any]:
+    """What `conditioning.json` of a policy holds; `reward_model` is the name of the one that placed the people."""
+    record: dict[str, Any] = {"policy_conditioning": conditioning.value, "reward_model": reward_model}
+    if who is not None:
+        record |= {"show_annotator_id": who.show_annotator_id, "n_types": who.n_types, "types": dict(who.types)}
+    return record
+
+
+def conditioning_of(folder: str) -> PolicyConditioning | None:
+    """How a saved policy learns who is asking; None where no file says so.
+
+    Raises:
+        ValueError: the file says something else than 'prompt', 'adapter' or 'none'.
+    """
+    record = _record(folder)
+    return None if record is None else PolicyConditioning(record["policy_conditioning"])
+
+
+def _record(folder: str) -> dict[str, Any] | None:
+    try:
+        found = read_json(str(folder), CONDITIONING, None)
+        if found is None:
+            return None
+        PolicyConditioning(found["policy_conditioning"])
+    except (ValueError, TypeError, KeyError) as error:
+        allowed = ", ".join(PolicyConditioning)
+        raise ValueError(
+            f"{CONDITIONING} of {str(folder)!r} is not what a training wrote ({error}): `policy_conditioning` must be "
+            f"one of {allowed}."
+        ) from None
+    return found

@@ -1,9 +1,18 @@
 """Who does the policy know: the one template, dominant types, newcomers, and people without a type."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from palign.conditioning import PolicyConditioning, WhoIsAsking, condition_prompt
+from palign.conditioning import (
+    PolicyConditioning,
+    WhoIsAsking,
+    condition_prompt,
+    conditioning_of,
+    conditioning_record,
+)
 
 
 def test_the_template() -> None:
@@ -40,3 +49,32 @@ def test_newcomers_are_added_and_strangers_refused() -> None:
 
 def test_conditionings_read_from_text() -> None:
     assert [PolicyConditioning(name).value for name in ("prompt", "adapter", "none")] == ["prompt", "adapter", "none"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "there is none"),
+        ({"policy_conditioning": "none"}, "its conditioning is 'none'"),
+        ({"policy_conditioning": "prompt", "n_types": 2, "types": {"a": 2}}, "below `n_types`"),
+        ({"policy_conditioning": "prompt", "n_types": 2, "types": {"a": True}}, "below `n_types`"),
+        ({"policy_conditioning": "prompt", "n_types": 2, "types": ["a"]}, "below `n_types`"),
+        ({"policy_conditioning": "told"}, "one of prompt, adapter, none"),
+        ([1], "one of prompt, adapter, none"),
+        ("{", "one of prompt, adapter, none"),
+    ],
+)
+def test_a_file_that_does_not_say_who_is_of_which_type(content: object, words: str, tmp_path: Path) -> None:
+    if content is not None:
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / "conditioning.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="conditioning.json of .*" + words):
+        WhoIsAsking.load(str(tmp_path))
+
+
+def test_what_was_recorded_is_read_again(tmp_path: Path) -> None:
+    who = WhoIsAsking({"ann": 1, "../x": 0}, 2, show_annotator_id=True)
+    assert conditioning_of(str(tmp_path)) is None
+    record = conditioning_record(PolicyConditioning.PROMPT, who, "pal")
+    (tmp_path / "conditioning.json").write_text(json.dumps(record), encoding="utf-8")
+    assert WhoIsAsking.load(str(tmp_path)) == who and conditioning_of(str(tmp_path)) is PolicyConditioning.PROMPT

@@ -36,11 +36,11 @@ from palign.trainers.pal_grpo_config import GroupAlgorithm, GroupPolicyConfig, P
 from palign.trainers.pal_grpo_data import prepare_group_rows
 from palign.trainers.pal_grpo_resume import OrderByEpoch, load_generation, save_generation
 from palign.trainers.pal_grpo_reward import RecordedReward
-from palign.trainers.policy_card import policy_card
+from palign.trainers.policy_card import write_policy_card
 from palign.trainers.policy_metrics import sample_table
 from palign.trainers.policy_resume import load_watch, save_watch
 from palign.trainers.ppo_guard import CollapseGuard
-from palign.writing import saving, whole_files, write_whole
+from palign.writing import saving, whole_files
 
 __all__ = ["PALGRPOTrainer", "PALRLOOTrainer", "PersonalGroupTrainer"]
 
@@ -106,7 +106,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         if eval_dataset is not None:
             self.eval_rows = prepare_group_rows(eval_dataset, name="eval_dataset", **prepare)
         names = [*self.train_rows.group_names, *([] if self.eval_rows is None else self.eval_rows.group_names)]
-        self.reward = reward
+        self.reward, self.who = reward, who
         self.recorder = RecordedReward(
             reward,
             group_names=dict.fromkeys(names),
@@ -292,10 +292,8 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             self._write_card(Path(self.args.output_dir))
 
     def _write_card(self, folder: Path) -> None:
-        policy, conditioning = self.accelerator.unwrap_model(self.model), self.args.policy_conditioning
-        algorithm = self.algorithm.value.upper()
-        card = policy_card(policy, conditioning, self.train_rows, self.history, algorithm=algorithm)
-        write_whole(folder / "README.md", card)
+        what = (self.accelerator.unwrap_model(self.model), self.args, self.train_rows, self.history)
+        write_policy_card(folder, *what, algorithm=self.algorithm.value.upper(), who=self.who)
 
 
 class PALGRPOTrainer(PersonalGroupTrainer, GRPOTrainer):

@@ -43,7 +43,7 @@ from palign.trainers.deepspeed_runs import refuse_divided
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_data import check_tokenizer, prepare_rows
 from palign.trainers.pal_ppo_resume import load_progress, save_progress
-from palign.trainers.policy_card import policy_card
+from palign.trainers.policy_card import write_policy_card
 from palign.trainers.policy_metrics import reward_metrics, sample_table
 from palign.trainers.ppo_flags import checkpoint_activations, heed_max_steps, mixed_precision
 from palign.trainers.ppo_guard import CollapseGuard
@@ -122,7 +122,7 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
                 "WhoIsAsking.from_weights(ids, reward_model.weights_for(ids)), or set policy_conditioning='none'."
             )
         self.reward = reward
-        self.judge = judge
+        self.judge, self.who = judge, who
         self.socket = reward.for_ppo(processing_class)
         prepare = {"args": args, "tokenizer": processing_class, "who": who, "socket": self.socket}
         self.train_rows = prepare_rows(train_dataset, name="train_dataset", **prepare)
@@ -348,9 +348,8 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
         with saving(output, "The policy"), whole_files(output, _last_file(policy)) as beside:
             policy.save_pretrained(beside, state_dict=state)
             self.processing_class.save_pretrained(beside)
-            conditioning = self.args.policy_conditioning
-            card = policy_card(policy, conditioning, self.train_rows, self.history, algorithm="PPO")
-            (beside / "README.md").write_text(card, encoding="utf-8")
+            what = (policy, self.args, self.train_rows, self.history)
+            write_policy_card(beside, *what, algorithm="PPO", who=self.who)
 
 
 def _last_file(policy: PreTrainedModel) -> str:

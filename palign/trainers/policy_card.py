@@ -1,33 +1,50 @@
-"""The README.md of a trained policy, for people."""
+"""What lies beside the weights of a trained policy: README.md for people, and who it was told is asking."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 from torch import nn
 
-from palign.conditioning import TEMPLATE, PolicyConditioning
+from palign.conditioning import CONDITIONING, TEMPLATE, PolicyConditioning, WhoIsAsking, conditioning_record
 from palign.models.model_card import POLICY, named, render, shown, table
+from palign.trainers.policy_config import PersonalPolicyConfig
 from palign.trainers.policy_rows import PolicyRows
+from palign.writing import write_whole
 
-__all__ = ["policy_card"]
+__all__ = ["policy_card", "write_conditioning", "write_policy_card"]
 
 TYPES = {
     PolicyConditioning.PROMPT: "The prompt says who is asking, by the number of the prototype that weighs most for "
-    f"that person in the reward model:\n`{TEMPLATE.format(who='type 2', prompt='…')}`, or a system message "
-    "(`palign.conditioning.condition_prompt`).",
-    PolicyConditioning.ADAPTER: "One adapter for each prototype of the reward model; a person is served by that of "
-    "their largest weight.",
+    f"that person\nin {{reward}}:\n`{TEMPLATE.format(who='type 2', prompt='…')}`, or a system message "
+    "(`palign.conditioning.condition_prompt`).\n"
+    f"`{CONDITIONING}` says who is of which type, by the annotators' ids as they were given: replace ids that name a\n"
+    "person before sharing.",
+    PolicyConditioning.ADAPTER: "One adapter for each prototype of {reward}; a person is served by that of\n"
+    f"their largest weight: `{CONDITIONING}` in the folder of all adapters says which.",
     PolicyConditioning.NONE: "None: every prompt is answered alike, whoever asks, and the reward is that of whoever "
-    "it belonged to in training.",
+    "it belonged to in training,\nby {reward}.",
 }
-USE_ADAPTER = """from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), "PATH")"""
-USE_WHOLE = """from transformers import AutoModelForCausalLM
-
+LOAD_ADAPTER = """from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+{imports}
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), "PATH")"""
+LOAD_WHOLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
+{imports}
 model = AutoModelForCausalLM.from_pretrained("PATH")"""
+WHO_IMPORTS = "\nfrom palign.conditioning import WhoIsAsking"
+RENDER_IMPORTS = "\nfrom palign.data.rendering import render_prompt\n"
+ASK = """
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+prompt = "How is it?"  # or a list of messages
+{who}text = render_prompt(prompt, tokenizer)
+inputs = tokenizer(text, add_special_tokens={special}, return_tensors="pt")
+answer = model.generate(input_ids=inputs["input_ids"], max_new_tokens=64)[0, inputs["input_ids"].shape[1] :]
+print(tokenizer.decode(answer, skip_special_tokens=True))"""
+WHO = """(prompt,) = WhoIsAsking.load("PATH").condition([prompt], ["ANNOTATOR_ID"])
+"""
 
 
 def policy_card(
@@ -37,9 +54,10 @@ def policy_card(
     history: Sequence[Mapping[str, Any]],
     *,
     algorithm: str,
+    reward_model: str | None = None,
 ) -> str:
-    """A card of `policy`, trained on `rows` by `algorithm` ('PPO', 'GRPO', 'RLOO'); `history` has the metrics of every
-    update and may be empty.
+    """A card of `policy`, trained on `rows` by `algorithm` ('PPO', 'GRPO', 'RLOO') with `reward_model` (its folder or
+    hub name); `history` has the metrics of every update and may be empty.
     """
     is_adapter = isinstance(policy, PeftModel)
     base = policy.get_base_model() if is_adapter else policy
@@ -52,11 +70,47 @@ def policy_card(
     if every:
         groups.append(("everybody", f"{every[0]:.2f}", f"{every[-1]:.2f}"))
     kl = history[-1].get("objective/kl") if history else None
+    reward = f"the reward model `{named(reward_model)}`" if reward_model else "the reward model of its training"
     return render(
         POLICY, algorithm=algorithm, tag=algorithm.lower(),
         library="peft" if is_adapter else "transformers", what="A LoRA adapter" if is_adapter else "A copy",
-        base=named(getattr(base, "name_or_path", None)), conditioning=conditioning.value, types=TYPES[conditioning],
-        use=USE_ADAPTER if is_adapter else USE_WHOLE, n_rows=f"{len(rows.prompts):,}",
+        base=named(getattr(base, "name_or_path", None)), conditioning=conditioning.value,
+        types=TYPES[conditioning].replace("{reward}", reward), use=_use(is_adapter, conditioning, algorithm),
+        n_rows=f"{len(rows.prompts):,}",
         n_annotators=f"{len(set(rows.annotator_ids)):,}", groups=table(groups or [("not trained yet", "–", "–")]),
         kl="–" if kl is None else f"{kl:.2f}",
     )  # fmt: skip
+
+
+def write_policy_card(
+    folder: Path,
+    policy: nn.Module,
+    args: PersonalPolicyConfig,
+    rows: PolicyRows,
+    history: Sequence[Mapping[str, Any]],
+    *,
+    algorithm: str,
+    who: WhoIsAsking | None,
+) -> None:
+    """README.md and conditioning.json of a policy in `folder`; other arguments as of `policy_card`."""
+    card = policy_card(
+        policy, args.policy_conditioning, rows, history, algorithm=algorithm, reward_model=args.reward_model_path
+    )
+    write_whole(folder / "README.md", card)
+    write_conditioning(folder, args, who)
+
+
+def write_conditioning(folder: Path, args: PersonalPolicyConfig, who: WhoIsAsking | None) -> None:
+    """conditioning.json, which `WhoIsAsking.load` reads; of the reward model's path only the last part is kept."""
+    reward_model = named(args.reward_model_path) if args.reward_model_path else None
+    record = conditioning_record(args.policy_conditioning, who, reward_model)
+    write_whole(folder / CONDITIONING, json.dumps(record, indent=1) + "\n")
+
+
+def _use(is_adapter: bool, conditioning: PolicyConditioning, algorithm: str) -> str:
+    """Code that asks the policy as it was asked in training."""
+    is_told = conditioning is PolicyConditioning.PROMPT
+    imports = (WHO_IMPORTS if is_told else "") + RENDER_IMPORTS
+    special = "False" if algorithm == "PPO" else "isinstance(prompt, str)"  # TRL's GRPO begins plain texts with bos
+    ask = ASK.format(who=WHO if is_told else "", special=special)
+    return (LOAD_ADAPTER if is_adapter else LOAD_WHOLE).format(imports=imports) + ask

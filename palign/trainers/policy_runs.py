@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.rendering import render_prompt
 from palign.rewards import PersonalizedReward
+from palign.trainers.policy_card import write_conditioning
 from palign.trainers.policy_config import PersonalPolicyConfig
 from palign.trainers.prototype_adapters import adapter_name
 from palign.writing import write_whole
@@ -76,6 +77,8 @@ class PolicyRuns(ABC):
         else:
             run = self._train_one(model, args)
         if PartialState().is_main_process:
+            if conditioning is PolicyConditioning.ADAPTER:  # each adapter's own folder knows nobody
+                write_conditioning(Path(args.output_dir), args, self.who)
             write_whole(Path(args.output_dir) / "history.csv", run.history.to_csv(index=False))
         self._latest = run.policy
         return run
