@@ -186,3 +186,16 @@ def test_push_uploads_what_saving_writes(monkeypatch: pytest.MonkeyPatch, caplog
     assert seen["repo"] == ("me/pal", True, True)
     assert seen["files"] == ["README.md", "annotators.json", "config.json", "model.safetensors"]
     assert vector_rows(3, n_vectors=4).annotators().ids == ["p0", "p1", "p2"]
+
+
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+def test_the_population_is_put_where_the_model_is(tmp_path: Path) -> None:
+    """A model on another device, which "meta" stands for, as the best one is loaded back at the end of training."""
+    model = vector_model()
+    model.people.freeze_population()
+    model.save_pretrained(tmp_path)
+    elsewhere = vector_model().to("meta")
+    pal_files.load_own_state(elsewhere, tmp_path)
+    people = elsewhere.people
+    assert {t.device.type for t in (people.mean, people.support, people.log_prior)} == {"meta"}
+    assert people.support.shape == model.people.support.shape

@@ -245,6 +245,27 @@ def test_only_what_is_asked_for_moves(how: str, kind: str, variant: str, tmp_pat
     torch.testing.assert_close(read.score(["tea", "sun"], ["milk", "cat"], ["p0", "p1"]), scores, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("how", ["lora", "whole", "reentrant"])
+def test_checkpointed_layers_run_twice_and_train_the_same(how: str, tmp_path: Path) -> None:
+    found = []
+    for is_on in (False, True):
+        model, n_runs = text_model(), [0]
+
+        def count(module: torch.nn.Module, _: Any, n_runs: list[int] = n_runs) -> None:
+            n_runs[0] += module.training
+
+        model.backbone.model.layers[1].mlp.register_forward_pre_hook(count)
+        args = config(
+            tmp_path, gradient_checkpointing=is_on, train_backbone=how == "whole",
+            gradient_checkpointing_kwargs={"use_reentrant": True} if is_on and how == "reentrant" else None,
+        )  # fmt: skip
+        PALRewardTrainer(model, args, rows(), peft_config=None if how == "whole" else lora()).train()
+        found.append((n_runs[0], model.state_dict()))
+    (plain, kept), (twice, recomputed) = found
+    assert (plain, twice) == (3, 6)  # 24 rows in batches of 8
+    torch.testing.assert_close(recomputed, kept, atol=1e-6, rtol=0)
+
+
 def test_a_trained_backbone_with_a_name_is_saved_too(tmp_path: Path) -> None:
     transformer, tokenizer = make_transformer()
     transformer.save_pretrained(tmp_path / "named")

@@ -171,6 +171,16 @@ class PALRewardModel(nn.Module):
         scores = self.head(states.text[item_rows], logits.softmax(-1), prompt_states)
         return scores, logits, self.people.logits.weight.detach().mean(0)
 
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Compute the backbone's layers again in the backward pass instead of keeping them; as transformers' own."""
+        if self.backbone is not None:
+            self.backbone.model.activation_checkpointing_enable(**options)
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """The same, as the first versions 5 of transformers call it."""
+        if self.backbone is not None:
+            self.backbone.model.gradient_checkpointing_enable(**options)
+
     @property
     def needs_prompts(self) -> bool:
         """Whether the head reads the prompt's own state (PAL-B)."""

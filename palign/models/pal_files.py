@@ -92,7 +92,7 @@ def load_own_state(model: "PALRewardModel", folder: Path) -> None:
     for name in ("support", "log_prior"):  # as long as the population was wide
         own[f"people.{name}"] = state.get(f"people.{name}")
         if own[f"people.{name}"] is not None:
-            setattr(model.people, name, torch.empty_like(own[f"people.{name}"]))
+            setattr(model.people, name, torch.empty_like(own[f"people.{name}"], device=model.device))
     wrong = [
         name for name in sorted(own.keys() | state.keys())
         if name not in own or name not in state or own[name] is None or own[name].shape != state[name].shape
