@@ -275,7 +275,7 @@ class PPORewardSocket(nn.Module):
         self._position = 0
 
     def prompt_token_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of `prompts` as the reward model reads them, or an empty list where text must be scored."""
+        """Token ids of `prompts` as the reward model reads them, or an empty list where tokenizers differ."""
         if not self.shares_tokenizer:
             return []
         return [text.ids for text in self.reward.model.backbone.tokenize(list(prompts))]
@@ -357,14 +357,23 @@ class PPORewardSocket(nn.Module):
     def _score(self, rows: BoundRows, picked: range, answer_ids: list[list[int]], answers: list[str]) -> RewardBatch:
         people = [rows.annotator_ids[i] for i in picked]
         prompts = [rows.prompts[i] for i in picked]
-        if not (self.shares_tokenizer and rows.prompt_ids):
+        full = [i for i, answer in enumerate(answers) if answer]
+        heads = [rows.prompt_ids[picked[i]] for i in full] if rows.prompt_ids else []
+        tails = [answer_ids[i] for i in full]
+        if not (heads and self._text_reads(heads, tails, [answers[i] for i in full])):
             return self.reward.batch(prompts, answers, people)
         raw = torch.full((len(answers),), float("nan"))
-        full = [i for i, answer in enumerate(answers) if answer]
-        if full:
-            heads = [rows.prompt_ids[picked[i]] for i in full]
-            raw[full] = self.reward.batch_tokens(heads, [answer_ids[i] for i in full], [people[i] for i in full])
+        raw[full] = self.reward.batch_tokens(heads, tails, [people[i] for i in full])
         return self.reward._finish(raw, prompts, answers, people)
+
+    def _text_reads(self, heads: list[list[int]], tails: list[list[int]], answers: list[str]) -> bool:
+        """Whether the texts would give the reward model the very ids that the policy drew.
+
+        Not so where outer spaces were taken off, where one text has several segmentations, or where there is no room.
+        """
+        backbone = self.reward.model.backbone
+        fits = all(len(head) + len(tail) <= backbone.max_length for head, tail in zip(heads, tails, strict=True))
+        return fits and tails == backbone.tokenizer(answers, add_special_tokens=False, verbose=False)["input_ids"]
 
     def _record(self, rows: BoundRows, start: int, answers: list[str], scored: RewardBatch) -> None:
         for i, (answer, raw, value) in enumerate(

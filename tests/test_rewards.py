@@ -7,13 +7,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from ppo_helpers import IdReward, SeenRow, SpyReward, named_rows, tiny_policy, wrong_pairings
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding
 
 from palign.data.binding import BindingLoader, BoundRows
 from palign.functional.reward_scales import RewardScale
-from palign.models.tiny import make_tiny_tokenizer
+from palign.models.tiny import make_tiny_lm, make_tiny_tokenizer
 from palign.rewards import PersonalizedReward, PPORewardSocket
 
 get_reward = pytest.importorskip("trl.experimental.utils").get_reward
@@ -176,7 +177,7 @@ class TokenReward(nn.Module):
         tokenize = lambda prompts: [  # noqa: E731
             SimpleNamespace(ids=ids) for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]
         ]
-        self.backbone = SimpleNamespace(is_causal=True, tokenizer=tokenizer, tokenize=tokenize)
+        self.backbone = SimpleNamespace(is_causal=True, tokenizer=tokenizer, tokenize=tokenize, max_length=100)
         self.calls: list[str] = []
 
     def weights_for(self, people: list[str]) -> torch.Tensor:
@@ -207,6 +208,43 @@ def test_one_tokenizer_skips_the_detour_and_gives_the_same_rewards() -> None:
         assert model.calls == [name]
     assert rewards["tokens"] == rewards["text"]
     assert len(set(rewards["text"])) == 3
+
+
+@pytest.mark.parametrize(
+    ("drawn", "max_length"),
+    [
+        (["Ġthe", "Ġgarden", "."], 100),  # the text begins without the space that the policy drew
+        (["the", "Ġgar", "den", "."], 100),  # the text is read as one token "Ġgarden"
+        (["the", "Ġgarden", "."], 8),  # prompt and completion together are longer, so the prompt loses its beginning
+    ],
+)
+def test_what_a_text_would_not_give_is_scored_as_text(drawn: list[str], max_length: int) -> None:
+    """The reward in training is the one that scales, judges and reports see."""
+    from palign.data.annotators import AnnotatorIndex
+    from palign.models.pal import PALRewardModel
+
+    tokenizer = make_tiny_tokenizer(TEXTS)
+    tokenizer.backend_tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    people = AnnotatorIndex([str(i) for i in range(40)])
+    model = PALRewardModel.from_backbone(
+        make_tiny_lm(tokenizer, hidden_size=16, n_layers=1, n_heads=2), tokenizer=tokenizer, n_prototypes=2,
+        annotators=people, max_length=max_length,
+    ).eval()  # fmt: skip
+    rows, read = named_rows(2), []
+    keep = model.backbone.register_forward_pre_hook(lambda _, given: read.extend(given[0].tolist()))
+    expected = model.score([row["prompt"] for row in rows], ["the garden."] * 2, ["0", "1"])
+    of_text, drawn_ids = list(read), tokenizer.convert_tokens_to_ids(drawn)
+    assert None not in drawn_ids and tokenizer.decode(drawn_ids).strip() == "the garden."
+    read.clear()
+    socket = PersonalizedReward(model).for_ppo(tokenizer)
+    ids, bound, context = encode(tokenizer, rows, [""] * 2)
+    ids = torch.cat((ids[:, :context], torch.tensor([[*drawn_ids, tokenizer.eos_token_id]] * 2)), 1)
+    bound.prompt_ids = socket.prompt_token_ids(bound.prompts)
+    socket.bind(bound)
+    found = get_reward(socket, ids, tokenizer.pad_token_id, context)[1]
+    keep.remove()
+    assert socket.shares_tokenizer and read == of_text
+    assert torch.equal(found, expected)
 
 
 class CollatorSideChannel:
