@@ -87,7 +87,7 @@ def judge(
     summary |= seconds
     write_whole(output / "samples.md", samples)
     report = write_report(
-        table, output_dir=output, metrics=("accuracy", "log_likelihood", "reward"), group_columns=setup.group_columns,
+        table, output_dir=output, metrics=("accuracy", "log_likelihood"), group_columns=setup.group_columns,
         title="EM mixture-DPO", main="em",
         notes=[*setup.guard_notes, *choice_note(record), *check_notes(record)], extra=summary,
         figures=FigureData(dict(zip(record.annotators.ids, record.responsibilities, strict=True))),

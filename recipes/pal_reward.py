@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 embeddings=setup.embeddings, peft_config=peft_config, store=setup.store,
             )  # fmt: skip
             trainers[name].train(resume_from_checkpoint=resume if name == "pal" else resume is not None)
-    trainers["pal"].save_model()
+    for trainer in trainers.values():
+        trainer.save_model()
     seconds = time.monotonic() - start
     scores = {name: trainer.predict_scores(setup.eval_rows, together=True) for name, trainer in trainers.items()}
     if not PartialState().is_main_process:
@@ -70,9 +71,12 @@ def judge(
     summary |= setup.newcomer_accuracies(trainer)
     summary["training_seconds"] = seconds
     report = write_report(
-        table, output_dir=output, metrics=("accuracy", "log_likelihood", "reward"), group_columns=setup.group_columns,
+        table, output_dir=output, metrics=("accuracy", "log_likelihood"), group_columns=setup.group_columns,
         title="PAL reward model", notes=setup.notes(), extra=summary,
-        figures=FigureData(dict(zip(model.annotators.ids, model.people.all().detach().cpu().numpy(), strict=True))),
+        figures=FigureData(
+            dict(zip(model.annotators.ids, model.people.all().detach().cpu().numpy(), strict=True)),
+            [f"prototype_{k}" for k in range(setup.n_prototypes)],
+        ),
     )  # fmt: skip
     add_measured(output, report.headline)
     write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")

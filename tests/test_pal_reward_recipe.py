@@ -53,6 +53,9 @@ def test_the_smoke_config_goes_from_nothing_to_a_report(recipe: ModuleType, tmp_
     assert str(tmp_path / "report.html") in capsys.readouterr().out.splitlines()[-1]
     table = pd.read_csv(tmp_path / "scores.csv")
     assert table[table.model == "pal"]["accuracy"].mean() == pytest.approx(summary["pal/accuracy"])
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report["settings"]["metrics"] == ["accuracy", "log_likelihood"]  # rewards of two models share no scale
+    assert report["figures"]["type_space"]["names"] == ["prototype_0", "prototype_1", "prototype_2"]
 
 
 def test_own_text_rows_on_a_local_backbone(recipe: ModuleType, tmp_path: Path) -> None:
@@ -64,6 +67,7 @@ def test_own_text_rows_on_a_local_backbone(recipe: ModuleType, tmp_path: Path) -
     flags += ["--group_columns", "country", "--embedding_cache_dir", str(tmp_path / "cache"), "--guard", "warn"]
     summary = recipe.main([*flags, "--output_dir", str(tmp_path / "out"), *QUIET])
     assert summary["pal/accuracy"] > summary["pooled/accuracy"]
+    assert PALRewardModel.from_pretrained(tmp_path / "out" / "pooled").n_prototypes == 1
     model = PALRewardModel.from_pretrained(tmp_path / "out")
     scores = model.score(
         ["Tell me about 3."] * 2, ["the park is old.", "the park is old and near and full."], ["7", "7"]
@@ -99,7 +103,22 @@ def test_own_vectors(recipe: ModuleType, tmp_path: Path) -> None:
     assert summary["pal/accuracy"] > 0.7
 
 
+def test_messages_without_a_chat_template_are_told_before_a_model_loads(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, tokenizer = tiny_policy()
+    policy.save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    monkeypatch.setattr("palign.models.backbones.Backbone.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    said = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    rows = [{"annotator_id": i % 4, "prompt": [{"role": "user", "content": f"{i}"}], **said} for i in range(40)]
+    flags = ["--dataset_name", write(tmp_path / "rows.jsonl", rows), "--n_prototypes", "2", "--guard", "off", *QUIET]
+    with pytest.raises(ValueError, match="tokenizer has no chat template"):
+        recipe.main([*flags, "--model_name_or_path", str(tmp_path / "lm"), "--output_dir", str(tmp_path / "out")])
+
+
 GOOD = {"annotator_id": "a", "prompt": "p", "chosen": "x", "rejected": "y"}
+FEW = [GOOD | {"annotator_id": str(i % 15), "prompt": f"p{i}"} for i in range(150)]
 
 
 @pytest.mark.parametrize(
@@ -111,10 +130,11 @@ GOOD = {"annotator_id": "a", "prompt": "p", "chosen": "x", "rejected": "y"}
         ([], [], ["empty"]),
         ([GOOD, GOOD | {"annotator_id": "b"}], ["--n_prototypes", "3"], ["3", "2 annotators"]),
         ([GOOD], ["--n_prototypes", "many"], ["many", "auto"]),
+        (FEW, ["--n_prototypes", "auto", "--guard", "off"], ["needs 16 annotators", "there are 15"]),
         ([GOOD], ["--annotator_column", "worker"], ["worker"]),
         ([GOOD], ["--group_columns", "country"], ["country"]),
     ],
-    ids=["id", "type", "equal", "empty", "K", "K-word", "column", "group"],
+    ids=["id", "type", "equal", "empty", "K", "K-word", "K-auto", "column", "group"],
 )
 def test_bad_input_is_named_before_a_model_loads(
     recipe: ModuleType, tmp_path: Path, monkeypatch, rows: list[dict], flags: list[str], words: list[str]

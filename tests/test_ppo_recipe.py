@@ -10,6 +10,8 @@ from peft import PeftModel
 from recipe_helpers import finite, load_recipe, save_own
 from transformers import AutoModelForCausalLM
 
+from palign.models.pal import PALRewardModel
+
 ROOT = Path(__file__).parents[1]
 SMOKE = str(ROOT / "recipes" / "configs" / "ppo_pal" / "smoke.yaml")
 
@@ -54,6 +56,9 @@ def test_own_model_reward_and_rows_with_adapters(recipe: ModuleType, tmp_path: P
     assert loaded.peft_config["default"].r == 16
     samples = pd.read_json(tmp_path / "out" / "samples.jsonl", lines=True)
     assert set(samples["country"]) == {"IE"} and set(samples["model"]) == {"reference", "prompt", "adapter"}
+    assert set(samples["type"]) <= {"prototype_0", "prototype_1"} and any("/prototype_" in key for key in summary)
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "### By type" in report and "completions, for" in report and "standard deviations" in report
 
 
 def test_own_model_trained_whole(recipe: ModuleType, tmp_path: Path) -> None:
@@ -76,6 +81,8 @@ def test_message_rows_reach_a_report(recipe: ModuleType, tmp_path: Path) -> None
         (("--model_name_or_path", "./empty"), "empty"),
         (("--reward_model_path", "./empty"), "empty"),
         (("--dataset_name", "./nowhere.jsonl"), "nowhere.jsonl"),
+        (("--model_name_or_path", "nolm"), "model_name_or_path is 'nolm', which could not be loaded"),
+        (("--reward_model_path", "out/nopal"), "--reward_model_path: 'out/nopal' is no folder here"),
     ],
 )
 def test_bad_input_is_found_before_a_policy_loads(
@@ -87,4 +94,15 @@ def test_bad_input_is_found_before_a_policy_loads(
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("a policy was loaded"))
     flags[flags.index(change[0]) + 1] = change[1]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
+        recipe.main(flags)
+
+
+def test_messages_without_a_chat_template_are_told_before_a_model_loads(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = own(tmp_path, messages=True)
+    (tmp_path / "policy" / "chat_template.jinja").unlink()
+    for model in (AutoModelForCausalLM, PALRewardModel):
+        monkeypatch.setattr(model, "from_pretrained", lambda *a, **k: pytest.fail("a model was loaded"))
+    with pytest.raises(ValueError, match="tokenizer has no chat template"):
         recipe.main(flags)

@@ -113,6 +113,32 @@ def test_policies_are_set_against_the_reference_with_kl(report: Report) -> None:
     assert "**Warning**" in report.markdown_path.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("n_people", "gold", "warned"), [(5, -0.5, True), (4, -0.5, False), (5, -1e-9, False)])
+def test_exploited_is_said_of_some_people_whose_gold_fell(
+    tmp_path: Path, n_people: int, gold: float, warned: bool
+) -> None:
+    """The same for everybody, so that intervals have no width and end where gold is."""
+    people = np.repeat(np.arange(2 * n_people), 3)
+    table = pd.DataFrame(
+        {"annotator_id": people, "row": np.arange(len(people)), "type": np.where(people % 2, "a", "b")}
+    )
+    tables = [
+        table.assign(model="reference", gold=0.0, reward=0.0),
+        table.assign(model="prompt", gold=gold, reward=1.0),
+    ]
+    headline = write_report(tables, output_dir=tmp_path, n_resamples=30).headline
+    assert any("exploited" in sentence for sentence in headline) == warned
+
+
+def test_a_report_of_single_people_says_how_many_completions_there_are(tmp_path: Path) -> None:
+    people = ["a", "a", "b"]
+    table = pd.DataFrame({"model": "prompt", "annotator_id": people, "row": range(3), "reward": [0.0, 1.0, 2.0]})
+    report = write_report(table, output_dir=tmp_path, n_resamples=30)
+    assert "of 2 annotators (3 completions) it is" in report.headline[0]
+    text = report.markdown_path.read_text(encoding="utf-8")
+    assert "| model | metric | annotators | judgements |" in text and "| prompt | reward | 2 | 3 |" in text
+
+
 def test_a_policy_is_set_against_the_one_for_everybody_too(tmp_path: Path) -> None:
     golds = {"reference": 0.0, "none": 1.0, "prompt": 1.5}
     tables = [written(name, [gold] * 3, 0.0, 0.0) for name, gold in golds.items()]

@@ -36,6 +36,9 @@ def judge_policies(
 ) -> dict[str, float]:
     """Reward, gold utility and KL of every policy by type, as samples.jsonl, report and summary.json.
 
+    Where `rows` have no `type`, everybody's is the prototype that weighs most for them, by which a policy is told who
+    is asking, too.
+
     Args:
         samples: policy → one completion for each of `rows`; `reference` among them.
         histories: trained policy → a row per update with `step`, `objective/reward` and whatever else was logged.
@@ -57,18 +60,23 @@ def judge_policies(
         reward.fit_scales(prompts, samples["reference"].completions, people)
     groups = ["type", *group_columns]
     table = pd.concat([policy_table(name, rows, s, reward, judge, groups) for name, s in samples.items()])
+    people = list(dict.fromkeys(table["annotator_id"]))
+    weights = reward.model.weights_for(people).detach().cpu().numpy()
+    prototypes = [f"prototype_{k}" for k in range(weights.shape[1])]
+    if "type" not in table and len(prototypes) > 1:
+        found = dict(zip(people, (prototypes[k] for k in weights.argmax(1)), strict=True))
+        table.insert(3, "type", table["annotator_id"].map(found))
     write_whole(output / "samples.jsonl", table.to_json(orient="records", lines=True, force_ascii=False))
     metrics = [name for name in JUDGED if name in table]
     for name, history in histories.items():
-        title = f"{algorithm}, {name}: reward and judge as it was trained"
+        judged = "reward and judge" if "objective/gold" in history else "reward"
+        title = f"{algorithm}, {name}: {judged} as it was trained"
         draw_training(history, output / name / "history.svg", title=title)
-    people = list(dict.fromkeys(table["annotator_id"]))
-    weights = reward.model.weights_for(people).detach().cpu().numpy()
     report = write_report(
         table, output_dir=output, metrics=metrics, group_columns=group_columns,
         title=f"Policies trained with {algorithm}",
-        notes=[training_note(name, history) for name, history in histories.items()],
-        figures=FigureData(dict(zip(people, weights, strict=True)), histories=histories),
+        notes=[standing_note(rows, people, reward), *(training_note(name, h) for name, h in histories.items())],
+        figures=FigureData(dict(zip(people, weights, strict=True)), prototypes, histories=histories),
     )  # fmt: skip
     summary = {name: value for metric in metrics for name, value in means_by_type(table, metric).items()}
     summary |= {f"{name}/n_updates": n_updates(history) for name, history in histories.items()}
@@ -87,6 +95,21 @@ def n_updates(history: pd.DataFrame) -> float:
         return 0.0
     updates = history["n_updates"] if "n_updates" in history else history["step"]
     return float(updates.groupby(history["adapter"]).max().sum() if "adapter" in history else updates.max())
+
+
+def standing_note(rows: Sequence[Mapping[str, Any]], people: Sequence[str], reward: PersonalizedReward) -> str:
+    """What the numbers rest on: how many completions, of whom, and what the unit of reward is; what a type is."""
+    unit = (
+        "standard deviations of each person's rewards over completions of the reference"
+        if reward.standardize
+        else "the reward model's own units"
+    )
+    words = f"Each policy wrote {len(rows):,} completions, for {len(people):,} people; `reward` is in {unit}."
+    if "type" in rows[0]:
+        return words
+    return (
+        f"{words} A type is the prototype of the reward model that weighs most for a person; prompts call it `type k`."
+    )
 
 
 def training_note(name: str, history: pd.DataFrame) -> str:

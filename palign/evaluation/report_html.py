@@ -228,9 +228,10 @@ def _by_annotator(models: Sequence[dict[str, Any]], people: list[str]) -> list[s
     for model in models:
         for metric, found in frame_of(model, people)["metrics"].items():
             shares = [span(found["quantiles"][share]) for share in ("0.1", "0.5", "0.9")]
-            cells = [text(metric), f"{model['n_annotators']:,}", *shares, _cell(found["cvar"]), _cell(found["gini"])]
+            counts = [f"{model['n_annotators']:,}", f"{model['n_judgements']:,}"]
+            cells = [text(metric), *counts, *shares, _cell(found["cvar"]), _cell(found["gini"])]
             rows.append(([text(model["model"]), *cells], False))
-    head = ["model", "metric", "annotators", "10 % have less than", "median", "90 % have less than"]
+    head = ["model", "metric", "annotators", "judgements", "10 % have less than", "median", "90 % have less than"]
     return _table("Over people", [*head, "mean of the worst tenth", "Gini"], rows, words=(1,))
 
 

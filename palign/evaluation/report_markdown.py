@@ -116,11 +116,13 @@ def _by_annotator(models: list[dict[str, Any]], people: list[str]) -> list[str]:
         for metric, found in frame_of(model, people)["metrics"].items():
             low, middle, high = (span(found["quantiles"][share]) for share in ("0.1", "0.5", "0.9"))
             tail = [_cell(found["cvar"]), _cell(found["gini"])]
-            rows.append([escape(model["model"]), escape(metric), str(model["n_annotators"]), low, middle, high, *tail])
+            counts = [str(model["n_annotators"]), str(model["n_judgements"])]
+            rows.append([escape(model["model"]), escape(metric), *counts, low, middle, high, *tail])
     header = [
         "model",
         "metric",
         "annotators",
+        "judgements",
         "10 % have less than",
         "median",
         "90 % have less than",

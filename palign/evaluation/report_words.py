@@ -21,7 +21,11 @@ WHAT_THE_NUMBERS_ARE = (
     "ranking, in nats. `reward`: what the reward model gives; of a policy's completions it is what was optimised, not "
     "a proof of quality. `gold`: utility by an independent judge, if there is one. `kl`: how far a policy has moved "
     "from the reference, in nats. Gap: best group minus worst. Intervals come from resampling people within groups, "
-    "since one person's judgements hang together.",
+    "since one person's judgements hang together. The worst of several groups looks worse than it is, for chance "
+    "helped to choose it: intervals of a worst-served group or tenth, a ratio, a Gini and their differences are moved "
+    "by as much as the resamples show. They differ from the same group's interval in its table, and the number may "
+    "lie at their end. The interval of a gap holds the true gaps that could have given the one seen; that one may be "
+    "larger than all of them.",
     "**What they do not show.** That a gap is small on these groups says nothing of groups that were not declared, "
     "nor "
     "of people who are not in the data. An interval that is wide, or missing, means that there are too few people to "
@@ -31,6 +35,7 @@ WHAT_THE_NUMBERS_ARE = (
     "owed is not a question of measurement. A discovered type is a pattern of answers that the model found useful: it "
     "is not an identity, and nobody should be told that it is theirs.",
 )
+LEAST_PEOPLE = 5  # of a group that a warning is given for
 PREFERRED = {"reward models": ("accuracy", "log_likelihood", "reward"), "policies": ("gold", "reward", "kl")}
 
 
@@ -65,7 +70,7 @@ def headline_sentences(data: dict[str, Any]) -> list[str]:
 def model_sentences(section: dict[str, Any], model: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """Whom it serves worst; what it gained over its baselines; warnings, which begin with "Warning:"."""
     metric = main_metric(section["name"], model["metrics"])
-    sentences = [_of_model(model, metric, settings)]
+    sentences = [_of_model(model, metric, settings, is_policy=section["name"] == "policies")]
     return [
         *sentences,
         *_differences(section, model["model"], metric, settings["opens_with"]),
@@ -73,7 +78,7 @@ def model_sentences(section: dict[str, Any], model: dict[str, Any], settings: di
     ]
 
 
-def _of_model(model: dict[str, Any], metric: str, settings: dict[str, Any]) -> str:
+def _of_model(model: dict[str, Any], metric: str, settings: dict[str, Any], *, is_policy: bool) -> str:
     grouped = opening_frame(model, settings)
     level = f"{100 * settings['level']:g} % interval"
     if grouped is None:
@@ -82,7 +87,9 @@ def _of_model(model: dict[str, Any], metric: str, settings: dict[str, Any]) -> s
         return (
             f"{model['model']}: {metric} is {with_interval(found['overall'], level)} overall; over the worst-served "
             f"{share} "
-            f"of {model['n_annotators']} annotators it is {with_interval(found['cvar'])}."
+            f"of {model['n_annotators']} annotators"
+            f"{' (' + format(model['n_judgements'], ',') + ' completions)' if is_policy else ''} "
+            f"it is {with_interval(found['cvar'])}."
         )
     found, kind = grouped["metrics"][metric], " × ".join(grouped["groups"])
     worst, best = found["worst"], found["best"]
@@ -142,7 +149,7 @@ def _of_worst(row: dict[str, Any], groups: list[str]) -> str:
 
 
 def _of_hacking(section: dict[str, Any], name: str) -> list[str]:
-    """A warning where the reward of a group rose and its gold utility fell, both beyond their intervals."""
+    """A warning where the reward of some people's group rose and its gold utility fell: 0 is in neither interval."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for comparison in section["comparisons"]:
         if comparison["second"] == name and comparison["first"] == section["baselines"][0]:
@@ -158,9 +165,9 @@ def _of_hacking(section: dict[str, Any], name: str) -> list[str]:
         if metric != "gold" or reward is None:
             continue
         if (
-            _at_least(reward["low"], 0.0)
-            and _at_least(0.0, gold["high"])
-            and reward["difference"] > 0 > gold["difference"]
+            _above(reward["low"], 0.0)
+            and _above(0.0, gold["high"])
+            and min(reward["n_annotators"], gold["n_annotators"]) >= LEAST_PEOPLE
         ):
             warnings.append(
                 f"Warning: for {kind} {group} the reward rose by {span(reward['difference'])} and gold utility fell "
@@ -170,8 +177,9 @@ def _of_hacking(section: dict[str, Any], name: str) -> list[str]:
     return warnings
 
 
-def _at_least(first: float | None, second: float | None) -> bool:
-    return first is not None and second is not None and first >= second
+def _above(first: float | None, second: float | None) -> bool:
+    """By what can be seen of three decimals."""
+    return first is not None and second is not None and first - second >= 0.0005
 
 
 def _people(count: int) -> str:
