@@ -28,6 +28,7 @@ from palign.evaluation.evaluate_arguments import (
 )
 from palign.evaluation.model_kinds import ModelSource
 from palign.evaluation.report import write_report
+from palign.evaluation.told_prompts import conditioning_note
 from palign.trainers.deepspeed_runs import prepare_deepspeed
 from palign.trainers.embedded import make_embedded_default, train_embedded_reward
 from palign.writing import write_whole
@@ -52,11 +53,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         sources = sources_of(script)
     said = data_args.look_at(rows, embeddings=vectors)
     judged, baselines, types = sources
+    told = [note for source in (*judged, *baselines) if (note := conditioning_note(source, rows))]
+    for note in told:
+        state.print(note)
     found = evaluate_models(
         [*judged, *baselines], rows, vectors=vectors, types_from=types, batch_size=script.batch_size,
         dtype=script.dtype, max_length=script.max_length,
     )  # fmt: skip
-    return {} if found is None else report(script, said, found, sources[:2], groups, start)
+    return {} if found is None else report(script, [*told, *said], found, sources[:2], groups, start)
 
 
 def embedded(script: EvaluationArguments) -> Preferences:

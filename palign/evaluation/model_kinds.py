@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from palign.conditioning import PolicyConditioning, conditioning_of
 from palign.models.checkpoints import looks_like_path, read_json, require_model_folder
 from palign.models.fair_files import GAME
 from palign.models.mixture_files import BASE, load_mixture
@@ -43,6 +44,7 @@ class ModelSource:
         base: of an adapter, the model that it lies on; of a causal language model, the reference.
         beta: of implicit rewards β·(log π − log π_ref); None where the kind has none.
         reads_vectors: of a PAL model, whether its items are vectors.
+        conditioning: of a policy, how it was told who is asking; None where no file says so.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ModelSource:
     base: str | None = None
     beta: float | None = None
     reads_vectors: bool = False
+    conditioning: PolicyConditioning | None = None
 
 
 def recognise(
@@ -102,7 +105,7 @@ def _adapter(path: str, name: str, config: dict[str, Any], base: str | None, bet
     game = read_json(path, GAME, None)
     if isinstance(game, dict) and "beta" in game:
         return ModelSource(name, path, ModelKind.FAIR_POLICY, base=str(under), beta=float(game["beta"]))
-    return ModelSource(name, path, ModelKind.ADAPTER, base=str(under), beta=DEFAULT_BETA if beta is None else beta)
+    return _policy(name, path, ModelKind.ADAPTER, str(under), beta)
 
 
 def _whole(path: str, name: str, config: dict[str, Any], reference: str | None, beta: float | None) -> ModelSource:
@@ -125,9 +128,14 @@ def _whole(path: str, name: str, config: dict[str, Any], reference: str | None, 
         if read_json(reference, "config.json", None) is None:
             raise ValueError(f"--reference_path names {reference!r}, which holds no config.json; give a model.")
         require_model_folder(reference)
-        return ModelSource(name, path, ModelKind.CAUSAL, base=reference, beta=DEFAULT_BETA if beta is None else beta)
+        return _policy(name, path, ModelKind.CAUSAL, reference, beta)
     what = ", ".join(heads) or "none"
     raise ValueError(f"{path!r} has the head {what}, which gives no score of a completion. Give {KNOWN}.")
+
+
+def _policy(name: str, path: str, kind: ModelKind, base: str, beta: float | None) -> ModelSource:
+    beta = DEFAULT_BETA if beta is None else beta
+    return ModelSource(name, path, kind, base=base, beta=beta, conditioning=conditioning_of(path))
 
 
 def _contents(path: str) -> str:

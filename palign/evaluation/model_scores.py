@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.preferences import Preferences
 from palign.data.rendering import render_completion, render_prompt
 from palign.evaluation.model_kinds import ModelKind, ModelSource
+from palign.evaluation.told_prompts import tell_readers
 from palign.models.architectures import sees_only_the_past
 from palign.models.completions import TokenizedItems, policy_logps
 from palign.models.mixture_files import load_mixture
@@ -74,6 +76,8 @@ def score_source(
         return _mixture(source, rows, **options)
     if source.kind in (ModelKind.REWARD, ModelKind.REWARD_ADAPTER):
         return ModelScores(_per_item(rows, _rewards(source, rows, max_length=max_length, **options)))
+    if source.conditioning is PolicyConditioning.PROMPT:
+        rows = tell_readers(rows, WhoIsAsking.load(source.path))
     return ModelScores(_per_item(rows, _implicit_rewards(source, rows, max_length=max_length, **options)))
 
 
