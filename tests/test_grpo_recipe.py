@@ -87,6 +87,8 @@ def test_message_rows_reach_a_report(recipe: ModuleType, tmp_path: Path) -> None
         (("--annotator_column", "rater"), r"row 0: there is no column 'rater'"),
         (("--reward_model_path", "./empty"), "empty"),
         (("--dataset_name", "./nowhere.jsonl"), "nowhere.jsonl"),
+        (("--model_name_or_path", "nolm"), "model_name_or_path is 'nolm', which could not be loaded"),
+        (("--reward_model_path", "out/nopal"), "--reward_model_path: 'out/nopal' is no folder here"),
     ],
 )
 def test_bad_input_is_found_before_a_policy_loads(

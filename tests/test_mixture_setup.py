@@ -117,6 +117,10 @@ ONE = planted_rows(1, 6)
         ([r | {"annotator_id": i} for i, r in enumerate(planted_rows(8, 3))], [], "single binary votes|binary vote"),
         (planted_rows(4, 5), ["--group_columns", "country"], "country"),
         (planted_rows(4, 5), ["--annotator_column", "worker"], "worker"),
+        (planted_rows(4, 8), ["--model_name_or_path", "nolm"], "model_name_or_path is 'nolm', which could not be"),
+        ([r | {"prompt": [{"role": "user", "content": "hi"}]} | {
+            side: [{"role": "assistant", "content": r[side]}] for side in ("chosen", "rejected")
+        } for r in planted_rows(4, 8)], ["--guard", "off"], "tokenizer has no chat template"),
     ],
 )  # fmt: skip
 def test_bad_rows_are_found_before_a_model_loads(

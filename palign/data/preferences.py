@@ -75,6 +75,10 @@ class Preferences:
         """(n_rows,) how many items each row compares."""
         return (self.item_indices >= 0).sum(axis=1)
 
+    def texts(self) -> list[Text]:
+        """Every prompt and every completion; nothing where rows name vectors."""
+        return [*(self.prompts or []), *(text for _, text in self.items or [])]
+
     def annotators(self) -> AnnotatorIndex:
         """Everybody who judged, in order of first appearance."""
         return AnnotatorIndex(dict.fromkeys(self.annotator_ids.tolist()))

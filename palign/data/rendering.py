@@ -1,11 +1,12 @@
 """Prompts and completions as the plain text that a tokenizer reads."""
 
 import os.path
+from collections.abc import Iterable
 from typing import Any
 
 from palign.data.checks import Text
 
-__all__ = ["render_completion", "render_prompt"]
+__all__ = ["render_completion", "render_prompt", "require_template"]
 
 
 def render_prompt(prompt: Text, tokenizer: Any = None) -> str:
@@ -51,6 +52,12 @@ def render_completion(prompt: Text, completion: Text, tokenizer: Any = None) -> 
     whole = _template_of(tokenizer).apply_chat_template(messages, tokenize=False)
     # Some templates open the answer with words of their own (a thinking tag): cut where the two texts part.
     return whole[len(os.path.commonprefix([whole, render_prompt(prompt or [], tokenizer)])) :]
+
+
+def require_template(texts: Iterable[Text], tokenizer: Any) -> None:
+    """Raise ValueError, as `render_prompt`, where one of the texts is conversational and there is no chat template."""
+    if any(not isinstance(text, str) for text in texts):
+        _template_of(tokenizer)
 
 
 def _template_of(tokenizer: Any) -> Any:

@@ -25,7 +25,7 @@ from palign.models.architectures import (
     tokenizer_content,
     without_head,
 )
-from palign.models.checkpoints import read_pooling_hints, require_model_folder
+from palign.models.checkpoints import read_pooling_hints, require_model_folder, unknown_model_message
 from palign.models.pooling import POOLINGS, pack, pool, rows_at
 from palign.models.sharded import is_sharded, loading_whole
 
@@ -119,10 +119,7 @@ class Backbone(nn.Module):
                     name_or_path, dtype=dtype, use_safetensors=True, subfolder=hints.subfolder, **common
                 )
         except (OSError, KeyError) as error:
-            raise ValueError(
-                f"model_name_or_path is {name_or_path!r}, which could not be loaded as a model with its tokenizer "
-                f"({error}). Give a hub name that this machine can reach or has in its cache, or a folder."
-            ) from error
+            raise ValueError(unknown_model_message(name_or_path, error)) from error
         limit = min(max_length, hints.max_length or max_length)
         return cls(
             model,

@@ -9,6 +9,10 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER_FILES = (
@@ -89,6 +93,29 @@ def require_model_folder(name_or_path: str, subfolder: str = "") -> None:
         )
     raise ValueError(
         f"model_name_or_path is {name_or_path!r}, which is not a model folder: missing {', '.join(missing)}. {advice}"
+    )
+
+
+def read_tokenizer(name_or_path: str, **options: Any) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model folder or hub name, read before the model for what it tells; `options` go to loading.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    require_model_folder(name_or_path)
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path, **options)
+    except (OSError, KeyError) as error:
+        raise ValueError(unknown_model_message(name_or_path, error)) from error
+
+
+def unknown_model_message(name_or_path: str, error: Exception) -> str:
+    """For a name that is no folder here, and that the hub or its cache did not give."""
+    return (
+        f"model_name_or_path is {name_or_path!r}, which could not be loaded as a model with its tokenizer "
+        f"({error}). Give a hub name that this machine can reach or has in its cache, or a folder."
     )
 
 

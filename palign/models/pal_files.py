@@ -73,7 +73,14 @@ def load_model(cls: "type[PALRewardModel]", name_or_path: str, options: dict[str
         from huggingface_hub import snapshot_download
 
         options = dict(options)  # the revision is that of this repository, not of the backbone's
-        folder = Path(snapshot_download(name_or_path, revision=options.pop("revision", None)))
+        try:
+            folder = Path(snapshot_download(name_or_path, revision=options.pop("revision", None)))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{name_or_path!r} is no folder here, and as a model of the hub it cannot be had "
+                f"({type(error).__name__}). Check the name; give a folder that PALRewardModel.save_pretrained or "
+                "recipes/pal_reward.py wrote."
+            ) from error
     missing = [name for name in (CONFIG, WEIGHTS, ANNOTATORS) if not (folder / name).is_file()]
     if missing:
         raise ValueError(

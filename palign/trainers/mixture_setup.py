@@ -12,15 +12,16 @@ import torch
 from accelerate import PartialState
 from peft import PeftConfig
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from palign.data.arguments import DataArguments
 from palign.data.guard import GuardOptions
 from palign.data.preferences import Preferences
+from palign.data.rendering import require_template
 from palign.data.splits import split_by_prompt, split_by_row
 from palign.data.vote_counts import count_votes
-from palign.models.checkpoints import require_model_folder
+from palign.models.checkpoints import read_tokenizer, require_model_folder
 from palign.models.mixture_files import named_base
 from palign.models.reference_logps import base_fingerprint
 from palign.models.sharded import leave_engine
@@ -141,7 +142,7 @@ def set_up_mixture(
             train, evaluation = _held_out(train, script.eval_fraction, args.seed)
         count_votes(train, args.n_types)
         said = data_args.look_at(train, evaluation, options=options)
-        model, tokenizer = _load(model_args, script.trust_remote_code)
+        model, tokenizer = _load(model_args, script.trust_remote_code, train)
     return MixtureSetup(
         model, tokenizer, train, evaluation, args, get_peft_config(model_args),
         declared_types(train, script.type_column), data_args.group_columns, said,
@@ -187,10 +188,13 @@ def _held_out(rows: Preferences, fraction: float, seed: int) -> tuple[Preference
     return split_by_row(rows, fraction=fraction, seed=seed)
 
 
-def _load(model_args: ModelConfig, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(
+    model_args: ModelConfig, trust_remote_code: bool, rows: Preferences
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     load = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
     name = model_args.model_name_or_path
-    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", **load)
+    tokenizer = read_tokenizer(name, padding_side="left", **load)
+    require_template(rows.texts(), tokenizer)
     load |= {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
     quantized = get_quantization_config(model_args)
     if quantized is not None:  # quantized where it is loaded, so each process on its own device

@@ -5,12 +5,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 from accelerate import PartialState
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from palign.conditioning import WhoIsAsking
 from palign.data.guard import act_on, guard_prompts
-from palign.models.checkpoints import require_model_folder
+from palign.data.rendering import require_template
+from palign.models.checkpoints import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.models.sharded import loading_whole
 from palign.rewards import PersonalizedReward
@@ -103,8 +104,15 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
         act_on(guard_prompts(rows, seed=args.seed), script.guard)
     order = np.random.default_rng(args.seed).permutation(len(rows))
     n_eval = min(script.n_eval_rows, max(1, len(rows) // 10))
-    reward_model = PALRewardModel.from_pretrained(args.reward_model_path)
     load = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
+    tokenizer = read_tokenizer(model_args.model_name_or_path, padding_side="left", **load)
+    prompts = [row["prompt"] for row in rows]
+    require_template(prompts, tokenizer)
+    try:
+        reward_model = PALRewardModel.from_pretrained(args.reward_model_path)
+    except ValueError as error:
+        raise ValueError(f"--reward_model_path: {error}") from error
+    require_template(prompts, reward_model.tokenizer or tokenizer)
     load_model: dict[str, Any] = {}
     quantized = get_quantization_config(model_args)
     if quantized is not None:  # quantized where it is loaded, so each process on its own device
@@ -114,7 +122,7 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
             model_args.model_name_or_path, dtype=model_args.dtype, use_safetensors=True, **load, **load_model
         )
     return {
-        "tokenizer": AutoTokenizer.from_pretrained(model_args.model_name_or_path, padding_side="left", **load),
+        "tokenizer": tokenizer,
         "model": model,
         "reward_model": reward_model,
         "train_rows": [rows[i] for i in order[n_eval:]],

@@ -25,7 +25,7 @@ from palign.models.row_batch import RowTensors
 from palign.trainers.head_fit import HeadFitOptions, fit_head
 from palign.trainers.mixture_metrics import pair_order
 
-__all__ = ["PrototypeChoice", "choose_n_prototypes", "fit_fresh_head"]
+__all__ = ["PrototypeChoice", "choose_n_prototypes", "fit_fresh_head", "require_people"]
 
 CANDIDATES = (1, 2, 3, 4, 5, 6, 8)
 HELD_OUT = 0.25
@@ -83,13 +83,8 @@ def choose_n_prototypes(
         ValueError: fewer than 16 annotators with two answers or more, too few to hold any out.
     """
     counts = torch.bincount(data.annotator_index)
-    eligible = torch.where(counts >= 2)[0].numpy()
+    eligible = require_people(data.annotator_index.numpy())
     n_held_out = int(len(eligible) * HELD_OUT)
-    if n_held_out < MIN_HELD_OUT:
-        raise ValueError(
-            f"n_prototypes is 'auto', and only {len(eligible)} annotators have two answers or more; K is chosen on a "
-            f"quarter of them who are held out, at least {MIN_HELD_OUT}. Give a number, as --n_prototypes 2."
-        )
     rng = np.random.default_rng(seed)
     dealt = rng.permutation(eligible)
     folds = [
@@ -109,6 +104,22 @@ def choose_n_prototypes(
         accuracy, temperature = (float(np.mean(values)) for values in list(zip(*judged, strict=True))[1:])
         table.append({"n_prototypes": k, "accuracy": accuracy, "temperature": temperature})
     return _one_standard_error(table, per_person)
+
+
+def require_people(annotator_index: np.ndarray) -> np.ndarray:
+    """Those who can be held out, of whose row each is (n_rows,): annotators with two answers or more.
+
+    Raises:
+        ValueError: fewer than 16 of them.
+    """
+    eligible, needed = np.flatnonzero(np.bincount(annotator_index) >= 2), int(MIN_HELD_OUT / HELD_OUT)
+    if len(eligible) < needed:
+        raise ValueError(
+            f"n_prototypes is 'auto', which needs {needed} annotators with two answers or more, and there are "
+            f"{len(eligible)}: K is chosen on a quarter of them who are held out, at least {MIN_HELD_OUT}. Give a "
+            "number, as --n_prototypes 2."
+        )
+    return eligible
 
 
 def _fold(

@@ -15,9 +15,10 @@ from palign.data.annotators import AnnotatorIndex
 from palign.data.arguments import DataArguments
 from palign.data.guard import GuardOptions
 from palign.data.preferences import Preferences
+from palign.data.rendering import require_template
 from palign.data.splits import split_by_row
 from palign.data.synthetic import make_gaussian_population
-from palign.models.checkpoints import require_model_folder
+from palign.models.checkpoints import read_tokenizer, require_model_folder
 from palign.models.embeddings import EmbeddingStore
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
@@ -25,7 +26,7 @@ from palign.trainers.mixture_metrics import pair_order
 from palign.trainers.pal_reward_arguments import RewardArguments
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer, check_prototype_count, head_fit_options
-from palign.trainers.prototype_count import PrototypeChoice, choose_n_prototypes
+from palign.trainers.prototype_count import PrototypeChoice, choose_n_prototypes, require_people
 
 if TYPE_CHECKING:
     from trl import ModelConfig
@@ -146,6 +147,12 @@ def set_up_reward(
     said = data_args.look_at(
         train, evaluation, options=options, embeddings=embeddings, unseen=newcomers[0] if newcomers else None
     )
+    if script.n_prototypes == "auto":
+        require_people(train.annotators().indices(train.annotator_ids))
+    if model_args.model_name_or_path is not None and any(not isinstance(text, str) for text in train.texts()):
+        trusts = getattr(model_args, "trust_remote_code", False)
+        own = {"revision": model_args.model_revision, "trust_remote_code": trusts}
+        require_template(train.texts(), read_tokenizer(model_args.model_name_or_path, **own))
     setup = RewardSetup(
         script, args, train, evaluation, embeddings, _backbone(script, model_args), model_args.model_name_or_path,
         newcomers, data_args.group_columns, annotators=train.annotators(), guard_notes=said,
