@@ -266,6 +266,14 @@ def test_bad_rows(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> N
         make_trainer(tmp_path, train_dataset=rows)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_rows_that_fill_no_generation_are_refused(tmp_path: Path, algorithm: str) -> None:
+    """Sixteen completions, four for each row: TRL would leave three rows out, and train nothing."""
+    with pytest.raises(ValueError, match=r"3 rows, and a batch is 16 completions, 4 for each row .*at least 4 rows"):
+        make_trainer(tmp_path, algorithm, train_dataset=named_rows(3), steps_per_generation=2)
+    make_trainer(tmp_path, algorithm, train_dataset=named_rows(4), steps_per_generation=2)
+
+
 def test_a_guard_that_counted_goes_on_counting(tmp_path: Path) -> None:
     """Beyond the limit in every update: stopped after the third, though the run was stopped after two."""
     settings = {"max_kl": -1.0, "stop_patience": 3, "save_strategy": "steps", "save_steps": 1}

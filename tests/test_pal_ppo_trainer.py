@@ -42,6 +42,18 @@ def test_every_scored_row_belongs_to_the_person_its_prompt_names(tmp_path: Path)
     assert len({row.reward for row in socket.seen}) > 8  # not one person over and over
 
 
+def test_eval_rows_that_do_not_fill_a_batch_are_scored(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, eval_dataset=named_rows(5))
+    assert [row.annotator_id for row in trainer._score_eval_rows(False)] == ["0", "1", "2", "3", "4"]  # 4 a batch
+
+
+def test_rows_that_fill_no_batch_are_refused(tmp_path: Path) -> None:
+    """TRL's loop would ask for a batch of eight for ever."""
+    model, tokenizer = tiny_policy()
+    with pytest.raises(ValueError, match=r"6 rows, and a batch is 8 completions .*Give at least 8 rows"):
+        PALPPOTrainer(model, SpyReward(IdReward()), ppo_config(tmp_path), tokenizer, named_rows(6))
+
+
 def test_scores_in_the_log_are_the_peoples(tmp_path: Path) -> None:
     """`objective/scores` is the mean of the rewards less the penalty for completions that do not end."""
     trainer = make_trainer(tmp_path, missing_eos_penalty=None)
@@ -241,6 +253,21 @@ def test_one_adapter_per_prototype(tmp_path: Path) -> None:
             alone = PeftModel.from_pretrained(base, tmp_path / name).eval()(ids).logits
         assert torch.allclose(alone, logits[name], atol=1e-6)
     assert not torch.allclose(logits["type_0"], logits["type_1"], atol=1e-4)
+
+
+def test_adapters_share_the_epochs_where_no_episodes_are_given(tmp_path: Path) -> None:
+    """Two epochs of 40 rows are 80 episodes: 40 for each of two prototypes, in batches of 20."""
+
+    class Constant:
+        def score(self, prompts: list[str], completions: list[str], annotator_ids: Any, weights: Any) -> torch.Tensor:
+            return torch.zeros(len(prompts))
+
+    model, tokenizer = tiny_policy()
+    args = ppo_config(tmp_path, total_episodes=None, num_train_epochs=2, per_device_train_batch_size=20)
+    trained = train_prototype_adapters(
+        model, Constant(), args, tokenizer, named_rows(), n_prototypes=2, peft_config=lora()
+    )
+    assert [len(history) for history in trained.histories] == [2, 2]
 
 
 def test_people_are_served_by_their_dominant_prototype_or_a_draw() -> None:

@@ -39,6 +39,7 @@ from palign.trainers.pal_grpo_reward import RecordedReward
 from palign.trainers.policy_card import write_policy_card
 from palign.trainers.policy_metrics import sample_table
 from palign.trainers.policy_resume import load_watch, save_watch
+from palign.trainers.policy_rows import require_one_batch
 from palign.trainers.ppo_guard import CollapseGuard
 from palign.writing import saving, whole_files
 
@@ -105,6 +106,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         self.eval_rows = None
         if eval_dataset is not None:
             self.eval_rows = prepare_group_rows(eval_dataset, name="eval_dataset", **prepare)
+        require_one_batch(len(self.train_rows.prompts), args)
         names = [*self.train_rows.group_names, *([] if self.eval_rows is None else self.eval_rows.group_names)]
         self.reward, self.who = reward, who
         self.recorder = RecordedReward(

@@ -33,7 +33,8 @@ def train_prototype_adapters(
     Args:
         model: the base, a causal language model; it comes back with the adapters on it.
         reward_model: whose `score` takes `weights`.
-        args: of every run; `total_episodes` and `max_steps` are shared out evenly over the prototypes.
+        args: of every run; `total_episodes` (or those of `num_train_epochs`) and `max_steps` are shared out evenly
+            over the prototypes.
         processing_class: the policy's tokenizer.
         train_dataset: rows as `PALPPOTrainer` takes them; the people play no part in a prototype's reward.
         n_prototypes: K.
@@ -41,9 +42,12 @@ def train_prototype_adapters(
         n_value_layers: see `make_value_model`.
         judge: see `PALPPOTrainer`.
     """
+    n_episodes = args.total_episodes
+    if n_episodes is None:  # as TRL counts them
+        n_episodes = int(args.num_train_epochs * len(train_dataset))
 
     def train_one(base: PreTrainedModel, weights: Tensor, own: PALPPOConfig) -> tuple[PeftModel, History]:
-        own.total_episodes = max(1, args.total_episodes // n_prototypes)
+        own.total_episodes = max(1, n_episodes // n_prototypes)
         own.max_steps = max(1, args.max_steps // n_prototypes) if args.max_steps > 0 else args.max_steps
         trainer = PALPPOTrainer(
             base,

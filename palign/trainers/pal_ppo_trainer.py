@@ -22,6 +22,7 @@ from accelerate.logging import get_logger
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import (
     DataCollatorWithPadding,
     GenerationConfig,
@@ -45,6 +46,7 @@ from palign.trainers.pal_ppo_data import check_tokenizer, prepare_rows
 from palign.trainers.pal_ppo_resume import load_progress, save_progress
 from palign.trainers.policy_card import write_policy_card
 from palign.trainers.policy_metrics import reward_metrics, sample_table
+from palign.trainers.policy_rows import require_one_batch
 from palign.trainers.ppo_flags import checkpoint_activations, heed_max_steps, mixed_precision
 from palign.trainers.ppo_guard import CollapseGuard
 from palign.trainers.ppo_metrics import correct_table_metrics
@@ -127,6 +129,7 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
         prepare = {"args": args, "tokenizer": processing_class, "who": who, "socket": self.socket}
         self.train_rows = prepare_rows(train_dataset, name="train_dataset", **prepare)
         self.eval_rows = None if eval_dataset is None else prepare_rows(eval_dataset, name="eval_dataset", **prepare)
+        require_one_batch(len(self.train_rows.prompts), args)
         self.history: list[dict[str, float]] = []
         self.guard = CollapseGuard(args.max_kl, args.max_empty_fraction, args.stop_patience)
         self._latest_rows: list[ScoredRow] = []
@@ -151,7 +154,7 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
         # read by each process for itself, outside of `forward`: its weights stay whole, and no engine's
         self.reward_model = self.socket.to(self.accelerator.device)
         self.dataloader = BindingLoader(self.dataloader, self._bind_training, before_take=self._write_due_checkpoint)
-        self.eval_dataloader = BindingLoader(self.eval_dataloader, self._bind_eval)
+        self.eval_dataloader = BindingLoader(self._eval_loader(), self._bind_eval)
         self.is_fsdp_xla_v1_enabled = False  # transformers asks as it loads an optimizer, and TRL's PPO never says
         # TRL accumulates over rows of one batch; at a loader's last batch Accelerate would step at each part of it
         self.accelerator.gradient_state.plugin_kwargs["sync_with_dataloader"] = False
@@ -159,6 +162,13 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
         if args.gradient_checkpointing:
             checkpoint_activations(self.model, self.accelerator)
         refuse_divided(self, "PALPPOTrainer")
+
+    def _eval_loader(self) -> DataLoader:
+        """TRL's drops what does not fill a batch on every process, which may be all there is."""
+        if self.eval_rows is None:
+            return self.eval_dataloader
+        size, rows = self.args.per_device_eval_batch_size, self.eval_rows.dataset
+        return self.accelerator.prepare(DataLoader(rows, batch_size=size, collate_fn=self.data_collator))
 
     def _show_wrapped_policy(self) -> None:
         """TRL reads `model.policy` of the prepared model; let a data-parallel wrapper answer (not as a submodule)."""

@@ -4,13 +4,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset
+from transformers import TrainingArguments
 
 from palign.data.annotators import canonical_id
 from palign.data.checks import unknown_column_message
 from palign.data.loading import read_rows
 
-__all__ = ["PolicyRows", "groups_of", "named_rows", "read_prompt_rows"]
+__all__ = ["PolicyRows", "groups_of", "named_rows", "read_prompt_rows", "require_one_batch"]
 
 
 @dataclass
@@ -55,6 +57,28 @@ def groups_of(rows: Sequence[dict[str, Any]], column: str | None) -> list[str]:
     """The group of each row, or nothing where not every row has one."""
     has_groups = column is not None and all(row.get(column) is not None for row in rows)
     return [str(row[column]) for row in rows] if has_groups else []
+
+
+def require_one_batch(n_rows: int, args: TrainingArguments, name: str = "train_dataset") -> None:
+    """Raise `ValueError` where rows do not fill one batch: TRL's PPO would ask for one for ever, its GRPO train none.
+
+    Args:
+        n_rows: rows to train on.
+        args: of PPO, or of GRPO or RLOO, which draw `num_generations` completions for each row.
+        name: of the rows, for the message.
+    """
+    n_each, n_processes = args.per_device_train_batch_size, PartialState().num_processes
+    steps = "gradient_accumulation_steps" if not hasattr(args, "num_generations") else "steps_per_generation"
+    n_generations = getattr(args, "num_generations", 1)
+    n_batch = n_each * n_processes * getattr(args, steps)
+    if n_rows >= n_batch // n_generations:
+        return
+    per_row = f", {n_generations} for each row" if n_generations > 1 else ""
+    raise ValueError(
+        f"{name} has {n_rows} rows, and a batch is {n_batch} completions{per_row} (per_device_train_batch_size "
+        f"{n_each} x {steps} {getattr(args, steps)} x {n_processes} process(es)): it cannot be filled once. Give at "
+        f"least {n_batch // n_generations} rows, or lower per_device_train_batch_size."
+    )
 
 
 def read_prompt_rows(
