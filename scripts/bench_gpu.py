@@ -222,8 +222,11 @@ def ppo_args(folder: str, options: Options) -> PALPPOConfig:
 def policy_and_value(data: SimpleNamespace, options: Options, work: Work) -> tuple[LlamaForCausalLM, nn.Module]:
     policy = fresh_model(options, data.tokenizer)
     value = make_value_model(policy, n_layers=2).to(DEVICE)
+    if options.gradient_checkpointing:  # for TRL's trainer, too, which does not read the argument
+        policy.gradient_checkpointing_enable()
+        value.gradient_checkpointing_enable()
     work.watch(policy, recomputes=options.gradient_checkpointing)
-    work.watch(value, trains_all=True)
+    work.watch(value, recomputes=options.gradient_checkpointing, trains_all=True)
     return policy, value
 
 
