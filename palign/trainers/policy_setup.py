@@ -17,7 +17,7 @@ from palign.models.sharded import loading_whole
 from palign.rewards import PersonalizedReward
 from palign.trainers.embedded import make_embedded_default, train_embedded_reward
 from palign.trainers.policy_arguments import PolicyArguments
-from palign.trainers.policy_rows import read_prompt_rows
+from palign.trainers.policy_rows import read_prompt_rows, require_one_batch
 from palign.trainers.policy_runs import PolicyRuns
 
 Runs = TypeVar("Runs", bound=PolicyRuns)
@@ -104,6 +104,7 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
         act_on(guard_prompts(rows, seed=args.seed), script.guard)
     order = np.random.default_rng(args.seed).permutation(len(rows))
     n_eval = min(script.n_eval_rows, max(1, len(rows) // 10))
+    require_one_batch(len(rows) - n_eval, args, f"{script.dataset_name} without {n_eval} held-out rows")
     load = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
     tokenizer = read_tokenizer(model_args.model_name_or_path, padding_side="left", **load)
     prompts = [row["prompt"] for row in rows]
@@ -113,14 +114,15 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
     except ValueError as error:
         raise ValueError(f"--reward_model_path: {error}") from error
     require_template(prompts, reward_model.tokenizer or tokenizer)
-    load_model: dict[str, Any] = {}
+    load_model = load | {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
+    if hasattr(args, "model_init_kwargs") and not model_args.use_peft:
+        # TRL's GRPO and RLOO load the reference of a policy trained whole by themselves
+        args.model_init_kwargs = load_model | (args.model_init_kwargs or {})
     quantized = get_quantization_config(model_args)
     if quantized is not None:  # quantized where it is loaded, so each process on its own device
-        load_model = {"quantization_config": quantized, "device_map": {"": PartialState().local_process_index}}
+        load_model |= {"quantization_config": quantized, "device_map": {"": PartialState().local_process_index}}
     with loading_whole():  # the reference answers before there is an engine; training divides it under ZeRO-3
-        model = AutoModelForCausalLM.from_pretrained(
-            model_args.model_name_or_path, dtype=model_args.dtype, use_safetensors=True, **load, **load_model
-        )
+        model = AutoModelForCausalLM.from_pretrained(model_args.model_name_or_path, use_safetensors=True, **load_model)
     return {
         "tokenizer": tokenizer,
         "model": model,
