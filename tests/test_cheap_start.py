@@ -9,6 +9,8 @@ import torch
 
 from palign.data.preferences import Preferences
 from palign.functional.partitions import type_accuracy
+from palign.models.completions import TokenizedItems
+from palign.models.tiny import make_tiny_tokenizer
 from palign.trainers import cheap_start as module
 from palign.trainers.cheap_start import cheap_start, given_start
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
@@ -99,6 +101,32 @@ def test_the_head_is_asked_whether_there_are_types(tmp_path: Path) -> None:
         found = start(prefs, states, config(tmp_path, n_types="2", n_permutations=n_permutations)).checks
         assert [c["name"] for c in found] == ["restart_stability", *names, "length_confounder"]
         assert all({"name", "verdict", "value", "message"} <= check.keys() for check in found)
+
+
+def test_what_the_head_doubts_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    prefs, states, _ = population(12, 5, n_types=1)
+    found = start(prefs, states, config(tmp_path, n_types="2", n_permutations=3)).checks
+    doubted = [f"{check['name']}: {check['message']}" for check in found if check["verdict"] != "ok"]
+    assert any(words.startswith("permutation_test: ") for words in doubted)
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == doubted
+
+
+@pytest.mark.parametrize("n_types", ["4", "5"])
+def test_as_many_types_as_half_the_people_leave_the_features_together(tmp_path: Path, n_types: str) -> None:
+    """Nine people: five types cannot be fitted on the four that are left when the others are held out."""
+    rng, words = np.random.default_rng(0), "red blue green tall small quick calm warm cold old new bright".split()
+    said = [[" " + " ".join(rng.choice(words, 4)) for _ in range(2)] for _ in range(54)]
+    prefs = Preferences.from_rows(
+        [{"annotator_id": i % 9, "prompt": f"q{i}", "chosen": a, "rejected": b} for i, (a, b) in enumerate(said)]
+    )
+    tokenizer = make_tiny_tokenizer([text for _, text in prefs.items])
+    states = rng.normal(size=(len(prefs.items), HIDDEN)).astype(np.float32)
+    people = prefs.annotators()
+    found = cheap_start(
+        prefs, states, torch.from_numpy(people.indices(prefs.annotator_ids)), 9, config(tmp_path, n_types=n_types),
+        TokenizedItems.of(prefs, tokenizer, max_length=32),
+    )  # fmt: skip
+    assert found.n_types == int(n_types)
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:

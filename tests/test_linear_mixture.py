@@ -150,6 +150,16 @@ def test_two_types_are_recovered() -> None:
     assert torch.equal(again.theta, fit.theta)
 
 
+@pytest.mark.parametrize("options", [{}, {"tolerance": 1e-5, "max_steps": 60}])
+def test_opposed_types_of_one_row_each_do_not_end_on_the_saddle(options: dict[str, float]) -> None:
+    """θ and −θ of norm 1, a best-of-three choice each, also with the settings by which K is chosen."""
+    theta = worlds.directions(1, 4, 0, norm=1.0)
+    rows = worlds.linear_world("best-of-3", torch.cat([theta, -theta]), torch.arange(1000) % 2, 1, 0)
+    one, two = (fit_linear_mixture(*rows, k, n_restarts=1, **options) for k in (1, 2))
+    assert two.objective - one.objective > 0.01 * 1000  # nats
+    assert torch.nn.functional.cosine_similarity(two.theta, theta).abs().min() > 0.9
+
+
 def test_newcomers_are_placed() -> None:
     theta = worlds.directions(2, 4, 0, orthogonal=True)
     eta = torch.tensor([0.7, 0.3], dtype=torch.float64)

@@ -29,7 +29,8 @@ def test_restart_stability() -> None:
     unstable = restart_stability(torch.stack([best, other, other]))
     assert unstable.verdict == "look" and unstable.value == pytest.approx(12 / 37)
     assert "depend on the start" in unstable.message
-    assert restart_stability(best[None]).verdict == "ok"
+    alone = restart_stability(best[None])
+    assert (alone.verdict, alone.value) == ("ok", None)
 
 
 def test_a_restart_that_fits_far_worse_is_no_rival() -> None:
@@ -39,7 +40,7 @@ def test_a_restart_that_fits_far_worse_is_no_rival() -> None:
     assert restart_stability(types, double([100, 100, 90, 90])).value == 1.0
     assert restart_stability(types, double([100, 100, 96, 96])).value == pytest.approx(12 / 37)
     alone = restart_stability(types[[0, 2]], double([100, 90]))
-    assert (alone.verdict, alone.value) == ("ok", 1.0) and "none of 1 other restarts" in alone.message
+    assert (alone.verdict, alone.value) == ("ok", None) and "none of 1 other restarts" in alone.message
 
 
 def people(opposed: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:
@@ -78,7 +79,9 @@ def test_one_row_each_tells_nothing() -> None:
     found = permutation_test(
         features, items[some], ranks[some], torch.arange(40), 40, 2, n_permutations=4, max_steps=5
     )
-    assert found.verdict == "stop"
+    assert (found.verdict, found.value) == ("ok", None) and "only renames people" in found.message
+    few = torch.cat([torch.arange(30), torch.arange(10)])  # 10 of 30 people have two rows
+    assert permutation_test(features, items[some], ranks[some], few, 30, 2, n_permutations=4).value is None
 
 
 def test_dead_types() -> None:

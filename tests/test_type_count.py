@@ -3,6 +3,7 @@
 import importlib.util
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,6 +117,32 @@ def test_too_few_people_are_refused() -> None:
     rows = worlds.linear_world("binary", worlds.directions(1, 2, 0), torch.zeros(9, dtype=torch.int64), 1, 0)
     with pytest.raises(ValueError, match="only 0 annotators have two rows or more"):
         choose_n_types(*rows)
+
+
+def test_more_types_than_people_to_fit_on_are_refused() -> None:
+    # nine people in two folds: five are held out, four are left
+    rows = worlds.linear_world("binary", worlds.directions(1, 2, 0), torch.zeros(9, dtype=torch.int64), 2, 0)
+    with pytest.raises(ValueError, match=r"none of the numbers of types \[5\] lies in 1…4"):
+        choose_n_types(*rows, candidates=[5], n_folds=2)
+
+
+@pytest.mark.parametrize("n_drawn", [60, 4000])
+def test_people_of_one_row_are_fitted_on_at_any_size(monkeypatch: pytest.MonkeyPatch, n_drawn: int) -> None:
+    """80 people, of whom 20 have a second row: all 20 are judged, and others are among those fitted on."""
+    features, items, ranks, _, _ = worlds.linear_world(
+        "rank-3", worlds.directions(1, 2, 0), torch.zeros(100, dtype=torch.int64), 1, 0
+    )
+    owner = torch.cat([torch.arange(80), torch.arange(20)])
+    monkeypatch.setattr("palign.functional.type_count.N_DRAWN", n_drawn)
+    fitted: list[int] = []
+
+    def fit(*args: Any, **options: Any) -> object:
+        fitted.append(int((torch.bincount(args[3]) == 1).sum()))
+        return fit_linear_mixture(*args, **options)
+
+    monkeypatch.setattr("palign.functional.type_count.fit_linear_mixture", fit)
+    choose_n_types(features, items, ranks, owner, 80, candidates=[1], n_folds=2)
+    assert fitted == [min(n_drawn, 80) - 20] * 3
 
 
 @pytest.mark.slow

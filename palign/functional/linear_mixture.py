@@ -8,6 +8,9 @@ Each θ_k is shrunk towards the pooled fit: what is minimised is −Σ_i log Σ_
 θ_pooled‖². Restarts and types are columns of one convex problem each, solved side by side; M-steps go on from where
 the last one ended (L-BFGS with its memory kept) and accept no step that raises the objective.
 
+With one stage a person the tempered E-step says next to nothing: it would bring everybody to γ = η, a saddle on which
+plain steps gain less than any tolerance. There EM is not tempered.
+
 Of more than `N_DRAWN` people so many are drawn for the restarts; the best restart then goes on with everybody.
 """
 
@@ -93,7 +96,8 @@ def fit_linear_mixture(
         ridge: strength of the shrinkage to the pooled fit, positive.
         start: (n_annotators, n_types) responsibilities of the first restart; spectral if None, the others random.
         n_restarts: one in three random ones ends badly.
-        temper_start: the E-step's first temper, annealed to 1 over `n_tempered` steps; 1 is plain EM.
+        temper_start: the E-step's first temper, annealed to 1 over `n_tempered` steps; 1 is plain EM, as it is where
+            the median annotator with rows has a single stage.
         max_steps: EM steps after those.
         tolerance: of the gain of a step, relative to the penalised log-likelihood.
         seed: of the starts.
@@ -111,7 +115,9 @@ def fit_linear_mixture(
         problem, torch.zeros(1, features.shape[1], dtype=torch.float64), torch.zeros(()), POOLED_RIDGE
     )
     pooled.minimise(everybody, POOLED_STEPS, tolerance=1e-10)
-    schedule = temper_schedule(n_tempered + 1, temper_start)[:-1] if n_types > 1 and temper_start < 1 else []
+    counts = stages.counts()
+    is_tempered = n_types > 1 and temper_start < 1 and int(counts[counts > 0].median()) > 1
+    schedule = temper_schedule(n_tempered + 1, temper_start)[:-1] if is_tempered else []
     n_restarts = 1 if n_types == 1 else n_restarts
     if start is not None and start.shape != (n_annotators, n_types):
         raise ValueError(f"start has shape {tuple(start.shape)}; responsibilities are ({n_annotators}, {n_types}).")
@@ -123,7 +129,7 @@ def fit_linear_mixture(
             em.step(temper)
         return em, em.best(*em.run(max_steps, tolerance), starts)
 
-    if n_types == 1 or int((stages.counts() > 0).sum()) <= N_DRAWN:
+    if n_types == 1 or int((counts > 0).sum()) <= N_DRAWN:
         return fitted(problem, start)[1]
     people, keep, numbers = draw_people(stages.annotator, n_annotators, N_DRAWN, seed=seed)
     drawn = Stages(stages.winner[keep], stages.losers[keep], stages.absent[keep], numbers, len(people))

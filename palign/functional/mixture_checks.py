@@ -41,11 +41,13 @@ LENGTH_EXPLAINS = 0.6  # adjusted Rand index between types and a split by length
 
 @dataclass(frozen=True)
 class Check:
-    """`name`; `verdict`: "ok", "look" or "stop"; `value`: the number it went by; `message`: a sentence."""
+    """`name`; `verdict`: "ok", "look" or "stop"; `value`: the number it went by, None where there was nothing to look
+    at; `message`: a sentence.
+    """
 
     name: str
     verdict: str
-    value: float
+    value: float | None
     message: str
 
 
@@ -57,16 +59,16 @@ def restart_stability(restart_types: Tensor, gains: Tensor | None = None) -> Che
         gains: (n_restarts,) nats that each fits better than one type for all does. A restart with less than .95 of
             the best one's gain ended badly and is no rival: it is left out. None lets all of them speak.
 
-    The value is the median, over the others, of the adjusted Rand index with the best; 1 where there is no rival.
+    The value is the median, over the others, of the adjusted Rand index with the best; None where there is no rival.
     """
     if len(restart_types) < 2:
-        return Check("restart_stability", "ok", 1.0, "a single start was made; stability was not looked at.")
+        return Check("restart_stability", "ok", None, "a single start was made; stability was not looked at.")
     rivals = restart_types[1:]
     if gains is not None:
         rivals = rivals[gains[1:] >= RIVAL * gains[0]]
     if not len(rivals):
         said = f"none of {len(restart_types) - 1} other restarts fits nearly as well as the best"
-        return Check("restart_stability", "ok", 1.0, f"{said}.")
+        return Check("restart_stability", "ok", None, f"{said}.")
     value = float(np.median([adjusted_rand_index(restart_types[0], other) for other in rivals]))
     said = (
         f"the median agreement (adjusted Rand index) of {len(rivals)} other restarts that fit about as well with the "
@@ -94,6 +96,10 @@ def permutation_test(
 ) -> Check:
     """Do types fit better than when annotator ids are shuffled over the rows? On the cheap head.
 
+    Not asked (value None) where most people have a single row: a shuffle then only renames them. A shuffle also takes
+    from people the topics they were asked about: where each judged topics of their own, tastes that everybody shares
+    but that differ by topic pass for types.
+
     One type fits the same whoever said what, so the penalised log-likelihood of `n_types` is compared itself. Rows
     and options are those of `fit_linear_mixture`; of more than `N_DRAWN` people so many are drawn. The value is
     p = (1 + shuffles as good) / (1 + n_permutations).
@@ -102,6 +108,10 @@ def permutation_test(
         return Check("permutation_test", "ok", 1.0, "there is one type; nothing to test.")
     if n_permutations < 1:
         raise ValueError(f"n_permutations is {n_permutations}; at least 1, and 19 to speak at the level of .05.")
+    counts = torch.bincount(annotator_index)
+    if int(counts[counts > 0].median()) < 2:
+        said = "most annotators have one row, and to shuffle ids then only renames people; nothing was tested."
+        return Check("permutation_test", "ok", None, said)
     if n_annotators > N_DRAWN:
         people, keep, annotator_index = draw_people(annotator_index, n_annotators, N_DRAWN, seed=seed)
         item_indices, ranks, n_annotators = item_indices[keep], ranks[keep], len(people)
@@ -158,7 +168,7 @@ def frozen_assignment(responsibilities: Tensor, start: Tensor, *, agreement: flo
         responsibilities: (n_annotators, n_types) at the end.
         start: (n_annotators, n_types) at the beginning.
         agreement: of restarts (`restart_stability(...).value`). People who do not move because the start was right are
-            found by other starts too: at .8 or more nothing is frozen. None if there were no others.
+            found by other starts too: at .8 or more nothing is frozen. None if there were no others that fit as well.
 
     The value is the share of people who changed type.
     """

@@ -9,7 +9,8 @@ Two things keep an over-confident head from asking for more types than there are
    loudly it says it;
 2. another type must bring at least `WORTH` of the log-likelihood, for the error does not hold the luck of a fit.
 
-Of more than `N_DRAWN` annotators so many are drawn, and K is chosen on them: a type of less than a hundredth of the
+Whoever has a single row is fitted on and never judged. Of more than `N_DRAWN` annotators so many are drawn, half of
+them at least of two rows or more if there are such, and K is chosen on them: a type of less than a hundredth of the
 people is not found that way; give K to look for it.
 
 The Bayesian information criterion, with n = annotators, stands in the same table for comparison.
@@ -75,7 +76,8 @@ def choose_n_types(
         n_folds: every annotator of two rows or more is held out once.
 
     Raises:
-        ValueError: fewer than 8 annotators with two rows or more, too few to hold any out.
+        ValueError: fewer than 8 annotators with two rows or more, too few to hold any out; no candidate that those
+            left to fit on can bear.
     """
     data = (item_indices, ranks, annotator_index)
     if n_annotators > N_DRAWN:
@@ -94,7 +96,13 @@ def choose_n_types(
     is_first_half = _first_half(annotator_index, generator)
     n_fitted = int((counts > 0).sum())
     tried = sorted(set(candidates if candidates is not None else range(1, max_types + 1)))
-    tried = [k for k in tried if 1 <= k <= n_fitted - max(map(len, folds))]
+    most = n_fitted - max(map(len, folds))
+    if not any(1 <= k <= most for k in tried):
+        raise ValueError(
+            f"none of the numbers of types {tried} lies in 1…{most}, the annotators that are left to fit on when one "
+            f"of {n_folds} folds is held out. Try fewer types, or use more folds."
+        )
+    tried = [k for k in tried if 1 <= k <= most]
     options = {"ridge": ridge, "temper_start": temper_start, "n_restarts": n_restarts, "seed": seed} | COARSE
     table, judged = [], []
     for k in tried:

@@ -167,10 +167,12 @@ def _features(
     if len(found) == 1:
         return next(iter(found.values()))
     found["both"] = torch.cat([found["states"], found["tokens"]], 1)
-    n_eligible = int((torch.bincount(said[2]) >= 2).sum())
-    if wanted is HeadFeatures.BOTH or n_eligible < LEAST_FOR_AUTO:
-        return found["both"]
+    counts = torch.bincount(said[2])
+    n_eligible = int((counts >= 2).sum())
     k = min(3, args.max_types) if args.n_types == "auto" else int(args.n_types)
+    n_fitted = int((counts > 0).sum()) - (n_eligible + 1) // 2  # while one half is held out
+    if wanted is HeadFeatures.BOTH or n_eligible < LEAST_FOR_AUTO or k > n_fitted:
+        return found["both"]
     judged = {
         name: choose_n_types(table, *said, candidates=[k], n_folds=2, n_restarts=2, **options).table[0][
             "log_likelihood"
@@ -207,4 +209,7 @@ def _checks(
         found.append(permutation_test(features, *said, n_types, n_permutations=args.n_permutations, **options))
     longer = longer_wins_rate(lengths[own].double(), ranks, annotator_index, n_annotators)
     found.append(length_confounder(fit.responsibilities, longer))
+    for check in found:
+        if check.verdict != "ok":
+            logger.warning("%s: %s", check.name, check.message)
     return [asdict(check) for check in found]
