@@ -19,9 +19,11 @@ from palign.functional.partitions import type_accuracy
 from palign.models.adapters import add_type_adapters
 from palign.models.mixture_policy import MixturePolicy
 from palign.trainers import mixture_e_step
+from palign.trainers.checkpoints import MARKER, mark_complete
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from palign.trainers.mixture_state import MixtureState, round_ends
+from palign.trainers.same_run import RUN
 
 
 def options(output: Path, **further: Any) -> dict[str, Any]:
@@ -189,11 +191,38 @@ def test_resumed_is_uninterrupted(tmp_path: Path, stop: int, m_step: str) -> Non
         assert torch.equal(tensor, adapters_of(resumed)[name]), name
 
 
-def test_a_checkpoint_of_other_rows_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    """Of other people, of other rows of the same people, with another beta or another length, which moves rounds."""
     make_trainer(tmp_path / "a", max_steps=4, n_rounds=2).train()
-    other = make_trainer(tmp_path / "b", planted(n_annotators=6), max_steps=4)
-    with pytest.raises(ValueError, match="8 annotators and 2 types, these rows and options of 6 and 2"):
-        other.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-2"))
+    checkpoint = tmp_path / "a" / "checkpoint-2"
+    same, fewer = planted(n_annotators=8, seed=5), planted(n_annotators=6)
+    for rows, change, words in (
+        (same, {}, r"rows \d+ rows, key \w+ \(now \d+ rows, key \w+\)"),
+        (None, {"beta": 0.9}, r"beta [\d.]+ \(now 0.9\)"),
+        (None, {"max_steps": 8}, r"length 4 steps \(now 8 steps\)"),
+    ):
+        other = make_trainer(tmp_path / "b", rows, **{"max_steps": 4, "n_rounds": 2} | change)
+        with pytest.raises(ValueError, match=f"of another run: {words}. Go on"):
+            other.train(resume_from_checkpoint=str(checkpoint))
+    for name in (RUN, MARKER):  # as an earlier version wrote it: what cannot be loaded is still refused
+        (checkpoint / name).unlink()
+    mark_complete(checkpoint)
+    other = make_trainer(tmp_path / "b", fewer, max_steps=4)
+    with pytest.raises(ValueError, match=r"8 annotators, 2 types and \d+ rows, these are 6, 2 and \d+"):
+        other.train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_a_finished_run_is_loaded_and_takes_no_step(tmp_path: Path) -> None:
+    """Ended within its first epoch; as the recipe goes on with it."""
+    settings = {"max_steps": 4, "n_rounds": 2, "save_strategy": "steps", "save_steps": 2}
+    whole = make_trainer(tmp_path, **settings)
+    whole.train()
+    again = make_trainer(tmp_path, **settings)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 4 and again.mixture.round == 2 and again.mixture.history == whole.mixture.history
+    torch.testing.assert_close(again.mixture.responsibilities, whole.mixture.responsibilities, atol=0, rtol=0)
+    for name, tensor in adapters_of(whole).items():
+        assert torch.equal(tensor, adapters_of(again)[name]), name
 
 
 def test_a_nan_undoes_the_round_and_loses_nothing(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ from palign.trainers.mixture_e_step import (
     scaled_sums,
 )
 from palign.trainers.mixture_metrics import TrainingSums, pair_order
-from palign.trainers.mixture_rounds import RoundCallback
+from palign.trainers.mixture_rounds import RoundCallback, decides_rounds
 from palign.trainers.mixture_state import MixtureState, round_ends
 from palign.trainers.reward_collator import PairDataset
 from palign.writing import saving, whole_files
@@ -170,13 +170,15 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
                 its folder.
 
         Raises:
+            ValueError: the checkpoint is not complete, or of another run (`CompleteCheckpoints.train`); its length
+                counts where EM runs.
             RuntimeError: the loss of a type is not finite. The adapters and responsibilities are then as they were
                 when the round began, and so is what lies in `output_dir`.
         """
         require_grad(self.policies.policy)
         point = self.agreed_resume_point(resume_from_checkpoint)
         if point is not None and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            self._read_mixture(point)  # they read the adapters back by themselves
+            self.mixture = self.mixture.loaded(point, self.args.process_index)  # they read the adapters by themselves
         try:
             return super().train(point, **kwargs)
         except DivergenceError as error:
@@ -185,7 +187,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
                 f"{error} Round {self.mixture.round + 1} is undone: adapters and responsibilities are those after "
                 f"{self.mixture.round} rounds, and {self.args.output_dir} holds what was saved then. Lower "
                 f"learning_rate ({self.args.learning_rate}) or max_grad_norm ({self.args.max_grad_norm}), look at the "
-                "rows of that type's annotators, or train in float32; then go on with resume_from_checkpoint=True."
+                "rows of that type's annotators, or train in float32, and begin again without resume_from_checkpoint."
             ) from error
 
     def compute_loss(
@@ -316,19 +318,18 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Adapters and responsibilities of a checkpoint of these rows."""
-        self._read_mixture(resume_from_checkpoint)
+        self.mixture = self.mixture.loaded(resume_from_checkpoint, self.args.process_index)
         read_type_adapters(self.policies.policy, resume_from_checkpoint)
         require_grad(self.policies.policy)
 
-    def _read_mixture(self, checkpoint: str) -> None:
-        state = MixtureState.load(checkpoint)
-        if state.responsibilities.shape != self.mixture.responsibilities.shape:
-            found, needed = tuple(state.responsibilities.shape), tuple(self.mixture.responsibilities.shape)
-            raise ValueError(
-                f"The checkpoint {checkpoint} is of {found[0]} annotators and {found[1]} types, these "
-                f"rows and options of {needed[0]} and {needed[1]}. Resume with the rows and the n_types of that run."
-            )
-        self.mixture = state
+    def save_beside(self, folder: Path) -> None:
+        """Every process has recorded the rows of its own batches; the state holds those of the main one."""
+        if self.args.process_index and self.args.m_step == MStep.WEIGHTED:
+            self.mixture.save_recorded(folder, self.args.process_index)
+
+    def deciding(self) -> dict[str, Any]:
+        """Length, and given types."""
+        return decides_rounds(self.args, self.start)
 
     def record(self) -> MixtureRecord:
         """Everything but the adapters, as mixture.json and responsibilities.parquet hold it."""

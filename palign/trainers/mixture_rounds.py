@@ -1,10 +1,26 @@
 """Rounds of EM within one run of `transformers.Trainer`."""
 
+import hashlib
 from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl
 
-__all__ = ["RoundCallback"]
+from palign.trainers.cheap_start import CheapStart
+from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
+
+__all__ = ["RoundCallback", "decides_rounds"]
+
+
+def decides_rounds(args: MixtureDPOConfig, start: CheapStart) -> dict[str, Any]:
+    """What a run of EM depends on beside rows and options, by name: its length, since the rounds share out the steps,
+    so that a longer run would have ended its rounds elsewhere; and who is of which type, where that is given.
+    """
+    found = {}
+    if args.types_from == TypesFrom.EM and start.n_types > 1:
+        found["length"] = f"{args.max_steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs} epochs"
+    if args.types_from == TypesFrom.GIVEN:
+        found["responsibilities"] = hashlib.sha256(start.responsibilities.double().numpy().tobytes()).hexdigest()[:16]
+    return found
 
 
 class HasRounds(Protocol):

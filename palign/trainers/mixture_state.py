@@ -80,6 +80,27 @@ class MixtureState:
             save_file(tensors, beside)
         write_whole(folder / WORDS, json.dumps({"round": self.round, "history": self.history}))
 
+    def save_recorded(self, folder: Path, rank: int) -> None:
+        """What a further process's own passes recorded, beside the state, which the main one writes."""
+        save_file({"recorded": self.recorded.contiguous()}, folder / f"recorded_{rank}.safetensors")
+
+    def loaded(self, folder: str | Path, rank: int) -> "MixtureState":
+        """The state in a checkpoint, of people, rows and types as many as these, with what this process recorded.
+
+        Raises:
+            ValueError: not a checkpoint of this trainer, or of other numbers of them.
+        """
+        state, own = self.load(folder), Path(folder) / f"recorded_{rank}.safetensors"
+        if own.is_file():
+            state.recorded = load_file(own)["recorded"]
+        found, needed = ((*s.responsibilities.shape, len(s.recorded)) for s in (state, self))
+        if found != needed:
+            raise ValueError(
+                f"The checkpoint {folder} is of {found[0]} annotators, {found[1]} types and {found[2]} rows, these are "
+                f"{needed[0]}, {needed[1]} and {needed[2]}. Resume with the rows and the n_types of that run."
+            )
+        return state
+
     @classmethod
     def load(cls, folder: str | Path) -> "MixtureState":
         """ValueError when the folder is not a checkpoint of this trainer."""
