@@ -81,6 +81,30 @@ def test_the_launcher_is_asked_about_deepspeed(monkeypatch: pytest.MonkeyPatch) 
         prepare_deepspeed(is_asked=False)
 
 
+@pytest.mark.parametrize("trainer", ["reward", "ppo", "grpo", "em", "fair", "evaluate"])
+def test_fsdp_is_refused_before_anything_is_loaded(
+    trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a launcher that asks for it, and by the flag."""
+    from palign import FairPolicyConfig, MixtureDPOConfig, PALGRPOConfig, PALPPOConfig, PALRewardConfig
+    from palign.trainers.deepspeed_runs import refuse_fsdp
+
+    configs: dict[str, Any] = {
+        "reward": PALRewardConfig, "ppo": PALPPOConfig, "grpo": PALGRPOConfig, "em": MixtureDPOConfig,
+        "fair": FairPolicyConfig,
+    }  # fmt: skip
+    asked = "FSDP was asked for.* Launch with accelerate_configs/zero3.yaml"
+    if trainer in configs:
+        with pytest.raises(ValueError, match=asked):
+            configs[trainer](output_dir=str(tmp_path), use_cpu=True, fsdp=True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=asked):
+        if trainer in configs:
+            configs[trainer](output_dir=str(tmp_path), use_cpu=True)
+        else:
+            refuse_fsdp(is_asked=False)
+
+
 def test_the_private_names_of_libraries_that_several_trainers_in_one_process_lean_on_are_there() -> None:
     """Where one of these has moved, look at deepspeed_runs.py, sharded.py and pal_ppo_trainer.py."""
     import inspect

@@ -1,4 +1,4 @@
-"""What several trainers in one process need under DeepSpeed, and DeepSpeed on the CPU."""
+"""What several trainers in one process need under DeepSpeed, DeepSpeed on the CPU, and no FSDP."""
 
 import importlib.util
 import os
@@ -10,7 +10,10 @@ from transformers import Trainer
 
 from palign.models.sharded import make_whole
 
-__all__ = ["is_deepspeed_launch", "leave_accelerator", "prepare_deepspeed", "refuse_divided", "trained_model"]
+__all__ = [
+    "is_deepspeed_launch", "leave_accelerator", "prepare_deepspeed", "refuse_eval_in_parts", "refuse_fsdp",
+    "trained_model",
+]  # fmt: skip
 
 
 def is_deepspeed_launch() -> bool:
@@ -59,23 +62,36 @@ def leave_accelerator(mixed_precision: str | None = None) -> None:
         GradientState._reset_state()
 
 
-def refuse_divided(trainer: Trainer, name: str, *, no_eval: bool = False) -> None:
-    """ValueError for ways of dividing weights that a trainer does not know.
+def refuse_fsdp(*, is_asked: bool) -> None:
+    """Call before `TrainingArguments` set up the processes: FSDP would fail after hours, where a policy answers.
+
+    `generate` is called below the module that FSDP puts together, and a model does not come out of FSDP again, for the
+    next one to be trained.
+
+    Args:
+        is_asked: FSDP was asked for in the arguments; else the launcher may have.
+
+    Raises:
+        ValueError: FSDP is asked for.
+    """
+    if is_asked or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise ValueError(
+            "FSDP was asked for, by the launcher's configuration or --fsdp, and nothing here runs under it. "
+            "Launch with accelerate_configs/zero3.yaml, which divides weights, too, or with zero2.yaml or "
+            "multi_gpu.yaml."
+        )
+
+
+def refuse_eval_in_parts(trainer: Trainer, name: str) -> None:
+    """ValueError for a trainer that cannot evaluate between steps where ZeRO-3 has divided what it evaluates.
 
     Args:
         trainer: made, not yet run.
         name: of the trainer, for the message.
-        no_eval: it cannot evaluate between steps where ZeRO-3 has divided what it evaluates.
     """
-    state = trainer.accelerator.state
-    if getattr(state, "fsdp_plugin", None) is not None:
-        raise ValueError(
-            f"{name} was launched with FSDP, which MixtureDPOTrainer and PALGRPOTrainer alone know. Launch it with "
-            "accelerate_configs/multi_gpu.yaml, zero2.yaml or zero3.yaml."
-        )
-    plugin = getattr(state, "deepspeed_plugin", None)
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
     asked = getattr(trainer.args.eval_strategy, "value", trainer.args.eval_strategy)
-    if no_eval and plugin is not None and plugin.zero_stage == 3 and asked != "no":
+    if plugin is not None and plugin.zero_stage == 3 and asked != "no":
         raise ValueError(
             f"eval_strategy is {asked!r}, and under ZeRO-3 {name} can evaluate before and after training only. Give "
             "--eval_strategy no, or launch with accelerate_configs/zero2.yaml."

@@ -22,7 +22,7 @@ from palign.functional.losses import plackett_luce
 from palign.functional.mixture import row_weights
 from palign.models.completions import TokenizedItems
 from palign.models.single_adapter import AdapterPolicies
-from palign.trainers.deepspeed_runs import leave_accelerator, refuse_divided
+from palign.trainers.deepspeed_runs import leave_accelerator
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.mixture_collator import MixtureCollator
 
@@ -48,7 +48,6 @@ class RouteTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
         self.rows = rows
-        refuse_divided(self, "FairPolicyTrainer")
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -40,7 +40,6 @@ from palign.data.binding import BindingLoader
 from palign.models.shared_draws import drawn
 from palign.rewards import PersonalizedReward, ScoredRow
 from palign.trainers.checkpoints import CompleteCheckpoints
-from palign.trainers.deepspeed_runs import refuse_divided
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_data import check_tokenizer, prepare_rows
 from palign.trainers.pal_ppo_resume import load_progress, save_progress
@@ -161,7 +160,6 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
         self._show_wrapped_policy()
         if args.gradient_checkpointing:
             checkpoint_activations(self.model, self.accelerator)
-        refuse_divided(self, "PALPPOTrainer")
 
     def _eval_loader(self) -> DataLoader:
         """TRL's drops what does not fill a batch on every process, which may be all there is."""

@@ -25,7 +25,7 @@ from palign.models.person_fit import fit_people
 from palign.models.row_batch import RowTensors
 from palign.models.sharded import make_whole, whole
 from palign.trainers.checkpoints import CompleteCheckpoints
-from palign.trainers.deepspeed_runs import leave_accelerator, refuse_divided
+from palign.trainers.deepspeed_runs import leave_accelerator, refuse_eval_in_parts
 from palign.trainers.head_fit import HeadFitOptions, fit_head
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.prototype_count import standardize
@@ -103,7 +103,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         )
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
         if self.trains_backbone:
-            refuse_divided(self, "PALRewardTrainer", no_eval=True)
+            refuse_eval_in_parts(self, "PALRewardTrainer")
 
     # training
 
