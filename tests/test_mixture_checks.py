@@ -14,6 +14,7 @@ from palign.functional.mixture_checks import (
     permutation_test,
     restart_stability,
     row_margins,
+    weak_adapters,
 )
 
 
@@ -111,6 +112,14 @@ def test_frozen_assignment() -> None:
     assert frozen_assignment(certain, start, agreement=0.3).verdict == "look"
     assert frozen_assignment(swapped, start).verdict == "ok"
     assert frozen_assignment(double([[0.7, 0.3]] * 8), start).verdict == "ok"
+
+
+def test_weak_adapters() -> None:
+    before = double([[0.99, 0.01]] * 3 + [[0.5, 0.5]])
+    one, two = double([[0.95, 0.05]] + [[0.6, 0.4]] * 3), double([[0.05, 0.95]] * 2 + [[0.6, 0.4]] * 2)
+    weak = weak_adapters(one, before)
+    assert (weak.verdict, weak.value) == ("look", 1.0) and "place 1 person surely, 3 were before" in weak.message
+    assert weak_adapters(two, before).verdict == "ok"
 
 
 def test_longer_wins_by_hand() -> None:

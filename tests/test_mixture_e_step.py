@@ -38,17 +38,19 @@ def test_early_rounds_hear_the_cheap_head_and_the_last_does_not() -> None:
     adapters = torch.tensor([[-1.0, -9.0], [-9.0, -1.0]], dtype=torch.float64)
     cheap = torch.tensor([[-50.0, -1.0], [-50.0, -1.0]], dtype=torch.float64)
     start = CheapStart(gamma, cheap)
-    early = posterior_of_round(state(gamma, adapters), start, share=0.5, temper=0.2)
+    early, _ = posterior_of_round(state(gamma, adapters), start, share=0.5, temper=0.2)
     assert early.argmax(1).tolist() == [1, 1]
     torch.testing.assert_close(early, responsibilities(0.1 * adapters + 0.5 * cheap, gamma.mean(0)))
-    last = posterior_of_round(state(gamma, adapters), start, share=1.0, temper=1.0)
+    last, check = posterior_of_round(state(gamma, adapters), start, share=1.0, temper=1.0)
+    assert (check["name"], check["verdict"]) == ("weak_adapters", "ok")
     torch.testing.assert_close(last, responsibilities(adapters, gamma.mean(0)))
 
 
 def test_adapters_that_know_nobody_change_nobody() -> None:
     gamma = torch.tensor([[0.99, 0.01], [0.99, 0.01], [0.02, 0.98]], dtype=torch.float64)
     nothing = torch.full((3, 2), -5.0, dtype=torch.float64)
-    kept = posterior_of_round(state(gamma, nothing), CheapStart(gamma), share=1.0, temper=1.0)
+    kept, check = posterior_of_round(state(gamma, nothing), CheapStart(gamma), share=1.0, temper=1.0)
+    assert (check["verdict"], check["value"]) == ("look", 0.0)
     assert torch.equal(kept, gamma)
 
 

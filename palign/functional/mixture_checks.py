@@ -27,6 +27,7 @@ __all__ = [
     "permutation_test",
     "restart_stability",
     "row_margins",
+    "weak_adapters",
 ]
 
 STABLE = 0.8  # adjusted Rand index between restarts
@@ -36,6 +37,7 @@ N_DRAWN = 4000  # people that the permutation test is put to
 DUPLICATE = 0.98  # correlation of margins
 CONFIDENT = 0.95  # mean of the largest responsibility
 MOVED = 0.25  # share of people who changed type since the start; of a random start, two thirds should (three types)
+SURE = 0.9  # responsibility from which on a person is placed
 LENGTH_EXPLAINS = 0.6  # adjusted Rand index between types and a split by length
 
 
@@ -182,6 +184,22 @@ def frozen_assignment(responsibilities: Tensor, start: Tensor, *, agreement: flo
         "policies may have learnt who was put where. Temper the E-step from a spectral start, and compare restarts."
     )
     return Check("frozen_assignment", "look", moved, f"{said}: {advice}")
+
+
+def weak_adapters(responsibilities: Tensor, before: Tensor) -> Check:
+    """Do policies place at least half as many people surely as were placed before: (n_annotators, n_types) each?
+
+    The value is the number of people they place.
+    """
+    n_sure, n_were = (int((gamma.max(1).values > SURE).sum()) for gamma in (responsibilities, before))
+    said = f"the adapters place {n_sure} {'person' if n_sure == 1 else 'people'} surely, {n_were} were before"
+    if n_sure >= n_were / 2:
+        return Check("weak_adapters", "ok", float(n_sure), f"{said}.")
+    return Check(
+        "weak_adapters", "look", float(n_sure),
+        f"{said}: they are trained too little to tell types, and responsibilities stay as they were. Train longer "
+        "(num_train_epochs), or raise learning_rate.",
+    )  # fmt: skip
 
 
 def longer_wins_rate(lengths: Tensor, ranks: Tensor, annotator_index: Tensor, n_annotators: int) -> Tensor:

@@ -270,7 +270,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         )
         state.log_likelihoods = scaled_sums(by_row, self.annotator_index, len(self.annotators))
         before = state.responsibilities
-        state.responsibilities = posterior_of_round(state, self.start, share=share, temper=temper)
+        state.responsibilities, placed = posterior_of_round(state, self.start, share=share, temper=temper)
         state.mixing_weights = mixing_weights(state.responsibilities)
         evidence = log_evidence(state.log_likelihoods, state.mixing_weights)
         largest = state.responsibilities.max(1)
@@ -280,7 +280,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             "mixture/mean_max_responsibility": float(largest.values.mean()),
             "mixture/temper": temper,
         } | {f"mixture/weight_type_{k}": float(w) for k, w in enumerate(state.mixing_weights)}
-        checks = checks_of_round(state, self.start, by_row)
+        checks = [placed, *checks_of_round(state, self.start, by_row)]
         state.history.append({"round": state.round + 1, "step": self.state.global_step, **found, "checks": checks})
         state.recorded = self._nothing_recorded()
         self.log(dict(found))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from palign.data.preferences import Preferences
 from palign.functional.mixture import responsibilities, sum_by_annotator
-from palign.functional.mixture_checks import dead_types, duplicate_types, frozen_assignment
+from palign.functional.mixture_checks import dead_types, duplicate_types, frozen_assignment, weak_adapters
 from palign.models.adapters import TypePolicies
 from palign.models.completions import TokenizedItems
 from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
@@ -21,7 +21,6 @@ from palign.trainers.mixture_state import MixtureState
 __all__ = ["checks_of_round", "likelihoods_of_rows", "posterior_of_round", "rows_to_ask", "scaled_sums"]
 
 logger = logging.getLogger(__name__)
-SURE = 0.9
 
 
 def likelihoods_of_rows(
@@ -62,8 +61,11 @@ def likelihoods_of_rows(
     return torch.where(torch.isnan(recorded), row_log_likelihoods(rewards, prefs.ranks), recorded)
 
 
-def posterior_of_round(state: MixtureState, start: CheapStart, *, share: float, temper: float) -> Tensor:
-    """(n_annotators, n_types): Bayes under the adapters, in early rounds with the cheap head's word beside theirs.
+def posterior_of_round(
+    state: MixtureState, start: CheapStart, *, share: float, temper: float
+) -> tuple[Tensor, dict[str, Any]]:
+    """(n_annotators, n_types): Bayes under the adapters, in early rounds with the cheap head's word beside theirs; and
+    the check `weak_adapters`.
 
     Young adapters say little, and a posterior from nothing is the prior: everybody would fall to the largest type. So
     the two log-likelihoods are averaged. Where less than half as many people are sure of their type as before, the
@@ -79,16 +81,11 @@ def posterior_of_round(state: MixtureState, start: CheapStart, *, share: float, 
     if start.log_likelihoods is not None and share < 1:
         evidence = evidence + (1 - share) * start.log_likelihoods
     found = responsibilities(evidence, state.mixing_weights)
-    n_sure, n_were = (int((gamma.amax(1) > SURE).sum()) for gamma in (found, state.responsibilities))
-    if n_sure >= n_were / 2:
-        return found
-    logger.warning(
-        "The adapters place %d people surely, and %d were before: they are trained too little to tell types, and "
-        "responsibilities stay as they were. Train longer (num_train_epochs), or raise learning_rate.",
-        n_sure,
-        n_were,
-    )
-    return state.responsibilities
+    check = weak_adapters(found, state.responsibilities)
+    if check.verdict != "ok":
+        logger.warning("%s: %s", check.name, check.message)
+        found = state.responsibilities
+    return found, asdict(check)
 
 
 def rows_to_ask(annotator_index: Tensor, n_each: int, *, seed: int) -> Tensor:
