@@ -1,7 +1,8 @@
-"""Weights that lie in parts on several processes (DeepSpeed ZeRO-3, FSDP2): reading them, running them, in step.
+"""Weights that lie in parts on several processes (DeepSpeed ZeRO-3): reading them, running them, in step.
 
 A forward pass of such a model needs every process at once. What each process computes for itself therefore has to have
 as many turns everywhere (`turns`), and weights are looked at whole inside `whole` only.
+Parameters that PyTorch has divided (`DTensor`) are read and written as well; no trainer runs on such a model.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
