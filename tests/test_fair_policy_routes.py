@@ -142,11 +142,15 @@ def test_low_regret_bought_by_drifting_is_flagged_and_not_chosen() -> None:
 def test_a_baseline_that_does_better_is_named() -> None:
     candidates = [
         one_of("ensemble", Kind.MIXTURE, 1.0, 1.0), one_of("reference", Kind.BASELINE, 0.5, 0.0),
-        one_of("dro", Kind.ROUTE, 0.8, 0.5),
+        one_of("dro", Kind.ROUTE, 0.8, 0.5), one_of("pooled", Kind.BASELINE, 0.9, 0.1),
+        one_of("type_0", Kind.TYPE, 0.4, 0.2), one_of("uniform", Kind.MIXTURE, 0.6, 0.5),
     ]  # fmt: skip
     rows, chosen, budget = measure_candidates(candidates, torch.zeros(10, 2).double(), **ALONE)
     notes = notes_of({"table": rows, "chosen": chosen, "kl_budget": budget})
-    assert "reference has a lower worst regret (0.250) than the chosen dro (0.400)" in notes[0]
+    assert notes[0].startswith(
+        "A lower worst regret than the chosen dro (0.400): type_0 (0.200), reference (0.250); on"
+    )
+    assert notes[1].startswith("A lower worst regret than the chosen dro (0.400): uniform (0.300); by a type drawn")
 
 
 def test_importance_chooses_whose_regret_is_the_worst() -> None:

@@ -68,11 +68,15 @@ def test_a_fair_policy_gives_regrets_with_the_weights_of_its_game() -> None:
         "table": [{"name": "ensemble", "regrets": [0.1, 0.2]}, {"name": "type_0", "regrets": [0.0, 1.0]},
                   {"name": "type_1", "regrets": [2.0, 0.0]}, {"name": "distill", "regrets": [0.3, 0.4]}],
     }  # fmt: skip
+    for row in record["table"]:
+        ends = dict.fromkeys(("value", "low", "high"), max(row["regrets"]))
+        row |= {"max_regret": ends, "mean_regret": ends, "kl": ends, "worst_type": int(np.argmax(row["regrets"]))}
     weights = np.array([[1.0, 0.0], [0.2, 0.8]])
     mixture = MixtureRecord(AnnotatorIndex(["a", "b"]), weights, np.ones(2), weights.mean(0), 0.1, 9, None)
     found = fair_figures(record, mixture)
     assert found.regrets["values"] == [[0.1, 0.0, 2.0, 0.3], [0.2, 1.0, 0.0, 0.4]]
     assert found.regrets["policy_weights"] == [None, 0.7, 0.3, None] and found.type_names == ["warm", "cold"]
+    assert found.regrets["worst_type"] == [1, 1, 0, 1] and found.regrets["worst"][2]["value"] == 2.0
     pytest.importorskip("matplotlib")
     texts = [text.get_text() for text in draw_regrets(dict(found.regrets)).axes[0].texts]
     assert texts.index("ensemble") < texts.index("distill (chosen)") < texts.index("type_0") < texts.index("type_1")

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from palign.evaluation.group_frame import GroupFrame, direction_of, range_of
-from palign.evaluation.intervals import bounds
+from palign.evaluation.group_frame import GroupFrame, direction_of
+from palign.evaluation.intervals import bounds, range_of
 from palign.evaluation.tables import check_columns
 
 __all__ = ["compare_models"]
@@ -62,7 +62,7 @@ def compare_models(
     wanted = [(stat, True) for stat in ("by_group", *COMPARED)] + [("worst", False), ("gap", False)]
     found = dict(zip(wanted, frame.several_replicates(wanted, seed=seed, n_resamples=n_resamples), strict=True))
     result = pd.concat([_differences(frame, stat, models, level, found) for stat in ("by_group", *COMPARED)])
-    least, most = range_of(metric, table[metric][table["model"].isin(models)])
+    least, most = range_of(metric, table[metric][table["model"].isin(models)].to_numpy())
     result[["low", "high"]] = result[["low", "high"]].clip(least - most, most - least)
     result.attrs["n_dropped"] = n_dropped
     return result

@@ -16,6 +16,7 @@ from palign.models.mixture_files import MixtureRecord
 __all__ = ["add_gold", "fair_figures", "fair_samples", "fair_summary", "vote_table"]
 
 Texts = Mapping[str, Sequence[Sequence[str]]]
+LEVEL = 0.95  # of the intervals in a fair policy's table
 
 
 def add_gold(record: dict[str, Any], texts: Texts, types: Sequence[str], gold: Callable[[str, int], float]) -> None:
@@ -64,6 +65,9 @@ def fair_figures(record: Mapping[str, Any], mixture: MixtureRecord) -> FigureDat
         "types": record["types"], "policies": [row["name"] for row in rows],
         "values": np.array([row["regrets"] for row in rows]).T.tolist(), "type_weights": game["type_weights"],
         "policy_weights": [own.get(row["name"], shares.get(row["name"])) for row in rows], "chosen": record["chosen"],
+        "worst": [row["max_regret"] for row in rows], "worst_type": [row["worst_type"] for row in rows],
+        "mean": [row["mean_regret"]["value"] for row in rows], "kl": [row["kl"]["value"] for row in rows],
+        "level": LEVEL,
     }  # fmt: skip
     weights = dict(zip(mixture.annotators.ids, mixture.responsibilities, strict=True))
     return FigureData(type_weights=weights, type_names=record["types"], regrets=regrets)

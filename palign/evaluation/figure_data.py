@@ -23,7 +23,9 @@ class FigureData:
         type_weights: annotator id → (n_types,) weights or responsibilities, which sum to 1.
         type_names: of the types; `type_0` … if unset.
         regrets: `types` and `policies` (names), `values` (n_types, n_policies) in units of reward, `type_weights`
-            (n_types,) and `policy_weights` (n_policies,) of the game with None where there is none, `chosen`.
+            (n_types,) and `policy_weights` (n_policies,) of the game with None where there is none, `chosen`. The
+            report opens with them where it has more: `worst` regrets (n_policies,) as `value`, `low` and `high` of an
+            interval of that `level`; the number of the `worst_type`, `mean` regret and `kl` (nats), (n_policies,).
         histories: policy → a row per update with `step`, `objective/reward` and perhaps `objective/kl` and
             `objective/gold`.
     """

@@ -32,12 +32,11 @@ from palign.evaluation.inequality import cvar, gap, gini, influences, ratio, wor
 from palign.evaluation.intervals import bounds
 from palign.evaluation.tables import check_columns, check_numbers, group_labels, people_numbers
 
-__all__ = ["GroupFrame", "direction_of", "range_of"]
+__all__ = ["GroupFrame", "direction_of"]
 
 LESS_IS_BETTER = ("regret", "kl", "loss", "error", "perplexity", "nll", "ppl", "mse", "rmse", "mae", "brier",
                   "crossentropy", "divergence", "distance")  # fmt: skip
 LESS_IN_TWO_WORDS = ("cross entropy", "negative log")
-RANGES = {"accuracy": (0.0, 1.0), "log_likelihood": (-np.inf, 0.0)}  # whatever the people
 SPREADS = ("worst", "gap", "ratio", "gini", "cvar")
 STATISTICS = ("overall", "by_group", *SPREADS)
 ELEMENTS_AT_ONCE = 4_000_000
@@ -50,12 +49,6 @@ def direction_of(metric: str) -> bool:
     if any(pair in " ".join(words) for pair in LESS_IN_TWO_WORDS):
         return False
     return not any(word.removesuffix(ending) in LESS_IS_BETTER for word in words for ending in ("", "s", "es"))
-
-
-def range_of(metric: str, values: pd.Series) -> tuple[float, float]:
-    """Least and most that a mean of the metric can be; infinite where the name does not tell, or values lie beyond."""
-    least, most = RANGES.get(metric, (-np.inf, np.inf))
-    return (least, most) if values.between(least, most).all() else (-np.inf, np.inf)
 
 
 class GroupFrame:

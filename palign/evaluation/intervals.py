@@ -5,7 +5,16 @@ The estimate itself always lies in it: where the bias moves the percentiles past
 
 import numpy as np
 
-__all__ = ["bounds"]
+__all__ = ["bounds", "range_of"]
+
+RANGES = {"accuracy": (0.0, 1.0), "log_likelihood": (-np.inf, 0.0)}  # whatever the people
+
+
+def range_of(metric: str, values: np.ndarray) -> tuple[float, float]:
+    """Least and most that a mean of the metric can be; infinite where the name does not tell, or values lie beyond."""
+    least, most = RANGES.get(metric, (-np.inf, np.inf))
+    is_within = bool(((values >= least) & (values <= most)).all())
+    return (least, most) if is_within else (-np.inf, np.inf)
 
 
 def bounds(

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from palign.evaluation.figures import draw_groups, draw_history, draw_models, draw_people
+from palign.evaluation.report_regrets import opens_with_regrets
 from palign.evaluation.report_words import frame_of, main_metric, opening_frame, span, with_interval
 from palign.evaluation.svg import drawing, has_matplotlib, shorten, to_svg
 from palign.evaluation.type_figures import draw_regrets, draw_type_space
+from palign.models.model_card import decimals
 
 __all__ = ["Picture", "report_pictures"]
 
@@ -58,7 +60,7 @@ def _figures(data: dict[str, Any]) -> Iterator[tuple[str, str, str, str, Any]]:
     if extra.get("type_space"):
         yield ("", *_types(extra["type_space"]))
     if extra.get("regrets"):
-        yield ("", *_regrets(extra["regrets"]))
+        yield ("regret" if opens_with_regrets(data) else "", *_regrets(extra["regrets"]))
     for history in extra.get("training", []):
         yield ("", *_training(history))
 
@@ -168,12 +170,15 @@ def _types(space: dict[str, Any]) -> tuple[str, str, str, Any]:
 def _regrets(record: dict[str, Any]) -> tuple[str, str, str, Any]:
     columns = zip(record["policies"], zip(*record["values"], strict=True), strict=True)
     worst = {name: max(zip(values, record["types"], strict=True)) for name, values in columns}
+    largest = max(value for value, _ in worst.values())
+    places = decimals(largest, 3)
     words = "; ".join(
-        f"{shorten(name, 40)} {span(value)} ({shorten(kind, 40)})" for name, (value, kind) in worst.items()
+        f"{shorten(name, 40)} {value:.{places}f} ({shorten(kind, 40)})" for name, (value, kind) in worst.items()
     )
     caption = (
         "What each type (columns) loses under each policy (rows, the least worst regret first) against a policy of "
-        "its own, in units of reward; the largest of a row is framed. Percentages: the game's weights of policies at "
+        f"its own, in units of reward (the darkest: {largest:.{places}f}); the largest of a row is framed. "
+        "Percentages: the game's weights of policies at "
         "the right, of types at the top."
     )
     return "Regret of every type under every policy", caption, f"Worst regret: {words}.", draw_regrets(record)

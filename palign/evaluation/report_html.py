@@ -9,6 +9,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from palign.evaluation.report_figures import Picture, ordered_models, report_pictures
+from palign.evaluation.report_regrets import (
+    MEANING,
+    opens_with_regrets,
+    regret_cards,
+    regret_sentences,
+    regret_table,
+)
 from palign.evaluation.report_style import STYLE
 from palign.evaluation.report_words import (
     WHAT_THE_NUMBERS_ARE,
@@ -18,6 +25,7 @@ from palign.evaluation.report_words import (
     model_sentences,
     number_words,
     opening_frame,
+    section_title,
     span,
 )
 from palign.evaluation.svg import UNPRINTABLE, has_matplotlib, isolated
@@ -40,8 +48,11 @@ def render_page(data: dict[str, Any]) -> str:
     if not pictures and not has_matplotlib():
         body.append(f"<p>{text(NO_FIGURES)}</p>")
     body += [f"<p>{text(note)}</p>" for note in data["notes"]]
+    if opens_with_regrets(data):
+        body += ["<section><h2>Regret</h2>", *_pictures(p for p in pictures if p.section == "regret")]
+        body += [*_regrets(data), "</section>"]
     for section in data["sections"]:
-        body += [f"<section><h2>{text(section['name'].capitalize())}</h2>"]
+        body += [f"<section><h2>{text(section_title(section, data))}</h2>"]
         body += _pictures(p for p in pictures if p.section == section["name"])
         body += [*_section(section, data["settings"]), "</section>"]
     if any(p.section == "" for p in pictures) or data["extra"]:
@@ -66,7 +77,10 @@ def text(value: object) -> str:
 def _opening(data: dict[str, Any]) -> list[str]:
     """Who is worst served, and by how much: a sentence, the same as large numbers, then what else there is to say."""
     lines, warnings, others = [], [], []
-    for place, section in enumerate(data["sections"]):
+    regrets = regret_sentences(data)
+    if regrets:
+        lines += [*(f'<p class="lead">{text(words)}</p>' for words in regrets), *_cards(regret_cards(data))]
+    for place, section in enumerate(data["sections"], start=len(regrets)):
         for model in ordered_models(section):
             sentences = model_sentences(section, model, data["settings"])
             warnings += [words for words in sentences if words.startswith("Warning:")]
@@ -181,6 +195,13 @@ def _section(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         for frame in model["frames"]:
             notes += [f"{model['model']}, by {' × '.join(frame['groups'])}: {note}" for note in frame["notes"]]
     return lines + ([f"<p>{text(note)}</p>" for note in notes])
+
+
+def _regrets(data: dict[str, Any]) -> list[str]:
+    """What a regret is, and that of every type under every policy."""
+    head, rows = regret_table(data)
+    cells = [([text(cell) for cell in row], False) for row, _ in rows]
+    return [f"<p>{text(MEANING)}</p>", *_table("Regret of every policy", head, cells, words=(2,))]
 
 
 def _side_by_side(models: Sequence[dict[str, Any]], settings: dict[str, Any]) -> list[str]:

@@ -3,7 +3,15 @@
 import re
 from typing import Any
 
-from palign.evaluation.report_words import WHAT_THE_NUMBERS_ARE, frame_of, number_words, opening_frame, span
+from palign.evaluation.report_regrets import MEANING, opens_with_regrets, regret_table
+from palign.evaluation.report_words import (
+    WHAT_THE_NUMBERS_ARE,
+    frame_of,
+    number_words,
+    opening_frame,
+    section_title,
+    span,
+)
 
 __all__ = ["escape", "render_report"]
 
@@ -41,8 +49,12 @@ def render_report(data: dict[str, Any]) -> str:
     if settings["min_group_size"] > 1:
         lines += [f"Numbers of groups with fewer than {settings['min_group_size']} annotators are not shown.", ""]
     lines += _paragraphs(escape_long(note) for note in data["notes"])
+    if opens_with_regrets(data):
+        head, rows = regret_table(data)
+        lines += ["", "## Regret", "", MEANING, ""]
+        lines += _table([escape(name) for name in head], [[escape(cell) for cell in cells] for cells, _ in rows])
     for section in data["sections"]:
-        lines += ["", f"## {section['name'].capitalize()}", "", *_section(section, settings)]
+        lines += ["", f"## {section_title(section, data)}", "", *_section(section, settings)]
     if data["extra"]:
         rows = [[escape(name), escape(span(v) if isinstance(v, float) else v)] for name, v in data["extra"].items()]
         lines += ["", "## The run", "", *_table(["figure", "value"], rows)]

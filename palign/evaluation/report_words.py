@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from palign.evaluation.report_regrets import VOTES, opens_with_regrets, regret_sentences
+
 __all__ = [
     "WHAT_THE_NUMBERS_ARE",
     "frame_of",
@@ -10,6 +12,7 @@ __all__ = [
     "main_metric",
     "model_sentences",
     "opening_frame",
+    "section_title",
     "span",
     "with_interval",
 ]
@@ -58,13 +61,19 @@ def opening_frame(model: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
 
 
 def headline_sentences(data: dict[str, Any]) -> list[str]:
-    """One or two sentences a model, the main one first; plain text, ids not yet escaped."""
-    return [
+    """Regrets where a policy was chosen by them, one or two sentences a model, the main one first; not yet escaped."""
+    return regret_sentences(data) + [
         sentence
         for section in data["sections"]
         for model in sorted(section["models"], key=lambda model: model["model"] != section["main"])
         for sentence in model_sentences(section, model, data["settings"])
     ]
+
+
+def section_title(section: dict[str, Any], data: dict[str, Any]) -> str:
+    """What stands above it: policies that regrets chose from are judged by votes there, as reward models are."""
+    is_votes = section["name"] == "reward models" and opens_with_regrets(data)
+    return VOTES if is_votes else section["name"].capitalize()
 
 
 def model_sentences(section: dict[str, Any], model: dict[str, Any], settings: dict[str, Any]) -> list[str]:

@@ -29,6 +29,7 @@ from palign.functional.regret_estimates import GameIntervals, Interval, bootstra
 from palign.models.completions import TokenizedItems
 from palign.models.fair_files import GAME, save_game
 from palign.models.mixture_policy import MixturePolicy
+from palign.models.model_card import decimals
 from palign.models.policy_values import DrawSettings, PolicyDraws, PolicyReader
 from palign.models.single_adapter import read_adapter, save_adapter
 from palign.models.type_scores import row_log_likelihoods
@@ -349,16 +350,23 @@ def notes_of(record: Mapping[str, Any]) -> list[str]:
         return notes
     if not chosen["is_within_budget"]:
         notes.append(f"No route is within the KL budget; {chosen['name']} is the nearest to the reference.")
-    others = [
-        row for row in rows.values()
-        if row["kind"] in (Kind.TYPE, Kind.BASELINE) and row["max_regret"]["value"] < chosen["max_regret"]["value"]
-    ]  # fmt: skip
-    if others:
-        best = min(others, key=lambda row: row["max_regret"]["value"])
-        notes.append(
-            f"{best['name']} has a lower worst regret ({best['max_regret']['value']:.3f}) than the chosen "
-            f"{chosen['name']} ({chosen['max_regret']['value']:.3f}): on these prompts no route pays."
-        )
+    own = chosen["max_regret"]["value"]
+    places = decimals(max(row["max_regret"]["value"] for row in rows.values()), 3)
+    better = sorted((row for row in rows.values() if row["max_regret"]["value"] < own),
+                    key=lambda row: row["max_regret"]["value"])  # fmt: skip
+    for kinds, meaning in (
+        ((Kind.TYPE, Kind.BASELINE), "on these prompts no route pays"),
+        ((Kind.MIXTURE,), "by a type drawn for each request, which takes every type's adapter"),
+    ):
+        named = [
+            f"{row['name']} ({row['max_regret']['value']:.{places}f})"
+            for row in better if row["kind"] in kinds and row["name"] != "ensemble"
+        ]  # fmt: skip
+        if named:
+            notes.append(
+                f"A lower worst regret than the chosen {chosen['name']} ({own:.{places}f}): {', '.join(named)}; "
+                f"{meaning}."
+            )
     return notes
 
 

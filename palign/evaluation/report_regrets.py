@@ -1,0 +1,84 @@
+"""What a report says of regrets: how much the type that a fair policy serves worst loses, and the table of all."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from palign.models.model_card import decimals
+
+__all__ = ["MEANING", "VOTES", "opens_with_regrets", "regret_cards", "regret_sentences", "regret_table"]
+
+VOTES = "Held-out votes, by each policy's own reward"  # what is a policy's accuracy, in a report on regrets
+MEANING = (
+    "Regret of a type under a policy: the reward that the type expects of a policy of its own less what it expects of "
+    "this one, in units of that reward. Policies with the least worst regret stand first."
+)
+
+
+def opens_with_regrets(data: Mapping[str, Any]) -> bool:
+    """Whether the content of report.json is about a policy that regrets chose: these have intervals then."""
+    record = (data.get("figures") or {}).get("regrets") or {}
+    return bool(record.get("worst")) and record.get("chosen") in record["policies"]
+
+
+def regret_sentences(data: Mapping[str, Any]) -> list[str]:
+    """How much the type loses that the chosen policy serves worst, and how that compares; none without a choice."""
+    if not opens_with_regrets(data):
+        return []
+    record = data["figures"]["regrets"]
+    chosen, values = record["policies"].index(record["chosen"]), [ends["value"] for ends in record["worst"]]
+    words = (
+        f"{record['chosen']}: the type that loses most is {record['types'][record['worst_type'][chosen]]}, by "
+        f"{_ranged(record, chosen, name=True)} against a policy of its own, in units of its reward"
+    )
+    n_better = sum(value < values[chosen] for value in values)
+    if not n_better:
+        return [f"{words}: the least worst regret of {len(values)} policies measured on the same fresh prompts."]
+    return [
+        f"{words}; of {len(values)} policies measured on the same fresh prompts {n_better} "
+        f"{'has' if n_better == 1 else 'have'} a smaller worst regret."
+    ]
+
+
+def regret_cards(data: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Head, large words, small words and kind of what stands large on the page: chosen, pooled DPO, reference."""
+    record = data["figures"]["regrets"]
+    shown = [name for name in (record["chosen"], "pooled", "reference") if name in record["policies"]]
+    cards = []
+    for name in dict.fromkeys(shown):
+        place = record["policies"].index(name)
+        kind, value = record["types"][record["worst_type"][place]], record["worst"][place]["value"]
+        is_chosen = name == record["chosen"]
+        small = f"loses {_ranged(record, place)} under {name}" if is_chosen else f"{_ranged(record, place)}, of {kind}"
+        head = "▼ Loses most" if is_chosen else f"Worst regret of {name}"
+        cards.append(
+            (head, kind if is_chosen else f"{value:.{_places(record)}f}", small, "worst" if is_chosen else "")
+        )
+    return cards
+
+
+def regret_table(data: Mapping[str, Any]) -> tuple[list[str], list[tuple[list[str], bool]]]:
+    """Head, and rows with whether each is of the chosen policy; plain text, the least worst regret first."""
+    record, places = data["figures"]["regrets"], _places(data["figures"]["regrets"])
+    head = ["policy", f"worst regret ({_level(record)})", "of", *record["types"], "mean regret", "KL, nats"]
+    values = [ends["value"] for ends in record["worst"]]
+    rows = []
+    for place in sorted(range(len(values)), key=values.__getitem__):
+        name, by_type = record["policies"][place], [row[place] for row in record["values"]]
+        is_chosen = name == record["chosen"]
+        cells = [f"{name} (chosen)" if is_chosen else name, _ranged(record, place)]
+        cells += [record["types"][record["worst_type"][place]], *(f"{value:.{places}f}" for value in by_type)]
+        rows.append(([*cells, f"{record['mean'][place]:.{places}f}", f"{record['kl'][place]:.3f}"], is_chosen))
+    return head, rows
+
+
+def _places(record: Mapping[str, Any]) -> int:
+    return decimals(max(ends["value"] for ends in record["worst"]), 3)
+
+
+def _level(record: Mapping[str, Any]) -> str:
+    return f"{100 * record['level']:g} % interval"
+
+
+def _ranged(record: Mapping[str, Any], place: int, *, name: bool = False) -> str:
+    value, low, high = (f"{record['worst'][place][end]:.{_places(record)}f}" for end in ("value", "low", "high"))
+    return f"{value} ({_level(record) + ' ' if name else ''}{low} to {high})"
