@@ -5,7 +5,7 @@
     accelerate launch recipes/pal_reward.py --dataset_name ROWS --embeddings VECTORS.npy --eval_dataset_name TEST
 
 Writes into `--output_dir`: the model (model.safetensors, config.json, annotators.json, README.md), report.html,
-report.md, report.json, scores.csv and summary.json.
+report.md, report.json, scores.csv and summary.json; the pooled baseline, a model like it, in `pooled/`.
 """
 
 import copy

@@ -10,7 +10,7 @@ from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
 from palign.conditioning import WhoIsAsking
 from palign.rewards import PersonalizedReward
 from palign.trainers.pal_ppo_data import prepare_rows
-from palign.trainers.policy_rows import read_prompt_rows
+from palign.trainers.policy_rows import groups_of, read_prompt_rows
 
 
 def write(path: Path, rows: list[dict]) -> str:
@@ -71,5 +71,7 @@ def test_a_group_that_is_not_given_is_none(tmp_path: Path) -> None:
     path = write(tmp_path / "r.jsonl", rows)
     found = read_prompt_rows(path, group_columns=["country"])
     assert [row["country"] for row in found] == ["IE", None, None, None]
+    assert groups_of(found, "country") == ["IE", "(missing)", "(missing)", "(missing)"]
+    assert groups_of(found, "type") == groups_of(found, None) == []
     with pytest.raises(ValueError, match="there is no column 'contry'. Did you mean 'country'.*--group_columns"):
         read_prompt_rows(path, group_columns=["contry"])

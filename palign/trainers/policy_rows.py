@@ -54,9 +54,9 @@ def named_rows(source: Iterable[dict[str, Any]], *, name: str) -> tuple[list[dic
 
 
 def groups_of(rows: Sequence[dict[str, Any]], column: str | None) -> list[str]:
-    """The group of each row, or nothing where not every row has one."""
-    has_groups = column is not None and all(row.get(column) is not None for row in rows)
-    return [str(row[column]) for row in rows] if has_groups else []
+    """The group of each row, "(missing)" where it gives none; nothing where no row has one."""
+    groups = [None if column is None else row.get(column) for row in rows]
+    return [] if set(groups) <= {None} else ["(missing)" if group is None else str(group) for group in groups]
 
 
 def require_one_batch(n_rows: int, args: TrainingArguments, name: str = "train_dataset") -> None:
