@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
+from tokenizers.processors import TemplateProcessing
 
 from palign.conditioning import WhoIsAsking
+from palign.models.completions import prompt_ids
 from palign.rewards import PersonalizedReward
-from palign.trainers.pal_ppo_data import prepare_rows
-from palign.trainers.policy_rows import groups_of, read_prompt_rows
+from palign.trainers.pal_ppo_data import check_tokenizer, prepare_rows
+from palign.trainers.policy_rows import groups_of, query_ids, read_prompt_rows
 
 
 def write(path: Path, rows: list[dict]) -> str:
@@ -75,3 +78,51 @@ def test_a_group_that_is_not_given_is_none(tmp_path: Path) -> None:
     assert groups_of(found, "type") == groups_of(found, None) == []
     with pytest.raises(ValueError, match="there is no column 'contry'. Did you mean 'country'.*--group_columns"):
         read_prompt_rows(path, group_columns=["contry"])
+
+
+TEMPLATE = (
+    "<bos>{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def tokenizer_with(single: str) -> Any:
+    """The tiny tokenizer, which now makes `single` of every text $A."""
+    _, tokenizer = tiny_policy()
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<bos>", "<eos>")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=special)
+    return tokenizer
+
+
+@pytest.mark.parametrize("single", ["$A", "<bos> $A"])
+def test_a_policy_reads_plain_prompts_as_grpo_and_em_do(single: str) -> None:
+    tokenizer = tokenizer_with(single)
+    texts = ["person 3 asks", "the garden is open and quiet"]
+    assert query_ids(texts, tokenizer) == tokenizer(texts)["input_ids"] == prompt_ids(texts, tokenizer)
+
+
+@pytest.mark.parametrize("single", ["<bos> $A", "<bos> $A <eos>"])
+def test_a_prompt_has_one_bos_and_no_eos_behind_it(single: str) -> None:
+    """Also where a prompt or a chat template brings the bos token along; a prompt that is cut keeps it."""
+    tokenizer = tokenizer_with(single)
+    tokenizer.chat_template = TEMPLATE
+    plain = tokenizer("the garden", add_special_tokens=False)["input_ids"]
+    assert query_ids(["the garden", "<bos>the garden"], tokenizer) == [[1, *plain], [1, *plain]]
+    messages = [{"role": "user", "content": "is the garden open"}]
+    told = tokenizer("<bos>user: is the garden open<eos>assistant: ", add_special_tokens=False)["input_ids"]
+    assert query_ids([messages], tokenizer) == [told]
+    assert told.count(1) == 1 and told.count(2) == 1
+    assert query_ids(["person 3 asks about the garden", messages], tokenizer, max_length=3) == [
+        [1, *plain],
+        [1, *told[-2:]],
+    ]
+    assert query_ids(["the garden"], tokenizer, max_length=1) == [plain[-1:]]
+    begun = [*messages, {"role": "assistant", "content": "the garden"}]
+    assert query_ids([begun], tokenizer)[0][-2:] == plain  # an answer that is begun is gone on with
+
+
+def test_a_pad_token_that_begins_texts_is_refused() -> None:
+    tokenizer = tokenizer_with("<bos> $A")
+    tokenizer.pad_token = "<bos>"
+    with pytest.raises(ValueError, match="pads with '<bos>', which it also puts before every text"):
+        check_tokenizer(tokenizer)

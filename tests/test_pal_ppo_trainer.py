@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 from ppo_helpers import IdReward, SpyReward, lora, named_rows, ppo_config, tiny_policy, wrong_pairings
+from tokenizers.processors import TemplateProcessing
 
 from palign.conditioning import WhoIsAsking
 from palign.rewards import PersonalizedReward
@@ -40,6 +41,17 @@ def test_every_scored_row_belongs_to_the_person_its_prompt_names(tmp_path: Path)
     assert socket.n_bound == socket.n_consumed == len(socket.seen) == 2 * 8 + 2 * 4
     assert wrong_pairings(socket.seen) == 0
     assert len({row.reward for row in socket.seen}) > 8  # not one person over and over
+
+
+def test_the_policy_reads_bos_where_its_tokenizer_puts_it(tmp_path: Path) -> None:
+    model, tokenizer = tiny_policy()
+    bos = [("<bos>", tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=bos)
+    reward, args = SpyReward(IdReward()), ppo_config(tmp_path, total_episodes=8)
+    trainer = PALPPOTrainer(model, reward, args, tokenizer, named_rows(), peft_config=lora())
+    trainer.train()
+    assert all(row.query.startswith("<bos> person ") for row in trainer.socket.seen)
+    assert len(trainer.socket.seen) == 8 and wrong_pairings(trainer.socket.seen) == 0
 
 
 def test_eval_rows_that_do_not_fill_a_batch_are_scored(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 from policy_helpers import IdReward, lora, named_rows, tiny_policy
+from tokenizers.processors import TemplateProcessing
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking
+from palign.evaluation.policy_samples import sample_policy
 from palign.rewards import PersonalizedReward
 from palign.trainers.pal_ppo_runs import PPORuns
 from palign.trainers.policy_runs import PolicyRun
@@ -37,6 +39,28 @@ def test_a_policy_trained_whole_is_compared_with_a_reference_on_its_own_device()
     found = runs.sampling(run)
     assert found["policy"] is policy and found["reference"] is runs.model
     assert found["policy"].device == found["reference"].device == ELSEWHERE
+
+
+def test_eval_prompts_begin_as_those_that_the_policy_was_trained_on() -> None:
+    """With bos, once, and told who is asking where the policy is."""
+    runs = runs_elsewhere()
+    bos = [("<bos>", runs.tokenizer.bos_token_id)]
+    runs.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=bos)
+    runs.who.add([str(i) for i in range(4)], torch.ones(4, 1).numpy())
+    for told, start in ((None, ""), (PolicyConditioning.PROMPT, "[reader: type 0] ")):
+        ids = runs.eval_prompts(told)
+        assert ids == runs.tokenizer([start + row["prompt"] for row in named_rows(4)])["input_ids"]
+        assert all(row.count(runs.tokenizer.bos_token_id) == 1 for row in ids)
+
+
+def test_token_ids_are_answered_as_their_text_is() -> None:
+    model, tokenizer = tiny_policy()
+    texts = ["person 1", "the garden is open and quiet today"]
+    found = [
+        sample_policy(model, tokenizer, prompts, max_new_tokens=6, seed=3)
+        for prompts in (texts, tokenizer(texts, add_special_tokens=False)["input_ids"])
+    ]
+    assert found[0].completions == found[1].completions and (found[0].kl == found[1].kl).all()
 
 
 def test_a_quantized_model_stays_where_it_was_loaded() -> None:

@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from palign.models.sharded import is_sharded
 from palign.models.shared_draws import drawn
 
+Prompt = str | list[int]  # a rendered prompt, or its token ids
+
 
 @dataclass(frozen=True)
 class PolicySamples:
@@ -32,10 +34,10 @@ class PolicySamples:
 def sample_policy(
     policy: Any,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     reference: Any = None,
-    reference_prompts: Sequence[str] | None = None,
+    reference_prompts: Sequence[Prompt] | None = None,
     max_new_tokens: int,
     temperature: float = 1.0,
     batch_size: int = 128,
@@ -48,7 +50,7 @@ def sample_policy(
     Args:
         policy: a causal language model, with or without a PEFT adapter.
         tokenizer: of `policy`, padding on the left.
-        prompts: list of `n_prompts` rendered prompts.
+        prompts: list of `n_prompts` rendered prompts, or of their token ids.
         reference: to measure the KL from; default: `policy` with its adapter switched off, or `policy` itself.
         reference_prompts: what the reference reads, where it is told less; default `prompts`.
         max_new_tokens: length at which completions are cut.
@@ -83,7 +85,7 @@ def sample_policy(
 def sample_rows(
     policy: Any,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     adapters: Sequence[str] | None = None,
     **settings: Any,
@@ -95,14 +97,18 @@ def sample_rows(
 
 
 def sample_adapters(
-    policy: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], adapters: Sequence[str], **settings: Any
+    policy: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    adapters: Sequence[str],
+    **settings: Any,
 ) -> PolicySamples:
     """`sample_policy` with an adapter of its own for each prompt.
 
     Args:
         policy: a PEFT model with several adapters.
         tokenizer: of `policy`.
-        prompts: list of `n_prompts` rendered prompts.
+        prompts: list of `n_prompts` rendered prompts, or of their token ids.
         adapters: the name of the adapter that serves each prompt.
         settings: of `sample_policy`.
     """
@@ -122,15 +128,18 @@ def _adapter_off(policy: Any) -> AbstractContextManager[Any]:
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], device: torch.device
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], device: torch.device
 ) -> dict[str, torch.Tensor]:
-    options = {"return_tensors": "pt", "padding": True, "add_special_tokens": False, "padding_side": "left"}
-    encoded = tokenizer(list(prompts), **options)
+    options = {"return_tensors": "pt", "padding": True, "padding_side": "left"}
+    if isinstance(prompts[0], str):
+        encoded = tokenizer(list(prompts), add_special_tokens=False, **options)
+    else:
+        encoded = tokenizer.pad({"input_ids": list(prompts)}, **options)
     return {name: encoded[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
 def _draw(
-    policy: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int, temperature: float
+    policy: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_new_tokens: int, temperature: float
 ) -> torch.Tensor:
     encoded = _encode(tokenizer, prompts, policy.device)
     sequences = policy.generate(
@@ -148,7 +157,11 @@ def _draw(
 
 
 def _log_probability(
-    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: torch.Tensor, temperature: float
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    answers: torch.Tensor,
+    temperature: float,
 ) -> torch.Tensor:
     """`(rows,)`: log-probability of `answers` `(rows, response)` in nats, eos counted, what is behind it not."""
     encoded = _encode(tokenizer, prompts, answers.device)

@@ -9,7 +9,6 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from palign.conditioning import PolicyConditioning
 from palign.rewards import PersonalizedReward
 from palign.trainers.deepspeed_runs import trained_model
 from palign.trainers.pal_grpo_config import GroupAlgorithm, GroupPolicyConfig
@@ -36,16 +35,6 @@ class GRPORuns(PolicyRuns):
     def max_new_tokens(self) -> int:
         """Length at which completions are cut."""
         return self.args.max_completion_length
-
-    def eval_prompts(self, conditioning: PolicyConditioning | str | None) -> list[str]:
-        """As of `PolicyRuns`; plain prompts begin with what the tokenizer puts before every text (bos), as TRL's
-        GRPO and RLOO read them.
-        """
-        prompts = super().eval_prompts(conditioning)
-        if not isinstance(self.eval_rows[0]["prompt"], str):
-            return prompts
-        start = [token for token in self.tokenizer("")["input_ids"] if token != self.tokenizer.eos_token_id]
-        return [self.tokenizer.decode(start) + prompt for prompt in prompts]
 
     def _trainer(
         self, model: PreTrainedModel, reward: PersonalizedReward, args: Any, **who: Any

@@ -9,9 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from palign.conditioning import WhoIsAsking
 from palign.data.rendering import render_prompt
+from palign.models.architectures import special_ids
 from palign.rewards import BoundRows, PPORewardSocket
 from palign.trainers.pal_ppo_config import PALPPOConfig
-from palign.trainers.policy_rows import PolicyRows, groups_of, named_rows
+from palign.trainers.policy_rows import PolicyRows, groups_of, named_rows, query_ids
 
 
 @dataclass
@@ -54,7 +55,7 @@ def prepare_rows(
     rows, people = named_rows(source, name=name)
     raw = [row["prompt"] for row in rows]
     met = raw if who is None else who.condition(raw, people)
-    ids = [_token_ids(tokenizer, render_prompt(prompt, tokenizer))[-args.max_prompt_length :] for prompt in met]
+    ids = query_ids(met, tokenizer, max_length=args.max_prompt_length)
     reward_tokenizer = getattr(socket.reward.model, "tokenizer", None) or tokenizer
     prompts = [render_prompt(prompt, reward_tokenizer) for prompt in raw]
     groups = groups_of(rows, args.group_column)
@@ -68,17 +69,19 @@ def prepare_rows(
     )
 
 
-def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise `ValueError` unless `tokenizer` pads on the left with a token other than eos, as TRL's PPO needs."""
+    """Raise `ValueError` unless `tokenizer` pads on the left with a token of its own, as TRL's PPO needs."""
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise ValueError(
             f"the policy's tokenizer has pad token {tokenizer.pad_token!r} and eos token {tokenizer.eos_token!r}; PPO "
             "tells padding from the end of a completion, so they must differ. Give the tokenizer a pad token of its "
             "own: `tokenizer.add_special_tokens({'pad_token': '[PAD]'})`, and resize the model's embeddings."
+        )
+    if tokenizer.pad_token_id in special_ids(tokenizer, is_causal=True)[0]:
+        raise ValueError(
+            f"the policy's tokenizer pads with {tokenizer.pad_token!r}, which it also puts before every text, and PPO "
+            "masks all pad tokens. Give the tokenizer a pad token of its own: "
+            "`tokenizer.add_special_tokens({'pad_token': '[PAD]'})`, and resize the model's embeddings."
         )
     if tokenizer.padding_side != "left":
         raise ValueError(

@@ -11,8 +11,10 @@ from transformers import TrainingArguments
 from palign.data.annotators import canonical_id
 from palign.data.checks import unknown_column_message
 from palign.data.loading import read_rows
+from palign.data.rendering import render_prompt
+from palign.models.architectures import special_ids
 
-__all__ = ["PolicyRows", "groups_of", "named_rows", "read_prompt_rows", "require_one_batch"]
+__all__ = ["PolicyRows", "groups_of", "named_rows", "query_ids", "read_prompt_rows", "require_one_batch"]
 
 
 @dataclass
@@ -57,6 +59,29 @@ def groups_of(rows: Sequence[dict[str, Any]], column: str | None) -> list[str]:
     """The group of each row, "(missing)" where it gives none; nothing where no row has one."""
     groups = [None if column is None else row.get(column) for row in rows]
     return [] if set(groups) <= {None} else ["(missing)" if group is None else str(group) for group in groups]
+
+
+def query_ids(prompts: Sequence[Any], tokenizer: Any, *, max_length: int | None = None) -> list[list[int]]:
+    """Token ids of prompts as a policy reads them before it answers; nothing (no eos) is put behind them.
+
+    A text begins with what the tokenizer puts before every text (bos), a conversation with what its template writes.
+
+    Args:
+        prompts: texts, or lists of messages; a text that begins with bos as it is gets no second one.
+        tokenizer: the policy's.
+        max_length: tokens kept, bos and the end of the prompt; None keeps all.
+    """
+    before, _ = special_ids(tokenizer, is_causal=True)
+    opening, found = before or [tokenizer.bos_token_id], []
+    for prompt in prompts:
+        ids = tokenizer(render_prompt(prompt, tokenizer), add_special_tokens=False, verbose=False)["input_ids"]
+        if isinstance(prompt, str) and ids[: len(before)] != before:
+            ids = [*before, *ids]
+        if max_length is not None and len(ids) > max_length:
+            kept = opening if ids[: len(opening)] == opening and len(opening) < max_length else []
+            ids = [*kept, *ids[len(kept) - max_length :]]
+        found.append(ids)
+    return found
 
 
 def require_one_batch(n_rows: int, args: TrainingArguments, name: str = "train_dataset") -> None:

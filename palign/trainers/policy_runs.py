@@ -13,10 +13,10 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking
-from palign.data.rendering import render_prompt
 from palign.rewards import PersonalizedReward
 from palign.trainers.policy_card import write_conditioning
 from palign.trainers.policy_config import PersonalPolicyConfig
+from palign.trainers.policy_rows import query_ids
 from palign.trainers.prototype_adapters import adapter_name
 from palign.writing import write_whole
 
@@ -124,12 +124,12 @@ class PolicyRuns(ABC):
         """The language model on the device policies are trained on; a quantized one was loaded there."""
         return self.model if getattr(self.model, "is_quantized", False) else self.model.to(self.args.device)
 
-    def eval_prompts(self, conditioning: PolicyConditioning | str | None) -> list[str]:
-        """The prompts of `eval_rows` as a policy meets them; None for the reference, which is told nothing."""
+    def eval_prompts(self, conditioning: PolicyConditioning | str | None) -> list[list[int]]:
+        """Token ids of `eval_rows`' prompts as a policy meets them; None for the reference, which is told nothing."""
         prompts = [row["prompt"] for row in self.eval_rows]
         if conditioning is not None and PolicyConditioning(conditioning) is PolicyConditioning.PROMPT:
             prompts = self.who.condition(prompts, [str(row["annotator_id"]) for row in self.eval_rows])
-        return [render_prompt(prompt, self.tokenizer) for prompt in prompts]
+        return query_ids(prompts, self.tokenizer)
 
     def eval_adapters(self) -> list[str]:
         """The adapter that serves each of `eval_rows`: that of the person's dominant prototype."""
