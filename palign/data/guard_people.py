@@ -51,8 +51,8 @@ def _duplicates(copies: np.ndarray, again: np.ndarray, n: int, is_open: bool, sp
         return Finding.of("duplicates", "ok", share, f"{said}.")
     return Finding.of(
         "duplicates", "look", share,
-        f"{said}, none or few of them with another answer: they count evidence twice, and a split by rows puts copies "
-        "on both sides. Drop them.", copies, split,
+        f"{said}, none or few of them with another answer: they count evidence twice, and a split made elsewhere may "
+        "put copies on both sides. Drop them.", copies, split,
     )  # fmt: skip
 
 
