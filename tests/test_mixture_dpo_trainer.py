@@ -150,6 +150,10 @@ def test_recorded_likelihoods_are_those_of_the_passes(tmp_path: Path, monkeypatc
     trainer = make_trainer(
         tmp_path, m_step="weighted", min_responsibility=0.0, num_train_epochs=1, learning_rate=0.0, n_rounds=1
     )
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in trainer.policies.policy.named_parameters():
+        if "lora_B" in name:  # zero in a new adapter, whose margins then are
+            tensor.data = 0.3 * torch.randn(tensor.shape, generator=generator)
     asked, run = [], mixture_e_step.type_logps
 
     def note(policies: Any, items: Any, wanted: np.ndarray, **options: Any) -> np.ndarray:
@@ -159,10 +163,13 @@ def test_recorded_likelihoods_are_those_of_the_passes(tmp_path: Path, monkeypatc
     monkeypatch.setattr(mixture_e_step, "type_logps", note)
     trainer.train()
     assert asked == [0]  # nothing was left to compute
-    by_row = trainer._row_log_likelihoods()
+    by_row = trainer._row_log_likelihoods()[:, 0]
     assert asked[1] > 0
     again = sum_by_annotator(by_row, trainer.annotator_index, len(trainer.annotators))
     torch.testing.assert_close(trainer.mixture.log_likelihoods, again, atol=1e-4, rtol=1e-5)
+    alike = next(c for c in trainer.mixture.history[-1]["checks"] if c["name"] == "duplicate_types")
+    expected = torch.corrcoef(trainer._row_log_likelihoods()[:, 1].T)[0, 1]  # of margins, not of likelihoods
+    assert alike["value"] == pytest.approx(float(expected), abs=1e-4)
 
 
 class StopAt(TrainerCallback):

@@ -30,6 +30,7 @@ from palign.data.preferences import Preferences
 from palign.data.vote_counts import VoteCounts, count_votes
 from palign.functional.losses import plackett_luce
 from palign.functional.mixture import log_evidence, mixing_weights, temper_schedule
+from palign.functional.mixture_checks import row_margins
 from palign.models.adapters import (
     TypePolicies,
     adapter_state,
@@ -265,9 +266,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         state = self.mixture
         share = (state.round + 1) / len(self._ends)
         n_each = self.args.e_step_rows if share < 1 else 0
-        by_row = self._row_log_likelihoods(
-            rows_to_ask(self.annotator_index, n_each, seed=self.args.seed + state.round)
-        )
+        asked = rows_to_ask(self.annotator_index, n_each, seed=self.args.seed + state.round)
+        by_row, margins = self._row_log_likelihoods(asked).unbind(1)
         state.log_likelihoods = scaled_sums(by_row, self.annotator_index, len(self.annotators))
         before = state.responsibilities
         state.responsibilities, placed = posterior_of_round(state, self.start, share=share, temper=temper)
@@ -280,7 +280,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             "mixture/mean_max_responsibility": float(largest.values.mean()),
             "mixture/temper": temper,
         } | {f"mixture/weight_type_{k}": float(w) for k, w in enumerate(state.mixing_weights)}
-        checks = [placed, *checks_of_round(state, self.start, by_row)]
+        checks = [placed, *checks_of_round(state, self.start, margins)]
         state.history.append({"round": state.round + 1, "step": self.state.global_step, **found, "checks": checks})
         state.recorded = self._nothing_recorded()
         self.log(dict(found))
@@ -292,7 +292,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         )  # fmt: skip
 
     def _nothing_recorded(self) -> Tensor:
-        return torch.full((len(self.train_rows), self.start.n_types), float("nan"), dtype=torch.float64)
+        return torch.full((len(self.train_rows), 2, self.start.n_types), float("nan"), dtype=torch.float64)
 
     # what was learned so far
 
@@ -379,14 +379,14 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         return metrics
 
     def _note(self, scores: Tensor, losses: Tensor, weights: Tensor, ranks: Tensor, rows: Tensor) -> None:
-        """Sums for the next log, and likelihoods for the next E-step of the types that saw the row."""
+        """Sums for the next log, and likelihoods and margins for the next E-step of the types that saw the row."""
         if not self.model.training:
             return
         self._sums.add(scores, losses, weights, ranks)
         if self.args.m_step == MStep.WEIGHTED:
             rows = rows.cpu()
-            old = self.mixture.recorded[rows]
-            self.mixture.recorded[rows] = torch.where((weights > 0).cpu(), -losses.double().cpu(), old)
+            found = torch.stack([-losses.double(), row_margins(scores, ranks)], 1).cpu()
+            self.mixture.recorded[rows] = found.where((weights > 0).cpu()[:, None], self.mixture.recorded[rows])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to the training loss its parts by type, and TRL's `rewards/…` under the types that were trained."""

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from palign.data.preferences import Preferences
 from palign.functional.mixture import responsibilities, sum_by_annotator
-from palign.functional.mixture_checks import dead_types, duplicate_types, frozen_assignment, weak_adapters
+from palign.functional.mixture_checks import (
+    dead_types,
+    duplicate_types,
+    frozen_assignment,
+    row_margins,
+    weak_adapters,
+)
 from palign.models.adapters import TypePolicies
 from palign.models.completions import TokenizedItems
 from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
@@ -35,17 +41,18 @@ def likelihoods_of_rows(
     batch_size: int,
     show_progress: bool = False,
 ) -> Tensor:
-    """(rows, n_types) nats: those recorded in the round's own passes; of the others those asked for are computed now.
+    """(rows, 2, n_types): log-likelihoods (nats) and margins (`row_margins`) recorded in the round's own passes; of
+    the others those asked for are computed now.
 
     All processes call this, and each computes its share. What is neither recorded nor asked for is NaN.
 
     Args:
         reference_logps: (n_items,) nats.
-        recorded: (rows, n_types), NaN where this process recorded nothing.
+        recorded: (rows, 2, n_types), NaN where this process recorded nothing.
         asked: (rows,) bool; None is all.
     """
     recorded = torch.from_numpy(gathered(recorded.numpy()))
-    missing = torch.isnan(recorded).numpy()
+    missing = torch.isnan(recorded[:, 0]).numpy()
     if asked is not None:
         missing &= asked.numpy()[:, None]
     wanted = np.zeros((len(items), policies.n_types), dtype=bool)
@@ -58,7 +65,9 @@ def likelihoods_of_rows(
         show_progress=show_progress,
     )  # fmt: skip
     rewards = implicit_rewards(prefs, gathered(own), reference_logps.astype(np.float64), beta=beta)
-    return torch.where(torch.isnan(recorded), row_log_likelihoods(rewards, prefs.ranks), recorded)
+    margins = row_margins(rewards, torch.from_numpy(prefs.ranks))
+    found = torch.stack([row_log_likelihoods(rewards, prefs.ranks), margins], 1)
+    return torch.where(torch.isnan(recorded), found, recorded)
 
 
 def posterior_of_round(
@@ -117,12 +126,12 @@ def scaled_sums(by_row: Tensor, annotator_index: Tensor, n_annotators: int) -> T
     return sums * (counts / n_known)[:, None]
 
 
-def checks_of_round(state: MixtureState, start: CheapStart, by_row: Tensor) -> list[dict[str, Any]]:
-    """Dead, duplicate and frozen types, of (rows, n_types) log-likelihoods under the adapters."""
+def checks_of_round(state: MixtureState, start: CheapStart, margins: Tensor) -> list[dict[str, Any]]:
+    """Dead, duplicate and frozen types, of (rows, n_types) margins under the adapters."""
     agreement = next((check["value"] for check in start.checks if check["name"] == "restart_stability"), None)
     checks = [
         dead_types(state.responsibilities),
-        duplicate_types(by_row[~torch.isnan(by_row).any(1)]),
+        duplicate_types(margins[~torch.isnan(margins).any(1)]),
         frozen_assignment(state.responsibilities, start.responsibilities, agreement=agreement),
     ]
     for check in checks:

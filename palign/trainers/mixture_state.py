@@ -26,7 +26,8 @@ class MixtureState:
         responsibilities: (n_annotators, n_types) float64.
         mixing_weights: (n_types,) float64.
         log_likelihoods: (n_annotators, n_types) float64 nats under the adapters; zeros before the first E-step.
-        recorded: (rows, n_types) float64 log-likelihoods seen in the forward passes of this round; NaN is not seen.
+        recorded: (rows, 2, n_types) float64 log-likelihoods (nats) and margins of rows (`row_margins`) seen in the
+            forward passes of this round; NaN is not seen.
         round: M-steps done.
         history: one dict for each round.
     """
@@ -111,7 +112,12 @@ class MixtureState:
                 f"{str(folder)!r} is not a checkpoint of MixtureDPOTrainer: it lacks {', '.join(missing)}."
             )
         words = json.loads((folder / WORDS).read_text(encoding="utf-8"))
-        return cls(**load_file(folder / TENSORS), round=words["round"], history=words["history"])
+        tensors = load_file(folder / TENSORS)
+        if tensors["recorded"].ndim == 2:  # a checkpoint from before margins were recorded
+            tensors["recorded"] = torch.stack(
+                [tensors["recorded"], torch.full_like(tensors["recorded"], torch.nan)], 1
+            )
+        return cls(**tensors, round=words["round"], history=words["history"])
 
 
 def round_ends(n_steps: int, n_rounds: int) -> list[int]:
