@@ -9,6 +9,7 @@ from palign.conditioning import PolicyConditioning
 from palign.trainers import pal_grpo_arguments, policy_arguments
 from palign.trainers.pal_grpo_arguments import EMBEDDED_DEFAULTS, parse_grpo_arguments
 from palign.trainers.pal_grpo_config import GroupAlgorithm, PALGRPOConfig, PALRLOOConfig
+from palign.trainers.pal_reward_arguments import parse_reward_arguments
 from palign.trainers.trl_ppo import require_trl_ppo
 
 CONFIGS = Path(__file__).parents[1] / "recipes" / "configs" / "grpo_pal"
@@ -80,6 +81,13 @@ def test_a_quantized_model_needs_an_adapter_and_bitsandbytes(monkeypatch: pytest
         parse_grpo_arguments([*OWN, "--load_in_4bit", "--use_peft"])
     monkeypatch.setattr(policy_arguments, "find_spec", lambda name: object())
     assert parse_grpo_arguments([*OWN, "--load_in_4bit", "--use_peft"])[2].load_in_4bit
+
+
+@pytest.mark.parametrize("flag", ["load_in_4bit", "load_in_8bit"])
+def test_a_reward_model_does_not_take_a_quantized_backbone_for_granted(flag: str, tmp_path: Path) -> None:
+    given = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", str(tmp_path), f"--{flag}", "true"]
+    with pytest.raises(ValueError, match=f"--{flag} is for policies"):
+        parse_reward_arguments(given)
 
 
 def test_one_checkpoint_is_not_named_for_several_policies() -> None:

@@ -81,7 +81,7 @@ def parse_reward_arguments(
     """Read flags over YAML (`--config FILE.yaml`) over defaults; `CommandLine` refuses unknown names.
 
     Raises:
-        ValueError: rows of text without a model, or a model together with vectors.
+        ValueError: rows of text without a model, a model together with vectors, or a quantized one.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = CommandLine((RewardArguments, DataArguments, PALRewardConfig, ModelConfig))
@@ -96,6 +96,9 @@ def parse_reward_arguments(
         )
     if data_args.dataset_name is None and (data_args.embeddings or model_args.model_name_or_path):
         raise ValueError("No rows are named: give --dataset_name FILE, FOLDER or a name on the hub.")
+    flag = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(model_args, name)), None)
+    if flag is not None:
+        raise ValueError(f"--{flag} is for policies; the backbone of a PAL reward is read as it is. Leave it out.")
     require_writable(args.output_dir)
     if str(args.resume_from_checkpoint).lower() != "true":
         args.resume_from_checkpoint = resume_point(args.resume_from_checkpoint, args.output_dir)

@@ -140,6 +140,7 @@ def train_ppo(folder: Path, stage: int, n_ranks: int, accumulation: int) -> dict
         os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
     model, tokenizer = tiny_policy()
     options = common(folder, 0, n_ranks, accumulation)
+    options["gradient_checkpointing"] = n_ranks > 1  # where activations are computed again, the steps are the same
     args = ppo_config(options.pop("output_dir"), **options, total_episodes=40, num_ppo_epochs=2, num_mini_batches=1)
     policy_lora = ppo_lora()
     policy_lora.lora_dropout = 0.0
