@@ -39,11 +39,11 @@ KEPT = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
 
 
 def mixture(folder: Path) -> None:
-    """Twelve steps in three rounds of EM, a checkpoint after every second step and every round."""
+    """Ten steps in three rounds of EM, a checkpoint after every second step and every round; an epoch has six."""
     _reads_or_says_so(load_mixture, folder)
     set_seed(0)
     args = MixtureDPOConfig(
-        output_dir=str(folder), n_types="2", n_rounds=3, max_steps=12, per_device_train_batch_size=8, n_restarts=2,
+        output_dir=str(folder), n_types="2", n_rounds=3, max_steps=10, per_device_train_batch_size=8, n_restarts=2,
         n_permutations=0, head_dim=8, learning_rate=1e-3, **QUIET, **(KEPT | {"save_steps": 2}),
     )  # fmt: skip
     rows = planted(n_annotators=8, n_rows=6)
@@ -62,13 +62,13 @@ def mixture_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def reward(folder: Path) -> None:
-    """A head, then LoRA on the backbone for ten steps, a checkpoint after each."""
+    """A head, then LoRA on the backbone for eight steps, a checkpoint after each; an epoch has five."""
     _reads_or_says_so(PALRewardModel.from_pretrained, str(folder))
     set_seed(0)
     people = make_people(5)
     model = text_model(annotators=people, dropout=0.0)
     args = PALRewardConfig(
-        output_dir=str(folder), head_epochs=3, max_steps=10, per_device_train_batch_size=8, learning_rate=1e-3,
+        output_dir=str(folder), head_epochs=3, max_steps=8, per_device_train_batch_size=8, learning_rate=1e-3,
         embedding_cache_dir=str(folder / "embeddings"), **QUIET, **KEPT,
     )  # fmt: skip
     trainer = PALRewardTrainer(model, args, Preferences.from_rows(text_rows(40)), peft_config=lora())
@@ -108,10 +108,10 @@ def ppo_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def grpo(folder: Path) -> None:
-    """Eight updates, two on each generation, a checkpoint after each."""
+    """Seven updates, two on each generation, a checkpoint after each; an epoch has four."""
     set_seed(0)
     trainer = group_trainer(
-        folder, "grpo", PersonalizedReward(IdAndLength(), standardize=False), max_steps=8, steps_per_generation=2,
+        folder, "grpo", PersonalizedReward(IdAndLength(), standardize=False), max_steps=7, steps_per_generation=2,
         train_dataset=named_rows(8), **KEPT,
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=True)

@@ -36,6 +36,16 @@ def test_killed_again_and_again(tmp_path: Path, name: str) -> None:
     check(tmp_path, name, n_points=6, seed=1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mixture", "reward", "grpo"])
+def test_a_run_killed_as_its_model_is_saved_trains_no_more(tmp_path: Path, name: str) -> None:
+    """All steps are done, the last within an epoch: what goes on reads the last checkpoint and saves."""
+    expected, _, n_writes = whole_run(RUNS[name], tmp_path / "whole")
+    point = survive(RUNS[name], tmp_path / "killed", expected, [KillAt(write=n_writes - 1)])
+    assert not point.failure, point.failure
+    assert len(point.kills) == 1 and point.difference == 0
+
+
 def check(folder: Path, name: str, *, n_points: int, seed: int = 0) -> None:
     expected, seconds, n_writes = whole_run(RUNS[name], folder / "whole")
     for number, kills in enumerate(random_kills(n_points, seconds, n_writes, seed=seed)):

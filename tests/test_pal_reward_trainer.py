@@ -374,6 +374,28 @@ def test_resuming_goes_on_where_the_checkpoint_was(how: str, tmp_path: Path) -> 
         torch.testing.assert_close(parameter, expected[name], atol=1e-6, rtol=1e-5, msg=name)
 
 
+def test_a_finished_run_goes_on_only_with_its_own_rows(tmp_path: Path) -> None:
+    """Ended within its second epoch: loaded, it takes no step; with every pair turned round it is another run."""
+    start, held = text_model(dropout=0.0), Preferences.from_rows(text_rows(16))
+    turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in text_rows(16)]
+
+    def trained(data: Any, **changes: Any) -> PALRewardTrainer:
+        args = config(tmp_path, **{"save_strategy": "steps", "save_steps": 1, "max_steps": 3} | changes)
+        trainer = PALRewardTrainer(copy.deepcopy(start), args, data, peft_config=lora())
+        trainer.train(resume_from_checkpoint=True)
+        return trainer
+
+    whole, again = trained(held), trained(Preferences.from_rows(text_rows(16)))
+    assert again.state.global_step == 3 and again.state.epoch == 1.5
+    for name, parameter in again.model.named_parameters():
+        assert torch.equal(parameter, whole.model.get_parameter(name)), name
+    for data, change, words in ((turned, {}, "rows 16 rows, key"), (held, {"learning_rate": 0.5}, "learning_rate")):
+        with pytest.raises(ValueError, match=f"of another run: {words}.* \\(now "):
+            trained(data, **change)
+    longer = trained(held, max_steps=4)
+    assert longer.state.global_step == 4
+
+
 # what does not fit
 
 

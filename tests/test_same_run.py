@@ -8,15 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from policy_helpers import IdReward
 from transformers import TrainingArguments
 
 from palign.data.preferences import Preferences
+from palign.rewards import PersonalizedReward
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.pal_grpo_config import PALGRPOConfig
 from palign.trainers.pal_reward_config import PALRewardConfig
+from palign.trainers.policy_resume import reward_words
 from palign.trainers.policy_rows import PolicyRows
-from palign.trainers.same_run import RUN, deciding_options, refuse_another_run, rows_key, run_words
+from palign.trainers.same_run import RUN, adapter_options, deciding_options, refuse_another_run, rows_key, run_words
 
 ROWS = [
     {"annotator_id": f"p{i % 3}", "prompt": f"drink {i // 2}?", "chosen": f"tea {i}", "rejected": "milk"}
@@ -135,6 +140,29 @@ def test_a_checkpoint_of_an_earlier_version(tmp_path: Path, caplog: pytest.LogCa
     for rank in range(2):
         (tmp_path / f"rng_state_{rank}.pth").touch()
     refuse_another_run(tmp_path, now | {"n_processes": 2})
+
+
+def test_an_adapter_enters_by_what_its_weights_do_not_show() -> None:
+    def of(**options: Any) -> dict[str, Any]:
+        layers = torch.nn.ModuleDict({"a": torch.nn.Linear(4, 4), "b": torch.nn.Linear(4, 4)})
+        return adapter_options(torch.nn.ModuleList([get_peft_model(layers, LoraConfig(**{"r": 2} | options))]))
+
+    both = {"target_modules": ["b", "a"], "lora_alpha": 8}
+    assert of(**both) == of(**both | {"target_modules": ["a", "b"]})
+    assert of(**both)["peft lora_alpha"] == 8 and of(**both) != of(**both | {"lora_alpha": 16})
+    assert adapter_options(torch.nn.Linear(1, 1)) == {}
+
+
+def test_a_reward_enters_by_content() -> None:
+    def of(value: float, **options: Any) -> dict[str, Any]:
+        model = torch.nn.Linear(2, 1)
+        torch.nn.init.constant_(model.weight, value)
+        torch.nn.init.zeros_(model.bias)
+        return reward_words(PersonalizedReward(model, **options))
+
+    assert of(1.0) == of(1.0) != of(2.0) and of(1.0)["reward"].startswith("Linear, key ")
+    assert of(1.0, weights=[1.0, 0.0]) != of(1.0, weights=[0.0, 1.0])
+    assert reward_words(PersonalizedReward(IdReward())) == {"reward": "IdReward", "prototype_weights": None}
 
 
 def test_the_key_does_not_depend_on_how_indices_are_stored() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from palign.trainers.processes import computed_once
-from palign.trainers.same_run import RUN, refuse_another_run, run_words
+from palign.trainers.same_run import RUN, adapter_options, refuse_another_run, run_words
 from palign.writing import SavingError, saving, write_whole
 
 __all__ = [
@@ -155,7 +155,8 @@ class CompleteCheckpoints:
 
     @cached_property
     def _run_words(self) -> dict[str, Any]:
-        return run_words(self.args, getattr(self, "train_rows", None), **self.deciding())
+        further = adapter_options(self.accelerator.unwrap_model(self.model)) | self.deciding()
+        return run_words(self.args, getattr(self, "train_rows", None), **further)
 
     def deciding(self) -> dict[str, Any]:
         """What decides a run beside rows and options, by name."""

@@ -97,8 +97,8 @@ class MixtureState:
         found, needed = ((*s.responsibilities.shape, len(s.recorded)) for s in (state, self))
         if found != needed:
             raise ValueError(
-                f"The checkpoint {folder} is of {found[0]} annotators, {found[1]} types and {found[2]} rows, these are "
-                f"{needed[0]}, {needed[1]} and {needed[2]}. Resume with the rows and the n_types of that run."
+                f"The checkpoint {folder} is of {found[0]} annotators, {found[1]} types and {found[2]} rows, these "
+                f"are {needed[0]}, {needed[1]} and {needed[2]}. Resume with the rows and the n_types of that run."
             )
         return state
 

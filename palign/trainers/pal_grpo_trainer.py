@@ -38,7 +38,7 @@ from palign.trainers.pal_grpo_resume import OrderByEpoch, load_generation, save_
 from palign.trainers.pal_grpo_reward import RecordedReward
 from palign.trainers.policy_card import write_policy_card
 from palign.trainers.policy_metrics import sample_table
-from palign.trainers.policy_resume import load_watch, save_watch
+from palign.trainers.policy_resume import load_watch, reward_words, save_watch
 from palign.trainers.policy_rows import require_one_batch
 from palign.trainers.ppo_guard import CollapseGuard
 from palign.writing import saving, whole_files
@@ -181,6 +181,10 @@ class PersonalGroupTrainer(CompleteCheckpoints):
     def is_finished(self) -> bool:
         """Also where the guard has stopped the run before."""
         return self.guard.stop_reason is not None or super().is_finished()
+
+    def deciding(self) -> dict[str, Any]:
+        """The reward."""
+        return reward_words(self.reward)
 
     def _place(self) -> tuple[int, torch.device]:
         return self.accelerator.process_index, self.accelerator.device

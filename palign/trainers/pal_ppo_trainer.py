@@ -45,6 +45,7 @@ from palign.trainers.pal_ppo_data import check_tokenizer, prepare_rows
 from palign.trainers.pal_ppo_resume import load_progress, save_progress
 from palign.trainers.policy_card import write_policy_card
 from palign.trainers.policy_metrics import reward_metrics, sample_table
+from palign.trainers.policy_resume import reward_words
 from palign.trainers.policy_rows import require_one_batch
 from palign.trainers.ppo_flags import checkpoint_activations, heed_max_steps, mixed_precision
 from palign.trainers.ppo_guard import CollapseGuard
@@ -246,6 +247,10 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
         if self._checkpoint_is_due:
             self._checkpoint_is_due = False
             super()._save_checkpoint(self.model, None)
+
+    def deciding(self) -> dict[str, Any]:
+        """The reward."""
+        return reward_words(self.reward)
 
     def save_beside(self, folder: Path) -> None:
         """What transformers does not write."""

@@ -7,6 +7,7 @@ is served like the population, and nobody worse than by one pooled reward for wa
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,9 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             resume_from_checkpoint: True: go on from the last complete checkpoint, or begin where there is none; or
                 its folder. Checkpoints are of the second stage and hold what the first one found, which is then not
                 fitted again; the first stage by itself begins anew.
+
+        Raises:
+            ValueError: the checkpoint is not complete, or of another run (`CompleteCheckpoints.train`).
         """
         model = self.accelerator.unwrap_model(self.model)
         resume = self.agreed_resume_point(resume_from_checkpoint) if self.trains_backbone else None
@@ -131,6 +135,10 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             data = self._states(self.train_rows, together=True)  # the backbone has moved
         self._on_main_process(lambda: self._place_people(model, data))
         return output
+
+    def deciding(self) -> dict[str, Any]:
+        """What the head is: its options are the model's."""
+        return {name: value for name, value in asdict(self.model.config).items() if not name.startswith("backbone")}
 
     def _fit_head(self, model: PALRewardModel, data: RowTensors) -> None:
         """Stage one, with restarts; the best training loss is kept."""

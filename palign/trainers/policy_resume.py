@@ -1,5 +1,6 @@
 """The guard and the reward scales of a run, beside its checkpoint: the same files for every trainer of a policy."""
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -7,13 +8,31 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from palign.functional.reward_scales import RewardScale, RewardScales
+from palign.rewards import PersonalizedReward
 from palign.trainers.ppo_guard import CollapseGuard
 
-__all__ = ["copies", "guard_from", "guard_words", "load_watch", "save_watch", "scales_from", "scales_words"]
+__all__ = [
+    "copies", "guard_from", "guard_words", "load_watch", "reward_words", "save_watch", "scales_from", "scales_words",
+]  # fmt: skip
 
 GUARD, WATCH = "guard.safetensors", "watch.json"
+SAMPLED_FROM = 2**20  # elements: larger tensors enter a key by so many of theirs, evenly
+
+
+def reward_words(reward: PersonalizedReward) -> dict[str, Any]:
+    """What a policy is rewarded by, for `same_run`: a reward model of torch by content, any other by its class."""
+    digest, model = hashlib.sha256(), reward.model
+    state = model.state_dict() if isinstance(model, nn.Module) else {}
+    for name, tensor in sorted(state.items()):
+        flat = tensor.detach().reshape(-1)
+        flat = flat[:: max(1, flat.numel() // SAMPLED_FROM)].contiguous().cpu()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    said = f"{type(model).__name__}, key {digest.hexdigest()[:16]}" if state else type(model).__name__
+    return {"reward": said, "prototype_weights": None if reward.weights is None else reward.weights.tolist()}
 
 
 def guard_words(guard: CollapseGuard, folder: Path) -> dict[str, Any]:

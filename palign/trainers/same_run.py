@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
 from transformers import TrainingArguments
 
 from palign.data.preferences import Preferences
@@ -26,7 +27,9 @@ from palign.data.preferences import Preferences
 if TYPE_CHECKING:
     from palign.trainers.policy_rows import PolicyRows
 
-__all__ = ["RUN", "TRAINING_OPTIONS", "deciding_options", "refuse_another_run", "rows_key", "run_words"]
+__all__ = [
+    "RUN", "TRAINING_OPTIONS", "adapter_options", "deciding_options", "refuse_another_run", "rows_key", "run_words",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 RUN = "run.json"
@@ -39,6 +42,7 @@ TRAINING_OPTIONS = (
 )  # fmt: skip
 ALSO = ("learning_rate", "per_device_train_batch_size", "train_sampling_strategy", "dataloader_drop_last",
         "neftune_noise_alpha")  # fmt: skip
+OF_ADAPTERS = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "target_modules")
 LENGTH = {"max_steps", "num_train_epochs", "total_episodes", "num_total_batches"}
 # Of a trainer's own and of TRL's options: those that cannot change the result, and those that follow from others.
 IDLE = {
@@ -64,6 +68,13 @@ def deciding_options(args: TrainingArguments) -> dict[str, Any]:
     own = [f.name for f in fields(args) if f.name not in known | IDLE and not f.name.startswith(IDLE_BEGIN)]
     names = {*own, *TRAINING_OPTIONS, *ALSO} - LENGTH
     return {name: getattr(args, name) for name in sorted(names) if hasattr(args, name)}
+
+
+def adapter_options(model: nn.Module) -> dict[str, Any]:
+    """Of the first adapter on a model, what its weights do not show; nothing where there is none."""
+    configs = next((m.peft_config for m in model.modules() if getattr(m, "peft_config", None)), {})
+    config = next(iter(configs.values()), None)
+    return {f"peft {name}": getattr(config, name) for name in OF_ADAPTERS if hasattr(config, name)}
 
 
 def rows_key(rows: "Preferences | PolicyRows") -> str:

@@ -45,8 +45,8 @@ def group(folder: str, stop: int, size: int) -> dict[str, Any]:
     """Six updates, two on each generation."""
     reward = PersonalizedReward(IdAndLength(), standardize=False)
     trainer = group_trainer(
-        Path(folder), "grpo", reward, max_steps=6, steps_per_generation=2, per_device_train_batch_size=size, train_dataset=named_rows(8), save_strategy="steps", save_steps=1,
-        save_total_limit=1, seed=0,
+        Path(folder), "grpo", reward, max_steps=6, steps_per_generation=2, per_device_train_batch_size=size, seed=0,
+        train_dataset=named_rows(8), save_strategy="steps", save_steps=1, save_total_limit=1,
     )  # fmt: skip
     trainer.add_callback(StopAt(stop))
     trainer.train(resume_from_checkpoint=True)
