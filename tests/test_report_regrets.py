@@ -34,8 +34,9 @@ def test_it_opens_with_the_type_that_loses_most(tmp_path: Path) -> None:
     assert report.headline[0] == (
         f"distill: the type that loses most is {EVIL}, by 0.00310 (95 % interval 0.00260 to 0.00360) against a "
         "policy of its own, in units of its reward; of 3 policies measured on the same fresh prompts 1 has a smaller "
-        "worst regret."
+        "worst regret: prior."
     )
+    assert report.headline[1].startswith("By held-out votes, distill: worst served is type")
     text = report.markdown_path.read_text(encoding="utf-8")
     assert text.index("the type that loses most") < text.index("worst served is") < text.index("## Regret")
     assert text.index("## Regret") < text.index("| prior | 0.00250") < text.index("| distill (chosen) | 0.00310")
@@ -47,6 +48,7 @@ def test_the_page_draws_regrets_first(tmp_path: Path) -> None:
     page = fair_report(tmp_path).html_path.read_text(encoding="utf-8")
     assert page.index("▼ Loses most") < page.index("▼ Worst served") < page.index("<h2>Regret</h2>")
     assert page.index("<h2>Regret</h2>") < page.index("Regret of every policy") < page.index("<h2>Held-out votes")
+    assert "0.00310 (0.00260 to 0.00360) under distill" in page and "0.00370 to 0.00470; of cold" in page
     assert EVIL not in page and "<h2>The run</h2>" not in page
     pytest.importorskip("matplotlib")
     drawn = page.index("<h3>Regret of every type under every policy</h3>")

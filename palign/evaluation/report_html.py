@@ -22,9 +22,9 @@ from palign.evaluation.report_words import (
     frame_of,
     interval_words,
     main_metric,
-    model_sentences,
     number_words,
     opening_frame,
+    opening_sentences,
     section_title,
     span,
 )
@@ -82,7 +82,7 @@ def _opening(data: dict[str, Any]) -> list[str]:
         lines += [*(f'<p class="lead">{text(words)}</p>' for words in regrets), *_cards(regret_cards(data))]
     for place, section in enumerate(data["sections"], start=len(regrets)):
         for model in ordered_models(section):
-            sentences = model_sentences(section, model, data["settings"])
+            sentences = opening_sentences(section, model, data)
             warnings += [words for words in sentences if words.startswith("Warning:")]
             sentences = [words for words in sentences if not words.startswith("Warning:")]
             if model["model"] != section["main"]:

@@ -5,9 +5,10 @@ from typing import Any
 
 from palign.models.model_card import decimals
 
-__all__ = ["MEANING", "VOTES", "opens_with_regrets", "regret_cards", "regret_sentences", "regret_table"]
+__all__ = ["BY_VOTES", "MEANING", "VOTES", "opens_with_regrets", "regret_cards", "regret_sentences", "regret_table"]
 
-VOTES = "Held-out votes, by each policy's own reward"  # what is a policy's accuracy, in a report on regrets
+VOTES = "Held-out votes, by each policy's own reward"  # what a policy's accuracy is of, in a report on regrets
+BY_VOTES = "By held-out votes, "
 MEANING = (
     "Regret of a type under a policy: the reward that the type expects of a policy of its own less what it expects of "
     "this one, in units of that reward. Policies with the least worst regret stand first."
@@ -30,12 +31,12 @@ def regret_sentences(data: Mapping[str, Any]) -> list[str]:
         f"{record['chosen']}: the type that loses most is {record['types'][record['worst_type'][chosen]]}, by "
         f"{_ranged(record, chosen, name=True)} against a policy of its own, in units of its reward"
     )
-    n_better = sum(value < values[chosen] for value in values)
-    if not n_better:
+    better = [name for name, value in zip(record["policies"], values, strict=True) if value < values[chosen]]
+    if not better:
         return [f"{words}: the least worst regret of {len(values)} policies measured on the same fresh prompts."]
     return [
-        f"{words}; of {len(values)} policies measured on the same fresh prompts {n_better} "
-        f"{'has' if n_better == 1 else 'have'} a smaller worst regret."
+        f"{words}; of {len(values)} policies measured on the same fresh prompts {len(better)} "
+        f"{'has' if len(better) == 1 else 'have'} a smaller worst regret: {', '.join(better)}."
     ]
 
 
@@ -47,12 +48,12 @@ def regret_cards(data: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     for name in dict.fromkeys(shown):
         place = record["policies"].index(name)
         kind, value = record["types"][record["worst_type"][place]], record["worst"][place]["value"]
-        is_chosen = name == record["chosen"]
-        small = f"loses {_ranged(record, place)} under {name}" if is_chosen else f"{_ranged(record, place)}, of {kind}"
-        head = "▼ Loses most" if is_chosen else f"Worst regret of {name}"
-        cards.append(
-            (head, kind if is_chosen else f"{value:.{_places(record)}f}", small, "worst" if is_chosen else "")
-        )
+        if name == record["chosen"]:
+            cards.append(("▼ Loses most", kind, f"{_ranged(record, place)} under {name}", "worst"))
+            continue
+        large = f"{value:.{_places(record)}f}"
+        ends = _ranged(record, place).removeprefix(f"{large} ").strip("()")
+        cards.append((f"Worst regret of {name}", large, f"{ends}; of {kind}", ""))
     return cards
 
 
@@ -66,8 +67,8 @@ def regret_table(data: Mapping[str, Any]) -> tuple[list[str], list[tuple[list[st
         name, by_type = record["policies"][place], [row[place] for row in record["values"]]
         is_chosen = name == record["chosen"]
         cells = [f"{name} (chosen)" if is_chosen else name, _ranged(record, place)]
-        cells += [record["types"][record["worst_type"][place]], *(f"{value:.{places}f}" for value in by_type)]
-        rows.append(([*cells, f"{record['mean'][place]:.{places}f}", f"{record['kl'][place]:.3f}"], is_chosen))
+        cells += [record["types"][record["worst_type"][place]], *(f"{value:z.{places}f}" for value in by_type)]
+        rows.append(([*cells, f"{record['mean'][place]:.{places}f}", f"{record['kl'][place]:z.3f}"], is_chosen))
     return head, rows
 
 

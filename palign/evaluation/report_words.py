@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from palign.evaluation.report_regrets import VOTES, opens_with_regrets, regret_sentences
+from palign.evaluation.report_regrets import BY_VOTES, VOTES, opens_with_regrets, regret_sentences
 
 __all__ = [
     "WHAT_THE_NUMBERS_ARE",
@@ -12,6 +12,7 @@ __all__ = [
     "main_metric",
     "model_sentences",
     "opening_frame",
+    "opening_sentences",
     "section_title",
     "span",
     "with_interval",
@@ -66,8 +67,15 @@ def headline_sentences(data: dict[str, Any]) -> list[str]:
         sentence
         for section in data["sections"]
         for model in sorted(section["models"], key=lambda model: model["model"] != section["main"])
-        for sentence in model_sentences(section, model, data["settings"])
+        for sentence in opening_sentences(section, model, data)
     ]
+
+
+def opening_sentences(section: dict[str, Any], model: dict[str, Any], data: dict[str, Any]) -> list[str]:
+    """:func:`model_sentences`, the first of which says that it is of votes, where regrets stand before it."""
+    first, *others = model_sentences(section, model, data["settings"])
+    is_votes = section["name"] == "reward models" and opens_with_regrets(data)
+    return [f"{BY_VOTES}{first}" if is_votes else first, *others]
 
 
 def section_title(section: dict[str, Any], data: dict[str, Any]) -> str:

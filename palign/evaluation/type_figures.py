@@ -138,7 +138,7 @@ def draw_regrets(record: dict[str, Any]) -> "Figure":
             axes.fill_between([column - 0.48, column + 0.48], row - 0.16, row + 0.36, facecolor=paper(share),
                               edgecolor=INK if column == worst else "#bbbbbb",
                               linewidth=1.6 if column == worst else 0.5)  # fmt: skip
-            axes.text(column, row + 0.1, f"{values[row, column]:.{places}f}", ha="center", va="center", fontsize=9,
+            axes.text(column, row + 0.1, f"{values[row, column]:z.{places}f}", ha="center", va="center", fontsize=9,
                       color="white" if share > 0.55 else INK,
                       fontweight="bold" if column == worst else "normal")  # fmt: skip
         if shares[row] is not None:
