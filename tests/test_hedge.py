@@ -9,17 +9,18 @@ from palign.functional.hedge import exponentiated_gradient, hedge_bound, optimis
 from palign.functional.regret import solve_minmax_regret
 
 
-def random_regrets(seed: int) -> torch.Tensor:
-    """4 × 4: none on the diagonal, .5 to 1.5 elsewhere."""
-    table = 0.5 + torch.rand(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+def random_regrets(seed: int, least: float = 0.5) -> torch.Tensor:
+    """4 × 4: none on the diagonal, `least` to `least` + 1 elsewhere."""
+    table = least + torch.rand(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return table.fill_diagonal_(0.0)
 
 
-def compare(seed: int) -> None:
-    regrets = random_regrets(seed)
+def compare(seed: int, least: float = 0.5) -> None:
+    regrets = random_regrets(seed, least)
     exact, played = solve_minmax_regret(regrets), optimistic_hedge(regrets)
-    # (ln(K + 1) + ln K) / (η T) with η = 5/√T, T = 1e5
-    assert played.bound == pytest.approx((math.log(5) + math.log(4)) / (5 * math.sqrt(1e5)), rel=1e-12)
+    # (ln(K + 1) + ln K) / (η T) with η = 1/(4 max |R|), T = 1e5: less than with η = 5/√T
+    bound = (math.log(5) + math.log(4)) * 4 * float(regrets.max()) / 1e5
+    assert played.bound == pytest.approx(bound, rel=1e-12) and bound < math.log(20) / (5 * math.sqrt(1e5))
     assert 0 <= played.gap <= played.bound
     assert abs(played.value - exact.value) < 1e-3
     assert (played.policy_weights - exact.policy_weights).abs().max() < 2e-3
@@ -33,8 +34,16 @@ def test_agrees_with_the_exact_game() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 10))
-def test_agrees_with_the_exact_game_on_more(seed: int) -> None:
-    compare(seed)
+@pytest.mark.parametrize("least", [0.0, 0.5])
+def test_agrees_with_the_exact_game_on_more(seed: int, least: float) -> None:
+    compare(seed, least)
+
+
+def test_units_do_not_matter() -> None:
+    # two types: w = (R_12, R_21) / their sum
+    for unit in (1e-4, 1.0, 1e3):
+        played = optimistic_hedge([[0.0, unit], [2 * unit, 0.0]], n_steps=4000)
+        assert played.policy_weights.tolist() == pytest.approx([1 / 3, 2 / 3], abs=2e-3)
 
 
 def test_two_steps_by_hand() -> None:

@@ -53,8 +53,9 @@ def optimistic_hedge(
 
     Args:
         regrets, type_importance: as `solve_minmax_regret`.
-        step_size: η, per unit of regret; 5/√n_steps without it, at most 1/(4 max |R|), up to where the bound holds
-            (Syrgkanis et al. 2015, Proposition 7).
+        step_size: η, per unit of regret; without it 1/(4 max |R|), up to where the bound holds (Syrgkanis et al. 2015,
+            Proposition 7), so that units do not matter. The papers' 5/√n_steps is slower on regrets of one unit, and
+            on small ones does not arrive.
         n_recorded: points of the trajectory, evenly spaced; the last is the end.
     """
     table = weighted_table(regrets, type_importance)
@@ -62,7 +63,7 @@ def optimistic_hedge(
         raise ValueError(f"n_steps is {n_steps} and n_recorded {n_recorded}; both must be at least 1.")
     largest = table.abs().max().item()
     if step_size is None:
-        step_size = min(5 / math.sqrt(n_steps), 1 / (4 * largest) if largest else math.inf)
+        step_size = 1 / (4 * largest) if largest else 1.0
     marks = np.unique(np.linspace(0, n_steps, min(n_recorded, n_steps) + 1).astype(int)[1:])
     policies, types = _play(table.numpy(), n_steps, step_size, marks)
     policies, types = torch.from_numpy(policies), torch.from_numpy(types[:, :-1].copy())
