@@ -113,8 +113,8 @@ def kl_regret_matrix(values: Table, kl_to_reference: Vector, *, beta: float = 1.
 def solve_minmax_regret(regrets: Table, *, type_importance: Vector | None = None) -> MinmaxRegret:
     """w = argmin over the simplex of max(0, max_i (R w)_i), exactly; ties by the least mean of R w.
 
-    What ties in that, too, is decided by the order of columns: of types that are the same one gets the weight, and types
-    in another order may give other weights of the same worst and mean regret.
+    What ties in that, too, is decided by the order of columns: of types that are the same one gets the weight, and
+    types in another order may give other weights, of the same worst and mean regret.
 
     Args:
         regrets: (n_types, n_policies), any numbers of rows and columns.
