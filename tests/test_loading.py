@@ -131,7 +131,7 @@ FILE_FAULTS = {
         r"a.jsonl, line 3 \(counting from 1\): not JSON \(Expecting property name.*\): \"\{'annotator_id': 1\}\"",
     ),
     "cut off": ("a.jsonl", LINES[:-20], r"a.jsonl, line 2 \(counting from 1\): not JSON"),
-    "a list on a line": ("a.jsonl", '["a"]\n', r"a.jsonl, line 1 \(counting from 1\): \['a'\] is no object"),
+    "a list on a line": ("a.jsonl", '["a"]\n', r"a.jsonl, line 1 \(counting from 1\): \['a'\] is no object.*one row"),
     "empty": ("a.jsonl", "", r"a.jsonl is empty \(0 bytes\)"),
     "only blanks": ("a.jsonl", "\n \n", "a.jsonl is empty"),
     "empty csv": ("a.csv", "annotator_id,chosen,rejected\n", "a.csv has a header and no rows"),

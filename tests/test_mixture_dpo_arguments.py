@@ -34,6 +34,11 @@ def test_with_rows_of_ones_own_the_values_are_those_of_the_config() -> None:
     assert data.dataset_name == "rows.jsonl"
 
 
+def test_the_smoke_configuration_asks_rows_of_ones_own_for_no_declared_types() -> None:
+    smoke = ["--config", str(ROOT / "recipes" / "configs" / "em_dpo" / "smoke.yaml")]
+    assert parse_mixture_arguments([*smoke, *OWN])[0].baselines == ["pooled"]
+
+
 def test_flags_stand_over_yaml_and_yaml_over_defaults(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("beta: 0.3\nn_types: 4\nbaselines: [oracle]\nlearning_rate: 1.0e-3\n", encoding="utf-8")

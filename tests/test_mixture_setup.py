@@ -109,7 +109,7 @@ ONE = planted_rows(1, 6)
     [
         (planted_rows(4, 5), ["--type_column", "persona"], "no column 'persona'.*they have type"),
         ([{k: v for k, v in r.items() if k != "type"} for r in planted_rows(4, 5)],
-         ["--baselines", "oracle"], "no column 'type'.*no further column.*oracle"),
+         ["--baselines", "oracle"], "no column 'type'.*no further column.*leave out the oracle.*--baselines pooled"),
         ([*planted_rows(4, 5), planted_rows(1, 1)[0] | {"type": "other"}], [], "Row 20 .*had 'w' before"),
         (ONE, [], "come from one annotator"),
         (planted_rows(4, 5), ["--n_types", "5"], "n_types is 5, and the rows come from 4 annotators"),

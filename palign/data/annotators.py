@@ -20,7 +20,7 @@ def canonical_id(value: object) -> str:
 
     Raises:
         TypeError: neither a text nor a number (a bool, None, a list).
-        ValueError: an empty or blank text, NaN or an infinite number.
+        ValueError: an empty or blank text, NaN, an infinite number or one with a fraction.
     """
     if isinstance(value, str):
         if not value.strip():
@@ -36,7 +36,11 @@ def canonical_id(value: object) -> str:
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"An annotator id is {number}. Every row needs the id of the person who judged.")
-    return str(int(number)) if number.is_integer() else repr(number)
+    if not number.is_integer():
+        raise ValueError(
+            f"An annotator id is {number}, a number with a fraction. Give a whole number, or a text if this is a name."
+        )
+    return str(int(number))
 
 
 def canonical_ids(values: Iterable[object]) -> np.ndarray:
@@ -74,7 +78,7 @@ def _unique_ids(values: Iterable[object]) -> tuple[np.ndarray, np.ndarray]:
 def _is_of_one_kind(values: np.ndarray) -> bool:
     """Whether a hash table may find the unique ones: in a mixture it would take True for 1, and lose NaN."""
     if values.dtype.kind in "iuf":
-        return bool(np.isfinite(values).all())
+        return bool(np.isfinite(values).all() and (values == np.trunc(values)).all())
     if values.dtype.kind != "O":
         return False
     from pandas.api.types import infer_dtype

@@ -160,7 +160,10 @@ def _json_lines(text: str, name: str) -> Iterator[dict[str, Any]]:
                 f"{shorten(line)}. Every line must be one object; mend or drop the line."
             ) from error
         if not isinstance(row, dict):
-            raise ValueError(f"{name}, line {number} (counting from 1): {shorten(row)} is no object.")
+            raise ValueError(
+                f"{name}, line {number} (counting from 1): {shorten(row)} is no object. Every line must be one row, "
+                '{"annotator_id": …, "prompt": …, "chosen": …, "rejected": …}, say; mend or drop the line.'
+            )
         yield row
 
 

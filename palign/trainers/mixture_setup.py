@@ -172,12 +172,13 @@ def declared_types(rows: Preferences, column: str) -> np.ndarray | None:
 
 def _check_types(script: MixtureArguments, rows: Preferences) -> None:
     """What is asked about declared types must be there."""
-    asked = "oracle" in script.baselines or script.type_column != MixtureArguments.type_column
+    asks_oracle = "oracle" in script.baselines
+    asked = asks_oracle or script.type_column != MixtureArguments.type_column
     if declared_types(rows, script.type_column) is None and asked:
         raise ValueError(
             f"The rows have no column {script.type_column!r} with the type of every annotator; they have "
-            f"{', '.join(rows.columns) or 'no further column'}. Name it with --type_column; --baselines oracle cannot "
-            "do without it."
+            f"{', '.join(rows.columns) or 'no further column'}. Name it with --type_column"
+            + (", or leave out the oracle, which cannot do without it: --baselines pooled." if asks_oracle else ".")
         )
 
 
