@@ -17,6 +17,7 @@ from palign.models.sharded import loading_whole
 from palign.rewards import PersonalizedReward
 from palign.trainers.embedded import make_embedded_default, train_embedded_reward
 from palign.trainers.policy_arguments import PolicyArguments
+from palign.trainers.policy_config import PersonalPolicyConfig
 from palign.trainers.policy_rows import read_prompt_rows, require_one_batch
 from palign.trainers.policy_runs import PolicyRuns
 
@@ -87,6 +88,12 @@ def _embedded(script: PolicyArguments, args: Any) -> dict[str, Any]:
     }
 
 
+def _reward_groups(script: PolicyArguments, args: Any) -> list[str]:
+    """The column that rewards are logged by, where the user named one: it must be there."""
+    known = (None, PersonalPolicyConfig.group_column, *script.group_columns)
+    return [] if args.group_column in known else [args.group_column]
+
+
 def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remote_code: bool) -> dict[str, Any]:
     require_model_folder(model_args.model_name_or_path)
     rows = read_prompt_rows(
@@ -94,7 +101,7 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
         split=script.dataset_split,
         annotator_column=script.annotator_column,
         prompt_column=script.prompt_column,
-        group_columns=script.group_columns,
+        group_columns=[*script.group_columns, *_reward_groups(script, args)],
     )
     if len(rows) < 2:
         raise ValueError(
