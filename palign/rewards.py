@@ -5,16 +5,14 @@
 3. `reward.score(prompts, completions, annotator_ids)` → tensor `(batch,)`.
 
 The PPO socket sees the policy's token ids only. Who asked, and the prompt as the reward model knows it (without the
-words
-that tell the policy who is asking), is bound by `PPORewardSocket.bind` at the moment the training loop takes the
-batch;
-`BindingLoader` does that. What is scored is checked against what was bound: the token ids of the prompts must be the
-bound
-ones, row by row, and the rows consumed must be the rows bound, or a `RuntimeError` is raised.
+words that tell the policy who is asking), is bound by `PPORewardSocket.bind` as `BindingLoader` takes a batch. What is
+scored is checked against what was bound: the token ids of the prompts must be the bound ones, row by row, and the rows
+consumed must be the rows bound, or a `RuntimeError` is raised.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -24,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from palign.data.annotators import canonical_id
 from palign.data.binding import BoundRows
-from palign.data.rendering import render_completion, render_prompt
+from palign.data.rendering import answer_marks, render_completion, render_prompt
 from palign.functional.reward_scales import RewardScales
 
 
@@ -135,10 +133,10 @@ class PersonalizedReward:
             )
         tokenizer = getattr(self.model, "tokenizer", None)
         texts = [render_prompt(prompt, tokenizer) for prompt in prompts]
-        answers = [
-            render_completion(prompt, completion, tokenizer).strip()
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ]
+        closing, answers = self._marks[1].strip(), []
+        for prompt, completion in zip(prompts, completions, strict=True):
+            answer = render_completion(prompt, completion, tokenizer).strip()
+            answers.append(answer if isinstance(completion, str) else answer.removesuffix(closing).strip())
         raw = self._raw(texts, answers, people)
         return self._finish(raw, texts, answers, people)
 
@@ -168,6 +166,7 @@ class PersonalizedReward:
         texts, answers = [prompts[i] for i in rows], [completions[i].strip() for i in rows]
         people = list(dict.fromkeys(annotator_ids)) if annotator_ids is not None else [None]
         if self.weights is None and hasattr(self.model, "score_for_weights"):
+            answers = [self.as_read(text, answer) for text, answer in zip(texts, answers, strict=True)]
             rewards = self.model.score_for_weights(texts, answers, self._weights(people)).float().cpu()
             self.scales.fit(dict(zip(people, rewards.unbind(1), strict=True)))
         else:
@@ -194,17 +193,25 @@ class PersonalizedReward:
         weights = self._weights(people)
         return self.model.score_tokens(ids.to(device), mask.to(device), weights, lengths).detach().float().cpu()
 
+    def as_read(self, prompt: str, answer: str) -> str:
+        """`answer` as reward models learned to read it: after a conversation with the template's end of turn."""
+        before, behind = self._marks
+        return answer + behind if before and prompt.endswith(before) else answer
+
+    @cached_property
+    def _marks(self) -> tuple[str, str]:
+        return answer_marks(getattr(self.model, "tokenizer", None))
+
     def _weights(self, people: Sequence[str | None]) -> torch.Tensor:
-        if self.weights is not None:
-            return self.weights.expand(len(people), -1)
-        return self.model.weights_for(list(people))
+        fixed = self.weights
+        return self.model.weights_for(list(people)) if fixed is None else fixed.expand(len(people), -1)
 
     def _raw(self, texts: list[str], answers: list[str], people: Sequence[str | None]) -> torch.Tensor:
         raw = torch.full((len(texts),), float("nan"))
         rows = [i for i, answer in enumerate(answers) if answer]
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]
-            chosen = ([texts[i] for i in part], [answers[i] for i in part])
+            chosen = ([texts[i] for i in part], [self.as_read(texts[i], answers[i]) for i in part])
             if self.weights is not None:
                 scores = self.model.score(*chosen, None, weights=self.weights.expand(len(part), -1))
             else:
@@ -254,8 +261,7 @@ class PPORewardSocket(nn.Module):
 
     `trl.experimental.utils.get_reward` calls `getattr(model, model.base_model_prefix)(input_ids=…, …)`, then
     `model.score(hidden_states[-1])`, and reads one position of the result `(batch, seq_len, 1)`. Here the first call
-    does
-    the scoring and the reward stands at every position, so that it does not matter which one is read.
+    does the scoring and the reward stands at every position, so that it does not matter which one is read.
     """
 
     base_model_prefix = "read_rows"
@@ -360,7 +366,7 @@ class PPORewardSocket(nn.Module):
         full = [i for i, answer in enumerate(answers) if answer]
         heads = [rows.prompt_ids[picked[i]] for i in full] if rows.prompt_ids else []
         tails = [answer_ids[i] for i in full]
-        if not (heads and self._text_reads(heads, tails, [answers[i] for i in full])):
+        if not (heads and self._text_reads(heads, tails, [self.reward.as_read(prompts[i], answers[i]) for i in full])):
             return self.reward.batch(prompts, answers, people)
         raw = torch.full((len(answers),), float("nan"))
         raw[full] = self.reward.batch_tokens(heads, tails, [people[i] for i in full])

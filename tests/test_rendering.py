@@ -5,7 +5,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from palign.data.rendering import render_completion, render_prompt
+from palign.data.rendering import answer_marks, render_completion, render_prompt
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</>{% endfor %}"
@@ -54,3 +54,12 @@ def test_one_form_for_both() -> None:
         render_completion("hi", YES, tokenizer())
     with pytest.raises(ValueError, match="prompt is a list of messages and the completion a plain text"):
         render_completion(HI, "yes", tokenizer())
+
+
+def test_what_a_template_writes_around_an_answer() -> None:
+    assert answer_marks(tokenizer()) == ("<assistant>", "</>")
+    thinking = tokenizer(TEMPLATE.replace("<assistant>{% endif", "<assistant><think>{% endif"))
+    assert answer_marks(thinking) == ("<assistant><think>", "</>")
+    assert answer_marks(tokenizer(None)) == answer_marks(None) == ("", "")
+    assert answer_marks(tokenizer(TEMPLATE.partition("{% if")[0])) == ("", "")  # opens no answer
+    assert answer_marks(tokenizer("{{ raise_exception('no') }}")) == ("", "")

@@ -52,6 +52,30 @@ def test_reward_function_scores_the_prompt_without_who_is_asking() -> None:
     assert model.calls[0][0] == ["p"]
 
 
+class ChatReward(WordReward):
+    """Its tokenizer writes `<u>…</><a>` before an answer and `</>` behind it."""
+
+    class tokenizer:
+        chat_template = "there is one"
+
+        @staticmethod
+        def apply_chat_template(messages: list[dict], add_generation_prompt: bool = False, **_: Any) -> str:
+            turns = "".join(f"<{message['role'][0]}>{message['content']}</>" for message in messages)
+            return turns + "<a>" * add_generation_prompt
+
+
+def test_answers_of_a_conversation_end_as_the_reward_model_read_them() -> None:
+    """Whatever form they come in: messages, and what a policy wrote behind a rendered prompt, without end marks."""
+    reward = PersonalizedReward(model := ChatReward())
+    asked, said = [{"role": "user", "content": "q"}], [{"role": "assistant", "content": "yes "}]
+    reward.score(
+        [asked, "<u>q</><a>", "plain", asked], [said, " yes", "yes", [said[0] | {"content": ""}]], list("1234")
+    )
+    assert model.calls[0][:2] == (["<u>q</><a>", "<u>q</><a>", "plain"], ["yes</>", "yes</>", "yes"])
+    reward.fit_scales(["<u>q</><a>"] * 2, ["yes", "no"], ["1"])
+    assert model.calls[1][1] == ["yes</>", "no</>"]
+
+
 def test_reward_function_wants_people() -> None:
     with pytest.raises(ValueError, match="no `annotator_id`"):
         PersonalizedReward(WordReward())(["p"], ["a"])

@@ -6,7 +6,7 @@ from typing import Any
 
 from palign.data.checks import Text
 
-__all__ = ["render_completion", "render_prompt", "require_template"]
+__all__ = ["answer_marks", "render_completion", "render_prompt", "require_template"]
 
 
 def render_prompt(prompt: Text, tokenizer: Any = None) -> str:
@@ -52,6 +52,24 @@ def render_completion(prompt: Text, completion: Text, tokenizer: Any = None) -> 
     whole = _template_of(tokenizer).apply_chat_template(messages, tokenize=False)
     # Some templates open the answer with words of their own (a thinking tag): cut where the two texts part.
     return whole[len(os.path.commonprefix([whole, render_prompt(prompt or [], tokenizer)])) :]
+
+
+def answer_marks(tokenizer: Any) -> tuple[str, str]:
+    """What a chat template writes before an answer and behind it; two empty texts where it opens none, or is none, or
+    does not take a question and an answer.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return "", ""
+    from jinja2 import TemplateError
+
+    ask, answer = [{"role": "user", "content": "ask"}], "answer"
+    try:
+        asked, before = tokenizer.apply_chat_template(ask, tokenize=False), render_prompt(ask, tokenizer)
+        whole = render_completion(ask, [{"role": "assistant", "content": answer}], tokenizer)
+    except TemplateError:
+        return "", ""
+    before = before[len(asked) :] if before.startswith(asked) else ""
+    return (before, whole.rpartition(answer)[2]) if before else ("", "")
 
 
 def require_template(texts: Iterable[Text], tokenizer: Any) -> None:
