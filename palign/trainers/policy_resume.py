@@ -26,7 +26,8 @@ def reward_words(reward: PersonalizedReward) -> dict[str, Any]:
     """What a policy is rewarded by, for `same_run`: a reward model of torch by content, any other by its class."""
     digest, model = hashlib.sha256(), reward.model
     state = model.state_dict() if isinstance(model, nn.Module) else {}
-    for name, tensor in sorted(state.items()):
+    for name in sorted(name for name, held in state.items() if torch.is_tensor(held)):
+        tensor = state[name]
         flat = tensor.detach().reshape(-1)
         flat = flat[:: max(1, flat.numel() // SAMPLED_FROM)].contiguous().cpu()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

@@ -33,7 +33,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 RUN = "run.json"
-AT_ONCE = 2**14  # rows that become JSON together
+AT_ONCE = 2**14  # texts that are read together
 # Of every `TrainingArguments`: what scores depend on, beside a trainer's own options.
 TRAINING_OPTIONS = (
     "seed", "data_seed", "max_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay",
@@ -81,7 +81,7 @@ def rows_key(rows: "Preferences | PolicyRows") -> str:
     """Of what is trained on, 64 hex digits: who judged or asked what, in order. Texts that no row reads do not enter,
     nor do further columns.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.blake2b(digest_size=32)
     for part in _parts(rows):
         digest.update(part)
     return digest.hexdigest()
@@ -150,12 +150,12 @@ def _used(indices: np.ndarray, held: Sequence[Any] | None) -> Iterator[bytes]:
     yield numbers[indices].tobytes()
     for start in range(0, len(named), AT_ONCE):
         found = [held[number] for number in named[start : start + AT_ONCE]]
-        yield _json([entry[1] if isinstance(entry, tuple) else entry for entry in found])  # the prompt is the row's
+        yield _said([entry[1] if isinstance(entry, tuple) else entry for entry in found])  # the prompt is the row's
 
 
 def _texts(values: Sequence[Any]) -> Iterator[bytes]:
     for start in range(0, len(values), AT_ONCE):
-        yield _json(list(values[start : start + AT_ONCE]))
+        yield _said(list(values[start : start + AT_ONCE]))
 
 
 def _met(rows: "PolicyRows") -> Iterator[bytes]:
@@ -163,15 +163,18 @@ def _met(rows: "PolicyRows") -> Iterator[bytes]:
     if "input_ids" not in rows.dataset.column_names:
         yield from _texts(rows.dataset["prompt"])
         return
-    lengths, values = hashlib.sha256(), hashlib.sha256()
+    lengths, values = hashlib.blake2b(), hashlib.blake2b()
     for chunk in rows.dataset.data.column("input_ids").chunks:
         lengths.update(np.ascontiguousarray(chunk.value_lengths().to_numpy()).data)
         values.update(np.ascontiguousarray(chunk.flatten().to_numpy()).data)
     yield lengths.digest() + values.digest()
 
 
-def _json(value: Any) -> bytes:
-    return json.dumps(value, default=_plain, sort_keys=True).encode()
+def _said(values: list[Any]) -> bytes:
+    """Lengths and texts, which takes a third of the time of JSON; what is not all text, as JSON."""
+    if not all(type(value) is str for value in values):
+        return json.dumps(values, default=_plain, sort_keys=True).encode()
+    return np.fromiter(map(len, values), np.int64).tobytes() + "".join(values).encode("utf-8", "surrogatepass")
 
 
 def _plain(value: Any) -> Any:
