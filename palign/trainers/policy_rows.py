@@ -127,7 +127,8 @@ def read_prompt_rows(
     for column in group_columns:
         if found and not any(column in row for row in found):
             there = dict.fromkeys(key for row in found for key in row)
-            raise ValueError(unknown_column_message(column, there, name, "Name groups with --group_columns and --group_column."))
+            advice = "Name groups with --group_columns and --group_column."
+            raise ValueError(unknown_column_message(column, there, name, advice))
     for number, row in enumerate(found):
         for column in (annotator_column, prompt_column):
             if column not in row:
