@@ -1,4 +1,4 @@
-"""A value model from a quantized policy; where bitsandbytes is installed (it also runs on the CPU)."""
+"""A value model from a policy in half precision, and quantized, where bitsandbytes is installed (CPU will do)."""
 
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,21 @@ def quantized_policy(folder: Path, kind: dict[str, Any]) -> tuple[Any, Any, Any]
         folder / "base", quantization_config=settings, device_map={"": "cpu"}
     )
     return policy, packed, tokenizer
+
+
+def test_a_value_model_of_a_policy_in_half_precision_takes_small_steps(tmp_path: Path) -> None:
+    """A step of 3e-6 is below half of bfloat16's spacing for nearly all weights, and those would stand still."""
+    policy, tokenizer = tiny_policy()
+    config = ppo_config(tmp_path, learning_rate=3e-6, bf16=True, max_steps=2, lr_scheduler_type="constant")
+    trainer = PALPPOTrainer(
+        policy.to(torch.bfloat16), SpyReward(IdReward()), config, tokenizer, named_rows(), peft_config=lora()
+    )
+    layers = trainer.model.value_model.model.layers
+    before = {name: p.detach().clone() for name, p in layers.named_parameters()}
+    trainer.train()
+    moved = torch.cat([(p != before[name]).flatten() for name, p in layers.named_parameters()])
+    assert moved.float().mean() > 0.95
+    assert {p.dtype for p in trainer.model.policy.base_model.model.lm_head.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(("kind", "step"), [(FOUR, 0.16), ({"load_in_8bit": True}, 1 / 127)])

@@ -8,11 +8,12 @@ from palign.models.sharded import loading_whole, whole_tensor
 
 
 def make_value_model(policy: PreTrainedModel, *, n_layers: int | None = None) -> PreTrainedModel:
-    """The body of `policy` with a score head that starts at zero, as TRL's PPO wants a value model.
+    """The body of `policy` with a score head that starts at zero, as TRL's PPO wants a value model; in float32.
+
+    All of it is trained, and steps of PPO's size are lost in the rounding of weights in bfloat16.
 
     Args:
-        policy: a causal language model; its weights are copied, quantized ones (QLoRA) in `policy.dtype`: all of the
-            value model is trained.
+        policy: a causal language model; its weights are copied, quantized ones (QLoRA) unpacked.
         n_layers: keep only the first layers of the body; None keeps all.
 
     Raises:
@@ -25,7 +26,7 @@ def make_value_model(policy: PreTrainedModel, *, n_layers: int | None = None) ->
         config.num_hidden_layers = n_layers
     try:
         with loading_whole():  # ZeRO-3 divides it with the policy, when training begins
-            value = AutoModelForSequenceClassification.from_config(config).to(policy.dtype)
+            value = AutoModelForSequenceClassification.from_config(config).float()
     except ValueError as error:
         raise ValueError(
             f"transformers has no sequence classifier for {type(policy).__name__}, so no value model can be made from "
