@@ -69,10 +69,11 @@ def test_llmfao(tmp_path, run) -> None:
 
 
 def test_ukp(tmp_path, run) -> None:
-    pd.DataFrame({"arg": ["1", "a2", "3"], "topic": "t_yes", "text": ["one", "two", "two"]}).to_csv(
+    pd.DataFrame({"arg": ["1", "a2", "3", "4"], "topic": "t_yes", "text": ["one", "two", "two", "three"]}).to_csv(
         tmp_path / "arguments.csv.gz", index=False
     )
     judged = [("1", "a2", "w1", "a1"), ("1", "3", "w1", "a2"), ("1", "3", "w1", "equal"), ("a2", "3", "w1", "a1")]
+    judged += [("1", "4", "w1", "a1")]  # another pair, without which nothing could be held out
     pd.DataFrame(
         [{"topic": "is-it-so_yes", "arg1": a, "arg2": b, "worker": w, "label": x} for a, b, w, x in judged]
         + [{"topic": "is-it-so_yes", "arg1": "1", "arg2": "3", "worker": "w2", "label": "a1"}]
@@ -84,6 +85,7 @@ def test_ukp(tmp_path, run) -> None:
     assert {(r["annotator_id"], r["chosen"], r["rejected"]) for r in rows} == {
         ("w1", "one", "two"),
         ("w1", "two", "one"),
+        ("w1", "one", "three"),
     }
     assert {(r["prompt"], r["topic"]) for r in rows} == {("Debate: is it so. Side: yes. Argument:\n", "is-it-so_yes")}
 
