@@ -46,7 +46,8 @@ def check_annotator(value: object, place: Place) -> str:
         found = "is missing" if value is None or value == "" else f"is {shorten(value)}"
         raise type(error)(
             f"{place}: the annotator's id {found}. Every row needs the id of the person who judged: a text or a "
-            "whole number. Fill it in or drop the row; if another column holds the ids, name it with --annotator_column."
+            "whole number. Fill it in or drop the row; if another column holds the ids, name it with "
+            "--annotator_column."
         ) from None
     _check_encodable(name, place)
     return name
