@@ -29,7 +29,7 @@ from palign.evaluation.evaluate_arguments import (
 from palign.evaluation.model_kinds import ModelSource
 from palign.evaluation.report import write_report
 from palign.evaluation.told_prompts import conditioning_note
-from palign.trainers.deepspeed_runs import prepare_deepspeed, refuse_fsdp
+from palign.trainers.deepspeed_runs import prepare_deepspeed
 from palign.trainers.embedded import make_embedded_default, train_embedded_reward
 from palign.writing import write_whole
 
@@ -40,7 +40,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Recognise the models, read the rows, score, report; returns what summary.json holds."""
     start = time.monotonic()
     script, data_args = parse_evaluation_arguments(argv)
-    refuse_fsdp(is_asked=False)
     prepare_deepspeed(is_asked=False)
     state = PartialState(cpu=script.use_cpu)
     set_seed(script.seed)

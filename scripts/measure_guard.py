@@ -22,6 +22,7 @@ import numpy as np
 from palign.data.guard import guard
 from palign.data.guard_form import check_raw_form
 from palign.data.preferences import Preferences
+from palign.data.splits import split_by_row
 from palign.data.synthetic import make_gaussian_population
 from palign.data.synthetic_text import make_prompts, make_text_population, preference_rows, ranking_rows
 
@@ -59,7 +60,8 @@ def draw_clean(seed: int, *, kind: str | None = None, n_rows: int | None = None)
             n_types=int(rng.integers(2, 5)), n_annotators=n_people, n_items=100, seed=seed
         )
         each = max(2, n_rows // n_people)
-        parts = [population.comparisons(each, seed=seed + k, beta=8.0) for k in (0, 1)]
+        rows = population.comparisons(2 * each, seed=seed, beta=8.0)
+        parts = split_by_row(rows, fraction=0.5, seed=seed)  # two draws would share judgements by chance: a leak
         return CleanSet(kind, n_rows, *parts, population.items)
     if kind.startswith("sentence"):
         return _sentences(kind, n_rows, n_people, seed, rng)

@@ -2,7 +2,7 @@
 
 A forward pass of such a model needs every process at once. What each process computes for itself therefore has to have
 as many turns everywhere (`turns`), and weights are looked at whole inside `whole` only.
-Parameters that PyTorch has divided (`DTensor`) are read and written as well; no trainer runs on such a model.
+What is of FSDP2 alone is in `fsdp.py`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +12,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from palign.models.fsdp import is_fsdp, leave_fsdp
 
 __all__ = [
     "forwards",
@@ -30,7 +32,9 @@ T = TypeVar("T")
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether weights are divided among processes."""
-    return any(hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in model.parameters())
+    return is_fsdp(model) or any(
+        hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in model.parameters()
+    )
 
 
 def whole(parameters: Iterable[nn.Parameter], *, write: bool = False) -> AbstractContextManager:
@@ -61,11 +65,11 @@ def whole_tensor(tensor: Tensor) -> Tensor:
 
 
 def set_whole(parameter: nn.Parameter, values: Tensor) -> None:
-    """Overwrite a parameter by values in full; ZeRO-3's inside `whole(…, write=True)`."""
+    """Overwrite a parameter by values in full, those of the main process; ZeRO-3's inside `whole(…, write=True)`."""
     values = values.to(parameter.device)
     if isinstance(parameter, DTensor):
         values = distribute_tensor(values, parameter.device_mesh, parameter.placements)
-    parameter.data.copy_(values)
+    parameter.detach().copy_(values)
 
 
 def turns(own: Sequence[T], filler: T, model: nn.Module) -> Iterator[tuple[T, bool]]:
@@ -131,7 +135,7 @@ def loading_whole() -> Iterator[None]:
 
 
 def make_whole(model: nn.Module, engine: object) -> None:
-    """Take a ZeRO-3 engine off its model and give every process all weights back, in place; by all processes."""
+    """Take a ZeRO-3 engine or FSDP2 off its model and give every process all weights back, in place; by all."""
     leave_engine(engine)
     replaced: dict[int, nn.Parameter] = {}
     for module in model.modules():
@@ -144,7 +148,12 @@ def make_whole(model: nn.Module, engine: object) -> None:
 
 
 def leave_engine(engine: object) -> None:
-    """Take a DeepSpeed engine off its model, for the next one; nothing where it is none."""
+    """Take a DeepSpeed engine or FSDP2 off its model, for the next one; nothing where it is none.
+
+    FSDP2 leaves the weights whole on every process, a ZeRO-3 engine divided: all processes call this.
+    """
+    if is_fsdp(engine):
+        leave_fsdp(engine)
     if not hasattr(engine, "zero_optimization_stage"):
         return
     engine.destroy()

@@ -16,6 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate.utils import save_fsdp_optimizer
+from transformers.trainer import SCHEDULER_NAME
+
 from palign.trainers.processes import computed_once
 from palign.trainers.same_run import RUN, adapter_options, refuse_another_run, run_words
 from palign.writing import SavingError, saving, write_whole
@@ -128,6 +132,7 @@ class CompleteCheckpoints:
 
     _foreign_said = False
     _same_run_as: str | None = None  # the checkpoint that was compared
+    writes_own_weights = False  # what was trained is in files of its own, which `_load_from_checkpoint` reads
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the trainer's own; a half-written checkpoint is never read.
@@ -198,6 +203,17 @@ class CompleteCheckpoints:
         if self.args.should_save:
             self._remove_older(folder.parent)
         self.accelerator.wait_for_everyone()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """transformers'; under FSDP it would write the whole model beside them, base included."""
+        if not (self.writes_own_weights and self.is_fsdp_enabled):
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_fsdp_optimizer(
+            self.accelerator.state.fsdp_plugin, self.accelerator, self.optimizer, self.model, output_dir
+        )
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def save_beside(self, folder: Path) -> None:
         """Further files of a checkpoint, written by every process before it is marked complete."""

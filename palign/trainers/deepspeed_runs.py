@@ -1,4 +1,4 @@
-"""What several trainers in one process need under DeepSpeed, DeepSpeed on the CPU, and no FSDP."""
+"""What several trainers in one process need under DeepSpeed or FSDP2, and DeepSpeed on the CPU."""
 
 import importlib.util
 import os
@@ -10,10 +10,7 @@ from transformers import Trainer
 
 from palign.models.sharded import make_whole
 
-__all__ = [
-    "is_deepspeed_launch", "leave_accelerator", "prepare_deepspeed", "refuse_eval_in_parts", "refuse_fsdp",
-    "trained_model",
-]  # fmt: skip
+__all__ = ["is_deepspeed_launch", "leave_accelerator", "prepare_deepspeed", "refuse_eval_in_parts", "trained_model"]
 
 
 def is_deepspeed_launch() -> bool:
@@ -57,29 +54,13 @@ def leave_accelerator(mixed_precision: str | None = None) -> None:
     if not AcceleratorState._shared_state:
         return
     state = AcceleratorState()
+    if getattr(state, "fsdp_plugin", None) is not None:
+        # it stays: the processes are said to be FSDP's by now, and a new state would take no plugin for them
+        state._mixed_precision = mixed_precision or state._mixed_precision
+        return
     if getattr(state, "deepspeed_plugins", None) is not None or mixed_precision not in (None, state.mixed_precision):
         AcceleratorState._reset_state()
         GradientState._reset_state()
-
-
-def refuse_fsdp(*, is_asked: bool) -> None:
-    """Call before `TrainingArguments` set up the processes: FSDP would fail after hours, where a policy answers.
-
-    `generate` is called below the module that FSDP puts together, and a model does not come out of FSDP again, for the
-    next one to be trained.
-
-    Args:
-        is_asked: FSDP was asked for in the arguments; else the launcher may have.
-
-    Raises:
-        ValueError: FSDP is asked for.
-    """
-    if is_asked or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        raise ValueError(
-            "FSDP was asked for, by the launcher's configuration or --fsdp, and nothing here runs under it. "
-            "Launch with accelerate_configs/zero3.yaml, which divides weights, too, or with zero2.yaml or "
-            "multi_gpu.yaml."
-        )
 
 
 def refuse_eval_in_parts(trainer: Trainer, name: str) -> None:

@@ -6,7 +6,8 @@ from enum import StrEnum
 from transformers import TrainingArguments
 
 from palign.models.policy_values import ESTIMATORS, DrawSettings
-from palign.trainers.deepspeed_runs import prepare_deepspeed, refuse_fsdp
+from palign.trainers.deepspeed_runs import prepare_deepspeed
+from palign.trainers.fsdp_runs import check_fsdp
 
 __all__ = ["FairPolicyConfig", "Route"]
 
@@ -79,7 +80,7 @@ class FairPolicyConfig(TrainingArguments):
     save_strategy: str = field(default="no", metadata={"help": "Within a route; a finished route is always kept."})
 
     def __post_init__(self) -> None:
-        refuse_fsdp(is_asked=bool(self.fsdp))
+        check_fsdp(is_asked=bool(self.fsdp))
         prepare_deepspeed(is_asked=bool(self.deepspeed))
         super().__post_init__()
         unknown = [name for name in self.routes if name not in set(Route)]

@@ -24,6 +24,7 @@ from palign.models.completions import TokenizedItems
 from palign.models.single_adapter import AdapterPolicies
 from palign.trainers.deepspeed_runs import leave_accelerator
 from palign.trainers.fair_policy_config import FairPolicyConfig
+from palign.trainers.fsdp_runs import plan_fsdp
 from palign.trainers.mixture_collator import MixtureCollator
 
 __all__ = ["DistillRows", "DroRows", "RegressRows", "RouteTrainer", "regress_loss"]
@@ -48,6 +49,7 @@ class RouteTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
         self.rows = rows
+        plan_fsdp(self.accelerator, policies)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None

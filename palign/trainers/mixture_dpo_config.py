@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from palign.trainers.deepspeed_runs import prepare_deepspeed, refuse_fsdp
+from palign.trainers.deepspeed_runs import prepare_deepspeed
+from palign.trainers.fsdp_runs import check_fsdp
 
 __all__ = ["HeadFeatures", "MStep", "MixtureDPOConfig", "TypesFrom"]
 
@@ -102,7 +103,7 @@ class MixtureDPOConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        refuse_fsdp(is_asked=bool(self.fsdp))
+        check_fsdp(is_asked=bool(self.fsdp))
         prepare_deepspeed(is_asked=bool(self.deepspeed))
         super().__post_init__()
         self.n_types = str(self.n_types)

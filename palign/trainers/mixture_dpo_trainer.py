@@ -43,6 +43,7 @@ from palign.models.adapters import (
     save_type_adapters,
 )
 from palign.models.completions import TokenizedItems
+from palign.models.fsdp import divide_again, is_fsdp, kept_whole, leave_fsdp
 from palign.models.mixture_files import WORDS, MixtureRecord, named_base, packed_prompts, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import reference_pass
@@ -50,6 +51,7 @@ from palign.models.type_scores import row_log_likelihoods
 from palign.trainers.cheap_start import CheapHead, CheapStart, cheap_start, given_start
 from palign.trainers.checkpoints import CompleteCheckpoints
 from palign.trainers.deepspeed_runs import leave_accelerator
+from palign.trainers.fsdp_runs import plan_fsdp
 from palign.trainers.mixture_collator import MixtureCollator
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
 from palign.trainers.mixture_e_step import (
@@ -151,6 +153,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             processing_class=processing_class,
             callbacks=[*(callbacks or []), RoundCallback(self)],
         )
+        plan_fsdp(self.accelerator, self.policies)
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
         self._weights: tuple[tuple[int, int], Tensor] | None = None
         self._snapshot: tuple[dict[str, Tensor], MixtureState] | None = None
@@ -162,6 +165,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         return self.mixture.n_types
 
     # training
+
+    writes_own_weights = True
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """All rounds, from the start or from a checkpoint; returns `TrainOutput`.
@@ -178,11 +183,14 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         """
         require_grad(self.policies.policy)
         point = self.agreed_resume_point(resume_from_checkpoint)
-        if point is not None and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            self.mixture = self.mixture.loaded(point, self.args.process_index)  # they read the adapters by themselves
+        if point is not None and self.is_deepspeed_enabled:
+            self.mixture = self.mixture.loaded(point, self.args.process_index)  # it reads the adapters by itself
+        if point is not None and self.is_fsdp_enabled:
+            self._load_from_checkpoint(point)
         try:
-            return super().train(point, **kwargs)
-        except DivergenceError as error:
+            output = super().train(point, **kwargs)
+        except DivergenceError as error:  # of all processes together
+            leave_fsdp(self.policies)
             self._undo_round()
             raise RuntimeError(
                 f"{error} Round {self.mixture.round + 1} is undone: adapters and responsibilities are those after "
@@ -190,6 +198,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
                 f"learning_rate ({self.args.learning_rate}) or max_grad_norm ({self.args.max_grad_norm}), look at the "
                 "rows of that type's annotators, or train in float32, and begin again without resume_from_checkpoint."
             ) from error
+        leave_fsdp(self.policies)
+        return output
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -297,6 +307,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
     # what was learned so far
 
     def _take_snapshot(self) -> None:
+        divide_again(self.policies)  # as the optimizer holds them
         self._snapshot = adapter_state(self.policies.policy), self.mixture.clone()
 
     def _undo_round(self) -> None:
@@ -318,6 +329,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Adapters and responsibilities of a checkpoint of these rows."""
+        if is_fsdp(model):  # they were read before it was divided
+            return
         self.mixture = self.mixture.loaded(resume_from_checkpoint, self.args.process_index)
         read_type_adapters(self.policies.policy, resume_from_checkpoint)
         require_grad(self.policies.policy)
@@ -366,7 +379,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         if rows is None:
             raise ValueError("There is nothing to evaluate on: give eval_dataset, here or to the trainer.")
         policy = self.mixture_policy()
-        rewards = policy.type_rewards(rows, batch_size=self.args.e_step_batch_size, together=True)
+        with kept_whole(self.policies):  # the reference runs below the module that FSDP2 puts together
+            rewards = policy.type_rewards(rows, batch_size=self.args.e_step_batch_size, together=True)
         gamma = policy.responsibilities_for(rows.annotator_ids)
         right, n_pairs = pair_order((rewards * gamma[:, None]).sum(2), torch.from_numpy(rows.ranks.astype(np.int64)))
         likelihoods = row_log_likelihoods(rewards, rows.ranks)

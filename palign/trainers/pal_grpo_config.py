@@ -6,7 +6,8 @@ from enum import StrEnum
 import torch
 from trl import GRPOConfig, RLOOConfig
 
-from palign.trainers.deepspeed_runs import prepare_deepspeed, refuse_fsdp
+from palign.trainers.deepspeed_runs import prepare_deepspeed
+from palign.trainers.fsdp_runs import check_fsdp
 from palign.trainers.policy_config import PersonalPolicyConfig
 
 __all__ = ["GroupAlgorithm", "GroupPolicyConfig", "PALGRPOConfig", "PALRLOOConfig"]
@@ -37,7 +38,7 @@ class GroupPolicyConfig(PersonalPolicyConfig):
     )
 
     def __post_init__(self) -> None:
-        refuse_fsdp(is_asked=bool(self.fsdp))
+        check_fsdp(is_asked=bool(self.fsdp))
         prepare_deepspeed(is_asked=bool(self.deepspeed))
         if self.bf16 is None:  # TRL would take None for True, on a CPU as well
             has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()

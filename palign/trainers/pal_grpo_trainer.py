@@ -27,11 +27,13 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.models.completions import prompt_ids
+from palign.models.fsdp import kept_whole
 from palign.models.sharded import whole
 from palign.models.shared_draws import drawn
 from palign.rewards import PersonalizedReward
 from palign.trainers.checkpoints import CompleteCheckpoints
 from palign.trainers.deepspeed_runs import leave_accelerator
+from palign.trainers.fsdp_runs import plan_fsdp
 from palign.trainers.pal_grpo_config import GroupAlgorithm, GroupPolicyConfig, PALGRPOConfig, PALRLOOConfig
 from palign.trainers.pal_grpo_data import prepare_group_rows
 from palign.trainers.pal_grpo_resume import OrderByEpoch, load_generation, save_generation
@@ -129,6 +131,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             peft_config=peft_config,
             **trl,
         )
+        plan_fsdp(self.accelerator, self.model)
         self.recorder.accelerator = self.accelerator
         if isinstance(reward.model, nn.Module):  # TRL moves its own reward models only
             reward.model.to(self.accelerator.device)
@@ -240,6 +243,13 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         found = drawn(starts, draw, seed=args.seed, model=self.model, together=True)
         self.model.train(was_training)
         return [text for part in found for text in part]
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's; FSDP2's weights are put together once, and not at every token."""
+        if self.args.use_vllm:
+            return super()._generate_single_turn(*args, **kwargs)
+        with kept_whole(self.model_wrapped):
+            return super()._generate_single_turn(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log; in training also `objective/kl`, the guard's judgement, and the sample table."""

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from palign.trainers.deepspeed_runs import prepare_deepspeed, refuse_fsdp
+from palign.trainers.deepspeed_runs import prepare_deepspeed
+from palign.trainers.fsdp_runs import check_fsdp
 from palign.trainers.policy_config import PersonalPolicyConfig
 from palign.trainers.trl_ppo import require_trl_ppo
 
@@ -45,7 +46,7 @@ class PALPPOConfig(PersonalPolicyConfig, PPOConfig):
     max_prompt_length: int = field(default=512, metadata={"help": "Prompt tokens kept, counted from the end."})
 
     def __post_init__(self) -> None:
-        refuse_fsdp(is_asked=bool(self.fsdp))
+        check_fsdp(is_asked=bool(self.fsdp))
         prepare_deepspeed(is_asked=bool(self.deepspeed))
         super().__post_init__()
         if self.fp16:

@@ -15,6 +15,8 @@ from torch import nn
 from transformers import TrainerCallback
 
 from palign.data.binding import LoaderPosition
+from palign.models.fsdp import divide_again
+from palign.models.sharded import set_whole, whole_tensor
 from palign.trainers.policy_resume import copies, guard_from, guard_words, scales_from, scales_words
 
 if TYPE_CHECKING:
@@ -43,10 +45,13 @@ def save_progress(trainer: "PALPPOTrainer", folder: Path) -> None:
     states = {"torch": position.torch_state, "n_taken": torch.tensor(position.n_taken)}
     states |= {} if position.sampler_state is None else {"sampler": position.sampler_state}
     save_file(states, folder / _loader_file(rank))
+    weights = None
+    if not trainer.is_deepspeed_enabled:  # whose own checkpoint holds the weights
+        weights = {name: whole_tensor(parameter) for name, parameter in _trainable(trainer).items()}
     if not trainer.args.should_save:
         return
-    if not trainer.is_deepspeed_enabled:  # whose own checkpoint holds the weights
-        save_file(copies(_trainable(trainer)), folder / WEIGHTS)
+    if weights is not None:
+        save_file(copies(weights), folder / WEIGHTS)
     words = {
         "n_updates": trainer.state.global_step, "batch_size": trainer.args.batch_size,
         "n_processes": trainer.accelerator.num_processes, "history": trainer.history,
@@ -92,6 +97,7 @@ def load_progress(trainer: "PALPPOTrainer", folder: Path) -> BeginAt:
 def _trainable(trainer: "PALPPOTrainer") -> dict[str, nn.Parameter]:
     """Parameters of policy and value model that move, by name."""
     model = trainer.accelerator.unwrap_model(trainer.model)
+    divide_again(model)
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -105,7 +111,7 @@ def _copy_into(parameters: dict[str, nn.Parameter], saved: dict[str, torch.Tenso
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
+            set_whole(parameter, saved[name])
 
 
 def _loader_file(rank: int) -> str:

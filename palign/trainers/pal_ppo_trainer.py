@@ -13,6 +13,7 @@ Where this differs from TRL's trainer, and why:
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +38,7 @@ from trl.models.utils import unwrap_model_for_generation
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.binding import BindingLoader
+from palign.models.fsdp import is_fsdp, kept_whole
 from palign.models.shared_draws import drawn
 from palign.rewards import PersonalizedReward, ScoredRow
 from palign.trainers.checkpoints import CompleteCheckpoints
@@ -137,7 +139,7 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
         self._checkpoint_is_due = False
         self._table_every = 1  # updates between sample tables
         heed_max_steps(args)
-        with mixed_precision(args):
+        with mixed_precision(args, model):
             super().__init__(
                 args=args,
                 processing_class=processing_class,
@@ -159,6 +161,9 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
         # TRL accumulates over rows of one batch; at a loader's last batch Accelerate would step at each part of it
         self.accelerator.gradient_state.plugin_kwargs["sync_with_dataloader"] = False
         self._show_wrapped_policy()
+        self._rollout = ExitStack()  # open from the taking of a batch to its first forward pass of training
+        if is_fsdp(self.model):
+            self.model.register_forward_pre_hook(lambda *_: self._rollout.close(), prepend=True)
         if args.gradient_checkpointing:
             checkpoint_activations(self.model, self.accelerator)
 
@@ -179,6 +184,7 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
     def _bind_training(self, rows: list[int], batch: dict[str, torch.Tensor]) -> None:
         if self.guard.stop_reason:
             raise _TrainingStopped
+        self._rollout.enter_context(kept_whole(self.model))  # policy, reference and value are run by themselves
         context_length = batch["input_ids"].shape[1]
         self.socket.bind(self.train_rows.bound(rows, context_length=context_length, is_training=True))
 
@@ -198,6 +204,8 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
     def _clip_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self._grad_norm = nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm)
+
+    writes_own_weights = True
 
     def train(self, resume_from_checkpoint: str | bool | None = None) -> None:
         """TRL's training loop, left early if the guard says so; the metrics of every update are in `history`.
@@ -287,7 +295,7 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
             warning = self.guard.watch(step, logs["objective/kl"], logs["completions/empty_fraction"])
             if warning:
                 logger.warning(warning)
-            elif not self.is_deepspeed_enabled:
+            elif not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
                 self.guard.keep(self._trainable_policy_parameters())
             if step % every and step not in (1, self.state.max_steps) and not self.guard.stop_reason:
                 return
@@ -340,9 +348,11 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
         settings |= {"top_k": 0, "top_p": 1.0}
         pad, size = self.processing_class.pad_token_id, self.args.local_rollout_forward_batch_size
         gather = self.args.ds3_gather_for_generation
-        with unwrap_model_for_generation(
-            self.model, self.accelerator, gather_deepspeed3_params=gather, generation_kwargs=settings
-        ) as unwrapped:
+        unwrap = {"gather_deepspeed3_params": gather, "generation_kwargs": settings}
+        with (
+            kept_whole(self.model),
+            unwrap_model_for_generation(self.model, self.accelerator, **unwrap) as unwrapped,
+        ):
             config = GenerationConfig(**settings)
             sequences, _ = batch_generation(unwrapped.policy, queries, size, pad, config)
         answers = sequences[:, queries.shape[1] :]

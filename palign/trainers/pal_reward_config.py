@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from palign.trainers.deepspeed_runs import prepare_deepspeed, refuse_fsdp
+from palign.trainers.deepspeed_runs import prepare_deepspeed
+from palign.trainers.fsdp_runs import check_fsdp
 
 __all__ = ["PALRewardConfig"]
 
@@ -49,7 +50,7 @@ class PALRewardConfig(TrainingArguments):
     embedding_batch_size: int = field(default=32, metadata={"help": "Texts in a forward pass of the frozen backbone."})
 
     def __post_init__(self) -> None:
-        refuse_fsdp(is_asked=bool(self.fsdp))
+        check_fsdp(is_asked=bool(self.fsdp))
         prepare_deepspeed(is_asked=bool(self.deepspeed))
         super().__post_init__()
         if self.loss_type not in ("logistic", "hinge"):

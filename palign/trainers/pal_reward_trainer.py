@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback
 from palign.data.preferences import Preferences
 from palign.functional.losses import plackett_luce, preference_loss
 from palign.models.embeddings import EmbeddingStore
+from palign.models.fsdp import is_fsdp, kept_whole, with_whole_values
 from palign.models.pal import PALRewardModel
 from palign.models.pal_files import BACKBONE, load_backbone_state, load_own_state, pal_card
 from palign.models.person_fit import fit_people
@@ -27,6 +28,7 @@ from palign.models.row_batch import RowTensors
 from palign.models.sharded import make_whole, whole
 from palign.trainers.checkpoints import CompleteCheckpoints
 from palign.trainers.deepspeed_runs import leave_accelerator, refuse_eval_in_parts
+from palign.trainers.fsdp_runs import plan_fsdp
 from palign.trainers.head_fit import HeadFitOptions, fit_head
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.prototype_count import standardize
@@ -103,10 +105,13 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             callbacks=callbacks,
         )
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
+        plan_fsdp(self.accelerator, model)
         if self.trains_backbone:
             refuse_eval_in_parts(self, "PALRewardTrainer")
 
     # training
+
+    writes_own_weights = True
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Both stages, as the options say; returns the second stage's `TrainOutput`, or None if there is none.
@@ -129,6 +134,8 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             model.people.logits.sparse = False
             rows_of = torch.from_numpy(model.annotators.indices(self.train_rows.annotator_ids))
             self._counts = torch.bincount(rows_of, minlength=len(model.annotators)).clamp_min(1)
+            if resume is not None and self.is_fsdp_enabled:
+                self._load_from_checkpoint(resume)
             output = super().train(resume, **kwargs)
             make_whole(model, self.model_wrapped)
             model.eval()
@@ -229,6 +236,10 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         """
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
+        with kept_whole(self.model_wrapped):  # parts of the model run by themselves
+            return self._scores(model, rows, weights, together)
+
+    def _scores(self, model: PALRewardModel, rows: Preferences, weights: Tensor | None, together: bool) -> Tensor:
         data = self._states(rows, together=together)
         device = data.annotator_index.device
         people = model.people(data.annotator_index) if weights is None else weights.to(device).expand(len(data), -1)
@@ -243,7 +254,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What `PALRewardModel.save_pretrained` writes, once, by the main process."""
         model = self.accelerator.unwrap_model(self.model)
-        with whole(model.parameters()):
+        with whole(model.parameters()), with_whole_values(model):
             if not self.args.should_save:
                 return
             card, folder = pal_card(model, n_rows=len(self.train_rows)), output_dir or self.args.output_dir
@@ -253,8 +264,9 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Head, people and what was trained of the backbone, from a checkpoint of stage two."""
         model = self.accelerator.unwrap_model(self.model if model is None else model)
-        load_own_state(model, Path(resume_from_checkpoint))
-        load_backbone_state(model, Path(resume_from_checkpoint))
+        if not is_fsdp(model):  # else it was read before it was divided
+            load_own_state(model, Path(resume_from_checkpoint))
+            load_backbone_state(model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)

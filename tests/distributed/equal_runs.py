@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 import torch
 from fair_helpers import FRESH, TRAIN, colour_rows
+from fsdp_on_cpu import UNITS, launch_fsdp2
 from grpo_helpers import make_trainer as group_trainer
 from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
 from policy_helpers import IdAndLength
@@ -31,18 +32,26 @@ from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 
 GLOBAL_BATCH = 8
+DDP, ZERO_2, ZERO_3, FSDP_2 = 0, 2, 3, -2  # `stage`: of ZeRO where it is above 0
 ZERO = {
     "train_micro_batch_size_per_gpu": "auto", "train_batch_size": "auto", "gradient_accumulation_steps": "auto",
     "gradient_clipping": "auto", "steps_per_print": 10_000,
 }  # fmt: skip
 
 
+def launched(stage: int) -> None:
+    """What a launcher says before anything begins."""
+    if stage == FSDP_2:
+        launch_fsdp2()
+    prepare_deepspeed(is_asked=stage > DDP)
+
+
 def zero_config(stage: int) -> dict[str, Any] | None:
-    """What an accelerate configuration of that stage amounts to; None at stage 0.
+    """What an accelerate configuration of that stage of ZeRO amounts to; None for `DDP` and `FSDP_2`.
 
     Every tensor is divided at stage 3: those of a tiny adapter would stay whole otherwise, and hide what is wrong.
     """
-    if stage == 0:
+    if stage <= DDP:
         return None
     options = {"stage": stage}
     if stage == 3:
@@ -69,6 +78,7 @@ def how(trainer: Any) -> dict[str, Any]:
         "distributed_type": state.distributed_type.value,
         "wrapper": type(wrapped).__name__,
         "stage": wrapped.zero_optimization_stage() if hasattr(wrapped, "zero_optimization_stage") else 0,
+        "units": list(UNITS),
     }
 
 
@@ -86,7 +96,7 @@ def divide(model: torch.nn.Module) -> None:
 
 def train_reward(folder: Path, stage: int, n_ranks: int, accumulation: int) -> dict[str, Any]:
     """PAL reward with LoRA on the backbone: embeddings, heads, then both together."""
-    prepare_deepspeed(is_asked=stage > 0)
+    launched(stage)
     rows = planted()
     torch.manual_seed(0)
     model = PALRewardModel.from_backbone(
@@ -107,7 +117,7 @@ def train_reward(folder: Path, stage: int, n_ranks: int, accumulation: int) -> d
 
 def train_fair(folder: Path, stage: int, n_ranks: int, accumulation: int, mixture: Path) -> dict[str, Any]:
     """Draws, the game, three routes that are trained, and the measuring of all."""
-    prepare_deepspeed(is_asked=stage > 0)
+    launched(stage)
     args = FairPolicyConfig(
         routes=["distill", "regress", "dro"], n_prompts=12, n_eval_prompts=8, n_samples=2, n_eval_samples=2,
         max_new_tokens=4, n_bootstrap=20, group_size=2, n_regress_rounds=2, num_train_epochs=1, max_steps=4,
@@ -133,7 +143,8 @@ def train_fair(folder: Path, stage: int, n_ranks: int, accumulation: int, mixtur
 
 def train_ppo(folder: Path, stage: int, n_ranks: int, accumulation: int) -> dict[str, Any]:
     """PPO whose answers follow from the prompts, and whose advantages TRL does not whiten by process."""
-    if stage:  # as the launcher says it: TRL's PPO cannot take a configuration as an argument
+    launched(stage)
+    if stage > DDP:  # as the launcher says it: TRL's PPO cannot take a configuration as an argument
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"zero_{os.environ['RANK']}.json"
         file.write_text(json.dumps(zero_config(stage)), encoding="utf-8")
@@ -174,7 +185,7 @@ def answers_by_prompt(
 
 def train_group(folder: Path, stage: int, n_ranks: int, accumulation: int, algorithm: str) -> dict[str, Any]:
     """GRPO or RLOO whose completions follow from the prompts; no two of a group are of one length."""
-    prepare_deepspeed(is_asked=stage > 0)
+    launched(stage)
     policy_lora = ppo_lora()
     policy_lora.lora_dropout = 0.0
     options = common(folder, stage, n_ranks, accumulation) | {"learning_rate": 2e-2}  # moves ratios and KL
@@ -222,13 +233,13 @@ def train_mixture(
 
     It goes on from a checkpoint in the folder, if there is one; `interrupt_at` is a step.
     """
-    prepare_deepspeed(is_asked=stage > 0)
+    launched(stage)
     args = MixtureDPOConfig(
         n_types="2", n_permutations=0, n_restarts=2, num_train_epochs=2, n_rounds=2, m_step=m_step, beta=0.5,
         e_step_batch_size=5, **common(folder, stage, n_ranks, accumulation),
     )  # fmt: skip
     model = colour_lm()
-    if stage == 3:
+    if stage == ZERO_3:
         _start_deepspeed()
         divide(model)
     trainer = MixtureDPOTrainer(

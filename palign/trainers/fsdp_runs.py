@@ -1,0 +1,68 @@
+"""Training under FSDP2 (accelerate_configs/fsdp2.yaml): what may be asked for, and what is divided how."""
+
+import os
+
+from accelerate import Accelerator
+from torch import nn
+
+__all__ = ["check_fsdp", "is_fsdp_launch", "plan_fsdp"]
+
+CONFIG = "accelerate_configs/fsdp2.yaml"
+# variable that `accelerate launch` sets: what it is where it is not set, what it must be, and why
+NEEDS = {
+    "FSDP_VERSION": ("1", "2", "FSDP1 wraps modules, and models do not come out of it again"),
+    "FSDP_STATE_DICT_TYPE": ("SHARDED_STATE_DICT", "FULL_STATE_DICT", "what is saved would be in parts"),
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": ("false", "false", "all processes compute with the model before it is divided"),
+    "FSDP_OFFLOAD_PARAMS": ("false", "false", "weights are put together on the GPUs"),
+    "FSDP_ACTIVATION_CHECKPOINTING": ("false", "false", "it would recompute under another adapter; give "
+                                      "--gradient_checkpointing instead"),
+}  # fmt: skip
+
+
+def is_fsdp_launch() -> bool:
+    """Whether the launcher (an FSDP configuration of accelerate) asked for FSDP."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def check_fsdp(*, is_asked: bool = False) -> None:
+    """Call before `TrainingArguments` set up the processes: FSDP as it works here, or none.
+
+    Args:
+        is_asked: FSDP was asked for in the arguments (`--fsdp`), not by the launcher.
+
+    Raises:
+        ValueError: FSDP1, or a setting of FSDP2 under which something would go wrong later.
+    """
+    if is_asked:
+        raise ValueError(f"--fsdp was given. FSDP is the launcher's to say: accelerate launch --config_file {CONFIG}.")
+    if not is_fsdp_launch():
+        return
+    for name, (unset, needed, reason) in NEEDS.items():
+        given = os.environ.get(name, unset)
+        if given.lower() != needed.lower():
+            raise ValueError(
+                f"The launcher's configuration asks for FSDP with {name.lower()}: {given}; here it must be {needed} "
+                f"({reason}). {CONFIG} has it."
+            )
+
+
+def plan_fsdp(accelerator: Accelerator, model: nn.Module) -> None:
+    """Say how Accelerate is to divide a model, before it prepares it; nothing is done outside of FSDP.
+
+    Layers are gathered one by one, as the base's `_no_split_modules` names them: a module of ours around the base does
+    not say so by itself. Mixed precision is autocast, as under DDP: FSDP's own would compute heads and give
+    log-probabilities of completions in half precision.
+
+    Args:
+        accelerator: the trainer's.
+        model: to be prepared, with a transformers model inside.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is None:
+        return
+    if not os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP"):  # else the user has said it
+        held = {type(module).__name__ for module in model.modules()}
+        named = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+        plugin.transformer_cls_names_to_wrap = sorted(held & named)
+    plugin.mixed_precision_policy = None
+    accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)  # autocast, and nothing else
