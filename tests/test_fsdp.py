@@ -175,9 +175,12 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_the_configuration_of_the_repository_is_what_is_asked_for(launched: pytest.MonkeyPatch) -> None:
+def test_the_configuration_of_the_repository_is_what_is_asked_for(
+    launched: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     assert is_fsdp_launch()
     check_fsdp()
+    assert ("there is no GPU" in caplog.text) == (not torch.accelerator.is_available())
 
 
 @pytest.mark.parametrize("name", sorted(NEEDS))

@@ -9,14 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
-from torch.distributed import _composable_state
-from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 __all__ = ["divide_again", "is_fsdp", "kept_whole", "leave_fsdp", "with_whole_values"]
 
-MARKS = (STATE_KEY, REGISTRY_KEY, "_is_fsdp_managed_module", "_fsdp_use_orig_params")
 HOOKS = (
     "_forward_pre_hooks", "_forward_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
@@ -99,8 +96,9 @@ def leave_fsdp(model: nn.Module) -> None:
         for name, parameter in module._parameters.items():
             if isinstance(parameter, DTensor):
                 module._parameters[name] = _whole_parameter(parameter, whole)
-    for module in model.modules():
-        _clean(module)
+    if whole:
+        for module in model.modules():
+            _clean(module)
 
 
 def _whole_parameter(parameter: DTensor, found: dict[int, nn.Parameter]) -> nn.Parameter:
@@ -117,13 +115,18 @@ def _units(model: nn.Module) -> list[FSDPModule]:
 
 
 def _clean(module: nn.Module) -> None:
+    """Without what `fully_shard` and transformers have put on it."""
+    from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
+    from torch.distributed._composable_state import _module_state_mapping
+
     for name in HOOKS:
         hooks = getattr(module, name)
         for number in [number for number, hook in hooks.items() if _is_of_fsdp(hook)]:
             del hooks[number]
-    _composable_state._module_state_mapping.pop(module, None)
-    registered = [name for name, value in module.__dict__.items() if _is_of_fsdp(value)]  # transformers' `generate`
-    for name in (*MARKS, *registered):
+    _module_state_mapping.pop(module, None)
+    marks = [STATE_KEY, REGISTRY_KEY, "_is_fsdp_managed_module", "_fsdp_use_orig_params"]
+    registered = [name for name, value in module.__dict__.items() if _is_of_fsdp(value)]  # transformers: `generate`
+    for name in marks + registered:
         module.__dict__.pop(name, None)
     if isinstance(module, FSDPModule):
         module.__class__ = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))

@@ -1,12 +1,15 @@
 """Training under FSDP2 (accelerate_configs/fsdp2.yaml): what may be asked for, and what is divided how."""
 
+import logging
 import os
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
 __all__ = ["check_fsdp", "is_fsdp_launch", "plan_fsdp"]
 
+logger = logging.getLogger(__name__)
 CONFIG = "accelerate_configs/fsdp2.yaml"
 # variable that `accelerate launch` sets: what it is where it is not set, what it must be, and why
 NEEDS = {
@@ -44,6 +47,8 @@ def check_fsdp(*, is_asked: bool = False) -> None:
                 f"The launcher's configuration asks for FSDP with {name.lower()}: {given}; here it must be {needed} "
                 f"({reason}). {CONFIG} has it."
             )
+    if not torch.accelerator.is_available():
+        logger.warning("FSDP was asked for, and there is no GPU: Accelerate trains whole models on every process.")
 
 
 def plan_fsdp(accelerator: Accelerator, model: nn.Module) -> None:

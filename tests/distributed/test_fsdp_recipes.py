@@ -1,11 +1,13 @@
-"""Every recipe that trains, on two processes: FSDP2 gives what whole models (DDP) give, to the digits that sampling has."""
+"""Every recipe that trains, on two processes: FSDP2 gives what whole models (DDP) give."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ranks
+from evaluation_helpers import rows_of_colours, write_rows
 from fsdp_on_cpu import UNITS, launch_fsdp2
+from mixture_helpers import colour_lm, colour_tokenizer
 from ranks import run_ranks
 from recipe_helpers import RECIPES, load_recipe, save_own
 
@@ -36,6 +38,15 @@ def policies_of_ones_own(folder: Path, *flags: str) -> list[str]:
     return [*save_own(folder, folder / "out"), *QUIET, *quick, *flags]
 
 
+def reward_of_ones_own(folder: Path) -> list[str]:
+    """LoRA on a backbone of a user's own."""
+    colour_lm().save_pretrained(folder / "base")
+    colour_tokenizer().save_pretrained(folder / "base")
+    rows = write_rows(folder / "rows.jsonl", rows_of_colours(96))
+    quick = ["--head_epochs", "3", "--max_steps", "6", "--per_device_train_batch_size", "4", "--n_prototypes", "2"]
+    return ["--model_name_or_path", str(folder / "base"), "--dataset_name", rows, *QUIET, "--use_peft", "true", *quick]
+
+
 @pytest.mark.parametrize("name", ["em_dpo", "fair_policy", "ppo_pal", "grpo_pal", "ppo_own", "grpo_own", "pal_reward"])
 def test_a_recipe_under_fsdp2_ends_as_with_whole_models(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -48,7 +59,7 @@ def test_a_recipe_under_fsdp2_ends_as_with_whole_models(
         few = ["--num_generations", "4", "--max_steps", "4", "--max_completion_length", "4"]
         flags = policies_of_ones_own(tmp_path, *few)
     elif name == "pal_reward":
-        flags = [*smoke(name), "--use_peft", "true"]
+        flags = reward_of_ones_own(tmp_path)
     else:
         flags = smoke(name)
     found = {}
@@ -61,4 +72,6 @@ def test_a_recipe_under_fsdp2_ends_as_with_whole_models(
     assert names == sorted(key for key in summaries[1] if "seconds" not in key)
     values = np.array([[summary[key] for key in names] for summary in summaries], dtype=float)
     assert np.isfinite(values).all()
-    np.testing.assert_allclose(values[1], values[0], atol=2e-3)
+    # divided processes answer until the last of them has ended, and draw on: the next training has other dropout
+    same = [number for number, key in enumerate(names) if not (key.startswith("prompt/") and name.endswith("_pal"))]
+    np.testing.assert_allclose(values[1, same], values[0, same], atol=2e-3)

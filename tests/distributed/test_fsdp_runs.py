@@ -1,0 +1,83 @@
+"""Two processes under FSDP2: in bfloat16 as under DDP, and interrupted at a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import equal_runs
+import numpy as np
+import pytest
+from equal_runs import DDP, FSDP_2
+from ranks import run_ranks
+
+from palign.trainers.checkpoints import CompleteCheckpoints
+
+pytestmark = pytest.mark.slow
+RUNS: dict[str, tuple[Any, ...]] = {
+    "mixture": (equal_runs.train_mixture, "sampled"), "reward": (equal_runs.train_reward,),
+    "ppo": (equal_runs.train_ppo,), "grpo": (equal_runs.train_group, "grpo"),
+}  # fmt: skip
+
+
+class Interrupted(Exception):
+    """In place of a kill."""
+
+
+def changed(trainer: str, folder: Path, stage: int, options: dict[str, Any], stop: int | None) -> dict[str, Any]:
+    """A training of the matrix with further options, from the last checkpoint if there is one, up to a step."""
+    work, *further = RUNS[trainer]
+    save, asked = CompleteCheckpoints._save_checkpoint, CompleteCheckpoints.agreed_resume_point
+    common = equal_runs.common
+
+    def save_and_stop(self: CompleteCheckpoints, *arguments: Any) -> None:
+        save(self, *arguments)
+        if self.state.global_step == stop and list(Path(self.args.output_dir).glob("checkpoint-*/complete.json")):
+            raise Interrupted
+
+    with (
+        mock.patch.object(equal_runs, "common", lambda *given: common(*given) | options),
+        mock.patch.object(CompleteCheckpoints, "_save_checkpoint", save_and_stop),
+        mock.patch.object(CompleteCheckpoints, "agreed_resume_point", lambda self, _: asked(self, True)),
+    ):
+        try:
+            return work(folder, stage, 2, 1, *further)
+        except Interrupted:
+            return {"interrupted": True}
+
+
+def compared(found: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What is to agree, as arrays."""
+    left_out = ("num_processes", "distributed_type", "wrapper", "stage", "units")
+    return {name: np.array(value) for name, value in found.items() if name not in left_out}
+
+
+def alike(first: dict[str, Any], second: dict[str, Any], tolerance: float) -> None:
+    a, b = compared(first), compared(second)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], atol=tolerance, rtol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("trainer", ["mixture", "reward", "grpo", "ppo"])
+def test_half_precision_is_that_of_ddp(trainer: str, tmp_path: Path) -> None:
+    """PPO's value model computes in float32 here, and in bfloat16 there."""
+    ddp, fsdp = (
+        run_ranks(changed, tmp_path / str(stage), trainer, tmp_path / str(stage) / "out", stage, {"bf16": True}, None)
+        for stage in (DDP, FSDP_2)
+    )
+    assert fsdp[0]["distributed_type"] == "FSDP" and fsdp[0]["units"]
+    alike(ddp[0], fsdp[0], 1e-3 if trainer == "ppo" else 1e-4)
+
+
+@pytest.mark.parametrize("trainer", ["mixture", "reward", "grpo", "ppo"])
+def test_an_interrupted_run_goes_on_to_the_same_end(trainer: str, tmp_path: Path) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    words = (trainer, tmp_path / "parts", FSDP_2, saving)
+    whole = run_ranks(changed, tmp_path / "w", trainer, tmp_path / "whole", FSDP_2, saving, None)
+    assert run_ranks(changed, tmp_path / "a", *words, 3) == [{"interrupted": True}] * 2
+    held = {path.name for path in (tmp_path / "parts").glob("checkpoint-*/*")}
+    assert "optimizer.bin" in held
+    if trainer != "grpo":  # TRL's model is one of PEFT's, whose adapter alone it holds
+        assert "pytorch_model_fsdp.bin" not in held  # the whole model, frozen base included
+    for first, second in zip(whole, run_ranks(changed, tmp_path / "b", *words, None), strict=True):
+        alike(first, second, 1e-6)
