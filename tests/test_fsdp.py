@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from palign.models.adapters import TypePolicies, adapter_state, add_type_adapters, restore_adapter_state
-from palign.models.fsdp import divide_again, is_fsdp, kept_whole, leave_fsdp, with_whole_values
+from palign.models.fsdp import divide_again, is_fsdp, kept_whole, leave_fsdp, outside_fsdp
 from palign.models.sharded import is_sharded, leave_engine, make_whole, set_whole, whole_tensor
 from palign.trainers.fsdp_runs import NEEDS, check_fsdp, is_fsdp_launch
 
@@ -64,15 +64,17 @@ def test_parts_of_a_divided_model_run_while_it_is_kept_whole(one_rank: None) -> 
     torch.testing.assert_close(policies(**batch), whole(**batch))
 
 
-def test_training_goes_on_after_it_was_kept_whole(one_rank: None) -> None:
+@pytest.mark.parametrize("context", [kept_whole, outside_fsdp])
+def test_training_goes_on_after_it_was_whole(one_rank: None, context: Any) -> None:
     policies, whole = divided(), TypePolicies(add_type_adapters(colour_lm(), lora(), 2, seed=0))
     batch = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "completion_mask": torch.ones_like(IDS)}
     losses: dict[str, list[float]] = {}
     for name, model in (("divided", policies), ("whole", whole)):
         optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.05)
         for _ in range(3):
-            with kept_whole(model):
+            with context(model):
                 logits(model)
+            assert is_fsdp(model) == (model is policies)
             loss = model(**batch).sum()
             loss.backward()
             optimizer.step()
@@ -117,7 +119,7 @@ def test_tied_weights_stay_tied(one_rank: None) -> None:
     model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
     model[1].weight = model[0].weight
     fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-    with with_whole_values(model):
+    with outside_fsdp(model):
         assert model[1].weight is model[0].weight and not isinstance(model[1].weight, DTensor)
     assert isinstance(model[1].weight, DTensor)
     leave_fsdp(model)
@@ -129,7 +131,7 @@ def test_values_are_read_as_they_are_stored_and_not_as_they_are_computed_with(on
     with kept_whole(policies):
         assert {parameter.dtype for parameter in policies.parameters()} == {torch.bfloat16}
     policies(input_ids=IDS, attention_mask=torch.ones_like(IDS), completion_mask=torch.ones_like(IDS))
-    with with_whole_values(policies):
+    with outside_fsdp(policies):
         assert not any(isinstance(parameter, DTensor) for parameter in policies.parameters())
         assert {parameter.dtype for parameter in policies.parameters()} == {torch.float32}
         state = {name: values.clone() for name, values in policies.state_dict().items()}
@@ -141,7 +143,7 @@ def test_values_are_read_as_they_are_stored_and_not_as_they_are_computed_with(on
 def test_plain_models_are_left_alone() -> None:
     model = nn.Linear(2, 3)
     before = model.weight
-    with kept_whole(model), with_whole_values(model):
+    with kept_whole(model), outside_fsdp(model):
         assert model.weight is before
     divide_again(model)
     leave_fsdp(model)

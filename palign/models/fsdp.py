@@ -5,14 +5,17 @@ it (`generate` of a policy within a wrapper) does not, and PyTorch has no functi
 private here is listed in tests/test_fsdp.py.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-__all__ = ["divide_again", "is_fsdp", "kept_whole", "leave_fsdp", "with_whole_values"]
+__all__ = ["divide_again", "is_fsdp", "kept_whole", "leave_fsdp", "outside_fsdp"]
 
 HOOKS = (
     "_forward_pre_hooks", "_forward_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
@@ -34,6 +37,8 @@ def divide_again(model: nn.Module) -> None:
 @contextmanager
 def kept_whole(model: nn.Module) -> Iterator[None]:
     """Inside this context every process has all weights, and any part of the model may be run; by all processes.
+
+    To be run and no more: `state_dict` divides them again. Gradients may be taken once it is left.
 
     Args:
         model: the outermost module that Accelerate has prepared. One that FSDP2 does not divide is left alone.
@@ -57,29 +62,20 @@ def kept_whole(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def with_whole_values(model: nn.Module) -> Iterator[None]:
-    """Inside this context all parameters are plain ones, to be read; by all processes.
+def outside_fsdp(model: nn.Module) -> Iterator[None]:
+    """Inside this context the model is a plain one with all weights, to be read, run or saved; by all processes.
 
-    They are as they are stored: `kept_whole` has them as they are computed with, which may be in half precision.
+    Weights are as they are stored (`kept_whole` has them as they are computed with); what is written to them is lost.
 
     Args:
         model: any; one that FSDP2 does not divide is left alone.
     """
-    divide_again(model)
-    divided = [
-        (module, name, parameter)
-        for module in model.modules()
-        for name, parameter in module._parameters.items()
-        if isinstance(parameter, DTensor)
-    ]
-    whole: dict[int, nn.Parameter] = {}
-    for module, name, parameter in divided:
-        module._parameters[name] = _whole_parameter(parameter, whole)
+    before = _taken_off(model)
     try:
         yield
     finally:
-        for module, name, parameter in divided:
-            module._parameters[name] = parameter
+        for put in before:
+            put.back()
 
 
 def leave_fsdp(model: nn.Module) -> None:
@@ -90,23 +86,7 @@ def leave_fsdp(model: nn.Module) -> None:
     Args:
         model: to which `fully_shard` was applied (Accelerate does so); any other comes back as it was.
     """
-    divide_again(model)
-    whole: dict[int, nn.Parameter] = {}
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if isinstance(parameter, DTensor):
-                module._parameters[name] = _whole_parameter(parameter, whole)
-    if whole:
-        for module in model.modules():
-            _clean(module)
-
-
-def _whole_parameter(parameter: DTensor, found: dict[int, nn.Parameter]) -> nn.Parameter:
-    """A plain one of the same values; the one of `found` for a parameter that was met before (tied weights)."""
-    if id(parameter) not in found:
-        values = parameter.detach().full_tensor()
-        found[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
-    return found[id(parameter)]
+    _taken_off(model)
 
 
 def _units(model: nn.Module) -> list[FSDPModule]:
@@ -114,22 +94,67 @@ def _units(model: nn.Module) -> list[FSDPModule]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
-def _clean(module: nn.Module) -> None:
-    """Without what `fully_shard` and transformers have put on it."""
-    from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
-    from torch.distributed._composable_state import _module_state_mapping
+@dataclass
+class _Put:
+    """What `fully_shard`, and transformers after it, have put on one module."""
 
-    for name in HOOKS:
-        hooks = getattr(module, name)
+    module: nn.Module
+    kind: type
+    state: Any
+    parameters: dict[str, DTensor]
+    hooks: dict[str, OrderedDict]
+    attributes: dict[str, Any]
+
+    def back(self) -> None:
+        module = self.module
+        module.__class__ = self.kind
+        module._parameters.update(self.parameters)
+        module.__dict__.update(self.attributes)
+        for name, hooks in self.hooks.items():  # in place: who has registered one may take it off again
+            held = getattr(module, name)
+            held.clear()
+            held.update(hooks)
+        if self.state is not None:
+            _states()[module] = self.state
+
+
+def _taken_off(model: nn.Module) -> list[_Put]:
+    """Make every module a plain one, with weights in full; nothing where FSDP2 has none."""
+    if not is_fsdp(model):
+        return []
+    divide_again(model)
+    whole: dict[int, nn.Parameter] = {}
+    return [_take_off(module, whole) for module in model.modules()]
+
+
+def _take_off(module: nn.Module, whole: dict[int, nn.Parameter]) -> _Put:
+    from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
+
+    marks = (STATE_KEY, REGISTRY_KEY, "_is_fsdp_managed_module", "_fsdp_use_orig_params")
+    names = [name for name, held in module.__dict__.items() if name in marks or _is_of_fsdp(held)]  # `generate`, too
+    put = _Put(
+        module, type(module), _states().pop(module, None),
+        {name: held for name, held in module._parameters.items() if isinstance(held, DTensor)},
+        {name: getattr(module, name).copy() for name in HOOKS}, {name: module.__dict__.pop(name) for name in names},
+    )  # fmt: skip
+    for name, parameter in put.parameters.items():
+        if id(parameter) not in whole:  # tied weights stay tied
+            values = parameter.detach().full_tensor()
+            whole[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
+        module._parameters[name] = whole[id(parameter)]
+    for name, hooks in put.hooks.items():
         for number in [number for number, hook in hooks.items() if _is_of_fsdp(hook)]:
-            del hooks[number]
-    _module_state_mapping.pop(module, None)
-    marks = [STATE_KEY, REGISTRY_KEY, "_is_fsdp_managed_module", "_fsdp_use_orig_params"]
-    registered = [name for name, value in module.__dict__.items() if _is_of_fsdp(value)]  # transformers: `generate`
-    for name in marks + registered:
-        module.__dict__.pop(name, None)
+            del getattr(module, name)[number]
     if isinstance(module, FSDPModule):
         module.__class__ = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
+    return put
+
+
+def _states() -> Any:
+    """Module → what FSDP2 knows of it (weakly)."""
+    from torch.distributed._composable_state import _module_state_mapping
+
+    return _module_state_mapping
 
 
 def _is_of_fsdp(hook: object) -> bool:

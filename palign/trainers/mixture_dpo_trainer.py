@@ -43,7 +43,7 @@ from palign.models.adapters import (
     save_type_adapters,
 )
 from palign.models.completions import TokenizedItems
-from palign.models.fsdp import divide_again, is_fsdp, kept_whole, leave_fsdp
+from palign.models.fsdp import divide_again, is_fsdp, leave_fsdp, outside_fsdp
 from palign.models.mixture_files import WORDS, MixtureRecord, named_base, packed_prompts, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import reference_pass
@@ -379,7 +379,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         if rows is None:
             raise ValueError("There is nothing to evaluate on: give eval_dataset, here or to the trainer.")
         policy = self.mixture_policy()
-        with kept_whole(self.policies):  # the reference runs below the module that FSDP2 puts together
+        with outside_fsdp(self.policies):  # the reference runs below the module that FSDP2 puts together
             rewards = policy.type_rewards(rows, batch_size=self.args.e_step_batch_size, together=True)
         gamma = policy.responsibilities_for(rows.annotator_ids)
         right, n_pairs = pair_order((rewards * gamma[:, None]).sum(2), torch.from_numpy(rows.ranks.astype(np.int64)))

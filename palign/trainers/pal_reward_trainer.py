@@ -20,7 +20,7 @@ from transformers import Trainer, TrainerCallback
 from palign.data.preferences import Preferences
 from palign.functional.losses import plackett_luce, preference_loss
 from palign.models.embeddings import EmbeddingStore
-from palign.models.fsdp import is_fsdp, kept_whole, with_whole_values
+from palign.models.fsdp import is_fsdp, outside_fsdp
 from palign.models.pal import PALRewardModel
 from palign.models.pal_files import BACKBONE, load_backbone_state, load_own_state, pal_card
 from palign.models.person_fit import fit_people
@@ -236,7 +236,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         """
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
-        with kept_whole(self.model_wrapped):  # parts of the model run by themselves
+        with outside_fsdp(model):  # parts of the model run by themselves
             return self._scores(model, rows, weights, together)
 
     def _scores(self, model: PALRewardModel, rows: Preferences, weights: Tensor | None, together: bool) -> Tensor:
@@ -254,7 +254,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What `PALRewardModel.save_pretrained` writes, once, by the main process."""
         model = self.accelerator.unwrap_model(self.model)
-        with whole(model.parameters()), with_whole_values(model):
+        with whole(model.parameters()), outside_fsdp(model):
             if not self.args.should_save:
                 return
             card, folder = pal_card(model, n_rows=len(self.train_rows)), output_dir or self.args.output_dir

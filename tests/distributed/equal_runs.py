@@ -243,7 +243,7 @@ def train_mixture(
         _start_deepspeed()
         divide(model)
     trainer = MixtureDPOTrainer(
-        model, args, planted(), processing_class=colour_tokenizer(), peft_config=lora(),
+        model, args, planted(), planted(seed=1), processing_class=colour_tokenizer(), peft_config=lora(),
         callbacks=[Interrupt(interrupt_at)] if interrupt_at else None,
     )  # fmt: skip
     try:

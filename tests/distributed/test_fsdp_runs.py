@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from equal_runs import DDP, FSDP_2
 from ranks import run_ranks
+from torch.distributed.tensor import DTensor
 
 from palign.trainers.checkpoints import CompleteCheckpoints
 
@@ -19,6 +20,13 @@ RUNS: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
+def held_share(model: Any) -> float:
+    """Weights that lie on this process, of all."""
+    parameters = list(model.parameters())
+    held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
+    return held / sum(p.numel() for p in parameters)
+
+
 class Interrupted(Exception):
     """In place of a kill."""
 
@@ -27,9 +35,10 @@ def changed(trainer: str, folder: Path, stage: int, options: dict[str, Any], sto
     """A training of the matrix with further options, from the last checkpoint if there is one, up to a step."""
     work, *further = RUNS[trainer]
     save, asked = CompleteCheckpoints._save_checkpoint, CompleteCheckpoints.agreed_resume_point
-    common = equal_runs.common
+    common, shares = equal_runs.common, []
 
     def save_and_stop(self: CompleteCheckpoints, *arguments: Any) -> None:
+        shares.append(held_share(self.model))
         save(self, *arguments)
         if self.state.global_step == stop and list(Path(self.args.output_dir).glob("checkpoint-*/complete.json")):
             raise Interrupted
@@ -40,14 +49,14 @@ def changed(trainer: str, folder: Path, stage: int, options: dict[str, Any], sto
         mock.patch.object(CompleteCheckpoints, "agreed_resume_point", lambda self, _: asked(self, True)),
     ):
         try:
-            return work(folder, stage, 2, 1, *further)
+            return {**work(folder, stage, 2, 1, *further), "shares": shares}
         except Interrupted:
             return {"interrupted": True}
 
 
 def compared(found: dict[str, Any]) -> dict[str, np.ndarray]:
     """What is to agree, as arrays."""
-    left_out = ("num_processes", "distributed_type", "wrapper", "stage", "units")
+    left_out = ("num_processes", "distributed_type", "wrapper", "stage", "units", "shares")
     return {name: np.array(value) for name, value in found.items() if name not in left_out}
 
 
@@ -69,6 +78,19 @@ def test_half_precision_is_that_of_ddp(trainer: str, tmp_path: Path) -> None:
     alike(ddp[0], fsdp[0], 1e-3 if trainer == "ppo" else 1e-4)
 
 
+@pytest.mark.parametrize("trainer", ["mixture", "reward"])
+def test_judging_between_steps_changes_no_step(trainer: str, tmp_path: Path) -> None:
+    """Parts of the model are run by themselves, below the module that is divided."""
+    judged = {"eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True}
+    plain, between = (
+        run_ranks(
+            changed, tmp_path / f"{bool(options)}", trainer, tmp_path / f"{bool(options)}o", FSDP_2, options, None
+        )
+        for options in ({}, judged)
+    )
+    alike(plain[0], between[0], 1e-6)
+
+
 @pytest.mark.parametrize("trainer", ["mixture", "reward", "grpo", "ppo"])
 def test_an_interrupted_run_goes_on_to_the_same_end(trainer: str, tmp_path: Path) -> None:
     saving = {"save_strategy": "steps", "save_steps": 1}
@@ -79,5 +101,6 @@ def test_an_interrupted_run_goes_on_to_the_same_end(trainer: str, tmp_path: Path
     assert "optimizer.bin" in held
     if trainer != "grpo":  # TRL's model is one of PEFT's, whose adapter alone it holds
         assert "pytorch_model_fsdp.bin" not in held  # the whole model, frozen base included
+    assert 0.45 < whole[0]["shares"][0] < 0.55  # what each of the two processes holds between steps
     for first, second in zip(whole, run_ranks(changed, tmp_path / "b", *words, None), strict=True):
         alike(first, second, 1e-6)
