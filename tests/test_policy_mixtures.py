@@ -162,6 +162,9 @@ def test_kl_minmax_evens_out_regrets_times_importance() -> None:
     assert found.regrets[0].item() == pytest.approx(4 * found.regrets[1].item(), rel=1e-4) and abs(found.gap) < 1e-6
     alone = kl_minmax(types, reference, kl_weight=1.0, beta=1.0, type_importance=torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(alone.log_policy, types[1], atol=1e-6, rtol=0)  # at τ = β its own policy
+    for importance in ([0.0, 0.0], [1.0, -1.0], [1.0]):
+        with pytest.raises(ValueError, match="type_importance"):
+            kl_minmax(types, reference, kl_weight=1.0, type_importance=torch.tensor(importance))
 
 
 def test_kl_minmax_of_one_type_is_its_policy() -> None:

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import brentq, minimize
 from torch import Tensor
 
-from palign.functional.regret import regret_matrix
+from palign.functional.regret import importance_of, regret_matrix
 
 __all__ = [
     "KLMinmax",
@@ -144,13 +144,15 @@ def kl_minmax(
 
     Returns:
         `type_weights` are c_i p_i, what the policy's tilt is made of: of sum 1 where c is 1. `regrets` are without c.
+
+    Raises:
+        ValueError: τ is not above 0, or the importance is no such vector.
     """
     if not kl_weight > 0:
         raise ValueError(f"kl_weight is {kl_weight}; it must be above 0.")
     log_ratios = log_types - log_reference
     own = torch.einsum("ixy,ixy->i", log_ratios, log_types.exp()) / len(log_reference)
-    importance = torch.ones(len(log_types)) if type_importance is None else torch.as_tensor(type_importance)
-    importance = importance.double()
+    importance = importance_of(type_importance, len(log_types))
 
     def policy(q: Tensor) -> tuple[Tensor, Tensor]:
         tilt = torch.einsum("i,ixy->xy", q * (beta / kl_weight), log_ratios)

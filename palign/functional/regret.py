@@ -22,6 +22,7 @@ __all__ = [
     "ValueBounds",
     "choose_within_budget",
     "duality_gap",
+    "importance_of",
     "kl_regret_matrix",
     "regret_matrix",
     "relative_regret_matrix",
@@ -142,16 +143,19 @@ def weighted_table(regrets: Table, type_importance: Vector | None = None) -> Ten
     table = _finite(regrets, "regrets")
     if table.ndim != 2 or 0 in table.shape:
         raise ValueError(f"regrets have shape {tuple(table.shape)}; give one row per type and one column per policy.")
+    return table if type_importance is None else table * importance_of(type_importance, len(table))[:, None]
+
+
+def importance_of(type_importance: Vector | None, n_types: int) -> Tensor:
+    """(n_types,) float64 as the caller gave it, checked; ones for None."""
     if type_importance is None:
-        return table
+        return torch.ones(n_types, dtype=torch.float64)
     importance = torch.as_tensor(type_importance, dtype=torch.float64)
-    if importance.shape != table.shape[:1]:
-        raise ValueError(
-            f"type_importance has shape {tuple(importance.shape)}; give one for each of {len(table)} types."
-        )
+    if importance.shape != (n_types,):
+        raise ValueError(f"type_importance has shape {tuple(importance.shape)}; give one for each of {n_types} types.")
     if not (torch.isfinite(importance).all() and (importance >= 0).all() and importance.any()):
         raise ValueError(f"type_importance is {importance.tolist()}; give finite numbers ≥ 0, one of them above 0.")
-    return table * importance[:, None]
+    return importance
 
 
 def duality_gap(regrets: Tensor, policy_weights: Tensor, type_weights: Tensor) -> float:

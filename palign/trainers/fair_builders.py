@@ -22,7 +22,7 @@ from transformers import TrainingArguments, set_seed
 from palign.data.preferences import Preferences
 from palign.functional.hedge import exponentiated_gradient
 from palign.functional.policy_mixtures import kl_minmax
-from palign.functional.regret import regret_matrix
+from palign.functional.regret import importance_of, regret_matrix
 from palign.models.completions import TokenizedItems
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.policy_values import PolicyDraws, joined_items
@@ -230,7 +230,8 @@ class RouteBuilder:
         table = torch.from_numpy(np.concatenate([types, reference[..., None]], -1))
         table = (table - table.logsumexp(-1, keepdim=True)).log_softmax(1).movedim(-1, 0)
         beta = self.mixture.record.beta
-        importance = self._importance() / self._importance().max()
+        importance = self._importance()
+        importance = importance / importance.max()
         found = kl_minmax(table[:-1], table[-1], kl_weight=beta, beta=beta, type_importance=importance).type_weights
         return 0.95 * found / found.sum() + 0.05 / len(found)
 
@@ -270,9 +271,7 @@ class RouteBuilder:
         return cached_reference(self.mixture, items, self.output_dir)
 
     def _importance(self) -> Tensor:
-        given = self.args.type_importance
-        n_types = self.mixture.n_types
-        return torch.ones(n_types, dtype=torch.float64) if given is None else torch.tensor(given, dtype=torch.float64)
+        return importance_of(self.args.type_importance, self.mixture.n_types)
 
     def _weighted_regrets(self, draws: PolicyDraws) -> Tensor:
         """(n_types,) of one policy on the game's prompts, times importance."""
