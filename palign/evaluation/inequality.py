@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["cvar", "cvar_influence", "gap", "gini", "gini_influence", "influences", "ratio", "worst"]
+DEALT = 2_000_000  # judgements, over all deals
+
+__all__ = ["cvar", "cvar_influence", "gap", "gini", "gini_influence", "if_alike", "influences", "ratio", "worst"]
 
 
 def worst(values: np.ndarray, *, higher_is_better: bool = True) -> np.ndarray:
@@ -67,6 +69,34 @@ def cvar(
     counted = np.clip(budget - before, 0.0, sorted_weights)
     total = counted.sum(-1)
     return np.where(total > 0, (sorted_values * counted).sum(-1) / np.where(total > 0, total, 1.0), np.nan)
+
+
+def if_alike(
+    values: np.ndarray, people: np.ndarray, alpha: float = 0.1, *, higher_is_better: bool = True, seed: int = 0
+) -> dict[str, float]:
+    """What :func:`cvar` and :func:`gini` over people's means would be if nobody were served otherwise than another.
+
+    The judgements are dealt out anew among all, everybody keeping their number of them, and the statistics averaged
+    over up to 200 deals: people of few judgements differ by chance, and only what goes beyond that is unequal service.
+
+    Args:
+        values: (n_rows,) of one metric.
+        people: (n_rows,) the number, from 0 on, of whose it is.
+        alpha: of `cvar`.
+        higher_is_better: of the metric.
+        seed: of the deals; few of them where rows are many, and each then says more.
+
+    Returns:
+        "cvar" and "gini", in the metric's unit and without one; NaN where they are not defined.
+    """
+    values, counts, rng = np.asarray(values, dtype=float), np.bincount(people), np.random.default_rng(seed)
+    held = counts > 0
+    found = []
+    for _ in range(int(np.clip(DEALT // max(len(values), 1), 4, 200))):
+        sums = np.bincount(people, weights=rng.permutation(values), minlength=len(counts))
+        means = sums[held] / counts[held]
+        found.append((float(cvar(means, alpha, higher_is_better=higher_is_better)), float(gini(means))))
+    return dict(zip(("cvar", "gini"), np.mean(found, axis=0).tolist(), strict=True))
 
 
 def influences(values: np.ndarray, alpha: float, higher_is_better: Sequence[bool]) -> dict[str, np.ndarray]:

@@ -19,11 +19,12 @@ import pandas as pd
 from palign.evaluation.comparison import compare_models
 from palign.evaluation.figure_data import FigureData
 from palign.evaluation.group_frame import GroupFrame
+from palign.evaluation.inequality import if_alike
 from palign.evaluation.report_html import render_page
 from palign.evaluation.report_markdown import render_report
 from palign.evaluation.report_words import headline_sentences
 from palign.evaluation.scoring import RESERVED
-from palign.evaluation.tables import as_categories, check_columns
+from palign.evaluation.tables import as_categories, check_columns, people_numbers
 from palign.writing import whole_file
 
 __all__ = ["Report", "write_report"]
@@ -79,7 +80,7 @@ def write_report(
     tables: pd.DataFrame | Sequence[pd.DataFrame],
     *,
     output_dir: str | Path,
-    metrics: Sequence[str] = ("accuracy", "log_likelihood", "reward", "gold", "kl"),
+    metrics: str | Sequence[str] = ("accuracy", "log_likelihood", "reward", "gold", "kl"),
     group_columns: Sequence[Groups] = (),
     title: str = "Fairness report",
     baseline: str | Sequence[str] = "pooled",
@@ -116,7 +117,7 @@ def write_report(
     Raises:
         ValueError: no rows, no known metric, an unknown column, or a metric with gaps (NaN) within one model.
     """
-    table = _joined(tables, annotator_column)
+    table, metrics = _joined(tables, annotator_column), _names(metrics)
     asked = [_plain([_declared(name, table) for name in _names(groups)]) for groups in group_columns]
     always = [annotator_column, *(["type"] if "type" in table else [])]
     settings = Settings(
@@ -222,14 +223,19 @@ def _model_record(name: str, rows: pd.DataFrame, metrics: list[str], settings: S
         "n_judgements": first.n_judgements,
         "n_annotators": first.n_annotators,
         "metrics": metrics,
-        "frames": [_frame_record(groups, frame, settings) for groups, frame in frames],
+        "frames": [
+            _frame_record(groups, frame, settings, rows if groups == settings.annotator_column else None)
+            for groups, frame in frames
+        ],
     }
 
 
-def _frame_record(groups: Groups, frame: GroupFrame, settings: Settings) -> dict[str, Any]:
-    """A frame with every statistic and interval, as plain values."""
+def _frame_record(
+    groups: Groups, frame: GroupFrame, settings: Settings, rows_of_people: pd.DataFrame | None
+) -> dict[str, Any]:
+    """A frame with every statistic and interval, as plain values; `rows_of_people` where its groups are people."""
     options = {"level": settings.level, "seed": settings.seed, "n_resamples": settings.n_resamples, "alpha": ALPHA}
-    of_people = groups == settings.annotator_column
+    of_people = rows_of_people is not None
     statistics = ("overall", *SPREADS)
     ends = frame.intervals(statistics if of_people else (*statistics, "by_group"), **options)
     by_group = ends.pop("by_group", None)
@@ -247,7 +253,10 @@ def _frame_record(groups: Groups, frame: GroupFrame, settings: Settings) -> dict
             found[stat]["group"] = _label(extreme.loc[metric, "group"]) if listed else None
             found[stat]["n_annotators"] = extreme.loc[metric, "n_annotators"]
         found["higher_is_better"] = frame.higher_is_better[metric]
-        if of_people:
+        if rows_of_people is not None:
+            chance = _if_alike(rows_of_people, metric, frame, settings)
+            for stat in chance:
+                found[stat]["if_alike"] = chance[stat]
             shares = (0.1, 0.5, 0.9)
             found["quantiles"] = dict(
                 zip(map(str, shares), frame.by_group[metric].quantile(list(shares)), strict=True)
@@ -255,6 +264,14 @@ def _frame_record(groups: Groups, frame: GroupFrame, settings: Settings) -> dict
         found["by_group"] = _group_records(frame, metric, by_group) if listed else []
         record["metrics"][metric] = found
     return record
+
+
+def _if_alike(rows: pd.DataFrame, metric: str, frame: GroupFrame, settings: Settings) -> dict[str, float]:
+    """`if_alike`, where people are shown at all."""
+    if settings.min_group_size > 1:
+        return dict.fromkeys(("cvar", "gini"), float("nan"))
+    up, people = frame.higher_is_better[metric], people_numbers(rows[settings.annotator_column])
+    return if_alike(rows[metric].to_numpy(dtype=float), people, ALPHA, higher_is_better=up, seed=settings.seed)
 
 
 def _with_ends(values: np.ndarray, ends: pd.DataFrame, metric: str, frame: GroupFrame) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from palign.evaluation.figures import draw_groups, draw_history, draw_models, draw_people
 from palign.evaluation.report_regrets import opens_with_regrets
-from palign.evaluation.report_words import frame_of, main_metric, opening_frame, span, with_interval
+from palign.evaluation.report_words import alike_words, frame_of, main_metric, opening_frame, span, with_interval
 from palign.evaluation.svg import drawing, has_matplotlib, shorten, to_svg
 from palign.evaluation.type_figures import draw_regrets, draw_type_space
 from palign.models.model_card import decimals
@@ -138,7 +138,7 @@ def _people(
     caption = (
         f"Each person's own mean {metric} under {main['model']}: half of {main['n_annotators']:,} people have {side} "
         f"than {span(half)}, one in ten {side} than {span(tenth)}; the mean of that tenth is "
-        f"{with_interval(found['cvar'])}. People with few judgements spread by chance."
+        f"{with_interval(found['cvar'])}{alike_words(found['cvar'])}: people with few judgements spread by chance."
     )
     return (
         "How many people are served how well",

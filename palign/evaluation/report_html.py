@@ -18,6 +18,7 @@ from palign.evaluation.report_regrets import (
 )
 from palign.evaluation.report_style import STYLE
 from palign.evaluation.report_words import (
+    IF_ALIKE,
     WHAT_THE_NUMBERS_ARE,
     frame_of,
     interval_words,
@@ -250,10 +251,12 @@ def _by_annotator(models: Sequence[dict[str, Any]], people: list[str]) -> list[s
         for metric, found in frame_of(model, people)["metrics"].items():
             shares = [span(found["quantiles"][share]) for share in ("0.1", "0.5", "0.9")]
             counts = [f"{model['n_annotators']:,}", f"{model['n_judgements']:,}"]
-            cells = [text(metric), *counts, *shares, _cell(found["cvar"]), _cell(found["gini"])]
+            alike = [span(found[stat].get("if_alike")) for stat in ("cvar", "gini")]
+            cells = [text(metric), *counts, *shares, _cell(found["cvar"]), alike[0], _cell(found["gini"]), alike[1]]
             rows.append(([text(model["model"]), *cells], False))
     head = ["model", "metric", "annotators", "judgements", "10 % have less than", "median", "90 % have less than"]
-    return _table("Over people", [*head, "mean of the worst tenth", "Gini"], rows, words=(1,))
+    head += ["mean of the worst tenth", "if all were alike", "Gini", "if all were alike"]
+    return [*_table("Over people", head, rows, words=(1,)), f"<p>{text(IF_ALIKE)}</p>"] if rows else []
 
 
 def _extra(data: dict[str, Any]) -> list[str]:

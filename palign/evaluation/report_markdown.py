@@ -5,6 +5,7 @@ from typing import Any
 
 from palign.evaluation.report_regrets import MEANING, opens_with_regrets, regret_table
 from palign.evaluation.report_words import (
+    IF_ALIKE,
     WHAT_THE_NUMBERS_ARE,
     frame_of,
     number_words,
@@ -127,7 +128,9 @@ def _by_annotator(models: list[dict[str, Any]], people: list[str]) -> list[str]:
     for model in models:
         for metric, found in frame_of(model, people)["metrics"].items():
             low, middle, high = (span(found["quantiles"][share]) for share in ("0.1", "0.5", "0.9"))
-            tail = [_cell(found["cvar"]), _cell(found["gini"])]
+            tail = [
+                cell for stat in ("cvar", "gini") for cell in (_cell(found[stat]), span(found[stat].get("if_alike")))
+            ]
             counts = [str(model["n_annotators"]), str(model["n_judgements"])]
             rows.append([escape(model["model"]), escape(metric), *counts, low, middle, high, *tail])
     header = [
@@ -139,8 +142,11 @@ def _by_annotator(models: list[dict[str, Any]], people: list[str]) -> list[str]:
         "median",
         "90 % have less than",
         "mean of the worst tenth",
+        "if all were alike",
+        "Gini",
+        "if all were alike",
     ]
-    return _table([*header, "Gini"], rows)
+    return [*_table(header, rows), "", IF_ALIKE]
 
 
 def _cell(found: dict[str, Any] | None, *, signed: bool = False) -> str:

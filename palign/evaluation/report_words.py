@@ -6,7 +6,9 @@ from typing import Any
 from palign.evaluation.report_regrets import BY_VOTES, VOTES, opens_with_regrets, regret_sentences
 
 __all__ = [
+    "IF_ALIKE",
     "WHAT_THE_NUMBERS_ARE",
+    "alike_words",
     "frame_of",
     "headline_sentences",
     "main_metric",
@@ -18,6 +20,10 @@ __all__ = [
     "with_interval",
 ]
 
+IF_ALIKE = (
+    "If all were alike: what chance alone shows, with the same judgements dealt out among all people, everybody "
+    "keeping their number of them. Only what goes beyond that is unequal service."
+)
 WHAT_THE_NUMBERS_ARE = (
     "**What these numbers are.** Each is a mean over judgements within one group of people. This page cannot tell "
     "whether the model saw them in training; where it did, every number is too good. `accuracy`: share of ordered "
@@ -106,7 +112,7 @@ def _of_model(model: dict[str, Any], metric: str, settings: dict[str, Any], *, i
             f"{share} "
             f"of {model['n_annotators']} annotators"
             f"{' (' + format(model['n_judgements'], ',') + ' completions)' if is_policy else ''} "
-            f"it is {with_interval(found['cvar'])}."
+            f"it is {with_interval(found['cvar'])}{alike_words(found['cvar'])}."
         )
     found, kind = grouped["metrics"][metric], " × ".join(grouped["groups"])
     worst, best = found["worst"], found["best"]
@@ -201,6 +207,12 @@ def _above(first: float | None, second: float | None) -> bool:
 
 def _people(count: int) -> str:
     return f"{count} annotator{'' if count == 1 else 's'}"
+
+
+def alike_words(found: dict[str, Any]) -> str:
+    """What chance alone would show, to follow a statistic over people; nothing where it is not known."""
+    known = found.get("if_alike")
+    return "" if known is None or known != known else f", and would be {span(known)} if all were served alike"
 
 
 def span(value: float | None, *, signed: bool = False) -> str:
