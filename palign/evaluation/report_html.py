@@ -251,11 +251,10 @@ def _by_annotator(models: Sequence[dict[str, Any]], people: list[str]) -> list[s
         for metric, found in frame_of(model, people)["metrics"].items():
             shares = [span(found["quantiles"][share]) for share in ("0.1", "0.5", "0.9")]
             counts = [f"{model['n_annotators']:,}", f"{model['n_judgements']:,}"]
-            alike = [span(found[stat].get("if_alike")) for stat in ("cvar", "gini")]
-            cells = [text(metric), *counts, *shares, _cell(found["cvar"]), alike[0], _cell(found["gini"]), alike[1]]
+            cells = [text(metric), *counts, *shares, *(_cell(found[stat]) for stat in ("cvar", "gini"))]
             rows.append(([text(model["model"]), *cells], False))
     head = ["model", "metric", "annotators", "judgements", "10 % have less than", "median", "90 % have less than"]
-    head += ["mean of the worst tenth", "if all were alike", "Gini", "if all were alike"]
+    head += ["mean of the worst tenth", "Gini"]
     return [*_table("Over people", head, rows, words=(1,)), f"<p>{text(IF_ALIKE)}</p>"] if rows else []
 
 
@@ -268,9 +267,11 @@ def _extra(data: dict[str, Any]) -> list[str]:
 
 
 def _cell(found: dict[str, Any] | None, *, signed: bool = False) -> str:
-    """A number and, below it, its interval."""
+    """A number and, below it, its interval and what chance alone would show."""
     number, words = number_words(found, signed=signed)
-    return f'{number}<span class="range">{words}</span>' if words else number
+    alike = (found or {}).get("if_alike")
+    below = [words, "" if alike is None else f"if alike {span(alike)}"]
+    return number + "".join(f'<span class="range">{line}</span>' for line in below if line)
 
 
 def _table(

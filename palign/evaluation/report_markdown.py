@@ -142,9 +142,9 @@ def _by_annotator(models: list[dict[str, Any]], people: list[str]) -> list[str]:
         "median",
         "90 % have less than",
         "mean of the worst tenth",
-        "if all were alike",
+        "if alike",
         "Gini",
-        "if all were alike",
+        "if alike",
     ]
     return [*_table(header, rows), "", IF_ALIKE]
 

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 IF_ALIKE = (
-    "If all were alike: what chance alone shows, with the same judgements dealt out among all people, everybody "
+    "If alike: what chance alone shows, with the same judgements dealt out among all people, everybody "
     "keeping their number of them. Only what goes beyond that is unequal service."
 )
 WHAT_THE_NUMBERS_ARE = (
