@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from palign.models.adapters import TypePolicies, adapter_state, add_type_adapters, restore_adapter_state
 from palign.models.fsdp import divide_again, is_fsdp, kept_whole, leave_fsdp, outside_fsdp
-from palign.models.sharded import is_sharded, leave_engine, make_whole, set_whole, whole_tensor
+from palign.models.sharded import is_sharded, make_whole, set_whole, whole_tensor
 from palign.trainers.fsdp_runs import NEEDS, check_fsdp, is_fsdp_launch
 
 CONFIG = Path(__file__).parents[1] / "accelerate_configs" / "fsdp2.yaml"
@@ -108,11 +108,13 @@ def test_a_model_that_has_left_is_plain_and_may_be_divided_again(one_rank: None)
         torch.testing.assert_close(policies(**batch), whole(**batch))
 
 
-def test_engines_of_either_kind_are_left_by_one_function(one_rank: None) -> None:
-    for leave in (leave_engine, lambda model: make_whole(model, model)):
-        policies = divided()
-        leave(policies)
-        assert not is_fsdp(policies)
+def test_a_part_that_is_needed_further_may_leave_alone(one_rank: None) -> None:
+    """Of PPO's policy and value model the policy."""
+    whole, policies = add_type_adapters(colour_lm(), lora(), 2, seed=0), divided()
+    make_whole(policies.policy, policies)
+    assert not is_fsdp(policies.policy) and not is_sharded(policies.policy)
+    with torch.no_grad():
+        torch.testing.assert_close(policies.policy(input_ids=IDS).logits, whole(input_ids=IDS).logits)
 
 
 def test_tied_weights_stay_tied(one_rank: None) -> None:
@@ -189,7 +191,9 @@ def test_the_configuration_of_the_repository_is_what_is_asked_for(
 def test_a_setting_under_which_something_would_go_wrong_later_is_refused(
     launched: pytest.MonkeyPatch, name: str
 ) -> None:
-    others = {"FSDP_VERSION": "1", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
+    others = {
+        "FSDP_VERSION": "1", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT", "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP",
+    }  # fmt: skip
     launched.setenv(name, others.get(name, "true"))
     with pytest.raises(ValueError, match=rf"{name.lower()}: {others.get(name, 'true')}; here it must be .*fsdp2.yaml"):
         check_fsdp()

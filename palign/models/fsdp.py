@@ -50,10 +50,10 @@ def kept_whole(model: nn.Module) -> Iterator[None]:
     units[0]._get_fsdp_state()._lazy_init()  # else the first part to run would take itself for the outermost
     groups = [group for unit in units for group in unit._get_fsdp_state()._fsdp_param_groups]
     before = [group.post_forward_mesh_info for group in groups]
-    for unit in units:
-        unit.set_reshard_after_forward(False, recurse=False)
-        unit.unshard()
     try:
+        for unit in units:
+            unit.set_reshard_after_forward(False, recurse=False)
+            unit.unshard()
         yield
     finally:
         for group, mesh in zip(groups, before, strict=True):
@@ -70,7 +70,9 @@ def outside_fsdp(model: nn.Module) -> Iterator[None]:
     Args:
         model: any; one that FSDP2 does not divide is left alone.
     """
-    before = _taken_off(model)
+    whole: dict[int, nn.Parameter] = {}
+    divide_again(model)
+    before = [_take_off(module, whole) for module in model.modules()] if _is_divided(model) else []
     try:
         yield
     finally:
@@ -84,9 +86,14 @@ def leave_fsdp(model: nn.Module) -> None:
     Tied weights stay tied. An optimizer made before holds the divided weights, with which nothing computes any more.
 
     Args:
-        model: to which `fully_shard` was applied (Accelerate does so); any other comes back as it was.
+        model: to which `fully_shard` was applied (Accelerate does so), or a part of it that is needed further; any
+            other comes back as it was.
     """
-    _taken_off(model)
+    if _is_divided(model):
+        divide_again(model)
+        whole: dict[int, nn.Parameter] = {}
+        for module in model.modules():
+            _take_off(module, whole)
 
 
 def _units(model: nn.Module) -> list[FSDPModule]:
@@ -118,16 +125,12 @@ class _Put:
             _states()[module] = self.state
 
 
-def _taken_off(model: nn.Module) -> list[_Put]:
-    """Make every module a plain one, with weights in full; nothing where FSDP2 has none."""
-    if not is_fsdp(model):
-        return []
-    divide_again(model)
-    whole: dict[int, nn.Parameter] = {}
-    return [_take_off(module, whole) for module in model.modules()]
+def _is_divided(model: nn.Module) -> bool:
+    return is_fsdp(model) or any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def _take_off(module: nn.Module, whole: dict[int, nn.Parameter]) -> _Put:
+    """Make it a plain module, with weights in full (`whole`: those of modules before it, by what they are of)."""
     from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
 
     marks = (STATE_KEY, REGISTRY_KEY, "_is_fsdp_managed_module", "_fsdp_use_orig_params")

@@ -135,7 +135,13 @@ def loading_whole() -> Iterator[None]:
 
 
 def make_whole(model: nn.Module, engine: object) -> None:
-    """Take a ZeRO-3 engine or FSDP2 off its model and give every process all weights back, in place; by all."""
+    """Take a ZeRO-3 engine, or FSDP2, off a model and give every process all its weights back, in place; by all.
+
+    Args:
+        model: what FSDP2 or the engine has divided, or a part of it that is needed further.
+        engine: that holds the model; whatever else there is instead is left alone.
+    """
+    leave_fsdp(model)
     leave_engine(engine)
     replaced: dict[int, nn.Parameter] = {}
     for module in model.modules():
@@ -148,12 +154,7 @@ def make_whole(model: nn.Module, engine: object) -> None:
 
 
 def leave_engine(engine: object) -> None:
-    """Take a DeepSpeed engine or FSDP2 off its model, for the next one; nothing where it is none.
-
-    FSDP2 leaves the weights whole on every process, a ZeRO-3 engine divided: all processes call this.
-    """
-    if is_fsdp(engine):
-        leave_fsdp(engine)
+    """Take a DeepSpeed engine off its model, for the next one; nothing where it is none."""
     if not hasattr(engine, "zero_optimization_stage"):
         return
     engine.destroy()

@@ -18,8 +18,10 @@ from typing import Any
 
 import torch
 from accelerate.utils import save_fsdp_optimizer
+from torch import nn
 from transformers.trainer import SCHEDULER_NAME
 
+from palign.models.fsdp import is_fsdp, leave_fsdp
 from palign.trainers.processes import computed_once
 from palign.trainers.same_run import RUN, adapter_options, refuse_another_run, run_words
 from palign.writing import SavingError, saving, write_whole
@@ -132,7 +134,7 @@ class CompleteCheckpoints:
 
     _foreign_said = False
     _same_run_as: str | None = None  # the checkpoint that was compared
-    writes_own_weights = False  # what was trained is in files of its own, which `_load_from_checkpoint` reads
+    writes_own_weights = False  # what was trained is in files of its own, which `read_weights` reads
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the trainer's own; a half-written checkpoint is never read.
@@ -145,7 +147,10 @@ class CompleteCheckpoints:
                 options that decide the result, or another number of processes.
             SavingError: a checkpoint could not be written; those before it are intact.
         """
-        return super().train(self.agreed_resume_point(resume_from_checkpoint), *args, **kwargs)
+        point = self.agreed_resume_point(resume_from_checkpoint)
+        if point is not None and self.is_fsdp_enabled and self.writes_own_weights:
+            self.read_weights(Path(point))  # before they are divided
+        return super().train(point, *args, **kwargs)
 
     def agreed_resume_point(self, asked: str | bool | None) -> str | None:
         """`resume_point` of this run, as the main process finds it."""
@@ -161,6 +166,7 @@ class CompleteCheckpoints:
     @cached_property
     def _run_words(self) -> dict[str, Any]:
         further = adapter_options(self.accelerator.unwrap_model(self.model)) | self.deciding()
+        further |= {"FSDP2": self.is_fsdp_enabled}  # whose checkpoints others cannot read, nor it theirs
         return run_words(self.args, getattr(self, "train_rows", None), **further)
 
     def deciding(self) -> dict[str, Any]:
@@ -203,6 +209,29 @@ class CompleteCheckpoints:
         if self.args.should_save:
             self._remove_older(folder.parent)
         self.accelerator.wait_for_everyone()
+
+    def read_weights(self, folder: Path) -> None:
+        """What was trained, and what belongs to it, from a checkpoint into the model; all processes call it."""
+        raise NotImplementedError
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self.writes_own_weights:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        elif not is_fsdp(model):  # else they were read before it was divided
+            self.read_weights(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if not self.writes_own_weights or self.is_deepspeed_enabled:
+            super()._load_best_model()
+            return
+        leave_fsdp(self.model)  # training is over
+        self.read_weights(Path(self.state.best_model_checkpoint))
+
+    def leave_fsdp2(self) -> None:
+        """Call when training is over, on all processes: the model is whole on each, and may be trained again."""
+        if self.is_fsdp_enabled:
+            leave_fsdp(self.model)
+            self.optimizer = self.lr_scheduler = None  # of the weights as they were divided
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """transformers'; under FSDP it would write the whole model beside them, base included."""

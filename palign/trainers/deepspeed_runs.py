@@ -79,11 +79,15 @@ def refuse_eval_in_parts(trainer: Trainer, name: str) -> None:
         )
 
 
-def trained_model(trainer: Trainer) -> nn.Module:
+def trained_model(trainer: Trainer, part: str | None = None) -> nn.Module:
     """What a trainer trained, whole on every process and without an engine, to answer with or to train again.
 
     Call it after `save_model`, on all processes.
+
+    Args:
+        part: name of the module of it that is needed further, if not all; the rest may stay divided.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
+    model = getattr(model, part) if part else model
     make_whole(model, getattr(trainer, "model_wrapped", trainer.model))
     return model

@@ -5,15 +5,19 @@ import os
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import nn
 
-__all__ = ["check_fsdp", "is_fsdp_launch", "plan_fsdp"]
+from palign.models.fsdp import is_fsdp, leave_fsdp
+
+__all__ = ["check_fsdp", "divide_reference", "is_fsdp_launch", "plan_fsdp"]
 
 logger = logging.getLogger(__name__)
 CONFIG = "accelerate_configs/fsdp2.yaml"
 # variable that `accelerate launch` sets: what it is where it is not set, what it must be, and why
 NEEDS = {
     "FSDP_VERSION": ("1", "2", "FSDP1 wraps modules, and models do not come out of it again"),
+    "FSDP_AUTO_WRAP_POLICY": ("NO_WRAP", "TRANSFORMER_BASED_WRAP", "layers are put together one by one"),
     "FSDP_STATE_DICT_TYPE": ("SHARDED_STATE_DICT", "FULL_STATE_DICT", "what is saved would be in parts"),
     "FSDP_CPU_RAM_EFFICIENT_LOADING": ("false", "false", "all processes compute with the model before it is divided"),
     "FSDP_OFFLOAD_PARAMS": ("false", "false", "weights are put together on the GPUs"),
@@ -56,11 +60,15 @@ def plan_fsdp(accelerator: Accelerator, model: nn.Module) -> None:
 
     Layers are gathered one by one, as the base's `_no_split_modules` names them: a module of ours around the base does
     not say so by itself. Mixed precision is autocast, as under DDP: FSDP's own would compute heads and give
-    log-probabilities of completions in half precision.
+    log-probabilities of completions in half precision. Gradients are divided after every batch, accumulated or not:
+    kept whole until the last one they would take what FSDP is there to save.
 
     Args:
         accelerator: the trainer's.
         model: to be prepared, with a transformers model inside.
+
+    Raises:
+        ValueError: what is trained has several number types, which FSDP2 cannot hold together.
     """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is None:
@@ -69,5 +77,31 @@ def plan_fsdp(accelerator: Accelerator, model: nn.Module) -> None:
         held = {type(module).__name__ for module in model.modules()}
         named = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
         plugin.transformer_cls_names_to_wrap = sorted(held & named)
+    kinds = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+    if len(kinds) > 1 and accelerator.mixed_precision == "no":
+        named = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+        raise ValueError(
+            f"What is trained is held in {named}, and FSDP2 divides one number type only. Give --bf16 true (all that is "
+            "trained is then held in float32), --dtype float32, or --use_peft true."
+        )
     plugin.mixed_precision_policy = None
+    accelerator.gradient_state.plugin_kwargs["sync_each_batch"] = True
     accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)  # autocast, and nothing else
+
+
+def divide_reference(accelerator: Accelerator, model: nn.Module | None) -> None:
+    """Divide the reference of a policy trained whole as the policy is, and compute it as that is computed.
+
+    TRL has it in one part, and in half precision where the policy has autocast: the KL between them would not begin
+    at 0.
+
+    Args:
+        accelerator: the trainer's, after `plan_fsdp`.
+        model: that TRL has divided; any other is left alone.
+    """
+    if model is None or not is_fsdp(model):
+        return
+    leave_fsdp(model)
+    model.requires_grad_(False)
+    accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+    fsdp2_prepare_model(accelerator, model)

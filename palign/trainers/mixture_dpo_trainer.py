@@ -43,7 +43,7 @@ from palign.models.adapters import (
     save_type_adapters,
 )
 from palign.models.completions import TokenizedItems
-from palign.models.fsdp import divide_again, is_fsdp, leave_fsdp, outside_fsdp
+from palign.models.fsdp import divide_again, outside_fsdp
 from palign.models.mixture_files import WORDS, MixtureRecord, named_base, packed_prompts, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import reference_pass
@@ -185,12 +185,10 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         point = self.agreed_resume_point(resume_from_checkpoint)
         if point is not None and self.is_deepspeed_enabled:
             self.mixture = self.mixture.loaded(point, self.args.process_index)  # it reads the adapters by itself
-        if point is not None and self.is_fsdp_enabled:
-            self._load_from_checkpoint(point)
         try:
             output = super().train(point, **kwargs)
         except DivergenceError as error:  # of all processes together
-            leave_fsdp(self.policies)
+            self.leave_fsdp2()
             self._undo_round()
             raise RuntimeError(
                 f"{error} Round {self.mixture.round + 1} is undone: adapters and responsibilities are those after "
@@ -198,7 +196,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
                 f"learning_rate ({self.args.learning_rate}) or max_grad_norm ({self.args.max_grad_norm}), look at the "
                 "rows of that type's annotators, or train in float32, and begin again without resume_from_checkpoint."
             ) from error
-        leave_fsdp(self.policies)
+        self.leave_fsdp2()
         return output
 
     def compute_loss(
@@ -327,12 +325,10 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             self.mixture.save(beside)
         remove_types_from(folder, self.n_types)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def read_weights(self, folder: Path) -> None:
         """Adapters and responsibilities of a checkpoint of these rows."""
-        if is_fsdp(model):  # they were read before it was divided
-            return
-        self.mixture = self.mixture.loaded(resume_from_checkpoint, self.args.process_index)
-        read_type_adapters(self.policies.policy, resume_from_checkpoint)
+        self.mixture = self.mixture.loaded(folder, self.args.process_index)
+        read_type_adapters(self.policies.policy, folder)
         require_grad(self.policies.policy)
 
     def save_beside(self, folder: Path) -> None:

@@ -33,7 +33,7 @@ from palign.models.shared_draws import drawn
 from palign.rewards import PersonalizedReward
 from palign.trainers.checkpoints import CompleteCheckpoints
 from palign.trainers.deepspeed_runs import leave_accelerator
-from palign.trainers.fsdp_runs import plan_fsdp
+from palign.trainers.fsdp_runs import divide_reference, is_fsdp_launch, plan_fsdp
 from palign.trainers.pal_grpo_config import GroupAlgorithm, GroupPolicyConfig, PALGRPOConfig, PALRLOOConfig
 from palign.trainers.pal_grpo_data import prepare_group_rows
 from palign.trainers.pal_grpo_resume import OrderByEpoch, load_generation, save_generation
@@ -120,6 +120,9 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         )
         self.guard = CollapseGuard(args.max_kl, args.max_empty_fraction, args.stop_patience)
         leave_accelerator()
+        if is_fsdp_launch() and peft_config is None and args.beta:
+            # TRL would put the reference on all devices at once: it knows of MULTI_GPU and DeepSpeed only
+            args.model_init_kwargs = {"device_map": None} | (args.model_init_kwargs or {})
         super().__init__(
             model=model,
             reward_funcs=self.recorder,
@@ -132,6 +135,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             **trl,
         )
         plan_fsdp(self.accelerator, self.model)
+        divide_reference(self.accelerator, self.ref_model)
         self.recorder.accelerator = self.accelerator
         if isinstance(reward.model, nn.Module):  # TRL moves its own reward models only
             reward.model.to(self.accelerator.device)

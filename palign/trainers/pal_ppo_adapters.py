@@ -62,6 +62,6 @@ def train_prototype_adapters(
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         trainer.save_model()
         trainer.accelerator.wait_for_everyone()
-        return trained_model(trainer).policy, trainer.history
+        return trained_model(trainer, "policy"), trainer.history
 
     return train_one_by_one(model, args, train_one, n_prototypes=n_prototypes)

@@ -45,13 +45,15 @@ def save_progress(trainer: "PALPPOTrainer", folder: Path) -> None:
     states = {"torch": position.torch_state, "n_taken": torch.tensor(position.n_taken)}
     states |= {} if position.sampler_state is None else {"sampler": position.sampler_state}
     save_file(states, folder / _loader_file(rank))
-    weights = None
+    weights = {}
     if not trainer.is_deepspeed_enabled:  # whose own checkpoint holds the weights
-        weights = {name: whole_tensor(parameter) for name, parameter in _trainable(trainer).items()}
+        for name, parameter in _trainable(trainer).items():
+            values = whole_tensor(parameter)  # by all processes
+            weights |= copies({name: values}) if trainer.args.should_save else {}
     if not trainer.args.should_save:
         return
-    if weights is not None:
-        save_file(copies(weights), folder / WEIGHTS)
+    if weights:
+        save_file(weights, folder / WEIGHTS)
     words = {
         "n_updates": trainer.state.global_step, "batch_size": trainer.args.batch_size,
         "n_processes": trainer.accelerator.num_processes, "history": trainer.history,

@@ -50,7 +50,7 @@ class PPORuns(PolicyRuns):
         )
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
         trainer.save_model()
-        policy = trained_model(trainer).policy
+        policy = trained_model(trainer, "policy")
         return PolicyRun(args.policy_conditioning, policy.eval(), pd.DataFrame(trainer.history))
 
     def _train_adapters(self, model: PreTrainedModel, args: PALPPOConfig) -> PolicyRun:

@@ -42,6 +42,7 @@ from palign.models.fsdp import is_fsdp, kept_whole
 from palign.models.shared_draws import drawn
 from palign.rewards import PersonalizedReward, ScoredRow
 from palign.trainers.checkpoints import CompleteCheckpoints
+from palign.trainers.fsdp_runs import plan_fsdp
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_data import check_tokenizer, prepare_rows
 from palign.trainers.pal_ppo_resume import load_progress, save_progress
@@ -139,7 +140,7 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
         self._checkpoint_is_due = False
         self._table_every = 1  # updates between sample tables
         heed_max_steps(args)
-        with mixed_precision(args, model):
+        with mixed_precision(args):
             super().__init__(
                 args=args,
                 processing_class=processing_class,
@@ -195,6 +196,7 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """TRL's optimizer, clipping gradients to `max_grad_norm` before each step (DeepSpeed clips by itself)."""
+        plan_fsdp(self.accelerator, self.model)  # TRL has the model divided right after this
         optimizer = super().create_optimizer(*args, **kwargs)
         is_deepspeed = getattr(self.accelerator.state, "deepspeed_plugin", None) is not None
         if self.args.max_grad_norm and not is_deepspeed:
@@ -237,6 +239,7 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
             self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         finally:
             gc.unfreeze()
+            self._rollout.close()
             self.args.num_total_batches = n_updates
             self.sample_generations_freq, self._table_every = self._table_every, 1
             if begin_at is not None:

@@ -20,7 +20,7 @@ from transformers import Trainer, TrainerCallback
 from palign.data.preferences import Preferences
 from palign.functional.losses import plackett_luce, preference_loss
 from palign.models.embeddings import EmbeddingStore
-from palign.models.fsdp import is_fsdp, outside_fsdp
+from palign.models.fsdp import outside_fsdp
 from palign.models.pal import PALRewardModel
 from palign.models.pal_files import BACKBONE, load_backbone_state, load_own_state, pal_card
 from palign.models.person_fit import fit_people
@@ -94,6 +94,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             model.config.backbone, model.config.backbone_revision = BACKBONE, None  # saved with the model from now on
         self.trains_backbone = peft_config is not None or args.train_backbone
         args.remove_unused_columns, args.label_names = False, []
+        model.to(args.device)  # embeddings and the first stage are computed before transformers would move it
         leave_accelerator()
         self.head_history: list[dict[str, float]] = []
         super().__init__(
@@ -105,8 +106,8 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             callbacks=callbacks,
         )
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
-        plan_fsdp(self.accelerator, model)
         if self.trains_backbone:
+            plan_fsdp(self.accelerator, model)
             refuse_eval_in_parts(self, "PALRewardTrainer")
 
     # training
@@ -134,9 +135,8 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             model.people.logits.sparse = False
             rows_of = torch.from_numpy(model.annotators.indices(self.train_rows.annotator_ids))
             self._counts = torch.bincount(rows_of, minlength=len(model.annotators)).clamp_min(1)
-            if resume is not None and self.is_fsdp_enabled:
-                self._load_from_checkpoint(resume)
             output = super().train(resume, **kwargs)
+            self.leave_fsdp2()
             make_whole(model, self.model_wrapped)
             model.eval()
             data = self._states(self.train_rows, together=True)  # the backbone has moved
@@ -261,15 +261,11 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             with saving(folder, "The reward model"):
                 model.save_pretrained(folder, card=card)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+    def read_weights(self, folder: Path) -> None:
         """Head, people and what was trained of the backbone, from a checkpoint of stage two."""
-        model = self.accelerator.unwrap_model(self.model if model is None else model)
-        if not is_fsdp(model):  # else it was read before it was divided
-            load_own_state(model, Path(resume_from_checkpoint))
-            load_backbone_state(model, Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        model = self.accelerator.unwrap_model(self.model)
+        load_own_state(model, folder)
+        load_backbone_state(model, folder)
 
     # plumbing
 

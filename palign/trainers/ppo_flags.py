@@ -8,7 +8,6 @@ from accelerate import Accelerator, PartialState
 from torch import nn
 
 from palign.trainers.deepspeed_runs import leave_accelerator
-from palign.trainers.fsdp_runs import is_fsdp_launch, plan_fsdp
 from palign.trainers.pal_ppo_config import PALPPOConfig
 
 __all__ = ["checkpoint_activations", "heed_max_steps", "mixed_precision"]
@@ -24,18 +23,13 @@ def heed_max_steps(args: PALPPOConfig) -> None:
 
 
 @contextmanager
-def mixed_precision(args: PALPPOConfig, model: nn.Module) -> Iterator[None]:
-    """Inside this context an `Accelerator` is made as `bf16` asks; TRL's PPO asks the launcher's environment alone.
-
-    Under FSDP it is told how to divide `model`, too, for TRL has it divided at once.
-    """
+def mixed_precision(args: PALPPOConfig) -> Iterator[None]:
+    """Inside this context an `Accelerator` is made as `bf16` asks; TRL's PPO asks the launcher's environment alone."""
     before = os.environ.get(PRECISION)
     precision = "bf16" if args.bf16 else before or "no"
     leave_accelerator(precision)
     os.environ[PRECISION] = precision
     try:
-        if is_fsdp_launch():
-            plan_fsdp(Accelerator(), model)
         yield
     finally:
         os.environ.pop(PRECISION)

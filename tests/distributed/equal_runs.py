@@ -2,7 +2,6 @@
 
 import json
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,7 +17,7 @@ from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
 from ppo_helpers import lora as ppo_lora
 from safetensors.torch import load_file
 from transformers import TrainerCallback
-from trl import RLOOTrainer
+from trl import GRPOTrainer, RLOOTrainer
 from trl.experimental.ppo import ppo_trainer
 
 from palign import PALRewardConfig, PALRewardModel, PALRewardTrainer, PersonalizedReward
@@ -194,7 +193,8 @@ def train_group(folder: Path, stage: int, n_ranks: int, accumulation: int, algor
         num_generations=4, num_iterations=2, max_steps=6, train_dataset=named_rows(GLOBAL_BATCH),
         peft_config=policy_lora,
     )  # fmt: skip
-    with mock.patch.object(trainer, "_generate_single_turn", partial(completions_by_prompt, trainer)):
+    of_trl = RLOOTrainer if isinstance(trainer, RLOOTrainer) else GRPOTrainer
+    with mock.patch.object(of_trl, "_generate_single_turn", completions_by_prompt):
         trainer.train()
     trainer.save_model()
     trainer.accelerator.wait_for_everyone()
