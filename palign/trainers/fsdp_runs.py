@@ -81,8 +81,8 @@ def plan_fsdp(accelerator: Accelerator, model: nn.Module) -> None:
     if len(kinds) > 1 and accelerator.mixed_precision == "no":
         named = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
         raise ValueError(
-            f"What is trained is held in {named}, and FSDP2 divides one number type only. Give --bf16 true (all that is "
-            "trained is then held in float32), --dtype float32, or --use_peft true."
+            f"What is trained is held in {named}, and FSDP2 divides one number type only. Give --bf16 true (all is "
+            "held in float32 then), --dtype float32, or --use_peft true."
         )
     plugin.mixed_precision_policy = None
     accelerator.gradient_state.plugin_kwargs["sync_each_batch"] = True
