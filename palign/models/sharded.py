@@ -69,7 +69,7 @@ def set_whole(parameter: nn.Parameter, values: Tensor) -> None:
     values = values.to(parameter.device)
     if isinstance(parameter, DTensor):
         values = distribute_tensor(values, parameter.device_mesh, parameter.placements)
-    parameter.detach().copy_(values)
+    parameter.data.copy_(values)
 
 
 def turns(own: Sequence[T], filler: T, model: nn.Module) -> Iterator[tuple[T, bool]]:

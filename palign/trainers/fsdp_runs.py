@@ -5,7 +5,6 @@ import os
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import nn
 
 from palign.models.fsdp import is_fsdp, leave_fsdp
@@ -101,6 +100,8 @@ def divide_reference(accelerator: Accelerator, model: nn.Module | None) -> None:
     """
     if model is None or not is_fsdp(model):
         return
+    from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+
     leave_fsdp(model)
     model.requires_grad_(False)
     accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
