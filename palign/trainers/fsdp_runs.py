@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import cache
 
 import torch
 from accelerate import Accelerator
@@ -50,8 +51,14 @@ def check_fsdp(*, is_asked: bool = False) -> None:
                 f"The launcher's configuration asks for FSDP with {name.lower()}: {given}; here it must be {needed} "
                 f"({reason}). {CONFIG} has it."
             )
-    if not torch.accelerator.is_available():
-        logger.warning("FSDP was asked for, and there is no GPU: Accelerate trains whole models on every process.")
+    if not torch.accelerator.is_available() and os.environ.get("RANK", "0") == "0":
+        say_there_is_no_gpu()
+
+
+@cache
+def say_there_is_no_gpu() -> None:
+    """Once, however many configurations are made."""
+    logger.warning("FSDP was asked for, and there is no GPU: Accelerate trains whole models on every process.")
 
 
 def plan_fsdp(accelerator: Accelerator, model: nn.Module) -> None:
