@@ -52,3 +52,19 @@ def wrong_pairings(seen: list[SeenRow]) -> int:
 
 def lora() -> LoraConfig:
     return LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def train_beyond_the_limit(trainer: Any, first: int, resume: bool) -> None:
+    """Train a policy whose KL the guard takes for too large from update `first` on."""
+    watch = trainer.guard.watch
+    trainer.guard.watch = lambda step, kl, empty: watch(step, 99.0 if step >= first else 0.0, 0.0)
+    trainer.train(resume_from_checkpoint=resume)
+
+
+def went_back_at(update: int, guard: Any, step: int, parameters: dict[str, torch.nn.Parameter]) -> None:
+    """Stopped there, holding the weights that were good and not the last ones."""
+    assert step == update and guard.stop_reason.startswith(f"update {update}: ")
+    good, latest = guard.good_weights, guard.latest_weights
+    for name, parameter in parameters.items():
+        assert torch.equal(parameter, good[name]), name
+    assert any(not torch.equal(good[name], latest[name]) for name in good)

@@ -12,7 +12,15 @@ import torch
 from accelerate import Accelerator
 from grpo_helpers import ALGORITHMS, grpo_config, make_trainer
 from peft import PeftModel
-from policy_helpers import IdReward, lora, named_rows, tiny_policy, wrong_pairings
+from policy_helpers import (
+    IdReward,
+    lora,
+    named_rows,
+    tiny_policy,
+    train_beyond_the_limit,
+    went_back_at,
+    wrong_pairings,
+)  # fmt: skip
 
 from palign.conditioning import WhoIsAsking
 from palign.rewards import PersonalizedReward
@@ -290,14 +298,8 @@ def test_a_run_that_the_guard_stopped_stays_stopped(tmp_path: Path) -> None:
     settings = {"max_steps": 8, "logging_steps": 2, "stop_patience": 1, "save_strategy": "steps", "save_steps": 2}
     for resume in (False, True, True):
         trainer = make_trainer(tmp_path, reward=PersonalizedReward(Length()), **settings)
-        watch = trainer.guard.watch
-        trainer.guard.watch = lambda step, kl, empty, watch=watch: watch(step, 99.0 if step >= 6 else 0.0, 0.0)
-        trainer.train(resume_from_checkpoint=resume)
-        assert trainer.state.global_step == 6 and trainer.guard.stop_reason.startswith("update 6: ")
-        good, latest = trainer.guard.good_weights, trainer.guard.latest_weights
-        for name, parameter in trainer._trainable_parameters().items():
-            assert torch.equal(parameter, good[name]), name
-        assert any(not torch.equal(good[name], latest[name]) for name in good)
+        train_beyond_the_limit(trainer, 6, resume)
+        went_back_at(6, trainer.guard, trainer.state.global_step, trainer._trainable_parameters())
 
 
 def test_a_checkpoint_of_other_people_or_another_rate_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from policy_helpers import train_beyond_the_limit, went_back_at
 from ppo_helpers import IdReward, lora, named_rows, ppo_config, tiny_policy
 
 from palign.rewards import PersonalizedReward
@@ -98,14 +99,8 @@ def test_a_stop_at_the_last_update_goes_back_and_so_does_a_resume(tmp_path: Path
     """Beyond the limit from update 3 on, two in a row: the last of four is the stop, and no further batch is taken."""
     for resume in (False, True):
         trainer = make_trainer(tmp_path, total_episodes=32, stop_patience=2, learning_rate=1e-2)
-        watch = trainer.guard.watch
-        trainer.guard.watch = lambda step, kl, empty, watch=watch: watch(step, 99.0 if step >= 3 else 0.0, 0.0)
-        trainer.train(resume_from_checkpoint=resume)
-        assert trainer.state.global_step == 4 and trainer.guard.stop_reason.startswith("update 4: ")
-        good, latest = trainer.guard.good_weights, trainer.guard.latest_weights
-        for name, parameter in trainer._trainable_policy_parameters().items():
-            assert torch.equal(parameter, good[name]), name
-        assert any(not torch.equal(good[name], latest[name]) for name in good)
+        train_beyond_the_limit(trainer, 3, resume)
+        went_back_at(4, trainer.guard, trainer.state.global_step, trainer._trainable_policy_parameters())
 
 
 def test_a_checkpoint_of_other_rows_is_refused(tmp_path: Path) -> None:

@@ -139,29 +139,21 @@ def write_report(
         raise ValueError(
             f"the table has none of the metrics {', '.join(metrics)}; it has {', '.join(map(str, table))}."
         )
-    own = {name: _metrics_of(table[table["model"] == name], settings) for name in table["model"].unique()}
-    judges = [name for name in own if "accuracy" in table and table["accuracy"][table["model"] == name].notna().any()]
-    policies = [name for name in own if name not in judges]
     data = {
         "schema_version": SCHEMA_VERSION,
         "title": title,
         "palign_version": _version(),
         "settings": _settings_record(settings, _names(baseline), _names(reference)),
-        "sections": [
-            _section(kind, table, names, own, against, settings, main)
-            for kind, names, against in (
-                ("reward models", judges, _names(baseline)),
-                ("policies", policies, _names(reference)),
-            )
-            if names
-        ],
+        "sections": _sections(table, _names(baseline), _names(reference), settings, main),
         "notes": list(notes),
         "extra": dict(extra or {}),
         "figures": _figures_record(figures or FigureData(), table, settings),
     }
     data["headline"] = headline_sentences(data)
-    data = _strict(data)
-    output_dir = Path(output_dir)
+    return _written(_strict(data), Path(output_dir))
+
+
+def _written(data: dict[str, Any], output_dir: Path) -> Report:
     json_path = _write(output_dir / "report.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
     markdown_path = _write(output_dir / "report.md", render_report(data))
     html_path = _write(output_dir / "report.html", render_page(data))
@@ -173,6 +165,17 @@ def _figures_record(figures: FigureData, table: pd.DataFrame, settings: Settings
     columns = [groups for groups in settings.groups[1:] if isinstance(groups, str)]
     most = ANNOTATORS_LISTED if settings.min_group_size <= 1 else 0
     return figures.record(table, settings.annotator_column, columns, most)
+
+
+def _sections(
+    table: pd.DataFrame, baseline: tuple[str, ...], reference: tuple[str, ...], settings: Settings, main: str | None
+) -> list[dict[str, Any]]:
+    """Of the reward models and of the policies, those that there are."""
+    own = {name: _metrics_of(table[table["model"] == name], settings) for name in table["model"].unique()}
+    judges = [name for name in own if "accuracy" in table and table["accuracy"][table["model"] == name].notna().any()]
+    policies = [name for name in own if name not in judges]
+    kinds = (("reward models", judges, baseline), ("policies", policies, reference))
+    return [_section(kind, table, names, own, against, settings, main) for kind, names, against in kinds if names]
 
 
 def _section(

@@ -51,6 +51,7 @@ from palign.models.type_scores import row_log_likelihoods
 from palign.trainers.cheap_start import CheapHead, CheapStart, cheap_start, given_start
 from palign.trainers.checkpoints import CompleteCheckpoints
 from palign.trainers.deepspeed_runs import leave_accelerator
+from palign.trainers.divergence import DivergenceError, refuse_divergence
 from palign.trainers.fsdp_runs import plan_fsdp
 from palign.trainers.mixture_collator import MixtureCollator
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
@@ -71,10 +72,6 @@ __all__ = ["MixtureDPOTrainer"]
 
 logger = logging.getLogger(__name__)
 Rows = Preferences | Iterable[Mapping[str, Any]]
-
-
-class DivergenceError(RuntimeError):
-    """The loss of one type is not finite."""
 
 
 class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
@@ -214,7 +211,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         rewards = self.args.beta * (logps - self._reference_on_device[items][:, None])
         scores = rewards[slots].movedim(-1, 0)
         losses = plackett_luce(scores, ranks).T
-        self._refuse_divergence(logps)
+        refuse_divergence(logps, self.accelerator, self.state.global_step + 1)
         losses = losses.where(trains, 0.0)
         loss = (weights * losses).mean(0).sum()
         self._note(scores.detach().movedim(0, -1), losses.detach(), weights, ranks, inputs["rows"])
@@ -233,14 +230,6 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             )
             self._weights = key, weights.to(self.args.device)
         return self._weights[1]
-
-    def _refuse_divergence(self, logps: Tensor) -> None:
-        bad = (~torch.isfinite(logps)).any(0).int()  # a type without rows in this batch shows in its filler
-        if self.accelerator.num_processes > 1:
-            bad = self.accelerator.reduce(bad, reduction="sum")
-        if bool(bad.any()):
-            types = ", ".join(f"type_{k}" for k in bad.nonzero().flatten().tolist())
-            raise DivergenceError(f"The loss of {types} is not finite at step {self.state.global_step + 1}.")
 
     # rounds
 
