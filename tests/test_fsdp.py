@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from fsdp_helpers import fsdp2_environment
 from mixture_helpers import colour_lm, lora
 from torch import nn
 from torch.distributed import _composable_state
@@ -23,7 +23,6 @@ from palign.models.fsdp import divide_again, is_fsdp, kept_whole, leave_fsdp, ou
 from palign.models.sharded import is_sharded, make_whole, set_whole, whole_tensor
 from palign.trainers.fsdp_runs import NEEDS, check_fsdp, is_fsdp_launch, say_there_is_no_gpu
 
-CONFIG = Path(__file__).parents[1] / "accelerate_configs" / "fsdp2.yaml"
 IDS = torch.tensor([[1, 2, 3, 4]])
 
 
@@ -172,10 +171,8 @@ def test_adapters_are_read_and_written_whole(one_rank: None) -> None:
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The variables that `accelerate launch` sets for accelerate_configs/fsdp2.yaml."""
-    settings = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["fsdp_config"]
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    for name, value in settings.items():
-        monkeypatch.setenv(name.upper(), str(value).lower() if isinstance(value, bool) else str(value))
+    for name, value in fsdp2_environment().items():
+        monkeypatch.setenv(name, value)
     return monkeypatch
 
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-DEALT = 2_000_000  # judgements, over all deals
-
 __all__ = ["cvar", "cvar_influence", "gap", "gini", "gini_influence", "if_alike", "influences", "ratio", "worst"]
+
+DEALT = 2_000_000  # judgements, over all deals
 
 
 def worst(values: np.ndarray, *, higher_is_better: bool = True) -> np.ndarray:

@@ -249,6 +249,7 @@ def _frame_record(
         "notes": frame.notes,
         "metrics": {},
     }
+    chance = {} if rows_of_people is None else _if_alike(rows_of_people, frame, settings)
     for metric in frame.metrics:
         found = {stat: _with_ends(frame.estimate(stat, alpha=ALPHA), ends[stat], metric, frame) for stat in ends}
         for stat, extreme in (("worst", frame.worst()), ("best", frame.best())):
@@ -256,10 +257,9 @@ def _frame_record(
             found[stat]["group"] = _label(extreme.loc[metric, "group"]) if listed else None
             found[stat]["n_annotators"] = extreme.loc[metric, "n_annotators"]
         found["higher_is_better"] = frame.higher_is_better[metric]
-        if rows_of_people is not None:
-            chance = _if_alike(rows_of_people, metric, frame, settings)
-            for stat in chance:
-                found[stat]["if_alike"] = chance[stat]
+        if of_people:
+            for stat, value in chance[metric].items():
+                found[stat]["if_alike"] = value
             shares = (0.1, 0.5, 0.9)
             found["quantiles"] = dict(
                 zip(map(str, shares), frame.by_group[metric].quantile(list(shares)), strict=True)
@@ -269,12 +269,15 @@ def _frame_record(
     return record
 
 
-def _if_alike(rows: pd.DataFrame, metric: str, frame: GroupFrame, settings: Settings) -> dict[str, float]:
-    """`if_alike`, where people are shown at all."""
+def _if_alike(rows: pd.DataFrame, frame: GroupFrame, settings: Settings) -> dict[str, dict[str, float]]:
+    """`if_alike` of each metric, where people are shown at all."""
     if settings.min_group_size > 1:
-        return dict.fromkeys(("cvar", "gini"), float("nan"))
-    up, people = frame.higher_is_better[metric], people_numbers(rows[settings.annotator_column])
-    return if_alike(rows[metric].to_numpy(dtype=float), people, ALPHA, higher_is_better=up, seed=settings.seed)
+        return {metric: dict.fromkeys(("cvar", "gini"), float("nan")) for metric in frame.metrics}
+    people = people_numbers(rows[settings.annotator_column])
+    return {
+        metric: if_alike(rows[metric].to_numpy(dtype=float), people, ALPHA, higher_is_better=up, seed=settings.seed)
+        for metric, up in frame.higher_is_better.items()
+    }
 
 
 def _with_ends(values: np.ndarray, ends: pd.DataFrame, metric: str, frame: GroupFrame) -> dict[str, float]:

@@ -24,8 +24,10 @@ HOOKS = (
 
 
 def is_fsdp(model: object) -> bool:
-    """Whether FSDP2 divides this module, or one inside of it."""
-    return isinstance(model, nn.Module) and bool(_units(model))
+    """Whether FSDP2 divides this module, one inside of it, or weights of one that holds it."""
+    return isinstance(model, nn.Module) and (
+        bool(_units(model)) or any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    )
 
 
 def divide_again(model: nn.Module) -> None:
@@ -72,7 +74,7 @@ def outside_fsdp(model: nn.Module) -> Iterator[None]:
     """
     whole: dict[int, nn.Parameter] = {}
     divide_again(model)
-    before = [_take_off(module, whole) for module in model.modules()] if _is_divided(model) else []
+    before = [_take_off(module, whole) for module in model.modules()] if is_fsdp(model) else []
     try:
         yield
     finally:
@@ -89,7 +91,7 @@ def leave_fsdp(model: nn.Module) -> None:
         model: to which `fully_shard` was applied (Accelerate does so), or a part of it that is needed further; any
             other comes back as it was.
     """
-    if _is_divided(model):
+    if is_fsdp(model):
         divide_again(model)
         whole: dict[int, nn.Parameter] = {}
         for module in model.modules():
@@ -123,10 +125,6 @@ class _Put:
             held.update(hooks)
         if self.state is not None:
             _states()[module] = self.state
-
-
-def _is_divided(model: nn.Module) -> bool:
-    return is_fsdp(model) or any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def _take_off(module: nn.Module, whole: dict[int, nn.Parameter]) -> _Put:

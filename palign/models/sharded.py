@@ -32,9 +32,7 @@ T = TypeVar("T")
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether weights are divided among processes."""
-    return is_fsdp(model) or any(
-        hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in model.parameters()
-    )
+    return is_fsdp(model) or any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 def whole(parameters: Iterable[nn.Parameter], *, write: bool = False) -> AbstractContextManager:

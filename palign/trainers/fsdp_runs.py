@@ -10,7 +10,7 @@ from torch import nn
 
 from palign.models.fsdp import is_fsdp, leave_fsdp
 
-__all__ = ["check_fsdp", "divide_reference", "is_fsdp_launch", "plan_fsdp"]
+__all__ = ["check_fsdp", "divide_reference", "is_fsdp_launch", "plan_fsdp", "say_there_is_no_gpu"]
 
 logger = logging.getLogger(__name__)
 CONFIG = "accelerate_configs/fsdp2.yaml"

@@ -31,6 +31,7 @@ from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 
 GLOBAL_BATCH = 8
+HOW = {"num_processes", "distributed_type", "wrapper", "stage", "units", "shares"}  # not compared
 DDP, ZERO_2, ZERO_3, FSDP_2 = 0, 2, 3, -2  # `stage`: of ZeRO where it is above 0
 ZERO = {
     "train_micro_batch_size_per_gpu": "auto", "train_batch_size": "auto", "gradient_accumulation_steps": "auto",
@@ -81,6 +82,16 @@ def how(trainer: Any) -> dict[str, Any]:
     }
 
 
+def alike(first: dict[str, Any], second: dict[str, Any], tolerance: float = 1e-4) -> None:
+    """Losses of every step, and all else that two runs tell of themselves but how they ran."""
+    assert first.keys() - HOW == second.keys() - HOW
+    for name in first.keys() - HOW:
+        if isinstance(first[name], str):
+            assert first[name] == second[name], name
+        else:
+            np.testing.assert_allclose(first[name], second[name], atol=tolerance, rtol=tolerance, err_msg=name)
+
+
 def losses(trainer: Any) -> list[float]:
     """One for each step."""
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
@@ -93,15 +104,19 @@ def divide(model: torch.nn.Module) -> None:
     deepspeed.zero.Init(module=model, config_dict_or_path={"train_micro_batch_size_per_gpu": 1})
 
 
+def reward_model() -> PALRewardModel:
+    """Of the planted rows' people, the same in every process."""
+    torch.manual_seed(0)
+    return PALRewardModel.from_backbone(
+        colour_lm().model, tokenizer=colour_tokenizer(), annotators=planted().annotators(), n_prototypes=2,
+        preference_dim=8, inner_size=16, dropout=0.0,  # every process draws its own
+    )  # fmt: skip
+
+
 def train_reward(folder: Path, stage: int, n_ranks: int, accumulation: int) -> dict[str, Any]:
     """PAL reward with LoRA on the backbone: embeddings, heads, then both together."""
     launched(stage)
-    rows = planted()
-    torch.manual_seed(0)
-    model = PALRewardModel.from_backbone(
-        colour_lm().model, tokenizer=colour_tokenizer(), annotators=rows.annotators(), n_prototypes=2,
-        preference_dim=8, inner_size=16, dropout=0.0,  # every process draws its own
-    )  # fmt: skip
+    rows, model = planted(), reward_model()
     args = PALRewardConfig(head_epochs=3, num_train_epochs=2, **common(folder, stage, n_ranks, accumulation))
     trainer = PALRewardTrainer(model, args, rows, planted(seed=1), peft_config=lora())
     trainer.train()

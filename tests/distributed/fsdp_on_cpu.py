@@ -10,20 +10,14 @@ from typing import Any
 import torch.distributed.fsdp
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
+from fsdp_helpers import fsdp2_environment
 
-# what `accelerate launch --config_file accelerate_configs/fsdp2.yaml` says
-LAUNCHED = {
-    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false", "FSDP_RESHARD_AFTER_FORWARD": "true",
-    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT", "FSDP_OFFLOAD_PARAMS": "false",
-    "FSDP_ACTIVATION_CHECKPOINTING": "false",
-}  # fmt: skip
 UNITS: list[str] = []  # what was divided, in turn; modules that are gathered together as one word
 
 
 def launch_fsdp2() -> None:
     """Call in a rank's process before anything of Accelerate is set up."""
-    os.environ |= LAUNCHED
+    os.environ |= fsdp2_environment()
     set_up, divide = PartialState.__init__, torch.distributed.fsdp.fully_shard
 
     def with_gpus(self: PartialState, *args: Any, **options: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import equal_runs
 import numpy as np
 import pytest
-from equal_runs import DDP, FSDP_2, ZERO_2, ZERO_3
+from equal_runs import DDP, FSDP_2, ZERO_2, ZERO_3, alike
 from fair_helpers import random_mixture
 from mixture_helpers import planted
 from ranks import run_ranks
@@ -66,15 +66,6 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(tmp_path_factory.mktemp("runs"))
-
-
-def alike(first: dict[str, Any], second: dict[str, Any]) -> None:
-    """Losses of every step, and all else that a run tells of itself, to 1e-4."""
-    for name in first.keys() - {"num_processes", "distributed_type", "wrapper", "stage", "units"}:
-        if isinstance(first[name], str):
-            assert first[name] == second[name], name
-        else:
-            np.testing.assert_allclose(first[name], second[name], atol=1e-4, rtol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("trainer, stage, accumulation", CASES)

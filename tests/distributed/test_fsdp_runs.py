@@ -1,13 +1,12 @@
-"""Two processes under FSDP2: in bfloat16 as under DDP, judged between steps, interrupted, trained whole."""
+"""Two processes under FSDP2: in bfloat16 as under DDP, judged between steps, interrupted."""
 
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import equal_runs
-import numpy as np
 import pytest
-from equal_runs import DDP, FSDP_2
+from equal_runs import DDP, FSDP_2, alike
 from ranks import run_ranks
 from torch.distributed.tensor import DTensor
 
@@ -52,19 +51,6 @@ def changed(trainer: str, folder: Path, stage: int, options: dict[str, Any], sto
             return {**work(folder, stage, 2, 1, *further), "shares": shares}
         except Interrupted:
             return {"interrupted": True}
-
-
-def compared(found: dict[str, Any]) -> dict[str, np.ndarray]:
-    """What is to agree, as arrays."""
-    left_out = ("num_processes", "distributed_type", "wrapper", "stage", "units", "shares")
-    return {name: np.array(value) for name, value in found.items() if name not in left_out}
-
-
-def alike(first: dict[str, Any], second: dict[str, Any], tolerance: float) -> None:
-    a, b = compared(first), compared(second)
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_allclose(a[name], b[name], atol=tolerance, rtol=tolerance, err_msg=name)
 
 
 @pytest.mark.parametrize("trainer", ["mixture", "reward", "grpo", "ppo"])

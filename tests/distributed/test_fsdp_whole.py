@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from equal_runs import DDP, FSDP_2, common, launched, losses
+from equal_runs import DDP, FSDP_2, common, launched, losses, reward_model
 from fsdp_on_cpu import UNITS
 from grpo_helpers import TRAINERS, grpo_config
 from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
@@ -15,7 +15,7 @@ from ppo_helpers import IdReward, ppo_config
 from ranks import run_ranks
 from transformers import AutoModelForCausalLM
 
-from palign import PALRewardConfig, PALRewardModel, PALRewardTrainer, PersonalizedReward
+from palign import PALRewardConfig, PALRewardTrainer, PersonalizedReward
 from palign.models.fsdp import is_fsdp
 from palign.trainers.deepspeed_runs import trained_model
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
@@ -120,13 +120,8 @@ def best_of(folder: Path, stage: int, kind: str) -> dict[str, Any]:
             colour_lm(), args, planted(), planted(seed=1), processing_class=colour_tokenizer(), peft_config=lora()
         )
     else:
-        rows, args = planted(), PALRewardConfig(head_epochs=2, num_train_epochs=2, **options)
-        torch.manual_seed(0)
-        model = PALRewardModel.from_backbone(
-            colour_lm().model, tokenizer=colour_tokenizer(), annotators=rows.annotators(), n_prototypes=2,
-            preference_dim=8, inner_size=16, dropout=0.0,
-        )  # fmt: skip
-        trainer = PALRewardTrainer(model, args, rows, planted(seed=1), peft_config=lora())
+        args = PALRewardConfig(head_epochs=2, num_train_epochs=2, **options)
+        trainer = PALRewardTrainer(reward_model(), args, planted(), planted(seed=1), peft_config=lora())
     trainer.train()
     best, logged = trainer.state.best_model_checkpoint, losses(trainer)
     found = trainer.evaluate()["eval_log_likelihood"]
