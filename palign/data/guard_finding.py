@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import betainc
 
 from palign.data.checks import Text
 from palign.data.preferences import Preferences
@@ -123,6 +122,8 @@ def row_hashes(*columns: np.ndarray) -> np.ndarray:
 
 def both_tails(k: int, n: int) -> float:
     """Two-sided p of k of n under a fair coin."""
+    from scipy.special import betainc  # .4 s of processor time, which --help need not take
+
     most = max(k, n - k)
     return 1.0 if n == 0 else min(1.0, 2 * float(betainc(most, n - most + 1, 0.5)))
 
