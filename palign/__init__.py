@@ -16,6 +16,7 @@ _MODULE_OF = {
     "DataArguments": "palign.data.arguments",
     "split_by_annotator": "palign.data.splits",
     "split_by_prompt": "palign.data.splits",
+    "split_by_item": "palign.data.splits",
     "split_by_row": "palign.data.splits",
     "PALRewardModel": "palign.models.pal",
     "register_head": "palign.models.pal_config",

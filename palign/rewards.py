@@ -165,7 +165,8 @@ class PersonalizedReward:
             )
         texts, answers = [prompts[i] for i in rows], [completions[i].strip() for i in rows]
         people = list(dict.fromkeys(annotator_ids)) if annotator_ids is not None else [None]
-        if self.weights is None and hasattr(self.model, "score_for_weights"):
+        has_own = getattr(self.model, "deviations", None) is not None
+        if self.weights is None and hasattr(self.model, "score_for_weights") and not has_own:
             answers = [self.as_read(text, answer) for text, answer in zip(texts, answers, strict=True)]
             rewards = self.model.score_for_weights(texts, answers, self._weights(people)).float().cpu()
             self.scales.fit(dict(zip(people, rewards.unbind(1), strict=True)))
@@ -190,8 +191,10 @@ class PersonalizedReward:
             ids[row, : len(head) + len(tail)] = torch.tensor([*head, *tail], dtype=torch.long)
             mask[row, : len(head) + len(tail)] = 1
         lengths = torch.tensor([len(head) for head in prompt_ids], device=device)
-        weights = self._weights(people)
-        return self.model.score_tokens(ids.to(device), mask.to(device), weights, lengths).detach().float().cpu()
+        rewards = self.model.score_tokens(
+            ids.to(device), mask.to(device), self._weights(people), lengths, **self._deviations(people)
+        )
+        return rewards.detach().float().cpu()
 
     def as_read(self, prompt: str, answer: str) -> str:
         """`answer` as reward models learned to read it: after a conversation with the template's end of turn."""
@@ -205,6 +208,12 @@ class PersonalizedReward:
     def _weights(self, people: Sequence[str | None]) -> torch.Tensor:
         fixed = self.weights
         return self.model.weights_for(list(people)) if fixed is None else fixed.expand(len(people), -1)
+
+    def _deviations(self, people: Sequence[str | None]) -> dict[str, torch.Tensor]:
+        """What `score_tokens` adds for a person's own part; nothing for fixed weights, or a model without such."""
+        if self.weights is not None or getattr(self.model, "deviations", None) is None:
+            return {}
+        return {"deviations": self.model.deviations_for(list(people))}
 
     def _raw(self, texts: list[str], answers: list[str], people: Sequence[str | None]) -> torch.Tensor:
         raw = torch.full((len(texts),), float("nan"))

@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             trainers[name] = PALRewardTrainer(
                 setup.make_model(n_prototypes), own, setup.train_rows, setup.eval_rows,
                 embeddings=setup.embeddings, peft_config=peft_config, store=setup.store,
+                choice=setup.choice_of(name),
             )  # fmt: skip
             trainers[name].train(resume_from_checkpoint=resume if name == "pal" else resume is not None)
     for trainer in trainers.values():

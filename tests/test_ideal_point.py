@@ -87,7 +87,8 @@ def test_order_of_prototypes_does_not_matter(similarity: Similarity) -> None:
 def test_turning_and_shifting_the_space_leaves_margins_alone(similarity: Similarity) -> None:
     first, second, prototypes, weights = normal(20, 4), normal(20, 4, seed=1), normal(3, 4, seed=2), simplex(20, 3)
     turn = torch.linalg.qr(normal(4, 4, seed=3))[0]
-    shift = 0 if similarity is Similarity.COSINE else normal(4, seed=4)  # an angle is seen from the origin
+    from_origin = similarity in (Similarity.COSINE, Similarity.INNER_PRODUCT)  # where vectors are seen from
+    shift = 0 if from_origin else normal(4, seed=4)
 
     def moved(x: torch.Tensor) -> torch.Tensor:
         return x @ turn + shift

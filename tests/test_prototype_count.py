@@ -69,7 +69,7 @@ def test_one_standard_error_by_hand() -> None:
     table = [{"n_prototypes": 1}, {"n_prototypes": 2}, {"n_prototypes": 3}]
 
     def of_two_answers(mean: torch.Tensor) -> torch.Tensor:
-        return torch.stack([2 * mean, torch.full_like(mean, 2.0)], 1)
+        return torch.stack([2 * mean, torch.ones_like(mean), torch.full_like(mean, 2.0)], 1)
 
     choice = _one_standard_error(table, [of_two_answers(mean) for mean in (best - 1, clear, best)])
     assert choice.n_prototypes == 3
@@ -88,3 +88,14 @@ def test_rankings_and_text_like_rows_choose_too() -> None:
         data, PALConfig(10, 1), HeadFitOptions(epochs=3), candidates=(1, 2), show_progress=False
     )
     assert choice.n_prototypes in (1, 2) and 0.25 < choice.table[0]["accuracy"] <= 1
+
+
+def test_a_likelier_number_that_is_less_accurate_gives_way_to_one() -> None:
+    def of_two_answers(mean: float, right: float) -> torch.Tensor:
+        spread = torch.tensor([-0.1, 0.1, -0.1, 0.1])
+        return torch.stack([2 * mean + 0.1 * spread, 2 * right + 0.1 * spread, torch.full((4,), 2.0)], 1)
+
+    table = [{"n_prototypes": 1}, {"n_prototypes": 2}]
+    pairs = [of_two_answers(-0.6, 0.70), of_two_answers(-0.4, 0.60)]
+    assert _one_standard_error(table, pairs).n_prototypes == 1
+    assert _one_standard_error(table, [pairs[0], of_two_answers(-0.4, 0.75)]).n_prototypes == 2

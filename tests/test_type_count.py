@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from palign.functional.linear_mixture import fit_linear_mixture, linear_log_likelihoods
-from palign.functional.type_count import _first_half, _judge, _one_standard_error, choose_n_types
+from palign.functional.type_count import _one_standard_error, _Trial, choose_n_types
 
 PATH = Path(__file__).parents[1] / "scripts" / "measure_mixture.py"
 SPEC = importlib.util.spec_from_file_location("measure_mixture", PATH)
@@ -27,39 +27,66 @@ def test_the_rule_by_hand() -> None:
     table = [{"n_types": k} for k in (1, 2, 3)]
     best = double([-1.0, -1.0, -1.0, -1.0])
     second = best - double([-0.1, 0.3, -0.1, 0.3])
-    choice = _one_standard_error(table, [best - 1, second, best], torch.ones(4, dtype=torch.float64))
+    ones = torch.ones(4, dtype=torch.float64)
+    choice = _one_standard_error(table, [best - 1, second, best], [ones] * 3, ones)
     assert choice.n_types == 2
     assert [row["log_likelihood"] for row in choice.table] == pytest.approx([-2.0, -1.1, -1.0])
     assert [row["standard_error"] for row in choice.table] == pytest.approx([0.0, 0.4 / math.sqrt(12), 0.0])
+    assert [row["gain"] for row in choice.table] == pytest.approx([0.0, 0.9, 1.0])
 
 
 def test_a_sure_gain_that_is_not_worth_a_type() -> None:
-    table = [{"n_types": k} for k in (1, 2)]
+    table, ones = [{"n_types": k} for k in (1, 2)], torch.ones(3, dtype=torch.float64)
     best = double([-1.0, -2.0, -3.0])
-    assert _one_standard_error(table, [best - 0.001, best], torch.ones(3, dtype=torch.float64)).n_types == 1
-    assert _one_standard_error(table, [best - 0.1, best], torch.ones(3, dtype=torch.float64)).n_types == 2
+    assert _one_standard_error(table, [best - 0.001, best], [ones] * 2, ones).n_types == 1
+    assert _one_standard_error(table, [best - 0.1, best], [ones] * 2, ones).n_types == 2
 
 
-def test_halves_share_every_person_out() -> None:
-    index = torch.tensor([0, 1, 0, 2, 0, 1, 3, 0, 0])
-    half = _first_half(index, torch.Generator().manual_seed(0))
-    assert [int(half[index == person].sum()) for person in range(4)] == [3, 1, 1, 1]
+def test_types_that_are_less_accurate_give_way_to_one() -> None:
+    table, ones = [{"n_types": k} for k in (1, 2)], torch.ones(4, dtype=torch.float64)
+    judged = [double([-0.7] * 4), double([-0.5] * 4)]
+    right = [double([1, 1, 1, 0]), double([1, 0, 0, 0])]  # two of four fewer, standard error √(1/12) = .29
+    assert _one_standard_error(table, judged, right, ones).n_types == 1
+    assert _one_standard_error(table, judged, right[::-1], ones).n_types == 2
 
 
 def test_people_are_judged_by_strangers_to_their_rows() -> None:
     rows = worlds.linear_world("best-of-3", worlds.directions(2, 3, 0), torch.arange(16) % 2, 6, 0)
-    half = _first_half(rows[3], torch.Generator().manual_seed(0))
-    is_out = torch.arange(16) < 4
-    options = {"n_restarts": 1, "seed": 0, "ridge": 1.0, "temper_start": 0.2}
-    filled, again = (torch.zeros(12, 16, dtype=torch.float64) for _ in range(2))
-    _judge(filled, rows[0], rows[1:4], is_out, half, 2, options)
-    assert (filled[:, 4:] == 0).all() and (filled[:, :4] < 0).all()
-    # what person 1 says in the half they are judged by moves nobody's judgement but theirs: it reaches no head
-    other = rows[1].clone()
-    turned = (rows[3] == 1) & ~half
-    other[turned] = other[turned].roll(1, 1)
-    _judge(again, rows[0], (other, *rows[2:4]), is_out, half, 2, options)
-    assert torch.equal(again[:, [0, 2, 3]], filled[:, [0, 2, 3]]) and not torch.equal(again[:, 1], filled[:, 1])
+    options = {"n_restarts": 1, "ridge": 1.0, "temper_start": 0.2, "seed": 0}
+    trial = _Trial(rows[0], rows[1:4], 16, 4, 0, dict(options))
+    before = trial.judge(2)
+    # whichever rows person 1 is judged by, their names reach no head that judges person 0 of the same fold
+    fold = next(fold for fold in trial.folds if 1 in fold)
+    turned = rows[1].clone()
+    turned[rows[3] == 1] = turned[rows[3] == 1].roll(1, 1)
+    after = _Trial(rows[0], (turned, *rows[2:4]), 16, 4, 0, dict(options)).judge(2)
+    others = torch.tensor([person for person in fold.tolist() if person != 1])
+    if before.temperature == after.temperature:
+        torch.testing.assert_close(after.log_likelihood[others], before.log_likelihood[others])
+    assert not torch.allclose(after.log_likelihood[1], before.log_likelihood[1])
+
+
+def votes_world(n_camps: int, seed: int, n_people: int = 120, n_items: int = 60, n_votes: int = 16) -> tuple:
+    """People who vote on items by the taste of their camp, as pairs of a yes over a no."""
+    generator = torch.Generator().manual_seed(seed)
+    taste = 1.5 * torch.randn(n_camps, n_items, generator=generator)
+    items, people = [], []
+    for person in range(n_people):
+        seen = torch.randperm(n_items, generator=generator)[:n_votes]
+        vote = torch.rand(n_votes, generator=generator) < taste[person % n_camps, seen].sigmoid()
+        pairs = torch.cartesian_prod(seen[vote], seen[~vote])
+        items.append(pairs[torch.randperm(len(pairs), generator=generator)[:30]])
+        people.append(torch.full((len(items[-1]),), person))
+    items, people = torch.cat(items), torch.cat(people)
+    return 3 * torch.eye(n_items), items, torch.tensor([0, 1]).expand_as(items), people, n_people
+
+
+@pytest.mark.parametrize("n_camps", [1, 2])
+def test_votes_as_pairs_are_no_more_than_votes(n_camps: int) -> None:
+    """People who agree are one type however many pairs their votes make; two camps are two."""
+    choice = choose_n_types(*votes_world(n_camps, 0), max_types=3, n_restarts=2, ridge=None, pooled_ridge=None)
+    assert choice.n_types == n_camps
+    assert choice.n_people_by_item > 100  # their items were dealt, not their rows
 
 
 def test_two_types_and_one() -> None:

@@ -103,6 +103,7 @@ def _of_two(
     if judgements.value >= guard_splits.SAME_SPLIT:
         return  # one split under two names shares all the rest, too
     yield guard_splits.check_shared_conversations(first, second, names)
+    yield guard_splits.check_shared_items(first, second, names)
     if options.prompts_are_new:
         yield guard_splits.check_shared_prompts(first, second, names)
         yield guard_splits.check_shared_completions(first, second, names)

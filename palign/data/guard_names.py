@@ -3,6 +3,7 @@
 import re
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy import sparse
@@ -11,6 +12,8 @@ from scipy.sparse.linalg import norm as sparse_norm
 
 from palign.data.guard_finding import N_SAMPLED, Finding, Pairs, plain_text
 from palign.data.preferences import Preferences
+from palign.functional.item_components import item_components
+from palign.functional.row_parts import part_rows
 
 __all__ = ["check_names"]
 
@@ -24,7 +27,9 @@ def check_names(
 ) -> Finding:
     """Do names carry information? A person's answers to half of the prompts, less what everybody says, as a direction
     in the space of words (or vectors, or known items); how often does it tell that person's other answers, and how
-    often when names are shuffled over the rows?
+    often when names are shuffled over the rows? Where prompts are few, the halves share no item of a person's, and
+    rows that are joined by shared items keep one name when names are shuffled: pairs made of one person's votes tell
+    one another whoever that person is.
 
     Says "look" only where the gain is surely below three points of accuracy; too few rows to tell are "ok".
     """
@@ -34,8 +39,15 @@ def check_names(
     features = _difference_features(prefs, pairs, embeddings)
     rng = np.random.default_rng(seed)
     half = _halves(pairs, rng)
+    if (half >= 0).sum() < 200:
+        return Finding.of("names", "ok", 0.0, "too few rows that share no item to tell what names are worth.")
+    features, pairs, half = features[half >= 0], _some(pairs, half >= 0), half[half >= 0]
+    units = _units(pairs, half)
     (own, spread, n), shuffled = max(
-        (_against_shuffled(features, pairs.people, half, n_directions, rng) for n_directions in (None, N_DIRECTIONS)),
+        (
+            _against_shuffled(features, pairs.people, half, units, n_directions, rng)
+            for n_directions in (None, N_DIRECTIONS)
+        ),
         key=lambda found: found[0][0] - found[1],
     )
     gain = own - shuffled
@@ -69,31 +81,52 @@ def _largest_people(prefs: Preferences, seed: int) -> Pairs | None:
 
 
 def _halves(pairs: Pairs, rng: np.random.Generator) -> np.ndarray:
-    """(n,) 0 or 1: by prompt, so that two rankings of the same completions fall together; by row where prompts are
-    few, or one of them is a heading over much: then a half would hold topics that the other knows nothing of."""
+    """(n,) 0 or 1: by prompt, so that two rankings of the same completions fall together; by item where prompts are
+    few, or one of them is a heading over much: then a half would hold topics that the other knows nothing of. −1 are
+    rows with an item in either half."""
     prompts, group, count = np.unique(pairs.prompts, return_inverse=True, return_counts=True)
-    is_by_prompt = len(prompts) >= 10 and count.max() < HEADING * len(pairs)
-    return rng.integers(2, size=len(prompts))[group] if is_by_prompt else rng.integers(2, size=len(pairs))
+    if len(prompts) >= 10 and count.max() < HEADING * len(pairs):
+        return rng.integers(2, size=len(prompts))[group]
+    items, ranks = np.stack([pairs.best, pairs.worst], 1), np.tile([0, 1], (len(pairs), 1))
+    parts = part_rows(items, ranks, pairs.people, fraction=0.5, rng=rng)
+    half = np.full(len(pairs), -1)
+    half[parts.first.rows], half[parts.second.rows] = 0, 1
+    return half
 
 
-def _shuffled(people: np.ndarray, half: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    found = people.copy()
+def _units(pairs: Pairs, half: np.ndarray) -> np.ndarray:
+    """(n,) rows of one person and half that are joined by shared items have one number."""
+    items, ranks = np.stack([pairs.best, pairs.worst], 1), np.tile([0, 1], (len(pairs), 1))
+    return item_components(items, ranks, 2 * pairs.people + half)
+
+
+def _some(pairs: Pairs, keep: np.ndarray) -> Pairs:
+    names = ("rows", "people", "best", "worst", "prompts")
+    return replace(pairs, **{name: getattr(pairs, name)[keep] for name in names})
+
+
+def _shuffled(people: np.ndarray, half: np.ndarray, units: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Names dealt anew over the units of each half."""
+    first = np.unique(units, return_index=True)[1]
+    owner, half_of_unit = people[first], half[first]
     for part in (0, 1):
-        found[half == part] = rng.permutation(found[half == part])
-    return found
+        owner[half_of_unit == part] = rng.permutation(owner[half_of_unit == part])
+    return owner[np.unique(units, return_inverse=True)[1]]
 
 
 def _against_shuffled(
     features: sparse.csr_matrix,
     people: np.ndarray,
     half: np.ndarray,
+    units: np.ndarray,
     n_directions: int | None,
     rng: np.random.Generator,
 ) -> tuple[tuple[float, float, int], float]:
     """What `_told_by_own_rows` gives, and its mean accuracy under shuffled names."""
     own = _told_by_own_rows(features, people, half, n_directions)
     shuffled = [
-        _told_by_own_rows(features, _shuffled(people, half, rng), half, n_directions)[0] for _ in range(N_SHUFFLES)
+        _told_by_own_rows(features, _shuffled(people, half, units, rng), half, n_directions)[0]
+        for _ in range(N_SHUFFLES)
     ]
     return own, float(np.mean(shuffled))
 

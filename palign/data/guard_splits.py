@@ -10,11 +10,13 @@ from scipy.sparse.csgraph import connected_components
 
 from palign.data.guard_finding import Finding, plain_text, row_hashes, sample
 from palign.data.preferences import Preferences
+from palign.functional.item_components import evidence_of_rows
 
 __all__ = [
     "check_prompt_sources",
     "check_shared_completions",
     "check_shared_conversations",
+    "check_shared_items",
     "check_shared_judgements",
     "check_shared_prompts",
     "check_type_sources",
@@ -28,6 +30,7 @@ IS_LIST = 30  # completions a prompt; from here on prompts are headings over man
 CONNECTED, APART, N_SHUFFLES = 0.95, 0.8, 10
 CONFOUNDED, CONFOUNDED_STOPS = 0.5, 0.95  # of what could be gained over guessing the commonest type
 MOST_TYPES = 50
+MADE_OF_VOTES, MOST_ROWS = 0.6, 2_000_000
 MOST_TURNS = 50  # prompts that begin with one exchange; more of them begin with an example
 CONVERSATION_NAMES = re.compile(r"(conversation|conv|dialogue?|session|thread|chat|post)(_?(id|hash|key))?", re.I)
 SOURCE_NAMES = re.compile(r"(prompt_)?(source|dataset|subset|domain|category|topic|task)(_name|_id)?", re.I)
@@ -83,6 +86,39 @@ def check_shared_judgements(first: Preferences, second: Preferences, names: tupl
             "together (palign.data.splits.split_by_row does)."
         )
     return Finding.of("shared_judgements", "stop" if share >= COPIES_STOP else "look", share, message, rows, names[1])
+
+
+def check_shared_items(first: Preferences, second: Preferences, names: tuple[str, str]) -> Finding:
+    """Items that the same person judges in two splits, where rows are made of votes, ratings or rankings.
+
+    Rows are taken to be so made where a person's rows count for less than `MADE_OF_VOTES` of their number
+    (`palign.functional.item_components`): judgements of their own seldom meet that often.
+    """
+    if first.is_text != second.is_text or len(first) + len(second) > MOST_ROWS:
+        return Finding.of("shared_items", "ok", 0.0, "not looked at: too many rows, or rows of two kinds.")
+    people = first.annotators()
+    keys = {key: i for i, key in enumerate(_item_keys(first))} if first.is_text else None
+    known = None if keys is None else np.array([*(keys.get(key, -1) for key in _item_keys(second)), -1])
+    items = second.item_indices if known is None else known[second.item_indices]
+    owners = (people.indices(first.annotator_ids), people.indices(second.annotator_ids, unknown=-1))
+    base = int(max(first.item_indices.max(initial=0), items.max(initial=0))) + 1
+    judged = np.unique((owners[0][:, None] * base + first.item_indices)[first.item_indices >= 0])
+    meets = (owners[1][:, None] >= 0) & (items >= 0) & np.isin(owners[1][:, None] * base + items, judged)
+    rows = np.flatnonzero(meets.any(axis=1))
+    share = len(rows) / len(second)
+    note = (
+        f"{len(rows):,} of the {len(second):,} judgements of {names[1]} name an item that their annotator judges in "
+    )
+    note += names[0]
+    evidence = float(evidence_of_rows(first.item_indices, first.ranks, owners[0]).mean())
+    if share < LEAK or len(rows) < 2 or evidence >= MADE_OF_VOTES:
+        return Finding.of("shared_items", "ok", share, f"{note}.")
+    message = (
+        f"{note}, and one annotator's judgements hang together as pairs made of votes or rankings do: who said a > b "
+        "and c > d has nearly said a > d. A figure got on them promises too much. Split by item "
+        "(palign.data.splits.split_by_item)."
+    )
+    return Finding.of("shared_items", "look", share, message, rows, names[1])
 
 
 def check_shared_prompts(first: Preferences, second: Preferences, names: tuple[str, str]) -> Finding:

@@ -1,14 +1,18 @@
-"""Two parts of one preference set, by annotator, by prompt or by row.
+"""Two parts of one preference set, by annotator, by prompt, by row or by item.
 
 `fraction` is always the share of the SECOND part. The same set, fraction and seed give the same parts.
 """
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from palign.data.guard_finding import row_hashes
 from palign.data.preferences import Preferences
+from palign.functional.item_components import item_components
+from palign.functional.row_parts import RowParts, RowTable, part_rows
 
-__all__ = ["split_by_annotator", "split_by_prompt", "split_by_row"]
+__all__ = ["HoldOut", "hold_out", "split_by_annotator", "split_by_item", "split_by_prompt", "split_by_row"]
 
 
 def split_by_annotator(prefs: Preferences, *, fraction: float, seed: int) -> tuple[Preferences, Preferences]:
@@ -64,6 +68,99 @@ def split_by_row(prefs: Preferences, *, fraction: float, seed: int) -> tuple[Pre
             "for the second part: every annotator keeps a row in the first. Give more rows or a larger fraction."
         )
     return prefs.select(~in_second), prefs.select(in_second)
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """Two parts of one set, and a sentence that says which split was used, and why."""
+
+    train: Preferences
+    evaluation: Preferences
+    sentence: str
+
+
+def hold_out(prefs: Preferences, *, fraction: float, seed: int) -> HoldOut:
+    """By row where no person's judgements share an item, else by item (`split_by_item`).
+
+    Raises:
+        ValueError: a fraction outside (0, 1), or a part without rows.
+    """
+    if not _shares_items(prefs):
+        parts = split_by_row(prefs, fraction=fraction, seed=seed)
+        sentence = (
+            f"{len(parts[1]):,} of {len(prefs):,} rows were held out, a share of {fraction:g} of every annotator's: "
+            "no two judgements of one annotator share an item."
+        )
+        return HoldOut(*parts, sentence)
+    parts = _parted_by_item(prefs, fraction, seed)
+    train, evaluation = _taken(prefs, parts.first), _taken(prefs, parts.second)
+    sentence = (
+        f"{len(evaluation):,} rows were held out by item, since judgements of one annotator share items, and who said "
+        f"a > b and c > d has nearly said a > d. Of {parts.n_people_by_item:,} annotators whose judgements hang "
+        f"together the items were dealt, of {parts.n_people_by_rows:,} whole groups of judgements; "
+        f"{parts.n_across:,} of {parts.n_comparisons:,} comparisons lie across and are in neither part."
+    )
+    return HoldOut(train, evaluation, sentence)
+
+
+def split_by_item(prefs: Preferences, *, fraction: float, seed: int) -> tuple[Preferences, Preferences]:
+    """(first, second): no annotator judges an item in both; about `fraction` of everybody's rows are in the second.
+
+    Judgements that are joined by shared items stay together. Where nearly all of a person's hang together, as pairs
+    made of votes or rankings do, their items are dealt: comparisons across are left out of both, and a ranking is cut
+    to the items of each part.
+
+    Raises:
+        ValueError: a fraction outside (0, 1), or a part without rows.
+    """
+    parts = _parted_by_item(prefs, fraction, seed)
+    return _taken(prefs, parts.first), _taken(prefs, parts.second)
+
+
+def _parted_by_item(prefs: Preferences, fraction: float, seed: int) -> RowParts:
+    _check_fraction(fraction)
+    people = prefs.annotators().indices(prefs.annotator_ids)
+    rng = np.random.default_rng(seed)
+    parts = part_rows(_item_keys(prefs), prefs.ranks, people, fraction=fraction, rng=rng)
+    if len(parts.second) == 0 or len(parts.first) == 0:
+        raise ValueError(
+            f"A split of {len(prefs)} rows by {len(prefs.annotators())} annotators with fraction {fraction} by item "
+            "leaves a part without rows: every annotator's judgements share items. Give more rows or a larger "
+            "fraction, or name rows to evaluate on."
+        )
+    return parts
+
+
+def _item_keys(prefs: Preferences) -> np.ndarray:
+    """(n_rows, max_items) items; vectors under two prompts are two items."""
+    if prefs.is_text or not (prefs.prompt_indices >= 0).any():
+        return prefs.item_indices
+    keys = (prefs.prompt_indices[:, None] + 1) * (prefs.item_indices.max() + 1) + prefs.item_indices
+    return np.where(prefs.item_indices < 0, -1, keys)
+
+
+def _shares_items(prefs: Preferences) -> bool:
+    """Whether two judgements of a person share an item without being of the same items; whether one could be cut."""
+    if len(prefs) == 0:
+        return False
+    people = prefs.annotators().indices(prefs.annotator_ids)
+    n_distinct = len(_distinct_judgements(prefs, people)[0])
+    n_components = len(np.unique(item_components(_item_keys(prefs), prefs.ranks, people)))
+    return n_components < n_distinct or bool((np.bincount(people) == 1).all() and (prefs.n_items >= 4).all())
+
+
+def _taken(prefs: Preferences, table: RowTable) -> Preferences:
+    """The rows of a table, cut to its items."""
+    rows = prefs.select(table.rows)
+    width = table.ranks.shape[1]
+    items = rows.item_indices
+    if (
+        not np.array_equal(np.where(table.ranks < 0, -1, 0), np.where(rows.ranks[:, :width] < 0, -1, 0))
+        or (_item_keys(rows)[:, :width] != table.item_indices).any()
+    ):
+        place = (_item_keys(rows)[:, None, :] == table.item_indices[:, :, None]).argmax(2)
+        items = np.take_along_axis(items, place, 1)
+    return replace(rows, item_indices=np.where(table.ranks < 0, -1, items[:, :width]), ranks=table.ranks)
 
 
 def _distinct_judgements(prefs: Preferences, people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ class Similarity(StrEnum):
     SQUARED_DISTANCE = "squared_distance"
     DISTANCE = "distance"
     COSINE = "cosine"
+    INNER_PRODUCT = "inner_product"
 
 
 def mix_prototypes(weights: Tensor, prototypes: Tensor) -> Tensor:
@@ -43,9 +44,12 @@ def ideal_point_scores(
 ) -> Tensor:
     """Reward of points for ideal points, (..., preference_dim) each, broadcast → (...).
 
-    −‖x − z‖² (`squared_distance`), −‖x − z‖ (`distance`), or min(exp(log_scale), 100) · cos(x, z) (`cosine`).
+    −‖x − z‖² (`squared_distance`), −‖x − z‖ (`distance`), min(exp(log_scale), 100) · cos(x, z) (`cosine`), or x · z
+    (`inner_product`: half the squared distance without its terms in x alone and z alone).
     """
     similarity = Similarity(similarity)
+    if similarity is Similarity.INNER_PRODUCT:
+        return (points * ideal_points).sum(-1)
     if similarity is Similarity.COSINE:
         scale = 1.0 if log_scale is None else log_scale.exp().clamp(max=MAX_SCALE)
         return scale * F.cosine_similarity(points, ideal_points, dim=-1)

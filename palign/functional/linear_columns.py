@@ -36,7 +36,7 @@ class LinearRankings:
         scores = self.scores(theta)
         total = scores.new_zeros(self.stages.n_annotators, len(theta))
         for part in self._parts():
-            total.index_add_(0, self.stages.annotator[part], -self._log_odds(scores, part)[0])
+            total.index_add_(0, self.stages.annotator[part], -self._weighted(self._log_odds(scores, part)[0], part))
         return total
 
     def evaluate(self, theta: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,12 +47,17 @@ class LinearRankings:
         for part in self._parts():
             owner = stages.annotator[part]
             loss, gaps = self._log_odds(scores, part)
-            total.index_add_(0, owner, -loss)
-            share = (gaps - loss[:, None]).exp_().mul_(weights[owner][:, None])
+            total.index_add_(0, owner, -self._weighted(loss, part))
+            share = (gaps - loss[:, None]).exp_().mul_(self._weighted(weights[owner], part)[:, None])
             pull.index_add_(0, stages.winner[part], -share.sum(1))
             pull.index_add_(0, stages.losers[part].flatten(), share.flatten(0, 1))
         gradient = sum(p.T @ f.double() for p, f in zip(pull.split(CHUNK), self.features.split(CHUNK), strict=True))
         return total, gradient
+
+    def _weighted(self, values: Tensor, part: slice) -> Tensor:
+        """(n_stages, n) values of a part, each times what its stage counts for."""
+        weight = self.stages.weight
+        return values if weight is None else values * weight[part, None]
 
     def _parts(self) -> list[slice]:
         return [slice(first, first + CHUNK) for first in range(0, len(self.stages.winner), CHUNK)]

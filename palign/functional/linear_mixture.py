@@ -25,7 +25,7 @@ from palign.functional.mixture import log_evidence, mixing_weights, responsibili
 from palign.functional.mixture_start import Stages, find_stages, random_start, spectral_start
 from palign.functional.people_drawn import draw_people
 
-__all__ = ["LinearMixture", "fit_linear_mixture", "linear_log_likelihoods", "place_newcomers"]
+__all__ = ["POOLED_RIDGE", "LinearMixture", "fit_linear_mixture", "linear_log_likelihoods", "place_newcomers"]
 
 POOLED_RIDGE = 1e-2
 POOLED_STEPS = 200
@@ -76,7 +76,9 @@ def fit_linear_mixture(
     n_annotators: int,
     n_types: int,
     *,
+    row_weights: Tensor | None = None,
     ridge: float = 1.0,
+    pooled_ridge: float = POOLED_RIDGE,
     start: Tensor | None = None,
     n_restarts: int = 8,
     temper_start: float = 0.2,
@@ -93,7 +95,9 @@ def fit_linear_mixture(
         ranks: (rows, max_items) integers, 0 is best, equal ranks tie, −1 is padding.
         annotator_index: (rows,) int64 in [0, n_annotators).
         n_types: at most the number of annotators with rows.
+        row_weights: (rows,) what a row counts for, as `palign.functional.evidence.row_evidence` gives; 1 if None.
         ridge: strength of the shrinkage to the pooled fit, positive.
+        pooled_ridge: strength of the shrinkage of the pooled fit to zero, positive.
         start: (n_annotators, n_types) responsibilities of the first restart; spectral if None, the others random.
         n_restarts: one in three random ones ends badly.
         temper_start: the E-step's first temper, annealed to 1 over `n_tempered` steps; 1 is plain EM, as it is where
@@ -106,13 +110,13 @@ def fit_linear_mixture(
         ValueError: shapes that do not fit, values that are not finite, no stage at all, uniform `start`.
     """
     _check(features, ridge, n_restarts, max_steps)
-    stages = find_stages(item_indices, ranks, annotator_index, n_annotators)
+    stages = find_stages(item_indices, ranks, annotator_index, n_annotators, row_weights)
     if len(stages.winner) == 0:
         raise ValueError("no row prefers one item to another: all of them tie. There is nothing to fit.")
     problem = LinearRankings(features, stages)
     everybody = torch.ones(n_annotators, 1, dtype=torch.float64)
     pooled = ConvexColumns(
-        problem, torch.zeros(1, features.shape[1], dtype=torch.float64), torch.zeros(()), POOLED_RIDGE
+        problem, torch.zeros(1, features.shape[1], dtype=torch.float64), torch.zeros(()), pooled_ridge
     )
     pooled.minimise(everybody, POOLED_STEPS, tolerance=1e-10)
     counts = stages.counts()
@@ -132,7 +136,8 @@ def fit_linear_mixture(
     if n_types == 1 or int((counts > 0).sum()) <= N_DRAWN:
         return fitted(problem, start)[1]
     people, keep, numbers = draw_people(stages.annotator, n_annotators, N_DRAWN, seed=seed)
-    drawn = Stages(stages.winner[keep], stages.losers[keep], stages.absent[keep], numbers, len(people))
+    weight = None if stages.weight is None else stages.weight[keep]
+    drawn = Stages(stages.winner[keep], stages.losers[keep], stages.absent[keep], numbers, len(people), weight)
     em, _ = fitted(LinearRankings(features, drawn), None if start is None else start[people])
     return _with_everybody(problem, em, ridge, max_steps, tolerance)
 
@@ -144,9 +149,13 @@ def linear_log_likelihoods(
     ranks: Tensor,
     annotator_index: Tensor,
     n_annotators: int,
+    row_weights: Tensor | None = None,
 ) -> Tensor:
-    """log p_k of all that a person said: theta (n_types, dim) → (n_annotators, n_types) nats."""
-    stages = find_stages(item_indices, ranks, annotator_index, n_annotators)
+    """log p_k of all that a person said: theta (n_types, dim) → (n_annotators, n_types) nats.
+
+    `row_weights`: (rows,) what a row counts for, as in `fit_linear_mixture`.
+    """
+    stages = find_stages(item_indices, ranks, annotator_index, n_annotators, row_weights)
     return LinearRankings(features, stages).log_likelihoods(theta.double())
 
 
@@ -158,12 +167,15 @@ def place_newcomers(
     ranks: Tensor,
     annotator_index: Tensor,
     n_annotators: int,
+    row_weights: Tensor | None = None,
 ) -> Tensor:
     """Posterior of people who were not there when the mixture was fitted: (n_annotators, n_types).
 
     Rows as in `fit_linear_mixture`; people without rows get the mixing weights.
     """
-    likelihoods = linear_log_likelihoods(theta, features, item_indices, ranks, annotator_index, n_annotators)
+    likelihoods = linear_log_likelihoods(
+        theta, features, item_indices, ranks, annotator_index, n_annotators, row_weights
+    )
     return responsibilities(likelihoods, mixing_weights)
 
 

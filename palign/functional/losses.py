@@ -11,7 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["PreferenceLoss", "bradley_terry", "hinge", "plackett_luce", "preference_loss", "ranked_hinge"]
+__all__ = [
+    "PreferenceLoss",
+    "bradley_terry",
+    "hinge",
+    "pair_order",
+    "plackett_luce",
+    "preference_loss",
+    "ranked_hinge",
+]
 
 
 class PreferenceLoss(StrEnum):
@@ -77,6 +85,14 @@ def strictly_below(ranks: Tensor) -> Tensor:
     """(..., n_items) ranks → (..., n_items, n_items) bool: entry i, j says that item i beat item j."""
     present = ranks >= 0
     return (ranks[..., None, :] > ranks[..., :, None]) & present[..., :, None] & present[..., None, :]
+
+
+def pair_order(scores: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Strictly ordered pairs that the scores order the same way (a tie is half), and all such pairs: (rows,) each."""
+    better = strictly_below(ranks)
+    gaps = scores[:, :, None] - scores[:, None, :]
+    right = ((gaps > 0).double() + 0.5 * (gaps == 0).double()) * better
+    return right.sum((1, 2)), better.sum((1, 2)).double()
 
 
 def _all_pairs(ranks: Tensor) -> bool:

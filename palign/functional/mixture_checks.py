@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palign.functional.linear_mixture import fit_linear_mixture
+from palign.functional.item_components import item_components
+from palign.functional.linear_mixture import POOLED_RIDGE, fit_linear_mixture
 from palign.functional.losses import strictly_below
 from palign.functional.mixture_start import kmeans
 from palign.functional.partitions import adjusted_rand_index
@@ -90,7 +91,9 @@ def permutation_test(
     n_types: int,
     *,
     n_permutations: int = 19,
+    row_weights: Tensor | None = None,
     ridge: float = 1.0,
+    pooled_ridge: float = POOLED_RIDGE,
     temper_start: float = 0.2,
     n_restarts: int = 1,
     max_steps: int = 30,
@@ -98,7 +101,8 @@ def permutation_test(
 ) -> Check:
     """Do types fit better than when annotator ids are shuffled over the rows? On the cheap head.
 
-    Not asked (value None) where most people have a single row: a shuffle then only renames them. A shuffle also takes
+    Rows that are joined by shared items keep one id, for they are of one mind whoever that is. Not asked (value None)
+    where most people have a single row or group of rows: a shuffle then only renames them. A shuffle also takes
     from people the topics they were asked about: where each judged topics of their own, tastes that everybody shares
     but that differ by topic pass for types.
 
@@ -110,19 +114,32 @@ def permutation_test(
         return Check("permutation_test", "ok", 1.0, "there is one type; nothing to test.")
     if n_permutations < 1:
         raise ValueError(f"n_permutations is {n_permutations}; at least 1, and 19 to speak at the level of .05.")
-    counts = torch.bincount(annotator_index)
+    arrays = (part.numpy() for part in (item_indices, ranks, annotator_index))
+    units = torch.from_numpy(np.unique(item_components(*arrays), return_inverse=True)[1])
+    first = torch.zeros(int(units.max()) + 1, dtype=torch.int64).scatter_(0, units, torch.arange(len(units)))
+    counts = torch.bincount(annotator_index[first])
     if int(counts[counts > 0].median()) < 2:
-        said = "most annotators have one row, and to shuffle ids then only renames people; nothing was tested."
+        said = (
+            "most annotators have one row, or rows that hang together by shared items, and to shuffle ids then only "
+            "renames people; nothing was tested."
+        )
         return Check("permutation_test", "ok", None, said)
     if n_annotators > N_DRAWN:
         people, keep, annotator_index = draw_people(annotator_index, n_annotators, N_DRAWN, seed=seed)
         item_indices, ranks, n_annotators = item_indices[keep], ranks[keep], len(people)
+        units = torch.unique(units[keep], return_inverse=True)[1]
+        row_weights = None if row_weights is None else row_weights[keep]
+        first = torch.zeros(int(units.max()) + 1, dtype=torch.int64).scatter_(0, units, torch.arange(len(units)))
     generator = torch.Generator().manual_seed(seed)
+    owner_of_unit = annotator_index[first]
     owners = [annotator_index]
     owners += [
-        annotator_index[torch.randperm(len(annotator_index), generator=generator)] for _ in range(n_permutations)
+        owner_of_unit[torch.randperm(len(owner_of_unit), generator=generator)][units] for _ in range(n_permutations)
     ]
-    options = {"ridge": ridge, "temper_start": temper_start, "n_restarts": n_restarts, "max_steps": max_steps}
+    options = {
+        "ridge": ridge, "pooled_ridge": pooled_ridge, "temper_start": temper_start, "n_restarts": n_restarts,
+        "max_steps": max_steps, "row_weights": row_weights,
+    }  # fmt: skip
     fitted = [
         fit_linear_mixture(
             features, item_indices, ranks, index, n_annotators, n_types, seed=seed, tolerance=1e-5, **options

@@ -35,6 +35,7 @@ class Stages:
         absent: (n_stages, n_losers) bool, True at padding.
         annotator: (n_stages,) int64, whose they are.
         n_annotators: how many people there are, also those without a stage.
+        weight: (n_stages,) float64, what a stage counts for (`palign.functional.item_components`); None is 1 each.
     """
 
     winner: Tensor
@@ -42,19 +43,27 @@ class Stages:
     absent: Tensor
     annotator: Tensor
     n_annotators: int
+    weight: Tensor | None = None
 
     def counts(self) -> Tensor:
         """(n_annotators,) int64: stages of each person."""
         return torch.bincount(self.annotator, minlength=self.n_annotators)
 
 
-def find_stages(item_indices: Tensor, ranks: Tensor, annotator_index: Tensor, n_annotators: int) -> Stages:
+def find_stages(
+    item_indices: Tensor,
+    ranks: Tensor,
+    annotator_index: Tensor,
+    n_annotators: int,
+    row_weights: Tensor | None = None,
+) -> Stages:
     """Rows as stages.
 
     Args:
         item_indices: (rows, max_items) int64 into a table of features; any valid index at padding.
         ranks: (rows, max_items) integers, 0 is best, equal ranks tie, −1 is padding.
         annotator_index: (rows,) int64 in [0, n_annotators).
+        row_weights: (rows,) what a row counts for, its stages with it; 1 each if None.
 
     Raises:
         ValueError: shapes that do not fit; an annotator out of range.
@@ -82,6 +91,7 @@ def find_stages(item_indices: Tensor, ranks: Tensor, annotator_index: Tensor, n_
         ~lost.gather(1, places),
         annotator_index.long()[row],
         n_annotators,
+        None if row_weights is None else row_weights.double()[row],
     )
 
 

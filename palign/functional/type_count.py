@@ -1,41 +1,59 @@
 """How many types? As many as strangers need: K is chosen on annotators who were not fitted on.
 
-Annotators are dealt into folds. A head is fitted on the others; each person held out is placed by one half of their
-rows and judged by the log-likelihood of the other half. The smallest K within one standard error of the best is taken,
-the error being that of the paired differences between people (Breiman et al. 1984, one-SE rule).
+Annotators are dealt into folds. A head is fitted on the others; each person held out is placed by one part of their
+rows and judged by the other part, row by row. The parts share no item (`palign.functional.row_parts`): who said a > b
+and c > d has nearly said a > d, and types would be credited for it. Rows are dealt `N_DEALINGS` times over, which
+costs next to nothing beside the fits. The smallest K within one standard error of the
+best is taken, the error being that of the paired differences between people (Breiman et al. 1984, one-SE rule).
 
-Two things keep an over-confident head from asking for more types than there are:
-1. each K is given the temperature of the scores that suits it best, so K is chosen by what it knows and not by how
-   loudly it says it;
-2. another type must bring at least `WORTH` of the log-likelihood, for the error does not hold the luck of a fit.
+Three things keep an over-confident head from asking for more types than there are:
+1. evidence is counted once (`palign.functional.item_components`), in fitting and in placing;
+2. each K is given the temperature of the scores that suits it best, so K is chosen by what it knows and not by how
+   loudly it says it; the temperature is returned, to place people with;
+3. another type must bring at least `WORTH` of the log-likelihood, for the error does not hold the luck of a fit.
 
-Whoever has a single row is fitted on and never judged. Of more than `N_DRAWN` annotators so many are drawn, half of
-them at least of two rows or more if there are such, and K is chosen on them: a type of less than a hundredth of the
-people is not found that way; give K to look for it.
+A choice that is clearly less accurate than one type on the same rows is one type.
+
+Strengths of the shrinkage may be left open: that of the pooled fit is chosen at K = 1, that of types at K = 2.
+
+Whoever has nothing in one of the parts is fitted on and never judged. Of more than `N_DRAWN` annotators so many are
+drawn, half of them at least of two rows or more if there are such, and K is chosen on them: a type of less than a
+hundredth of the people is not found that way; give K to look for it.
 
 The Bayesian information criterion, with n = annotators, stands in the same table for comparison.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from palign.functional.linear_mixture import fit_linear_mixture, linear_log_likelihoods
-from palign.functional.mixture import log_evidence, responsibilities
+from palign.functional.evidence import row_evidence
+from palign.functional.linear_mixture import POOLED_RIDGE, fit_linear_mixture
+from palign.functional.losses import pair_order, plackett_luce
+from palign.functional.mixture import log_evidence, responsibilities, sum_by_annotator
 from palign.functional.people_drawn import draw_people
+from palign.functional.row_parts import RowTable, part_rows
 
 __all__ = ["TypeChoice", "choose_n_types"]
 
 N_FOLDS = 3
-COARSE = {"tolerance": 1e-5, "max_steps": 60}  # EM stops early: what is judged moves no more
-PATIENCE = 2  # numbers of types in a row that are worse than the best, after which no larger ones are tried
+MORE_FOLDS, FEW_PEOPLE = 8, 400  # near the limit of what can be seen every person fitted on counts
+N_DEALINGS = 6
+JUDGED = 0.3  # of a person's rows, or items, in each dealing
+COARSE = {"tolerance": 1e-4, "max_steps": 30}  # EM stops early: what is judged moves no more
+PATIENCE = 2  # numbers of types in a row that are not better than those before by more than their error
 WORTH = 0.003  # of the log-likelihood
-TEMPERATURES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5)
+TEMPERATURES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 2.5)
+RIDGES = (3.0, 15.0)  # of types, where it is left open
+POOLED_RIDGES = (1e-2, 3.0, 30.0)
 LEAST_ANNOTATORS = 8
 N_DRAWN = 4000
+
+Rows = tuple[Tensor, Tensor, Tensor]  # item_indices, ranks, annotator_index
 
 
 @dataclass(frozen=True)
@@ -45,11 +63,35 @@ class TypeChoice:
     Attributes:
         n_types: the number chosen.
         table: for each K a dict: n_types, log_likelihood (nats a held-out row), standard_error (of its difference to
-            the best), temperature (of the scores) and bic (nats: −2 log-likelihood + parameters · log n_annotators).
+            the best), accuracy (of held-out pairs), gain and gain_error (nats a row over K = 1, and its standard
+            error), temperature (of the scores) and bic (nats: −2 log-likelihood + parameters · log n_annotators).
+        ridge, pooled_ridge: of the fits, given or chosen.
+        n_people_by_item: annotators whose rows hang together, so that their items were dealt; others' rows were.
     """
 
     n_types: int
     table: list[dict[str, float]]
+    ridge: float = 1.0
+    pooled_ridge: float = POOLED_RIDGE
+    n_people_by_item: int = 0
+
+    @property
+    def temperature(self) -> float:
+        """Of the scores at the chosen K: what people are placed and rows are judged with."""
+        return self.temperature_of(self.n_types)
+
+    def temperature_of(self, n_types: int) -> float:
+        """The same of any K in the table."""
+        return next(row["temperature"] for row in self.table if row["n_types"] == n_types)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """People held out under the best temperature: (n_annotators,) sums of nats and of right pairs."""
+
+    log_likelihood: Tensor
+    right: Tensor
+    temperature: float
 
 
 def choose_n_types(
@@ -61,10 +103,11 @@ def choose_n_types(
     *,
     max_types: int = 6,
     candidates: Sequence[int] | None = None,
-    ridge: float = 1.0,
+    ridge: float | None = 1.0,
+    pooled_ridge: float | None = POOLED_RIDGE,
     n_restarts: int = 3,
     temper_start: float = 0.2,
-    n_folds: int = N_FOLDS,
+    n_folds: int | None = None,
     seed: int = 0,
 ) -> TypeChoice:
     """Choose K on the cheap head; rows as in `fit_linear_mixture`.
@@ -73,101 +116,199 @@ def choose_n_types(
         max_types: candidates are 1…max_types, as far as there are annotators to fit them on, and till two in a row
             are worse than the best.
         candidates: other numbers to try, instead.
-        n_folds: every annotator of two rows or more is held out once.
+        ridge, pooled_ridge: as in `fit_linear_mixture`; None chooses them on the people held out.
+        n_folds: every annotator who can be placed and judged is held out once; 3 if None, 8 below 400 annotators.
 
     Raises:
-        ValueError: fewer than 8 annotators with two rows or more, too few to hold any out; no candidate that those
-            left to fit on can bear.
+        ValueError: fewer than 8 annotators who can be both placed and judged, too few to hold any out; no candidate
+            that those left to fit on can bear.
     """
     data = (item_indices, ranks, annotator_index)
     if n_annotators > N_DRAWN:
         people, keep, annotator_index = draw_people(annotator_index, n_annotators, N_DRAWN, least_rows=2, seed=seed)
         data, n_annotators = (item_indices[keep], ranks[keep], annotator_index), len(people)
-    counts = torch.bincount(annotator_index, minlength=n_annotators)
-    eligible = torch.where(counts >= 2)[0]
-    n_folds = min(n_folds, len(eligible))
-    if len(eligible) < LEAST_ANNOTATORS or n_folds < 2:
-        raise ValueError(
-            f"only {len(eligible)} annotators have two rows or more and n_folds is {n_folds}; K is chosen on people "
-            f"held out, at least {LEAST_ANNOTATORS} in 2 folds. Give the number of types yourself."
-        )
-    generator = torch.Generator().manual_seed(seed)
-    folds = eligible[torch.randperm(len(eligible), generator=generator)].tensor_split(n_folds)
-    is_first_half = _first_half(annotator_index, generator)
-    n_fitted = int((counts > 0).sum())
-    tried = sorted(set(candidates if candidates is not None else range(1, max_types + 1)))
-    most = n_fitted - max(map(len, folds))
-    if not any(1 <= k <= most for k in tried):
-        raise ValueError(
-            f"none of the numbers of types {tried} lies in 1…{most}, the annotators that are left to fit on when one "
-            f"of {n_folds} folds is held out. Try fewer types, or use more folds."
-        )
-    tried = [k for k in tried if 1 <= k <= most]
-    options = {"ridge": ridge, "temper_start": temper_start, "n_restarts": n_restarts, "seed": seed} | COARSE
+    n_folds = n_folds or (MORE_FOLDS if n_annotators < FEW_PEOPLE else N_FOLDS)
+    options = {"temper_start": temper_start, "n_restarts": n_restarts, "seed": seed} | COARSE
+    trial = _Trial(features, data, n_annotators, n_folds, seed, options)
+    tried = trial.allowed(sorted(set(candidates if candidates is not None else range(1, max_types + 1))))
+    if pooled_ridge is None:
+        pooled_ridge = trial.best_option(1, "pooled_ridge", POOLED_RIDGES)
+    options["pooled_ridge"] = pooled_ridge
+    if ridge is None:
+        k = min((k for k in tried if k > 1), default=1)
+        ridge = trial.best_option(k, "ridge", RIDGES) if k > 1 else 1.0
+    options["ridge"] = ridge
     table, judged = [], []
     for k in tried:
-        by_temperature = torch.zeros(len(TEMPERATURES), n_annotators, dtype=torch.float64)
-        for people in folds:
-            is_out = torch.zeros(n_annotators, dtype=torch.bool)
-            is_out[people] = True
-            _judge(by_temperature, features, data, is_out, is_first_half, k, options)
-        best = int(by_temperature.sum(1).argmax())
-        judged.append(by_temperature[best][eligible])
-        fit = fit_linear_mixture(features, *data, n_annotators, k, **options)
-        n_parameters = k * features.shape[1] + k - 1
-        evidence = float(log_evidence(fit.log_likelihoods, fit.mixing_weights).sum())
-        bic = -2 * evidence + n_parameters * math.log(n_fitted)
-        table.append({"n_types": k, "temperature": TEMPERATURES[best], "bic": bic})
-        totals = [float(values.sum()) for values in judged]
-        if len(totals) - 1 - totals.index(max(totals)) >= PATIENCE:
+        judged.append(trial.judge(k))
+        table.append({"n_types": k, "temperature": judged[-1].temperature, "bic": trial.bic(k)})
+        if _levels_off([part.log_likelihood[trial.eligible] for part in judged], trial.n_judged[trial.eligible]):
             break
-    n_rows = (counts[eligible] // 2).double()
-    return _one_standard_error(table, judged, n_rows)
+    choice = _one_standard_error(
+        table, [part.log_likelihood[trial.eligible] for part in judged],
+        [part.right[trial.eligible] for part in judged], trial.n_judged[trial.eligible],
+    )  # fmt: skip
+    return replace(choice, ridge=ridge, pooled_ridge=pooled_ridge, n_people_by_item=trial.n_people_by_item)
 
 
-def _judge(
-    by_temperature: Tensor,
-    features: Tensor,
-    data: tuple[Tensor, Tensor, Tensor],
-    is_out: Tensor,
-    is_first_half: Tensor,
-    n_types: int,
-    options: dict[str, float],
-) -> None:
-    """Fill in the log-likelihoods (n_temperatures, n_annotators) of the second halves of people held out."""
-    held_out = is_out[data[2]]
-    fit = fit_linear_mixture(features, *(part[~held_out] for part in data), len(is_out), n_types, **options)
-    place, judge = (tuple(part[held_out & half] for part in data) for half in (is_first_half, ~is_first_half))
-    for row, temperature in enumerate(TEMPERATURES):
-        theta = fit.theta * temperature
-        placed = linear_log_likelihoods(theta, features, *place, len(is_out))
-        posterior = responsibilities(placed, fit.mixing_weights)[is_out]
-        said = linear_log_likelihoods(theta, features, *judge, len(is_out))[is_out]
-        by_temperature[row, is_out] = (posterior.log() + said).logsumexp(1)
+class _Trial:
+    """The folds, and the rows by which people held out are placed and judged."""
+
+    def __init__(
+        self, features: Tensor, data: Rows, n_annotators: int, n_folds: int, seed: int, options: dict[str, float]
+    ) -> None:
+        self.features, self.data, self.n_annotators, self.options = features, data, n_annotators, options
+        self.evidence = row_evidence(*data)
+        self.dealings = [_Dealing(data, n_annotators, np.random.default_rng((seed, i))) for i in range(N_DEALINGS)]
+        self.n_people_by_item = self.dealings[0].n_people_by_item
+        counts = torch.bincount(data[2], minlength=n_annotators)
+        self.n_judged = torch.stack([dealing.n_judged for dealing in self.dealings]).sum(0)
+        self.eligible = torch.where(self.n_judged > 0)[0]
+        n_folds = min(n_folds, len(self.eligible))
+        if len(self.eligible) < LEAST_ANNOTATORS or n_folds < 2:
+            raise ValueError(
+                f"only {len(self.eligible)} annotators have two rows or more to be placed and judged by, and n_folds "
+                f"is {n_folds}; K is chosen on people held out, at least {LEAST_ANNOTATORS} in 2 folds. Give the "
+                "number of types yourself."
+            )
+        generator = torch.Generator().manual_seed(seed)
+        shuffled = self.eligible[torch.randperm(len(self.eligible), generator=generator)]
+        self.folds = shuffled.tensor_split(n_folds)
+        self.n_fitted = int((counts > 0).sum())
+
+    def allowed(self, tried: list[int]) -> list[int]:
+        """The candidates that those left to fit on can bear."""
+        most = self.n_fitted - max(map(len, self.folds))
+        if not any(1 <= k <= most for k in tried):
+            raise ValueError(
+                f"none of the numbers of types {tried} lies in 1…{most}, the annotators that are left to fit on when "
+                f"one of {len(self.folds)} folds is held out. Try fewer types, or use more folds."
+            )
+        return [k for k in tried if 1 <= k <= most]
+
+    def best_option(self, n_types: int, name: str, values: Sequence[float]) -> float:
+        """The value of a strength under which people held out are most likely at that K."""
+        totals = []
+        for value in values:
+            self.options[name] = value
+            totals.append(float(self.judge(n_types, n_folds=2).log_likelihood.sum()))
+        return values[totals.index(max(totals))]
+
+    def judge(self, n_types: int, n_folds: int | None = None) -> _Judged:
+        """Everybody who is held out once, under heads fitted on the others; of the first `n_folds` folds only."""
+        shape = (len(TEMPERATURES), self.n_annotators)
+        likelihoods, right = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
+        for people in self.folds[:n_folds]:
+            is_out = torch.zeros(self.n_annotators, dtype=torch.bool)
+            is_out[people] = True
+            self._judge_fold(likelihoods, right, is_out, n_types)
+        best = int(likelihoods.sum(1).argmax())
+        return _Judged(likelihoods[best], right[best], TEMPERATURES[best])
+
+    def _judge_fold(self, likelihoods: Tensor, right: Tensor, is_out: Tensor, n_types: int) -> None:
+        """Fill in nats and right pairs (n_temperatures, n_annotators) of the people held out."""
+        kept = ~is_out[self.data[2]]
+        fit = fit_linear_mixture(
+            self.features, *(part[kept] for part in self.data), self.n_annotators, n_types,
+            row_weights=self.evidence[kept], **self.options,
+        )  # fmt: skip
+        items = torch.cat([part.double() @ fit.theta.T for part in self.features.split(8192)])
+        for dealing in self.dealings:
+            dealing.judge(items, fit.mixing_weights, is_out, likelihoods, right)
+
+    def bic(self, n_types: int) -> float:
+        """Of a fit on everybody."""
+        fit = fit_linear_mixture(
+            self.features, *self.data, self.n_annotators, n_types, row_weights=self.evidence, **self.options
+        )
+        n_parameters = n_types * self.features.shape[1] + n_types - 1
+        evidence = float(log_evidence(fit.log_likelihoods, fit.mixing_weights).sum())
+        return -2 * evidence + n_parameters * math.log(self.n_fitted)
 
 
-def _first_half(annotator_index: Tensor, generator: torch.Generator) -> Tensor:
-    """(rows,) bool: every other row of each person after a shuffle, the larger half if their number is odd."""
-    order = torch.randperm(len(annotator_index), generator=generator)
-    order = order[annotator_index[order].argsort(stable=True)]
-    index = annotator_index[order]
-    counts = torch.bincount(index)
-    position = torch.arange(len(order)) - (counts.cumsum(0) - counts)[index]
-    is_first = torch.empty(len(order), dtype=torch.bool)
-    is_first[order] = position % 2 == 0
-    return is_first
+class _Dealing:
+    """Everybody's rows in two parts without a shared item: to place, and to judge.
+
+    People of whom one part is empty are in neither. `n_judged`: (n_annotators,) rows they are judged by, each as much
+    as it counts for.
+    """
+
+    def __init__(self, data: Rows, n_annotators: int, rng: np.random.Generator) -> None:
+        parts = part_rows(*(part.numpy() for part in data), fraction=JUDGED, item_share=JUDGED, rng=rng)
+        self.n_people_by_item, self.n_annotators = parts.n_people_by_item, n_annotators
+        tables = [_tensors(part, data[2]) for part in (parts.first, parts.second)]
+        counts = [torch.bincount(rows[2], minlength=n_annotators) for rows in tables]
+        both = (counts[0] > 0) & (counts[1] > 0)
+        self.place, self.rows = (tuple(part[both[rows[2]]] for part in rows) for rows in tables)
+        self.place_weights, self.weights = row_evidence(*self.place), row_evidence(*self.rows)
+        self.n_judged = sum_by_annotator(self.weights, self.rows[2], n_annotators)
+
+    def judge(self, items: Tensor, mixing_weights: Tensor, is_out: Tensor, likelihoods: Tensor, right: Tensor) -> None:
+        """Add nats and right pairs (n_temperatures, n_annotators) of people held out; `items` (n_items, n_types)."""
+        place, judged = is_out[self.place[2]], is_out[self.rows[2]]
+        place_scores, place_ranks = items[self.place[0][place]], self.place[1][place]
+        scores, ranks = items[self.rows[0][judged]], self.rows[1][judged]
+        owner, weights = self.rows[2][judged], self.weights[judged]
+        for row, temperature in enumerate(TEMPERATURES):
+            each = _row_likelihoods(place_scores * temperature, place_ranks) * self.place_weights[place, None]
+            total = sum_by_annotator(each, self.place[2][place], self.n_annotators)
+            share = responsibilities(total, mixing_weights)[owner]
+            nats = (share.log() + _row_likelihoods(scores * temperature, ranks)).logsumexp(1)
+            likelihoods[row] += sum_by_annotator(nats * weights, owner, self.n_annotators)
+            correct, n_pairs = pair_order((scores * share[:, None]).sum(2), ranks)
+            right[row] += sum_by_annotator(correct / n_pairs * weights, owner, self.n_annotators)
 
 
-def _one_standard_error(table: list[dict[str, float]], judged: list[Tensor], n_rows: Tensor) -> TypeChoice:
-    """The smallest K whose gap to the best is within its error, or not worth a type."""
+def _tensors(table: RowTable, annotator_index: Tensor) -> Rows:
+    """A part as rows: a valid index at padding."""
+    items = np.where(table.item_indices < 0, table.item_indices[:, :1], table.item_indices)
+    rows = torch.from_numpy(table.rows)
+    return torch.from_numpy(items), torch.from_numpy(table.ranks.astype(np.int64)), annotator_index[rows]
+
+
+def _row_likelihoods(scores: Tensor, ranks: Tensor) -> Tensor:
+    """(rows, max_items, n_types) → (rows, n_types) nats."""
+    return -plackett_luce(scores.transpose(1, 2), ranks[:, None])
+
+
+def _levels_off(judged: list[Tensor], n_rows: Tensor) -> bool:
+    """Whether the last `PATIENCE` of (n_people,) sums are no better than the best before by more than the error."""
+    if len(judged) <= PATIENCE:
+        return False
+    before = max(judged[:-PATIENCE], key=lambda values: float(values.sum()))
+    gains = [_paired(values, before, n_rows) for values in judged[-PATIENCE:]]
+    return all(gain <= error for gain, error in gains)
+
+
+def _one_standard_error(
+    table: list[dict[str, float]], judged: list[Tensor], right: list[Tensor], n_rows: Tensor
+) -> TypeChoice:
+    """The smallest K whose gap to the best is within its error, or not worth a type; never one that is less accurate
+    than one type by more than the error of that.
+
+    Args:
+        judged, right: (n_people,) sums of nats and of right pairs for each K.
+        n_rows: (n_people,) rows that they are sums over, each as much as it counts for.
+    """
     best = max(judged, key=lambda values: float(values.sum()))
-    chosen, n_people = None, len(best)
-    for row, values in zip(table, judged, strict=True):
-        gap = float((best - values).sum() / n_rows.sum())
-        residual = best - values - gap * n_rows
-        error = float((residual.square().sum() * n_people / (n_people - 1)).sqrt() / n_rows.sum())
-        row |= {"log_likelihood": float(values.sum() / n_rows.sum()), "standard_error": error}
+    chosen = None
+    for row, values, correct in zip(table, judged, right, strict=True):
+        gap, error = _paired(best, values, n_rows)
+        row["gain"], row["gain_error"] = _paired(values, judged[0], n_rows)
+        row |= {
+            "log_likelihood": float(values.sum() / n_rows.sum()), "standard_error": error,
+            "accuracy": float(correct.sum() / n_rows.sum()),
+        }  # fmt: skip
         worth = WORTH * abs(float(best.sum() / n_rows.sum()))
         if chosen is None and gap <= max(error, worth):
-            chosen = int(row["n_types"])
+            loss, loss_error = _paired(right[0], correct, n_rows)
+            chosen = int(row["n_types"] if loss <= loss_error else table[0]["n_types"])
     return TypeChoice(chosen, table)
+
+
+def _paired(first: Tensor, second: Tensor, n_rows: Tensor) -> tuple[float, float]:
+    """Mean difference a row of two sums (n_people,), and its standard error over people."""
+    n_people = len(first)
+    gap = float((first - second).sum() / n_rows.sum())
+    residual = first - second - gap * n_rows
+    return gap, float((residual.square().sum() * n_people / (n_people - 1)).sqrt() / n_rows.sum())

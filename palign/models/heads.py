@@ -2,6 +2,8 @@
 
 `FixedPointHead` is PAL-A: a person's ideal point does not depend on the prompt. `PromptPointHead` is PAL-B: it is a
 mixture of K functions of the prompt. Source: Chen et al. (ICLR 2025; arXiv 2406.08469), sections 3.1 and 3.2.
+`LinearHead` is the plainest: prototypes are directions, fitted by EM (`palign.functional.linear_mixture`). Where a
+set of items recurs in many people's rows, it learns what each item is worth and no network learns items by heart.
 
 Where we differ: (1) states are centred and scaled before `f`, by numbers taken from the training items and saved with
 the head, so that one learning rate serves every backbone; (2) points are initialised small, so that training starts
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from palign.functional.ideal_point import MAX_SCALE, Similarity, ideal_point_scores, mix_prototypes
 
-__all__ = ["FixedPointHead", "Mixing", "PromptPointHead"]
+__all__ = ["FixedPointHead", "LinearHead", "Mixing", "PromptPointHead"]
 
 STANDARD_SCALE = 0.5  # of one standardised coordinate
 MAX_STANDARDISE = 100_000  # items that centre and scale are taken from
@@ -92,6 +94,7 @@ class PointHead(nn.Module):
     Attributes:
         default_similarity: where `PALConfig.similarity` is None.
         reads_prompts: whether `prompt_states` are needed.
+        temperature: every reward is multiplied by it: as sure as people held out proved the head right to be.
     """
 
     default_similarity: ClassVar[Similarity] = Similarity.SQUARED_DISTANCE
@@ -112,6 +115,7 @@ class PointHead(nn.Module):
         self.n_prototypes = n_prototypes
         self.preference_dim = preference_dim
         self.similarity = Similarity(similarity)
+        self.temperature = 1.0
         self.standardize = Standardize(hidden_size)
         self.f = mlp(hidden_size, inner_size, preference_dim, n_layers, dropout)
         is_cosine = self.similarity is Similarity.COSINE
@@ -142,7 +146,8 @@ class PointHead(nn.Module):
         """Points (batch, [n_items,] preference_dim) for ideal points (batch, preference_dim)."""
         if points.dim() > ideal_points.dim():
             ideal_points = ideal_points.unsqueeze(-2)
-        return ideal_point_scores(points, ideal_points, similarity=self.similarity, log_scale=self.log_scale)
+        scores = ideal_point_scores(points, ideal_points, similarity=self.similarity, log_scale=self.log_scale)
+        return scores if self.temperature == 1 else self.temperature * scores
 
     def scores_for_all(self, states: Tensor, weights: Tensor, prompt_states: Tensor | None = None) -> Tensor:
         """Every item for every one of a set of weights.
@@ -157,9 +162,12 @@ class PointHead(nn.Module):
         """
         points, ideal = self.points(states), self.ideal_points_for_all(weights, prompt_states)
         if self.similarity is Similarity.COSINE:  # a product of matrices, not a table of differences
-            scale = self.log_scale.exp().clamp(max=MAX_SCALE)
+            scale = self.log_scale.exp().clamp(max=MAX_SCALE) * self.temperature
             return scale * (F.normalize(points, dim=-1) @ F.normalize(ideal, dim=-1).mT)
-        return ideal_point_scores(points[:, :, None], ideal[:, None], similarity=self.similarity)
+        if self.similarity is Similarity.INNER_PRODUCT:
+            return self.temperature * (points @ ideal.mT)
+        scores = ideal_point_scores(points[:, :, None], ideal[:, None], similarity=self.similarity)
+        return scores if self.temperature == 1 else self.temperature * scores
 
     def ideal_points_for_all(self, weights: Tensor, prompt_states: Tensor | None = None) -> Tensor:
         """z of every row for every one of a set of weights (n_weights, n_prototypes): (batch or 1, n_weights, d)."""
@@ -173,7 +181,7 @@ class PointHead(nn.Module):
     @property
     def margin_is_linear(self) -> bool:
         """Whether a margin is linear in the weights, so that fitting a person is a convex problem."""
-        return self.similarity is Similarity.SQUARED_DISTANCE
+        return self.similarity in (Similarity.SQUARED_DISTANCE, Similarity.INNER_PRODUCT)
 
 
 class FixedPointHead(PointHead):
@@ -228,3 +236,33 @@ class PromptPointHead(PointHead):
                 "variant='fixed'."
             )
         return torch.stack([self.standardize_prompt.then(g, prompt_states) for g in self.g], dim=-2)
+
+
+class LinearHead(PointHead):
+    """r_k(x) = θ_k · (x − centre) · scale: the prototypes are directions θ among the states, and there is no network.
+
+    Fitted by EM, not by gradient steps: see `palign.trainers.linear_fit`. `preference_dim`, `inner_size`, `n_layers`
+    and `dropout` are not read.
+    """
+
+    default_similarity = Similarity.INNER_PRODUCT
+
+    def __init__(self, hidden_size: int, *, n_prototypes: int, similarity: Similarity | str, **_: object):
+        if Similarity(similarity) is not Similarity.INNER_PRODUCT:
+            raise ValueError(
+                f"similarity is {str(similarity)!r}, and the linear head knows 'inner_product' alone. Leave it out."
+            )
+        super().__init__(
+            hidden_size, n_prototypes=n_prototypes, preference_dim=1, inner_size=1, n_layers=1, dropout=0.0,
+            similarity=similarity,
+        )  # fmt: skip
+        self.preference_dim = hidden_size
+        self.f = nn.Sequential()
+        self.prototypes = nn.Embedding(n_prototypes, hidden_size)
+        nn.init.zeros_(self.prototypes.weight)
+
+    def points(self, states: Tensor) -> Tensor:
+        return (states.to(self.prototypes.weight.dtype) - self.standardize.center) * self.standardize.scale
+
+    def ideal_points(self, weights: Tensor, prompt_states: Tensor | None = None) -> Tensor:
+        return mix_prototypes(weights, self.prototypes.weight)

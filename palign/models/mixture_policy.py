@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
+from palign.functional.item_components import evidence_of_rows
 from palign.functional.mixture import responsibilities, sum_by_annotator
 from palign.models.adapters import TypePolicies, load_type_adapters, route
 from palign.models.checkpoints import require_model_folder
@@ -163,6 +164,8 @@ class MixturePolicy:
         people = prefs.annotators()
         index = torch.from_numpy(people.indices(prefs.annotator_ids))
         likelihoods = row_log_likelihoods(self.type_rewards(prefs, batch_size=batch_size), prefs.ranks)
+        evidence = torch.from_numpy(evidence_of_rows(prefs.item_indices, prefs.ranks, index.numpy()))
+        likelihoods = likelihoods * evidence[:, None]
         summed = sum_by_annotator(likelihoods, index, len(people))
         return TypePosterior(
             people, responsibilities(summed, self.mixing_weights), torch.bincount(index, minlength=len(people))

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from palign.data.annotators import AnnotatorIndex, canonical_ids
 from palign.data.preferences import Preferences
+from palign.models.deviations import PersonalDeviations
 from palign.models.embeddings import EmbeddingStore, embed_preferences
 from palign.models.pal_config import PALConfig
 from palign.models.people import AnnotatorWeights
-from palign.models.person_fit import FIT_METHODS, fit_people
+from palign.models.person_fit import FIT_METHODS, fit_people, scores_of
 from palign.models.row_batch import RowTensors
 from palign.models.scoring_inputs import checked_weights, require_same_length, text_states, vector_states
 
@@ -32,12 +33,15 @@ SPARSE_FROM = 100_000  # annotators; below, dense gradients are faster
 
 @dataclass(frozen=True)
 class AnnotatorFit:
-    """People fitted from answers: `ids`, `weights` and `spread` (n, n_prototypes), `n_rows` (n,) answers each."""
+    """People fitted from answers: `ids`, `weights` and `spread` (n, n_prototypes), `n_rows` (n,) answers each, and
+    `deviations` (n, personal_dim) from their mixture, where the model has such.
+    """
 
     ids: list[str]
     weights: Tensor
     spread: Tensor
     n_rows: Tensor
+    deviations: Tensor | None = None
 
 
 class PALRewardModel(nn.Module):
@@ -57,8 +61,21 @@ class PALRewardModel(nn.Module):
         self.head = config.make_head()
         sparse = len(annotators) >= SPARSE_FROM
         self.people = AnnotatorWeights(len(annotators), config.n_prototypes, partition=config.partition, sparse=sparse)
+        self.deviations: PersonalDeviations | None = None
+        if config.personal_dim:
+            self.add_deviations(config.personal_dim, config.personal_ridge)
         if backbone is not None:
             backbone.requires_grad_(False)
+
+    def add_deviations(self, width: int, ridge: float) -> None:
+        """Give everybody a deviation from their mixture, of that width, zero at first; it is saved with the model."""
+        self.config.personal_dim, self.config.personal_ridge = width, ridge
+        module = PersonalDeviations(len(self.annotators), self.config.hidden_size, width, ridge=ridge)
+        self.deviations = module.to(self.device)
+
+    def set_temperature(self, temperature: float) -> None:
+        """What every reward of the head is multiplied by; it is saved with the model."""
+        self.config.temperature = self.head.temperature = temperature
 
     @classmethod
     def from_backbone(
@@ -133,6 +150,13 @@ class PALRewardModel(nn.Module):
         with self._evaluating(), torch.no_grad():
             return self.people(torch.from_numpy(index).to(self.device))
 
+    def deviations_for(self, annotator_ids: Iterable[object]) -> Tensor | None:
+        """Deviations (batch, personal_dim) of people from their mixture; zero for strangers, None without such."""
+        if self.deviations is None:
+            return None
+        index = self.annotators.indices(annotator_ids, unknown=-1)
+        return self.deviations.of(torch.from_numpy(index).to(self.device))
+
     def _weights(self, annotator_ids: Iterable[object] | None, weights: Tensor | None, n_rows: int) -> Tensor:
         if (annotator_ids is None) == (weights is None):
             raise ValueError("Say for whom to score: give either annotator_ids or weights, one of the two.")
@@ -188,12 +212,22 @@ class PALRewardModel(nn.Module):
 
     @torch.no_grad()
     def score_tokens(
-        self, input_ids: Tensor, attention_mask: Tensor, weights: Tensor, prompt_lengths: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        weights: Tensor,
+        prompt_lengths: Tensor | None = None,
+        *,
+        deviations: Tensor | None = None,
     ) -> Tensor:
-        """Rewards (batch,) of texts tokenised by the backbone's tokenizer, any padding; weights (batch, K)."""
+        """Rewards (batch,) of texts tokenised by the backbone's tokenizer, any padding; weights (batch, K).
+
+        `deviations`: (batch, personal_dim) of the same people, as `deviations_for` gives; none if None.
+        """
         with self._evaluating():
             states = self.backbone(input_ids, attention_mask, prompt_lengths if self.needs_prompts else None)
-            return self.head(states.text, weights.to(self.device), states.prompt)
+            rewards = self.head(states.text, weights.to(self.device), states.prompt)
+            return self._with_deviations(rewards, states.text, deviations)
 
     def score(
         self,
@@ -202,6 +236,7 @@ class PALRewardModel(nn.Module):
         annotator_ids: Iterable[object] | None = None,
         *,
         weights: Tensor | None = None,
+        deviations: Tensor | None = None,
         batch_size: int = 64,
     ) -> Tensor:
         """Rewards (batch,), each for its own person.
@@ -212,10 +247,24 @@ class PALRewardModel(nn.Module):
             completions: the same; items (batch, hidden) where the model has no backbone.
             annotator_ids: (batch,) people, or one id for all; strangers get the population's mean weights.
             weights: (batch, n_prototypes) or (n_prototypes,) on the simplex, instead of people.
+            deviations: (batch, personal_dim) beside such weights, as `fit_annotators` gives; none if None.
         """
         require_same_length(prompts, completions, needs_prompts=False)
         people = self._weights(annotator_ids, weights, len(completions))
-        return self._in_batches(prompts, completions, batch_size, lambda x, c, rows: self.head(x, people[rows], c))
+        if weights is None and self.deviations is not None:
+            is_one = np.isscalar(annotator_ids)
+            deviations = self.deviations_for([annotator_ids] * len(completions) if is_one else annotator_ids)
+
+        def rewards(states: Tensor, prompt_states: Tensor | None, rows: slice) -> Tensor:
+            part = None if deviations is None else deviations[rows]
+            return self._with_deviations(self.head(states, people[rows], prompt_states), states, part)
+
+        return self._in_batches(prompts, completions, batch_size, rewards)
+
+    def _with_deviations(self, rewards: Tensor, states: Tensor, deviations: Tensor | None) -> Tensor:
+        if deviations is None or self.deviations is None:
+            return rewards
+        return rewards + self.deviations.rewards(states, deviations.to(self.device))
 
     def score_prototypes(
         self,
@@ -337,14 +386,33 @@ class PALRewardModel(nn.Module):
         data = self.row_tensors(rows, embeddings, store=store, annotator_index=people.indices(rows.annotator_ids))
         with self._evaluating(), torch.no_grad():
             fit = fit_people(self.head, self.people, data, len(people), method=method, seed=seed)
+            deviations = self.fit_deviations(data, fit.weights)
         n_rows = torch.bincount(data.annotator_index, minlength=len(people)).cpu()
-        return AnnotatorFit(people.ids, fit.weights.cpu(), fit.spread.cpu(), n_rows)
+        deviations = None if deviations is None else deviations.cpu()
+        return AnnotatorFit(people.ids, fit.weights.cpu(), fit.spread.cpu(), n_rows, deviations)
+
+    @torch.no_grad()
+    def fit_deviations(self, data: RowTensors, weights: Tensor) -> Tensor | None:
+        """Deviations (n_people, personal_dim) of people with weights (n_people, n_prototypes) from rows that number
+        them; None where the model has none.
+        """
+        if self.deviations is None:
+            return None
+        with self._evaluating():
+            offsets = scores_of(self.head, data, weights)
+        return self.deviations.fit(
+            data.item_states, data.item_indices, data.ranks, data.annotator_index, offsets, len(weights),
+            row_weights=data.evidence,
+        )  # fmt: skip
 
     def add_annotators(self, fit: AnnotatorFit) -> None:
         """Give fitted people rows of their own; nobody else's score moves by a bit."""
         weights = checked_weights(fit.weights, len(fit.ids), self.n_prototypes, self.device)
         self.annotators.add(fit.ids)
         self.people.append(weights)
+        if self.deviations is not None:
+            width = self.config.personal_dim
+            self.deviations.append(torch.zeros(len(fit.ids), width) if fit.deviations is None else fit.deviations)
 
     # files
 

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from palign.functional.ideal_point import Similarity
-from palign.models.heads import FixedPointHead, Mixing, PointHead, PromptPointHead
+from palign.models.heads import FixedPointHead, LinearHead, Mixing, PointHead, PromptPointHead
 
 __all__ = ["PALConfig", "register_head"]
 
-OURS = {"fixed": FixedPointHead, "prompt": PromptPointHead}
+OURS = {"fixed": FixedPointHead, "linear": LinearHead, "prompt": PromptPointHead}
 VARIANTS: dict[str, type[PointHead]] = dict(OURS)
 
 
@@ -37,13 +37,17 @@ class PALConfig:
     Attributes:
         hidden_size: width of the pooled states.
         n_prototypes: K; 1 is the ordinary reward model that serves one average person.
-        variant: `fixed` (PAL-A: the ideal point does not depend on the prompt), `prompt` (PAL-B) or a name given to
-            `register_head`.
+        variant: `fixed` (PAL-A: the ideal point does not depend on the prompt), `prompt` (PAL-B), `linear` (directions
+            fitted by EM) or a name given to `register_head`.
         mixing: `latent`, `projected` or `input`, where the `fixed` variant mixes its prototypes.
-        similarity: `squared_distance`, `distance` or `cosine`; None takes the variant's own (PAL-B: cosine).
+        similarity: `squared_distance`, `distance` or `cosine`; None takes the variant's own (PAL-B: cosine; linear:
+            `inner_product`).
         preference_dim: width of the preference space.
         inner_size, n_layers, dropout: of f and of each g_k; one layer is a linear map.
         partition: one-hot weights at evaluation.
+        temperature: what rewards are multiplied by, fitted on people held out; 1 leaves them.
+        personal_dim: width of everybody's own deviation from their mixture (`palign.models.deviations`); 0 is none.
+        personal_ridge: strength of its shrinkage to zero.
         backbone: hub name or path of the backbone, `backbone` for the folder inside the saved model, None for vectors.
         backbone_revision: of the hub name.
         backbone_adapter: whether the saved model holds LoRA weights for the backbone.
@@ -60,6 +64,9 @@ class PALConfig:
     n_layers: int = 2
     dropout: float = 0.4
     partition: bool = False
+    temperature: float = 1.0
+    personal_dim: int = 0
+    personal_ridge: float = 1.0
     backbone: str | None = None
     backbone_revision: str | None = None
     backbone_adapter: bool = False
@@ -71,8 +78,8 @@ class PALConfig:
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise ValueError(
-                f"variant is {self.variant!r}; it must be 'fixed' (PAL-A), 'prompt' (PAL-B) or a head of your own, "
-                "named by palign.models.pal_config.register_head before."
+                f"variant is {self.variant!r}; it must be 'fixed' (PAL-A), 'prompt' (PAL-B), 'linear' or a head of "
+                "your own, named by palign.models.pal_config.register_head before."
             )
         allowed = [kind.value for kind in Mixing]
         if self.mixing not in allowed:
@@ -86,6 +93,9 @@ class PALConfig:
             number = getattr(self, name)
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name} is {number!r}; it must be a whole number, at least 1.")
+        for name in ("temperature", "personal_ridge"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be positive and finite.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1).")
 
@@ -98,7 +108,9 @@ class PALConfig:
         kind = VARIANTS[self.variant]
         if issubclass(kind, FixedPointHead):
             options["mixing"] = self.mixing
-        return kind(self.hidden_size, **options)
+        head = kind(self.hidden_size, **options)
+        head.temperature = self.temperature
+        return head
 
     def save(self, path: Path) -> None:
         """Write as JSON."""

@@ -18,7 +18,7 @@ from palign.models.heads import PointHead
 from palign.models.people import AnnotatorWeights
 from palign.models.row_batch import RowTensors
 
-__all__ = ["FIT_METHODS", "fit_people", "linear_scores", "log_likelihoods"]
+__all__ = ["FIT_METHODS", "fit_people", "linear_scores", "log_likelihoods", "scores_of"]
 
 FIT_METHODS = ("posterior", "map", "official")
 CHUNK = 4096  # rows at once
@@ -62,6 +62,20 @@ def linear_scores(head: PointHead, data: RowTensors) -> Tensor:
     return torch.cat(parts) if parts else corners.new_zeros(*data.ranks.shape, head.n_prototypes)
 
 
+@torch.no_grad()
+def scores_of(head: PointHead, data: RowTensors, weights: Tensor) -> Tensor:
+    """Rewards (rows, max_items) of every item for the person of its row, of whom `weights` (n_people, K) are.
+
+    `data.annotator_index` numbers the people. What stands at padding is not to be read.
+    """
+    parts = []
+    for start in range(0, len(data), CHUNK):
+        rows = slice(start, start + CHUNK)
+        items, prompts = data.states(rows)
+        parts.append(head(items, weights[data.annotator_index[rows]], prompts))
+    return torch.cat(parts) if parts else weights.new_zeros(data.ranks.shape)
+
+
 def fit_people(
     head: PointHead, people: AnnotatorWeights, data: RowTensors, n_people: int, *, method: str, seed: int = 0
 ) -> WeightFit:
@@ -92,6 +106,8 @@ def _posterior(head: PointHead, people: AnnotatorWeights, data: RowTensors, n_pe
     """Answers are added up person by person as they come, so that millions of them need no table of their own."""
     total = people.support.new_zeros(n_people, len(people.support))
     for rows, likelihoods in log_likelihoods(head, data, people.support):
+        if data.evidence is not None:
+            likelihoods = likelihoods * data.evidence[rows, None]
         total.index_add_(0, data.annotator_index[rows], likelihoods)
     everybody = torch.arange(n_people, device=total.device)
     return posterior_weights(total, everybody, people.support, people.log_prior, n_annotators=n_people)

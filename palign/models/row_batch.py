@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from palign.data.preferences import Preferences
+from palign.functional.evidence import row_evidence
 
 __all__ = ["RowTensors"]
 
@@ -25,6 +26,8 @@ class RowTensors:
         ranks: (rows, max_items) int64, −1 is padding.
         prompt_indices: (rows,) int64 into `prompt_states`.
         annotator_index: (rows,) int64, −1 is nobody known.
+        evidence: (rows,) float32, what a row counts for beside the person's other rows
+            (`palign.functional.item_components`); None where every row counts for one.
     """
 
     item_states: Tensor
@@ -33,6 +36,7 @@ class RowTensors:
     ranks: Tensor
     prompt_indices: Tensor
     annotator_index: Tensor
+    evidence: Tensor | None = None
 
     @classmethod
     def of(
@@ -59,13 +63,16 @@ class RowTensors:
                     "Give prompt_index, or build the model with variant='fixed'."
                 )
             _check_indices(prefs.prompt_indices[:, None], prompt_states, "prompt")
+        items, ranks = torch.from_numpy(own.astype(np.int64)), torch.from_numpy(prefs.ranks.astype(np.int64))
+        people = torch.from_numpy(np.asarray(annotator_index, dtype=np.int64))
         return cls(
             _as_tensor(item_states),
             None if prompt_states is None else _as_tensor(prompt_states),
-            torch.from_numpy(own.astype(np.int64)),
-            torch.from_numpy(prefs.ranks.astype(np.int64)),
+            items,
+            ranks,
             torch.from_numpy(prefs.prompt_indices.astype(np.int64)),
-            torch.from_numpy(np.asarray(annotator_index, dtype=np.int64)),
+            people,
+            evidence_or_none(items, ranks, people),
         )
 
     def __len__(self) -> int:
@@ -78,17 +85,28 @@ class RowTensors:
         tables = (self.item_states, self.prompt_states)
         moved = [t if t is None or t.nbytes > MAX_COPY else t.to(device) for t in tables]
         names = ("item_indices", "ranks", "prompt_indices", "annotator_index")
-        return RowTensors(*moved, *(getattr(self, name).to(device) for name in names))
+        evidence = None if self.evidence is None else self.evidence.to(device)
+        return RowTensors(*moved, *(getattr(self, name).to(device) for name in names), evidence)
 
     def select(self, rows: Tensor) -> "RowTensors":
-        """Some rows over the same vectors."""
+        """Some rows over the same vectors; each goes on counting for what it did."""
         return replace(
             self,
+            evidence=None if self.evidence is None else self.evidence[rows],
             item_indices=self.item_indices[rows],
             ranks=self.ranks[rows],
             prompt_indices=self.prompt_indices[rows],
             annotator_index=self.annotator_index[rows],
         )
+
+    def with_rows(self, item_indices: Tensor, ranks: Tensor, rows: Tensor) -> "RowTensors":
+        """Rows (n,) cut down to items (n, max_items) in ranks (n, max_items), counted anew beside one another."""
+        people = self.annotator_index[rows]
+        evidence = evidence_or_none(item_indices, ranks, people)
+        return replace(
+            self, item_indices=item_indices, ranks=ranks, prompt_indices=self.prompt_indices[rows],
+            annotator_index=people, evidence=evidence,
+        )  # fmt: skip
 
     def states(self, rows: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         """Items (rows, max_items, hidden) and prompts (rows, hidden) or None, as float32, where the indices are."""
@@ -108,6 +126,12 @@ class RowTensors:
 
     def _taken(self, table: Tensor, indices: Tensor) -> Tensor:
         return table.index_select(0, indices.to(table.device)).to(self.annotator_index.device).float()
+
+
+def evidence_or_none(item_indices: Tensor, ranks: Tensor, annotator_index: Tensor) -> Tensor | None:
+    """`row_evidence` as float32, or None where every row counts for one."""
+    evidence = row_evidence(item_indices, ranks, annotator_index)
+    return None if bool((evidence == 1).all()) else evidence.float()
 
 
 def _as_tensor(vectors: np.ndarray) -> Tensor:

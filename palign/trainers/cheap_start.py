@@ -7,7 +7,7 @@ would need hours.
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from palign.data.preferences import Preferences
 from palign.data.vote_counts import LEAST_FOR_AUTO
+from palign.functional.evidence import row_evidence
 from palign.functional.linear_mixture import LinearMixture, fit_linear_mixture, linear_log_likelihoods
+from palign.functional.mixture import responsibilities
 from palign.functional.mixture_checks import length_confounder, longer_wins_rate, permutation_test, restart_stability
 from palign.functional.mixture_start import find_stages, spectral_start
-from palign.functional.type_count import choose_n_types
+from palign.functional.type_count import TypeChoice, choose_n_types
 from palign.models.completions import TokenizedItems
 from palign.models.item_features import state_features, token_features
 from palign.trainers.mixture_dpo_config import HeadFeatures, MixtureDPOConfig, TypesFrom
@@ -28,6 +30,7 @@ from palign.trainers.processes import computed_once
 __all__ = ["CheapHead", "CheapStart", "cheap_start", "given_start"]
 
 logger = logging.getLogger(__name__)
+DEFAULT_RIDGE = 1.0  # where too few people could be held out to choose it
 
 
 @dataclass
@@ -38,12 +41,15 @@ class CheapStart:
         responsibilities: (n_annotators, n_types) float64.
         log_likelihoods: (n_annotators, n_types) float64 nats under the cheap head; None where there was no fit.
         choice: how K was chosen, a dict for each K; empty where it was given.
+        held_out: the same table also where K was given: one type and K, judged on people held out; empty where too few
+            could be.
         checks: what the cheap head says of the types, as dicts with name, verdict, value and message.
     """
 
     responsibilities: Tensor
     log_likelihoods: Tensor | None = None
     choice: list[dict[str, float]] = field(default_factory=list)
+    held_out: list[dict[str, float]] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -132,21 +138,55 @@ def _fitted(
     said = (own, torch.from_numpy(rows.ranks.astype(np.int64)), annotator_index, n_annotators)
     options = {"ridge": args.head_ridge, "temper_start": args.temper_start, "seed": args.seed}
     features = _features(rows, states, items, said, args, options)
-    choice = None
-    if args.n_types == "auto":
-        choice = choose_n_types(features, *said, max_types=min(args.max_types, n_annotators), **options)
-        logger.info("n_types=%d was chosen by held-out likelihood.", choice.n_types)
-    n_types = choice.n_types if choice is not None else int(args.n_types)
+    choice = _choice(features, said, args, options)
+    n_types = choice.n_types if args.n_types == "auto" else int(args.n_types)
+    table = [] if choice is None else choice.table
+    tables = {"choice": table if args.n_types == "auto" else [], "held_out": table}
     if n_types == 1:
-        return CheapStart(torch.ones(n_annotators, 1, dtype=torch.float64), choice=choice.table if choice else [])
+        return CheapStart(torch.ones(n_annotators, 1, dtype=torch.float64), **tables)
+    evidence, temperature = row_evidence(*said[:3]), 1.0
+    options |= {"ridge": args.head_ridge or DEFAULT_RIDGE}
+    if choice is not None:
+        options |= {"ridge": choice.ridge, "pooled_ridge": choice.pooled_ridge}
+        temperature = choice.temperature_of(n_types)
+    options |= {"row_weights": evidence}
     fit = fit_linear_mixture(features, *said, n_types, n_restarts=args.n_restarts, **options)
+    fit = at_temperature(fit, temperature, features, said, evidence)
     gamma = fit.responsibilities
     if args.types_from == TypesFrom.CLUSTER:
         # not fit.start, which is random where a random restart ended best
         clusters = spectral_start(features, find_stages(*said), n_types, seed=args.seed).argmax(1)
         gamma = torch.eye(n_types, dtype=torch.float64)[clusters]
     checks = _checks(fit, features, said, _lengths(rows, items), args, options)
-    return CheapStart(gamma, fit.log_likelihoods, choice.table if choice else [], checks)
+    return CheapStart(gamma, fit.log_likelihoods, checks=checks, **tables)
+
+
+def _choice(
+    features: Tensor, said: tuple[Any, ...], args: MixtureDPOConfig, options: dict[str, Any]
+) -> TypeChoice | None:
+    """What people held out say: K where it is 'auto', else how sure the given K may be beside one type; strengths of
+    the shrinkage. None where too few people could be held out for a K that is given.
+    """
+    common = {"pooled_ridge": None} | options
+    if args.n_types == "auto":
+        choice = choose_n_types(features, *said, max_types=min(args.max_types, said[3]), **common)
+        logger.info("n_types=%d was chosen by held-out likelihood.", choice.n_types)
+        return choice
+    try:
+        return choose_n_types(features, *said, candidates=sorted({1, int(args.n_types)}), n_folds=3, **common)
+    except ValueError as error:  # K is the user's: it needs nobody held out
+        logger.info("The linear start keeps temperature 1 and its default shrinkage: %s", error)
+        return None
+
+
+def at_temperature(
+    fit: LinearMixture, temperature: float, features: Tensor, said: tuple[Any, ...], row_weights: Tensor
+) -> LinearMixture:
+    """The mixture as sure of its scores as people held out proved it right to be."""
+    theta = temperature * fit.theta
+    likelihoods = linear_log_likelihoods(theta, features, *said, row_weights)
+    gamma = responsibilities(likelihoods, fit.mixing_weights)
+    return replace(fit, theta=theta, log_likelihoods=likelihoods, responsibilities=gamma)
 
 
 def _features(
@@ -202,7 +242,7 @@ def _checks(
 ) -> list[dict[str, Any]]:
     """Do other starts find the same people, do shuffled names find types too, does length alone explain them?"""
     own, ranks, annotator_index, n_annotators = said
-    pooled = linear_log_likelihoods(fit.pooled_theta[None], features, *said).sum()
+    pooled = linear_log_likelihoods(fit.pooled_theta[None], features, *said, options["row_weights"]).sum()
     found = [restart_stability(fit.restart_types, fit.restart_objectives - pooled)]
     if args.n_permutations:
         n_types = fit.responsibilities.shape[1]

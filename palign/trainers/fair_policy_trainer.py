@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from palign.data.preferences import Preferences
+from palign.functional.losses import pair_order
 from palign.functional.regret import kl_regret_matrix, relative_regret_matrix, value_bounds
 from palign.functional.regret_estimates import GameIntervals, Interval, bootstrap_game
 from palign.models.completions import TokenizedItems
@@ -43,7 +44,6 @@ from palign.trainers.fair_measure import (
     vote_outcomes,
 )
 from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig, Route
-from palign.trainers.mixture_metrics import pair_order
 from palign.writing import saving, sweep_partials, whole_files
 
 __all__ = ["FairPolicyTrainer", "prompts_of", "require_several_types", "used_prompts"]

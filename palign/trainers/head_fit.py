@@ -14,6 +14,7 @@ from palign.models.row_batch import RowTensors
 __all__ = ["HeadFitOptions", "fit_head"]
 
 BETAS = (0.9, 0.99)
+SMALLEST_BATCH = 64  # rows of a step, where few rows are to make enough steps
 DECAY_FROM = 1 / 3  # of the way; the learning rate then falls to zero in a straight line
 
 
@@ -28,6 +29,15 @@ class HeadFitOptions:
     annotator_learning_rate: float = 5e-2
     annotator_prior: float = 1.0
     loss_type: str = "logistic"
+    min_steps: int = 0
+
+    def schedule(self, n_rows: int) -> tuple[int, int]:
+        """Epochs and rows a step for that many rows: smaller batches first, then more epochs, till `min_steps`."""
+        batch_size = max(1, min(self.batch_size, n_rows))
+        if self.epochs * -(-n_rows // batch_size) >= self.min_steps or n_rows == 0 or self.epochs == 0:
+            return self.epochs, batch_size
+        batch_size = min(batch_size, max(SMALLEST_BATCH, n_rows * self.epochs // self.min_steps))
+        return max(self.epochs, -(-self.min_steps // -(-n_rows // batch_size))), batch_size
 
 
 def fit_head(
@@ -51,15 +61,16 @@ def fit_head(
         RuntimeError: the loss is no longer finite (says at which epoch).
     """
     optimizers = _optimizers(head, people, options)
-    counts = torch.bincount(data.annotator_index, minlength=people.logits.num_embeddings).clamp_min(1)
+    counts = torch.bincount(data.annotator_index, data.evidence, people.logits.num_embeddings).clamp_min(1e-6)
+    epochs, batch_size = options.schedule(len(data))
     generator = torch.Generator().manual_seed(seed)
-    n_steps = max(1, options.epochs * -(-len(data) // options.batch_size))
+    n_steps = max(1, epochs * -(-len(data) // batch_size))
     step, mean_loss = 0, float("nan")
     head.train(), people.train()
-    for epoch in range(1, options.epochs + 1):
+    for epoch in range(1, epochs + 1):
         total = torch.zeros((), device=data.annotator_index.device)
         center = people.logits.weight.detach().mean(0)
-        for rows in torch.randperm(len(data), generator=generator).split(options.batch_size):
+        for rows in torch.randperm(len(data), generator=generator).split(batch_size):
             _set_learning_rates(optimizers, step / n_steps)
             loss, objective = _objective(head, people, data, rows, counts, center, options)
             for optimizer in optimizers:
@@ -95,11 +106,17 @@ def _objective(
     index = data.annotator_index[rows]
     logits = people.logits(index)
     scores = head(items, logits.softmax(-1), prompts)
-    loss = preference_loss(scores, data.ranks[rows], options.loss_type).mean()
+    losses = preference_loss(scores, data.ranks[rows], options.loss_type)
+    if data.evidence is None:
+        evidence, loss = 1.0, losses.mean()
+    else:  # rows of one person that share items count for less
+        evidence = data.evidence[rows]
+        loss = (losses * evidence).sum() / evidence.sum()
+        evidence = evidence / evidence.mean()
     if options.annotator_prior == 0 or people.n_prototypes == 1:
         return loss, loss
     penalty = options.annotator_prior * (logits - center).square().sum(-1) / counts[index]
-    return loss, loss + penalty.mean()
+    return loss, loss + (penalty * evidence).mean()
 
 
 def _optimizers(head: PointHead, people: AnnotatorWeights, options: HeadFitOptions) -> list[torch.optim.Optimizer]:

@@ -82,7 +82,12 @@ class MixtureDPOConfig(TrainingArguments):
         },
     )
     head_dim: int = field(default=64, metadata={"help": "Principal components of each of these."})
-    head_ridge: float = field(default=1.0, metadata={"help": "Shrinkage of each type's cheap head to the pooled one."})
+    head_ridge: float | None = field(
+        default=None,
+        metadata={
+            "help": "Shrinkage of each type's cheap head to the pooled one; chosen on people held out if unset."
+        },
+    )
     n_permutations: int = field(
         default=19, metadata={"help": "Shuffles of annotator ids in the test whether types exist at all; 0 skips it."}
     )
@@ -115,7 +120,7 @@ class MixtureDPOConfig(TrainingArguments):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         for name in ("beta", "temper_start", "head_ridge"):
-            if not 0 < getattr(self, name) < float("inf"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive and finite.")
         if self.temper_start > 1:
             raise ValueError(f"temper_start is {self.temper_start}; above 1 an E-step would count votes twice.")

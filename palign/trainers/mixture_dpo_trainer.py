@@ -28,7 +28,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from palign.data.preferences import Preferences
 from palign.data.vote_counts import VoteCounts, count_votes
-from palign.functional.losses import plackett_luce
+from palign.functional.item_components import evidence_of_rows
+from palign.functional.losses import pair_order, plackett_luce
 from palign.functional.mixture import log_evidence, mixing_weights, temper_schedule
 from palign.functional.mixture_checks import row_margins
 from palign.models.adapters import (
@@ -62,7 +63,7 @@ from palign.trainers.mixture_e_step import (
     rows_to_ask,
     scaled_sums,
 )
-from palign.trainers.mixture_metrics import TrainingSums, pair_order
+from palign.trainers.mixture_metrics import TrainingSums
 from palign.trainers.mixture_rounds import RoundCallback, decides_rounds
 from palign.trainers.mixture_state import MixtureState, round_ends
 from palign.trainers.reward_collator import PairDataset
@@ -112,6 +113,10 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             logger.warning(warning)
         self.annotators = self.train_rows.annotators()
         self.annotator_index = torch.from_numpy(self.annotators.indices(self.train_rows.annotator_ids))
+        rows = self.train_rows
+        self.row_weights = torch.from_numpy(
+            evidence_of_rows(rows.item_indices, rows.ranks, self.annotator_index.numpy())
+        )
         self.items = TokenizedItems.of(self.train_rows, processing_class, max_length=args.max_length)
         if not getattr(model, "is_quantized", False):  # a base in four bits lies where it was loaded
             model.to(args.device)
@@ -265,7 +270,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         n_each = self.args.e_step_rows if share < 1 else 0
         asked = rows_to_ask(self.annotator_index, n_each, seed=self.args.seed + state.round)
         by_row, margins = self._row_log_likelihoods(asked).unbind(1)
-        state.log_likelihoods = scaled_sums(by_row, self.annotator_index, len(self.annotators))
+        state.log_likelihoods = scaled_sums(by_row, self.annotator_index, len(self.annotators), self.row_weights)
         before = state.responsibilities
         state.responsibilities, placed = posterior_of_round(state, self.start, share=share, temper=temper)
         state.mixing_weights = mixing_weights(state.responsibilities)

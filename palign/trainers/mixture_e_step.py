@@ -112,17 +112,21 @@ def rows_to_ask(annotator_index: Tensor, n_each: int, *, seed: int) -> Tensor:
     return asked
 
 
-def scaled_sums(by_row: Tensor, annotator_index: Tensor, n_annotators: int) -> Tensor:
+def scaled_sums(
+    by_row: Tensor, annotator_index: Tensor, n_annotators: int, row_weights: Tensor | None = None
+) -> Tensor:
     """(n_annotators, n_types): log-likelihoods of the rows that are known, times all rows over known rows of a person.
 
     Args:
         by_row: (rows, n_types) nats; a row with a NaN is not known. Everybody has a known row.
         annotator_index: (rows,).
+        row_weights: (rows,) float64, what a row counts for (`palign.functional.evidence`); 1 if None.
     """
     known = ~torch.isnan(by_row).any(1)
-    counts = torch.bincount(annotator_index, minlength=n_annotators)
-    n_known = torch.bincount(annotator_index[known], minlength=n_annotators)
-    sums = sum_by_annotator(by_row[known], annotator_index[known], n_annotators)
+    weights = torch.ones(len(by_row), dtype=torch.float64) if row_weights is None else row_weights
+    counts = sum_by_annotator(weights, annotator_index, n_annotators)
+    n_known = sum_by_annotator(weights[known], annotator_index[known], n_annotators)
+    sums = sum_by_annotator(by_row[known] * weights[known, None], annotator_index[known], n_annotators)
     return sums * (counts / n_known)[:, None]
 
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from palign.functional.losses import strictly_below
+from palign.functional.losses import pair_order
 
-__all__ = ["TrainingSums", "pair_order"]
+__all__ = ["TrainingSums"]
 
 
 class TrainingSums:
@@ -48,11 +48,3 @@ class TrainingSums:
             "rewards/margins": (top - rest) / n_rows,
             "rewards/accuracies": right / max(n_pairs, 1.0),
         }
-
-
-def pair_order(scores: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """Strictly ordered pairs that the scores order the same way (a tie is half), and all such pairs: (rows,) each."""
-    better = strictly_below(ranks)
-    gaps = scores[:, :, None] - scores[:, None, :]
-    right = ((gaps > 0).double() + 0.5 * (gaps == 0).double()) * better
-    return right.sum((1, 2)), better.sum((1, 2)).double()

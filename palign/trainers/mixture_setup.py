@@ -19,7 +19,7 @@ from palign.data.arguments import DataArguments
 from palign.data.guard import GuardOptions
 from palign.data.preferences import Preferences
 from palign.data.rendering import require_template
-from palign.data.splits import split_by_prompt, split_by_row
+from palign.data.splits import hold_out, split_by_prompt
 from palign.data.vote_counts import count_votes
 from palign.models.checkpoints import read_tokenizer, require_model_folder
 from palign.models.mixture_files import named_base
@@ -183,10 +183,11 @@ def _check_types(script: MixtureArguments, rows: Preferences) -> None:
 
 
 def _held_out(rows: Preferences, fraction: float, seed: int) -> tuple[Preferences, Preferences]:
-    """By prompt; where one prompt is asked of everybody, by row."""
+    """By prompt; where few prompts are asked of everybody, by row, or by item where one person's rows share items."""
     if len(np.unique(rows.prompt_indices)) >= 5:
         return split_by_prompt(rows, fraction=fraction, seed=seed)
-    return split_by_row(rows, fraction=fraction, seed=seed)
+    held = hold_out(rows, fraction=fraction, seed=seed)
+    return held.train, held.evaluation
 
 
 def _load(

@@ -16,7 +16,7 @@ from palign.writing import require_writable
 __all__ = ["RewardArguments", "parse_reward_arguments"]
 
 DEFAULTS: dict[str, Any] = {
-    "output_dir": "outputs/pal_reward", "report_to": "none",
+    "output_dir": "outputs/pal_reward", "report_to": "none", "head_min_steps": 600,
     "save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 1,  # of the second stage, if there is one
 }  # fmt: skip
 
@@ -28,7 +28,23 @@ class RewardArguments:
     n_prototypes: str = field(
         default="4", metadata={"help": "K, a number, or 'auto': chosen on annotators held out of training."}
     )
-    variant: str = field(default="fixed", metadata={"help": "'fixed' (PAL-A), 'prompt' (PAL-B) or a registered head."})
+    variant: str = field(
+        default="auto",
+        metadata={
+            "help": "'fixed' (PAL-A), 'prompt' (PAL-B), 'linear' (directions fitted by EM) or a registered head. "
+            "'auto' is 'fixed'; where items recur in many people's rows it is 'linear', unless people held out are "
+            "clearly likelier under 'fixed'."
+        },
+    )
+    personal: str = field(
+        default="auto",
+        metadata={
+            "help": "A person's own deviation from their mixture: 'auto' (where it helps people held out) or 'none'."
+        },
+    )
+    calibrate: bool = field(
+        default=True, metadata={"help": "Fit the temperature of rewards on people held out, and keep it in the model."}
+    )
     mixing: str = field(default="latent", metadata={"help": "'latent', 'projected' or 'input' (fixed variant)."})
     similarity: str | None = field(
         default=None, metadata={"help": "'squared_distance', 'distance' or 'cosine'; the variant's own if unset."}
@@ -61,6 +77,8 @@ class RewardArguments:
     def __post_init__(self) -> None:
         if self.n_prototypes != "auto" and not (self.n_prototypes.isdigit() and int(self.n_prototypes) >= 1):
             raise ValueError(f"--n_prototypes is {self.n_prototypes!r}; it must be a number from 1 on, or 'auto'.")
+        if self.personal not in ("auto", "none"):
+            raise ValueError(f"--personal is {self.personal!r}; it must be 'auto' or 'none'.")
         if not 0 < self.eval_fraction < 1:
             raise ValueError(f"--eval_fraction is {self.eval_fraction}; it must lie between 0 and 1.")
         if (self.newcomers_dataset_name is None) != (self.newcomers_eval_dataset_name is None):
@@ -72,7 +90,8 @@ class RewardArguments:
     def head_options(self) -> dict[str, Any]:
         """Fields of `PALConfig`."""
         names = ("variant", "mixing", "similarity", "preference_dim", "inner_size", "n_layers", "partition")
-        return {name: getattr(self, name) for name in names} | {"dropout": self.head_dropout}
+        options = {name: getattr(self, name) for name in names} | {"dropout": self.head_dropout}
+        return options | {"variant": "fixed" if self.variant == "auto" else self.variant}
 
 
 def parse_reward_arguments(

@@ -18,6 +18,10 @@ class PALRewardConfig(TrainingArguments):
     """
 
     head_epochs: int = field(default=30, metadata={"help": "Passes over the rows with the backbone frozen."})
+    head_min_steps: int = field(
+        default=0,
+        metadata={"help": "Optimizer steps of the head at least: few rows get smaller batches, then more epochs."},
+    )
     head_learning_rate: float = field(default=5e-3, metadata={"help": "Peak learning rate of f and g (AdamW)."})
     head_batch_size: int = field(default=512, metadata={"help": "Rows in a step with the backbone frozen."})
     head_weight_decay: float = field(default=0.1, metadata={"help": "Decoupled weight decay of f and g."})
@@ -59,7 +63,8 @@ class PALRewardConfig(TrainingArguments):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         for name in (
-            "head_epochs", "head_learning_rate", "head_weight_decay", "annotator_learning_rate", "annotator_prior",
+            "head_epochs", "head_min_steps", "head_learning_rate", "head_weight_decay", "annotator_learning_rate",
+            "annotator_prior",
         ):  # fmt: skip
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite.")

@@ -30,8 +30,9 @@ from palign.trainers.checkpoints import CompleteCheckpoints
 from palign.trainers.deepspeed_runs import leave_accelerator, refuse_eval_in_parts
 from palign.trainers.fsdp_runs import plan_fsdp
 from palign.trainers.head_fit import HeadFitOptions, fit_head
+from palign.trainers.linear_fit import LinearFitOptions, fit_linear_head
 from palign.trainers.pal_reward_config import PALRewardConfig
-from palign.trainers.prototype_count import standardize
+from palign.trainers.prototype_count import PERSONAL_WIDTH, PrototypeChoice, personal_basis, standardize
 from palign.trainers.reward_collator import PairDataset, RewardCollator
 from palign.writing import saving
 
@@ -45,7 +46,7 @@ def head_fit_options(args: PALRewardConfig) -> HeadFitOptions:
     """The options of the first stage."""
     return HeadFitOptions(
         args.head_epochs, args.head_learning_rate, args.head_batch_size, args.head_weight_decay,
-        args.annotator_learning_rate, args.annotator_prior, args.loss_type,
+        args.annotator_learning_rate, args.annotator_prior, args.loss_type, args.head_min_steps,
     )  # fmt: skip
 
 
@@ -59,6 +60,9 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         embeddings: (n, hidden) where rows name vectors.
         peft_config: a `peft.LoraConfig` puts LoRA on the backbone and trains it in a second stage.
         store: embeddings that are shared between trainers; one of its own, where `args` say, if None.
+        choice: what people held out chose (`palign.trainers.prototype_count`): how a linear head is fitted, the
+            temperature, a person's own part. Left as they are if None, and without the last where the backbone is
+            trained: the states that it was tried on are gone.
 
     Raises:
         ValueError: rows and model do not fit (people without a row of weights, more prototypes than annotators,
@@ -75,9 +79,10 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         embeddings: np.ndarray | None = None,
         peft_config: Any = None,
         store: EmbeddingStore | None = None,
+        choice: PrototypeChoice | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
-        self.embeddings = embeddings
+        self.embeddings, self.choice = embeddings, choice
         self._store = store
         self.train_rows = self._preferences(train_dataset)
         self.eval_rows = None if eval_dataset is None else self._preferences(eval_dataset)
@@ -96,6 +101,8 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         args.remove_unused_columns, args.label_names = False, []
         model.to(args.device)  # embeddings and the first stage are computed before transformers would move it
         leave_accelerator()
+        if choice is not None and choice.personal is not None and not self.trains_backbone:
+            model.add_deviations(*deviation_size(model, choice))
         self.head_history: list[dict[str, float]] = []
         super().__init__(
             model=model,
@@ -150,12 +157,18 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
     def _fit_head(self, model: PALRewardModel, data: RowTensors) -> None:
         """Stage one, with restarts; the best training loss is kept."""
         options, best, best_state = head_fit_options(self.args), float("inf"), None
+        if model.config.variant == "linear":
+            linear = LinearFitOptions() if self.choice is None else self.choice.linear
+            loss = fit_linear_head(model.head, model.people, data, linear, seed=self.args.seed)
+            self.head_history.append({"restart": 0, "epoch": 1, "loss": loss})
+            return
+        epochs = options.schedule(len(data))[0]
         for restart in range(self.args.n_restarts):
             seed = self.args.seed + restart
             if restart:
                 _draw_again(model, seed)
             standardize(model.head, data)
-            with tqdm(total=options.epochs, desc="fitting heads", disable=self.args.disable_tqdm) as bar:
+            with tqdm(total=epochs, desc="fitting heads", disable=self.args.disable_tqdm) as bar:
 
                 def on_epoch(epoch: int, loss: float, bar: tqdm = bar, restart: int = restart) -> None:
                     bar.update()
@@ -173,13 +186,21 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             model.people.load_state_dict(best_state[1])
 
     def _place_people(self, model: PALRewardModel, data: RowTensors) -> None:
-        """Freeze the population; replace everybody's weights by their posterior mean under it."""
+        """Freeze the population; replace everybody's weights by their posterior mean under it, at the temperature that
+        people held out chose; fit their own parts.
+        """
+        if self.choice is not None and not self.trains_backbone:
+            is_pooled = model.n_prototypes == 1
+            model.set_temperature(self.choice.pooled_temperature if is_pooled else self.choice.temperature)
         counts = torch.bincount(data.annotator_index, minlength=len(model.annotators))
         model.people.freeze_population(counts, seed=self.args.seed)
         if self.args.smooth_annotators and self.args.loss_type == "logistic" and model.n_prototypes > 1:
             fit = fit_people(model.head, model.people, data, len(model.annotators), method="posterior")
             model.people.store(fit.weights)
             model.people.freeze_population(counts, seed=self.args.seed)
+        if model.deviations is not None:
+            model.deviations.center, model.deviations.basis = (part.to(model.device) for part in personal_basis(data))
+            model.deviations.own.weight.copy_(model.fit_deviations(data, model.people.all()))
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -229,25 +250,45 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         return metrics
 
     @torch.no_grad()
-    def predict_scores(self, rows: Preferences, *, weights: Tensor | None = None, together: bool = False) -> Tensor:
+    def predict_scores(
+        self,
+        rows: Preferences,
+        *,
+        weights: Tensor | None = None,
+        deviations: Tensor | None = None,
+        together: bool = False,
+    ) -> Tensor:
         """Rewards (n_rows, max_items) of every item for the person of its row, or for `weights`; 0 at padding.
 
-        `together`: all processes call this with the same rows, and each embeds its share of the texts.
+        `deviations`: (n_rows, personal_dim) beside such weights. `together`: all processes call this with the same
+        rows, and each embeds its share of the texts.
         """
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         with outside_fsdp(model):  # parts of the model run by themselves
-            return self._scores(model, rows, weights, together)
+            return self._scores(model, rows, weights, deviations, together)
 
-    def _scores(self, model: PALRewardModel, rows: Preferences, weights: Tensor | None, together: bool) -> Tensor:
+    def _scores(
+        self,
+        model: PALRewardModel,
+        rows: Preferences,
+        weights: Tensor | None,
+        deviations: Tensor | None,
+        together: bool,
+    ) -> Tensor:
         data = self._states(rows, together=together)
         device = data.annotator_index.device
         people = model.people(data.annotator_index) if weights is None else weights.to(device).expand(len(data), -1)
+        if weights is None and model.deviations is not None:
+            deviations = model.deviations.of(data.annotator_index)
         parts = []
         for start in range(0, len(data), 4096):
             part = slice(start, start + 4096)
             items, prompts = data.states(part)
-            parts.append(model.head(items, people[part], prompts))
+            scores = model.head(items, people[part], prompts)
+            if deviations is not None and model.deviations is not None:
+                scores = scores + model.deviations.rewards(items, deviations[part].to(device))
+            parts.append(scores)
         scores = torch.cat(parts) if parts else torch.empty(data.ranks.shape, device=device)
         return scores.masked_fill(data.ranks < 0, 0.0).cpu()
 
@@ -290,12 +331,23 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         if self.accelerator.is_main_process:
             work()
         if self.accelerator.num_processes > 1:
-            held = [{"head": model.head.state_dict(), "people": model.people.state_dict()}]
+            own = {} if model.deviations is None else model.deviations.state_dict()
+            held = [{"head": model.head.state_dict(), "people": model.people.state_dict(), "deviations": own,
+                     "temperature": model.config.temperature}]  # fmt: skip
             torch.distributed.broadcast_object_list(held)
+            model.set_temperature(held[0]["temperature"])
+            if model.deviations is not None:
+                model.deviations.basis = torch.empty_like(held[0]["deviations"]["basis"], device=model.device)
+                model.deviations.load_state_dict(held[0]["deviations"])
             for name in ("support", "log_prior"):
                 setattr(model.people, name, torch.empty_like(held[0]["people"][name]))
             model.head.load_state_dict(held[0]["head"])
             model.people.load_state_dict(held[0]["people"])
+
+
+def deviation_size(model: PALRewardModel, choice: PrototypeChoice) -> tuple[int, float]:
+    """Width and ridge of a person's own part."""
+    return min(PERSONAL_WIDTH, model.config.hidden_size), choice.personal.ridge
 
 
 def _draw_again(model: PALRewardModel, seed: int) -> None:

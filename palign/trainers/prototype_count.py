@@ -1,11 +1,20 @@
 """How many prototypes? As many as strangers need: K is chosen on annotators who were not trained on.
 
-Twice a quarter of the annotators is held out and the head is fitted on the others. Each person held out is placed by
-one half of their answers and judged by the log-likelihood of the other half. The smallest K within one standard error
-of the best is taken; the error is that of the paired differences between people (Breiman et al. 1984, one-SE rule).
-That error does not hold the luck of a fit: a gain below three per cent (five, to leave K = 1) does not count either.
-Heads trained to the end are over-confident by different amounts, so each K is first given the temperature that suits
-it best: K is chosen by what it knows, not by how loudly it says it.
+Parts of the annotators are held out in turn and the head is fitted on the others. Each person held out is placed by
+one part of their answers and judged by the log-likelihood of the other part, row by row; the two parts share no item
+(`palign.functional.row_parts`), for who said a > b and c > d has nearly said a > d. The smallest K within one standard
+error of the best is taken; the error is that of the paired differences between people (Breiman et al. 1984, one-SE
+rule). That error does not hold the luck of a fit: a gain below three per cent (five, to leave K = 1) does not count
+either for heads trained by gradient steps, three per mille for linear heads, whose fits are convex given the people.
+
+Heads are over-confident by different amounts, so each K is first given the temperature that suits it best: K is
+chosen by what it knows, not by how loudly it says it. The temperature goes into the model.
+
+A K that is clearly less accurate than K = 1 on the same rows gives way to K = 1.
+
+The same people tell three things more: which kind of head serves where items recur in many people's rows (a network,
+or directions fitted by EM; see `palign.trainers.linear_fit`), whether few rows want more steps, and whether a
+person's own deviation from their mixture pays, and how strongly it is to be shrunk (`palign.functional.personal`).
 """
 
 from collections.abc import Sequence
@@ -16,45 +25,106 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from palign.functional.losses import plackett_luce
+from palign.functional.losses import pair_order, plackett_luce
+from palign.functional.mixture import sum_by_annotator
+from palign.functional.people_drawn import draw_people
+from palign.functional.personal import fit_deviations, principal_basis
+from palign.functional.row_parts import RowParts, part_rows
 from palign.models.heads import PointHead
 from palign.models.pal_config import PALConfig
 from palign.models.people import AnnotatorWeights
-from palign.models.person_fit import fit_people
+from palign.models.person_fit import fit_people, scores_of
 from palign.models.row_batch import RowTensors
 from palign.trainers.head_fit import HeadFitOptions, fit_head
-from palign.trainers.mixture_metrics import pair_order
+from palign.trainers.linear_fit import LinearFitOptions, fit_linear_head, items_recur
 
-__all__ = ["PrototypeChoice", "choose_n_prototypes", "fit_fresh_head", "require_people"]
+__all__ = [
+    "Personal", "PrototypeChoice", "calibrate_head", "choose_n_prototypes", "fit_fresh_head", "require_people",
+]  # fmt: skip
 
 CANDIDATES = (1, 2, 3, 4, 5, 6, 8)
 HELD_OUT = 0.25
-WORTH = 0.03  # of the log-likelihood: what another prototype must bring
-DIFFER = 0.05  # the same for leaving K = 1: that people differ at all is the larger claim
 N_FOLDS = 2  # one split of people and one fit a K leave the choice to chance
-TEMPERATURES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0)
+LINEAR_FOLDS = 8  # fits are cheap, and where types are near the limit of what can be seen every person counts
+WORTH, LINEAR_WORTH = 0.03, 0.003  # of the log-likelihood: what another prototype must bring
+DIFFER = 0.05  # the same for leaving K = 1: that people differ at all is the larger claim
+PATIENCE = 2  # linear heads in a row that are not better than those before by more than their error
+TEMPERATURES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.5, 4.0)
+RIDGES = (3.0, 15.0)
+POOLED_RIDGES = (1e-2, 3.0, 30.0)
+PERSONAL_RIDGES = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
+PERSONAL_WIDTH = 512
+PERSONAL_JUDGED = 0.25  # of a person's rows, where it is asked what their own part is worth
+INDEPENDENT = 0.6  # mean evidence of a row, from which on a person's rows pass for judgements of their own
+MOST_ASKED = 400  # people whose rows tell how much a person's own part is worth
 MIN_HELD_OUT = 4
+JUDGED = 0.4  # of a person's rows, or items, in each dealing
+N_DEALINGS = 4
+MANY_ROWS = 50_000  # from which on rows are dealt once
+N_DRAWN = 10_000  # people on whom the choice is made, where there are more
+
+
+@dataclass(frozen=True)
+class Personal:
+    """A person's own part that pays: `ridge` is the precision of its prior; `gain` and `gain_error` nats an answer of
+    people held out, over the mixture alone.
+    """
+
+    ridge: float
+    gain: float
+    gain_error: float
 
 
 @dataclass(frozen=True)
 class PrototypeChoice:
-    """`n_prototypes`; `table`: a dict for each K with n_prototypes, log_likelihood (nats an answer),
-    standard_error of its difference to the best, accuracy (of held-out answers) and temperature.
+    """What people held out chose.
+
+    Attributes:
+        n_prototypes: K.
+        table: a dict for each K with n_prototypes, log_likelihood (nats an answer), standard_error of its difference
+            to the best, gain and gain_error (nats an answer over K = 1, and its standard error), accuracy (of
+            held-out answers) and temperature.
+        variant: of the head.
+        variants: log_likelihood of each kind of head at K = 1, where more than one was tried.
+        linear: how a linear head is to be fitted.
+        min_steps: optimizer steps that a network is to be given.
+        temperature, pooled_temperature: of the head with K prototypes, and with one.
+        personal: a person's own part, or None where it does not pay.
+        n_people: annotators who were judged.
+        n_people_by_item: of them, those whose rows hang together, so that their items were dealt, not their rows.
     """
 
     n_prototypes: int
     table: list[dict[str, float]]
+    variant: str = "fixed"
+    variants: dict[str, float] | None = None
+    linear: LinearFitOptions = LinearFitOptions()
+    min_steps: int = 0
+    temperature: float = 1.0
+    pooled_temperature: float = 1.0
+    personal: Personal | None = None
+    n_people: int = 0
+    n_people_by_item: int = 0
 
 
 def fit_fresh_head(
-    config: PALConfig, data: RowTensors, n_annotators: int, options: HeadFitOptions, *, seed: int
+    config: PALConfig,
+    data: RowTensors,
+    n_annotators: int,
+    options: HeadFitOptions,
+    *,
+    seed: int,
+    linear: LinearFitOptions | None = None,
 ) -> tuple[PointHead, AnnotatorWeights, float]:
     """A head and people of that architecture fitted from scratch, and the last mean loss."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head, people = config.make_head(), AnnotatorWeights(n_annotators, config.n_prototypes)
-        standardize(head, data)
-        loss = fit_head(head, people, data, options, seed=seed)
+        if config.variant == "linear":
+            loss = fit_linear_head(head, people, data, linear or LinearFitOptions(), seed=seed)
+        else:
+            standardize(head, data)
+            loss = fit_head(head, people, data, options, seed=seed)
     people.freeze_population(torch.bincount(data.annotator_index, minlength=n_annotators), seed=seed)
     return head, people, loss
 
@@ -74,36 +144,87 @@ def choose_n_prototypes(
     options: HeadFitOptions,
     *,
     candidates: Sequence[int] = CANDIDATES,
+    variants: Sequence[str] | None = None,
+    personal: bool = False,
     seed: int = 0,
     show_progress: bool = True,
 ) -> PrototypeChoice:
     """Choose K for rows whose annotators are all known (`data.annotator_index` ≥ 0).
 
+    Args:
+        variants: kinds of heads to choose from first, at K = 1; that of `config` if None. Linear heads are tried
+            where items recur only.
+        personal: whether a person's own part is tried, too.
+
     Raises:
         ValueError: fewer than 16 annotators with two answers or more, too few to hold any out.
     """
-    counts = torch.bincount(data.annotator_index)
-    eligible = require_people(data.annotator_index.numpy())
-    n_held_out = int(len(eligible) * HELD_OUT)
-    rng = np.random.default_rng(seed)
-    dealt = rng.permutation(eligible)
-    folds = [
-        _fold(data, torch.from_numpy(dealt[number * n_held_out : (number + 1) * n_held_out]), len(counts), rng)
-        for number in range(N_FOLDS)
-    ]
-    n_trained_on = min(int((counts > 0).sum()) - n_held_out, len(data))
-    allowed = [k for k in candidates if k <= n_trained_on]
-    table, per_person = [], []
+    require_people(data.annotator_index.numpy())
+    trial = _Trial(data, config, options, seed)
+    allowed = trial.allowed(candidates)
+    compared = [k for k in allowed if k <= 2] or allowed[:1]
+    variant, seen, linear = trial.choose_variant(variants or (config.variant,), compared)
+    people = trial.people_of(variant)
+    table, judged = [], []
     for k in tqdm(allowed, desc="choosing K", disable=not show_progress):
-        judged = []
-        for number, (train, place, judge, held_out) in enumerate(folds):
-            architecture, fit_seed = replace(config, n_prototypes=k), seed + number
-            head, people, _ = fit_fresh_head(architecture, train, len(counts), options, seed=fit_seed)
-            judged.append(_judged(head, people, place, judge, held_out))
-        per_person.append(torch.cat([likelihoods for likelihoods, *_ in judged]))
-        accuracy, temperature = (float(np.mean(values)) for values in list(zip(*judged, strict=True))[1:])
-        table.append({"n_prototypes": k, "accuracy": accuracy, "temperature": temperature})
-    return _one_standard_error(table, per_person)
+        judged.append(trial.judge(variant, k, linear))
+        table.append({"n_prototypes": k, "temperature": judged[-1].temperature})
+        if variant == "linear" and _levels_off(
+            [part.log_likelihood[people] for part in judged], trial.n_judged[people]
+        ):
+            break
+    n_answers = trial.n_judged[people]
+    pairs = [torch.stack([part.log_likelihood[people], part.right[people], n_answers], 1) for part in judged]
+    worth = (LINEAR_WORTH, LINEAR_WORTH) if variant == "linear" else (DIFFER, WORTH)
+    choice = _one_standard_error(table, pairs, worth)
+    temperatures = {row["n_prototypes"]: row["temperature"] for row in table}
+    return replace(
+        choice, variant=variant, variants=seen, linear=linear, temperature=temperatures[choice.n_prototypes],
+        pooled_temperature=temperatures.get(1, 1.0), n_people=len(people), n_people_by_item=trial.n_people_by_item,
+        personal=trial.choose_personal(variant, choice.n_prototypes, linear) if personal else None,
+    )  # fmt: skip
+
+
+def calibrate_head(
+    data: RowTensors,
+    config: PALConfig,
+    options: HeadFitOptions,
+    n_prototypes: int,
+    *,
+    variants: Sequence[str] | None = None,
+    min_steps: int = 0,
+    personal: bool = True,
+    seed: int = 0,
+) -> PrototypeChoice:
+    """The same where K is given: kind of head, steps, temperatures and a person's own part, on one part of the people
+    held out once. Where too few people could be held out, everything is left as it is.
+
+    Args:
+        min_steps: optimizer steps of a network to try where fewer are planned.
+    """
+    if len(_eligible(data.annotator_index.numpy())) < int(MIN_HELD_OUT / HELD_OUT):
+        variant = next(iter(variants or (config.variant,)))
+        return PrototypeChoice(n_prototypes, [], variant=variant)
+    trial = _Trial(data, config, options, seed, n_folds=1)
+    compared = trial.allowed([n_prototypes])
+    variant, seen, linear = trial.choose_variant(variants or (config.variant,), compared or [1])
+    if not compared:
+        return PrototypeChoice(n_prototypes, [], variant=variant, variants=seen, linear=linear)
+    steps = 0 if variant == "linear" else trial.choose_steps(variant, n_prototypes, min_steps)
+    table, people = [], trial.people_of(variant)
+    n_answers = trial.n_judged[people]
+    pairs = []
+    for k in sorted({1, n_prototypes}):
+        judged = trial.judge(variant, k, linear)
+        table.append({"n_prototypes": k, "temperature": judged.temperature})
+        pairs.append(torch.stack([judged.log_likelihood[people], judged.right[people], n_answers], 1))
+    choice = _one_standard_error(table, pairs, (0.0, 0.0))
+    return replace(
+        choice, n_prototypes=n_prototypes, variant=variant, variants=seen, linear=linear, min_steps=steps,
+        temperature=table[-1]["temperature"], pooled_temperature=table[0]["temperature"], n_people=len(people),
+        n_people_by_item=trial.n_people_by_item,
+        personal=trial.choose_personal(variant, n_prototypes, linear) if personal else None,
+    )  # fmt: skip
 
 
 def require_people(annotator_index: np.ndarray) -> np.ndarray:
@@ -112,7 +233,7 @@ def require_people(annotator_index: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: fewer than 16 of them.
     """
-    eligible, needed = np.flatnonzero(np.bincount(annotator_index) >= 2), int(MIN_HELD_OUT / HELD_OUT)
+    eligible, needed = _eligible(annotator_index), int(MIN_HELD_OUT / HELD_OUT)
     if len(eligible) < needed:
         raise ValueError(
             f"n_prototypes is 'auto', which needs {needed} annotators with two answers or more, and there are "
@@ -122,62 +243,312 @@ def require_people(annotator_index: np.ndarray) -> np.ndarray:
     return eligible
 
 
-def _fold(
-    data: RowTensors, people: Tensor, n_annotators: int, rng: np.random.Generator
-) -> tuple[RowTensors, RowTensors, RowTensors, Tensor]:
-    """Rows to train on; rows of these people to place them by and to judge; who they are (n_annotators,) bool."""
-    held_out = torch.zeros(n_annotators, dtype=torch.bool)
-    held_out[people] = True
-    is_out = held_out[data.annotator_index]
-    place, judge = _halves(data.select(torch.where(is_out)[0]), rng)
-    return data.select(torch.where(~is_out)[0]), place, judge, held_out
+def _eligible(annotator_index: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(np.bincount(annotator_index) >= 2)
 
 
-def _one_standard_error(table: list[dict[str, float]], per_person: list[Tensor]) -> PrototypeChoice:
-    """The rule, from (n_people, 2) sums and numbers of answers for each K; answers of one person hang together."""
-    n_answers = per_person[0][:, 1]
-    sums = [likelihoods[:, 0] for likelihoods in per_person]
-    best = max(sums, key=lambda values: float(values.sum()))
+def _levels_off(judged: list[Tensor], n_answers: Tensor) -> bool:
+    """Whether the last `PATIENCE` of (n_people,) sums are no better than the best before by more than the error."""
+    if len(judged) <= PATIENCE:
+        return False
+    before = max(judged[:-PATIENCE], key=lambda values: float(values.sum()))
+    gains = [paired_gain(values, before, n_answers) for values in judged[-PATIENCE:]]
+    return all(gain <= error for gain, error in gains)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """(n_people,) sums of nats and of right answers, each row as much as it counts for, at the best temperature."""
+
+    log_likelihood: Tensor
+    right: Tensor
+    temperature: float
+
+
+class _Trial:
+    """People dealt into folds, their rows into parts, and every head that was fitted on the others.
+
+    Rows are dealt several times over; person i of dealing d is number d · n_people + i among those who are placed.
+    """
+
+    def __init__(
+        self, data: RowTensors, config: PALConfig, options: HeadFitOptions, seed: int, n_folds: int | None = None
+    ) -> None:
+        n_people = int(data.annotator_index.max()) + 1
+        if n_people > N_DRAWN:
+            people, keep, numbers = draw_people(data.annotator_index, n_people, N_DRAWN, least_rows=2, seed=seed)
+            data, n_people = replace(data.select(torch.where(keep)[0]), annotator_index=numbers), len(people)
+        self.data, self.config, self.options, self.seed = data, config, options, seed
+        self.n_people, self.n_folds = n_people, n_folds
+        self.n_dealings = N_DEALINGS if len(data) <= MANY_ROWS else 1
+        rng = np.random.default_rng(seed)
+        parts = [self._dealt(np.random.default_rng((seed, d))) for d in range(self.n_dealings)]
+        self.n_people_by_item = parts[0].n_people_by_item
+        place = self._joined([part.first for part in parts])
+        judge = self._joined([part.second for part in parts])
+        n = self.n_dealings * n_people
+        both = (torch.bincount(place.annotator_index, minlength=n) > 0) & (
+            torch.bincount(judge.annotator_index, minlength=n) > 0
+        )
+        self.place, self.judged = (rows.select(torch.where(both[rows.annotator_index])[0]) for rows in (place, judge))
+        self.n_judged = self._by_person(torch.ones(len(self.judged), dtype=torch.float64), self.judged)
+        self.eligible = rng.permutation(np.flatnonzero((self.n_judged > 0).numpy()))
+        self.fits: dict[tuple, list[tuple[PointHead, AnnotatorWeights, Tensor]]] = {}
+
+    def _dealt(
+        self, rng: np.random.Generator, share: float = JUDGED, independent: np.ndarray | None = None
+    ) -> RowParts:
+        arrays = (self.data.item_indices, self.data.ranks, self.data.annotator_index)
+        arrays = tuple(array.cpu().numpy() for array in arrays)
+        return part_rows(*arrays, fraction=share, item_share=share, rng=rng, independent=independent)
+
+    def _joined(self, tables: list) -> RowTensors:
+        """The tables of all dealings below one another, with numbers of people of their own."""
+        width = max(table.ranks.shape[1] for table in tables)
+
+        def wide(values: np.ndarray) -> np.ndarray:
+            return np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=-1)
+
+        items = np.concatenate([wide(table.item_indices) for table in tables])
+        items = np.where(items < 0, items[:, :1], items)
+        ranks = np.concatenate([wide(table.ranks) for table in tables]).astype(np.int64)
+        rows = torch.from_numpy(np.concatenate([table.rows for table in tables]))
+        offset = torch.from_numpy(np.repeat(np.arange(len(tables)) * self.n_people, [len(t) for t in tables]))
+        people = self.data.annotator_index.cpu()[rows] + offset
+        whole = replace(self.data, annotator_index=torch.zeros(0), evidence=None)
+        device = self.data.annotator_index.device
+        cut = replace(
+            whole, annotator_index=self.data.annotator_index.cpu(), prompt_indices=self.data.prompt_indices.cpu()
+        )
+        joined = cut.with_rows(torch.from_numpy(items), torch.from_numpy(ranks), rows)
+        joined = replace(joined, annotator_index=people)
+        return joined.with_rows(joined.item_indices, joined.ranks, torch.arange(len(joined))).to(device)
+
+    def _by_person(self, values: Tensor, rows: RowTensors) -> Tensor:
+        """(rows,) values, each as much as its row counts for → (n_people,) sums over all dealings."""
+        weighted = values if rows.evidence is None else values * rows.evidence
+        return sum_by_annotator(weighted, rows.annotator_index % self.n_people, self.n_people)
+
+    def folds(self, variant: str) -> list[np.ndarray]:
+        """Who is held out together."""
+        n_held_out = max(MIN_HELD_OUT, int(len(self.eligible) * HELD_OUT))
+        if variant == "linear":
+            n_folds = min(LINEAR_FOLDS if self.n_folds is None else 3, len(self.eligible) // MIN_HELD_OUT)
+            return np.array_split(self.eligible, n_folds)
+        n_folds = min(N_FOLDS if self.n_folds is None else self.n_folds, len(self.eligible) // n_held_out)
+        return [self.eligible[number * n_held_out : (number + 1) * n_held_out] for number in range(n_folds)]
+
+    def people_of(self, variant: str) -> Tensor:
+        """Numbers of all who are judged."""
+        return torch.from_numpy(np.sort(np.concatenate(self.folds(variant))))
+
+    def allowed(self, candidates: Sequence[int]) -> list[int]:
+        """Numbers of prototypes that those trained on can bear."""
+        known = int((torch.bincount(self.data.annotator_index) > 0).sum())
+        most = min(known - int(len(self.eligible) * HELD_OUT), len(self.data))
+        return [k for k in candidates if k <= most]
+
+    def fitted(
+        self, variant: str, n_prototypes: int, linear: LinearFitOptions, n_folds: int | None = None
+    ) -> list[tuple[PointHead, AnnotatorWeights, Tensor]]:
+        """For each fold the head and people of those left, and who is out (n_people,) bool; each fitted once."""
+        key = (variant, n_prototypes, linear if variant == "linear" else None, self.options)
+        fits = self.fits.setdefault(key, [])
+        similarity = self.config.similarity if variant == self.config.variant else None
+        config = replace(self.config, variant=variant, n_prototypes=n_prototypes, similarity=similarity)
+        rough = replace(linear, n_restarts=2, max_steps=30, tolerance=1e-4)
+        for number, people in enumerate(self.folds(variant)[:n_folds]):
+            if number < len(fits):
+                continue
+            is_out = torch.zeros(self.n_people, dtype=torch.bool)
+            is_out[torch.from_numpy(people)] = True
+            kept = torch.where(~is_out[self.data.annotator_index.cpu()])[0]
+            head, weights, _ = fit_fresh_head(
+                config, self.data.select(kept), self.n_people, self.options, seed=self.seed + number, linear=rough
+            )
+            fits.append((head, weights, is_out))
+        return fits[:n_folds]
+
+    def judge(self, variant: str, n_prototypes: int, linear: LinearFitOptions, n_folds: int | None = None) -> _Judged:
+        """Everybody who is held out, under heads fitted on the others."""
+        sums = torch.zeros(2, len(TEMPERATURES), self.n_people, dtype=torch.float64)
+        for head, people, is_out in self.fitted(variant, n_prototypes, linear, n_folds):
+            place, judged = self._rows_of(is_out)
+            for row, temperature in enumerate(TEMPERATURES):
+                head.temperature = temperature
+                weights = self._placed(head, people, place)
+                scores = scores_of(head, judged, weights)
+                sums[:, row] += torch.stack(self._nats_and_right(scores, judged))
+            head.temperature = 1.0
+        best = int(sums[0].sum(1).argmax())
+        return _Judged(sums[0, best], sums[1, best], TEMPERATURES[best])
+
+    def _rows_of(self, is_out: Tensor) -> tuple[RowTensors, RowTensors]:
+        return tuple(
+            rows.select(torch.where(is_out[(rows.annotator_index % self.n_people).cpu()])[0])
+            for rows in (self.place, self.judged)
+        )
+
+    def _placed(self, head: PointHead, people: AnnotatorWeights, place: RowTensors) -> Tensor:
+        n = self.n_dealings * self.n_people
+        if people.n_prototypes == 1:
+            return torch.ones(n, 1, device=place.annotator_index.device)
+        return fit_people(head, people, place, n, method="posterior").weights
+
+    def _nats_and_right(self, scores: Tensor, rows: RowTensors) -> tuple[Tensor, Tensor]:
+        """(n_people,) sums of the log-likelihood and of the share of right pairs of each row."""
+        right, n_pairs = pair_order(scores, rows.ranks)
+        nats = -plackett_luce(scores, rows.ranks)
+        return self._by_person(nats.double(), rows), self._by_person(right / n_pairs, rows)
+
+    def choose_variant(
+        self, variants: Sequence[str], compared: Sequence[int]
+    ) -> tuple[str, dict[str, float] | None, LinearFitOptions]:
+        """The kind of head, how likely people held out are under each (nats an answer, at the best of the numbers of
+        prototypes compared), and how a linear head is shrunk. It gives way only where another is better by more than
+        the error.
+        """
+        linear = LinearFitOptions()
+        tried = [v for v in variants if v != "linear" or len(variants) == 1 or items_recur(self.data)]
+        if "linear" in tried:
+            linear = self._best_linear(max(compared))
+        if len(tried) == 1:
+            return tried[0], None, linear
+        people = self.people_of(next(v for v in tried if v != "linear"))
+        n_answers = self.n_judged[people]
+        judged = {}
+        for variant in tried:
+            every = [self.judge(variant, k, linear).log_likelihood[people] for k in compared]
+            judged[variant] = max(every, key=lambda values: float(values.sum()))
+        seen = {v: float(values.sum() / n_answers.sum()) for v, values in judged.items()}
+        best = max(seen, key=seen.get)
+        if "linear" in tried:
+            gain, error = paired_gain(judged[best], judged["linear"], n_answers)
+            best = best if gain > max(error, LINEAR_WORTH * abs(seen["linear"])) else "linear"
+        return best, seen, linear
+
+    def _best_linear(self, n_prototypes: int) -> LinearFitOptions:
+        """Metric and strength of the pooled direction, at K = 1; then the strength of the types, at that K."""
+        options = [
+            LinearFitOptions(whiten=whiten, pooled_ridge=ridge) for whiten in (False, True) for ridge in POOLED_RIDGES
+        ]
+        best = self._likeliest(1, options, n_folds=2)
+        if n_prototypes == 1:
+            return best
+        return self._likeliest(n_prototypes, [replace(best, ridge=ridge) for ridge in RIDGES], n_folds=2)
+
+    def _likeliest(self, n_prototypes: int, options: list[LinearFitOptions], n_folds: int) -> LinearFitOptions:
+        totals = [float(self.judge("linear", n_prototypes, one, n_folds).log_likelihood.sum()) for one in options]
+        return options[totals.index(max(totals))]
+
+    def choose_steps(self, variant: str, n_prototypes: int, min_steps: int) -> int:
+        """`min_steps` where they help people held out; 0 where they do not, or half as many are planned anyhow."""
+        longer = replace(self.options, min_steps=min_steps)
+        epochs, batch_size = self.options.schedule(len(self.data))
+        if 2 * epochs * -(-len(self.data) // batch_size) > min_steps:
+            return 0
+        linear, planned = LinearFitOptions(), self.options
+        before = self.judge(variant, n_prototypes, linear).log_likelihood.sum()
+        self.options = longer
+        after = self.judge(variant, n_prototypes, linear).log_likelihood.sum()
+        if after > before:
+            return min_steps
+        self.options = planned
+        return 0
+
+    def choose_personal(self, variant: str, n_prototypes: int, linear: LinearFitOptions) -> Personal | None:
+        """The precision of a person's own part under which people held out are most likely; None unless it gains more
+        than its error, and loses nothing in accuracy.
+
+        A person's own part may know items, so rows that are judgements of their own are dealt one by one, whatever
+        items they share; those of people whose rows were made of votes or rankings are parted by item.
+        """
+        temperature = self.judge(variant, n_prototypes, linear).temperature
+        place, judged, offsets, scores = self._offsets(variant, n_prototypes, linear, temperature)
+        items = torch.cat([place.item_indices.flatten(), judged.item_indices.flatten()])
+        used, inverse = torch.unique(items, return_inverse=True)
+        placed_items, judged_items = inverse.split([place.item_indices.numel(), judged.item_indices.numel()])
+        center, basis = personal_basis(self.data)
+        features = (self.data.item_vectors(used) - center) @ basis
+        of_item = features[judged_items.view(judged.ranks.shape)]
+        before = self._nats_and_right(scores, judged)
+        n_answers = self._by_person(torch.ones(len(judged), dtype=torch.float64), judged)
+        people, best = n_answers > 0, None
+        for ridge in PERSONAL_RIDGES:
+            deltas = fit_deviations(
+                features, placed_items.view(place.ranks.shape), place.ranks, place.annotator_index, offsets,
+                self.n_dealings * self.n_people, ridge=ridge, row_weights=place.evidence,
+            )  # fmt: skip
+            after = self._nats_and_right(scores + (of_item * deltas[judged.annotator_index, None]).sum(-1), judged)
+            gain, error = paired_gain(after[0][people], before[0][people], n_answers[people])
+            loss, loss_error = paired_gain(before[1][people], after[1][people], n_answers[people])
+            if best is not None and gain < best.gain:
+                break
+            if gain > error and loss <= loss_error:
+                best = Personal(ridge, gain, error)
+        return best
+
+    def _offsets(
+        self, variant: str, n_prototypes: int, linear: LinearFitOptions, temperature: float
+    ) -> tuple[RowTensors, RowTensors, Tensor, Tensor]:
+        """Rows that some people held out are placed and judged by, and rewards (rows, max_items) of both under the
+        heads of the others.
+        """
+        counted = torch.ones(len(self.data)) if self.data.evidence is None else self.data.evidence
+        people = self.data.annotator_index
+        mean = sum_by_annotator(counted, people, self.n_people) / torch.bincount(people, minlength=self.n_people)
+        dealt = [
+            self._dealt(np.random.default_rng((self.seed, d)), PERSONAL_JUDGED, (mean >= INDEPENDENT).cpu().numpy())
+            for d in range(self.n_dealings)
+        ]
+        sources = [self._joined([part.first for part in dealt]), self._joined([part.second for part in dealt])]
+        fits, rows, rewards = self.fitted(variant, n_prototypes, linear), ([], []), ([], [])
+        for head, people, is_out in fits:
+            head.temperature = temperature
+            is_asked = torch.zeros_like(is_out)
+            is_asked[torch.where(is_out)[0][: MOST_ASKED // len(fits)]] = True
+            asked = [torch.where(is_asked[(source.annotator_index % self.n_people).cpu()])[0] for source in sources]
+            weights = self._placed(head, people, sources[0].select(asked[0]))
+            for part, source in enumerate(sources):
+                rows[part].append(asked[part])
+                rewards[part].append(scores_of(head, source.select(asked[part]), weights))
+            head.temperature = 1.0
+        place, judged = (source.select(torch.cat(part)) for source, part in zip(sources, rows, strict=True))
+        return place, judged, torch.cat(rewards[0]), torch.cat(rewards[1])
+
+
+def personal_basis(data: RowTensors) -> tuple[Tensor, Tensor]:
+    """Centre and basis of deviations, from the vectors that rows name."""
+    used = torch.unique(data.item_indices[data.ranks >= 0])
+    return principal_basis(data.item_vectors(used[:: max(1, len(used) // 8192)]), PERSONAL_WIDTH)
+
+
+def paired_gain(first: Tensor, second: Tensor, n_answers: Tensor) -> tuple[float, float]:
+    """Mean difference an answer of two sums (n_people,), and its standard error; answers of a person hang together."""
+    n_people = len(first)
+    gain = float((first - second).sum() / n_answers.sum())
+    residual = first - second - gain * n_answers
+    return gain, float((residual.square().sum() * n_people / max(n_people - 1, 1)).sqrt() / n_answers.sum())
+
+
+def _one_standard_error(
+    table: list[dict[str, float]], per_person: list[Tensor], worth: tuple[float, float] = (DIFFER, WORTH)
+) -> PrototypeChoice:
+    """The rule, from (n_people, 3) sums of nats, of right answers and numbers of answers for each K.
+
+    `worth`: shares of the log-likelihood that leaving K = 1, and any other K, must bring.
+    """
+    n_answers = per_person[0][:, 2]
+    best = max((part[:, 0] for part in per_person), key=lambda values: float(values.sum()))
     mean, chosen = float(best.sum() / n_answers.sum()), None
-    for row, values in zip(table, sums, strict=True):
-        gap = float((best - values).sum() / n_answers.sum())
-        residual = best - values - gap * n_answers
-        n_people = len(residual)
-        error = float((residual.square().sum() * n_people / (n_people - 1)).sqrt() / n_answers.sum())
-        row |= {"log_likelihood": float(values.sum() / n_answers.sum()), "standard_error": error}
-        least = (DIFFER if row["n_prototypes"] == 1 else WORTH) * abs(mean)
+    for row, part in zip(table, per_person, strict=True):
+        gap, error = paired_gain(best, part[:, 0], n_answers)
+        row["gain"], row["gain_error"] = paired_gain(part[:, 0], per_person[0][:, 0], n_answers)
+        row |= {"log_likelihood": float(part[:, 0].sum() / n_answers.sum()), "standard_error": error}
+        row["accuracy"] = float(part[:, 1].sum() / n_answers.sum())
+        least = worth[0 if row["n_prototypes"] == 1 else 1] * abs(mean)
         if chosen is None and gap <= max(error, least):
-            chosen = int(row["n_prototypes"])
+            loss, loss_error = paired_gain(per_person[0][:, 1], part[:, 1], n_answers)
+            is_worse = loss > loss_error
+            chosen = int(table[0]["n_prototypes"] if is_worse else row["n_prototypes"])
     return PrototypeChoice(chosen, table)
-
-
-def _halves(rows: RowTensors, rng: np.random.Generator) -> tuple[RowTensors, RowTensors]:
-    """Every person's rows, dealt in turn after a shuffle: to place them, and to judge."""
-    order = torch.from_numpy(rng.permutation(len(rows)))
-    order = order[torch.argsort(rows.annotator_index[order], stable=True)]
-    index = rows.annotator_index[order]
-    counts = torch.bincount(index)
-    position = torch.arange(len(order)) - (counts.cumsum(0) - counts)[index]
-    return rows.select(order[position % 2 == 0]), rows.select(order[position % 2 == 1])
-
-
-@torch.no_grad()
-def _judged(
-    head: PointHead, people: AnnotatorWeights, place: RowTensors, judge: RowTensors, held_out: Tensor
-) -> tuple[Tensor, float, float]:
-    """Log-likelihoods and numbers of answers of people held out (n_held_out, 2), accuracy, temperature."""
-    fit = fit_people(head, people, place, len(held_out), method="posterior")
-    parts = []
-    for start in range(0, len(judge), 4096):
-        rows = slice(start, start + 4096)
-        items, prompts = judge.states(rows)
-        parts.append(head(items, fit.weights[judge.annotator_index[rows]], prompts))
-    scores = torch.cat(parts)
-    totals = {t: -plackett_luce(t * scores, judge.ranks) for t in TEMPERATURES}
-    temperature = max(totals, key=lambda t: float(totals[t].mean()))
-    zeros = torch.zeros(len(held_out))
-    sums = zeros.index_add(0, judge.annotator_index, totals[temperature])
-    counts = torch.bincount(judge.annotator_index, minlength=len(held_out))
-    right, n_pairs = pair_order(scores, judge.ranks)
-    likelihoods = torch.stack([sums, counts.float()], 1)[held_out & (counts > 0)]
-    return likelihoods, float((right / n_pairs).mean()), temperature

@@ -1,7 +1,7 @@
 """From arguments to rows, vectors and fresh models: what `recipes/pal_reward.py` starts from."""
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +16,18 @@ from palign.data.arguments import DataArguments
 from palign.data.guard import GuardOptions
 from palign.data.preferences import Preferences
 from palign.data.rendering import require_template
-from palign.data.splits import split_by_row
+from palign.data.splits import hold_out
 from palign.data.synthetic import make_gaussian_population
+from palign.functional.losses import pair_order
 from palign.models.checkpoints import read_tokenizer, require_model_folder
 from palign.models.embeddings import EmbeddingStore
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
-from palign.trainers.mixture_metrics import pair_order
+from palign.trainers.choice_sentences import choice_sentences
 from palign.trainers.pal_reward_arguments import RewardArguments
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer, check_prototype_count, head_fit_options
-from palign.trainers.prototype_count import PrototypeChoice, choose_n_prototypes, require_people
+from palign.trainers.prototype_count import PrototypeChoice, calibrate_head, choose_n_prototypes, require_people
 
 if TYPE_CHECKING:
     from trl import ModelConfig
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RewardSetup", "dominant_prototypes", "set_up_reward"]
 
+MOST_PERSONAL = 100_000  # people; a row of numbers for each of more is not worth its memory
 EMBEDDED = {"n_annotators": 60, "n_types": 3, "n_rows": 60, "n_newcomers": 40}
 
 
@@ -44,7 +46,8 @@ class RewardSetup:
 
     Attributes:
         n_prototypes: K, chosen if it was to be.
-        choice: how it was chosen, or None.
+        choice: what people held out chose, or None.
+        variant: kind of head, where it was chosen.
         guard_notes: what the guard said of the rows.
         newcomers: rows to place newcomers by and rows to judge by, or None.
     """
@@ -62,10 +65,13 @@ class RewardSetup:
     choice: PrototypeChoice | None = None
     annotators: AnnotatorIndex = field(default_factory=AnnotatorIndex)
     guard_notes: list[str] = field(default_factory=list)
+    variant: str | None = None
 
     def config(self, n_prototypes: int) -> PALConfig:
         """The architecture with that K."""
         options = self.script.head_options()
+        if self.variant is not None and self.variant != options["variant"]:
+            options |= {"variant": self.variant, "similarity": None}
         if self.backbone is None:
             return PALConfig(self.embeddings.shape[1], n_prototypes, **options)
         backbone = self.backbone
@@ -81,6 +87,10 @@ class RewardSetup:
         index = AnnotatorIndex(self.annotators.ids)
         return PALRewardModel(self.config(n_prototypes), index, backbone)
 
+    def choice_of(self, name: str) -> PrototypeChoice | None:
+        """What people held out chose for the model, without a person's own part for the 'pooled' baseline."""
+        return self.choice if self.choice is None or name == "pal" else replace(self.choice, personal=None)
+
     trains_backbone: bool = False
 
     def newcomer_accuracies(self, trainer: PALRewardTrainer) -> dict[str, float]:
@@ -95,7 +105,11 @@ class RewardSetup:
                 store=None if self.trains_backbone else self.store, seed=self.args.seed,
             )  # fmt: skip
             rows = AnnotatorIndex(fit.ids).indices(judge.annotator_ids)
-            scores = trainer.predict_scores(judge, weights=fit.weights[torch.from_numpy(rows)])
+            rows = torch.from_numpy(rows)
+            people = {"weights": fit.weights[rows]}
+            if trainer.model.deviations is not None:
+                people["deviations"] = fit.deviations[rows]
+            scores = trainer.predict_scores(judge, **people)
             right, n_pairs = pair_order(scores, torch.from_numpy(judge.ranks))
             found[f"newcomers/{n_answers}/accuracy"] = float((right / n_pairs).mean())
         return found
@@ -109,17 +123,7 @@ class RewardSetup:
 
     def notes(self) -> list[str]:
         """Sentences for the report."""
-        if self.choice is None:
-            return self.guard_notes
-        rows = [
-            f"K = {int(row['n_prototypes'])}: {row['log_likelihood']:.3f} (accuracy {row['accuracy']:.3f})"
-            for row in self.choice.table
-        ]
-        return [
-            *self.guard_notes,
-            f"K = {self.n_prototypes} was chosen on annotators held out of training, by the log-likelihood of an "
-            f"answer (nats): {'; '.join(rows)}. The smallest K that is not clearly worse than the best is taken.",
-        ]
+        return self.guard_notes if self.choice is None else [*self.guard_notes, *choice_sentences(self.choice)]
 
 
 def set_up_reward(
@@ -128,6 +132,7 @@ def set_up_reward(
     """Check and read everything, cheapest first; choose K where it is 'auto'."""
     if model_args.model_name_or_path is not None:
         require_model_folder(model_args.model_name_or_path)
+    split_note: list[str] = []
     if data_args.dataset_name is None:
         train, evaluation, embeddings, newcomers = _embedded(args.seed)
     else:
@@ -138,13 +143,14 @@ def set_up_reward(
         if script.n_prototypes != "auto":
             check_prototype_count(int(script.n_prototypes), len(train.annotators()))
         if evaluation is None:
-            train, evaluation = split_by_row(train, fraction=script.eval_fraction, seed=args.seed)
+            dealt = hold_out(train, fraction=script.eval_fraction, seed=args.seed)
+            train, evaluation, split_note = dealt.train, dealt.evaluation, [dealt.sentence]
     options = GuardOptions(
         n_types=int(script.n_prototypes) if script.n_prototypes not in ("auto", "1") else None,
         prompts_are_new=data_args.eval_dataset_name is not None,
         seed=args.seed,
     )
-    said = data_args.look_at(
+    guard_notes = split_note + data_args.look_at(
         train, evaluation, options=options, embeddings=embeddings, unseen=newcomers[0] if newcomers else None
     )
     if script.n_prototypes == "auto":
@@ -155,7 +161,7 @@ def set_up_reward(
         require_template(train.texts(), read_tokenizer(model_args.model_name_or_path, **own))
     setup = RewardSetup(
         script, args, train, evaluation, embeddings, _backbone(script, model_args), model_args.model_name_or_path,
-        newcomers, data_args.group_columns, annotators=train.annotators(), guard_notes=said,
+        newcomers, data_args.group_columns, annotators=train.annotators(), guard_notes=guard_notes,
         trains_backbone=bool(model_args.use_peft or args.train_backbone),
     )  # fmt: skip
     _choose(setup)
@@ -178,21 +184,36 @@ def dominant_prototypes(model: PALRewardModel) -> dict[str, str]:
 
 
 def _choose(setup: RewardSetup) -> None:
-    if setup.script.n_prototypes != "auto":
-        setup.n_prototypes = int(setup.script.n_prototypes)
+    """K where it is 'auto'; kind of head, temperature and a person's own part, unless the backbone is trained."""
+    script, args = setup.script, setup.args
+    is_auto = script.n_prototypes == "auto"
+    if not is_auto:
+        setup.n_prototypes = int(script.n_prototypes)
+    if (setup.trains_backbone or not (script.calibrate or script.variant == "auto")) and not is_auto:
         return
     held: list[Any] = [None]
-    model = setup.make_model(1)
-    data = model.row_tensors(
-        setup.train_rows, setup.embeddings, store=setup.store, show_progress=not setup.args.disable_tqdm, together=True
+    data = setup.make_model(1).row_tensors(
+        setup.train_rows, setup.embeddings, store=setup.store, show_progress=not args.disable_tqdm, together=True
     )
     if PartialState().is_main_process:
-        held[0] = choose_n_prototypes(
-            data, setup.config(1), head_fit_options(setup.args), seed=setup.args.seed,
-            show_progress=not setup.args.disable_tqdm,
+        variants = ("fixed", "linear") if script.variant == "auto" and not setup.trains_backbone else None
+        variants = variants if args.loss_type == "logistic" else None
+        personal = script.personal == "auto" and not setup.trains_backbone and len(setup.annotators) <= MOST_PERSONAL
+        options = replace(head_fit_options(args), min_steps=0)
+        common = {"variants": variants, "personal": personal, "seed": args.seed}
+        held[0] = (
+            choose_n_prototypes(data, setup.config(1), head_fit_options(args), **common,
+                                show_progress=not args.disable_tqdm)
+            if is_auto
+            else calibrate_head(data, setup.config(1), options, setup.n_prototypes, min_steps=args.head_min_steps,
+                                **common)
         )  # fmt: skip
-    setup.choice = broadcast_object_list(held)[0]
-    setup.n_prototypes = setup.choice.n_prototypes
+    choice = broadcast_object_list(held)[0]
+    if not script.calibrate:
+        choice = replace(choice, temperature=1.0, pooled_temperature=1.0)
+    setup.choice, setup.n_prototypes, setup.variant = choice, choice.n_prototypes, choice.variant
+    if not is_auto:
+        args.head_min_steps = choice.min_steps
 
 
 def _backbone(script: RewardArguments, model_args: "ModelConfig") -> "Backbone | None":

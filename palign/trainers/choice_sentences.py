@@ -1,0 +1,72 @@
+"""What people held out chose, in sentences for the report."""
+
+from palign.trainers.prototype_count import PrototypeChoice
+
+__all__ = ["choice_sentences"]
+
+KINDS = {"fixed": "a network", "linear": "directions fitted by EM", "prompt": "a network that reads the prompt"}
+
+
+def choice_sentences(choice: PrototypeChoice) -> list[str]:
+    """How K, kind of head, temperature and a person's own part came about; nothing where nobody was held out."""
+    if not choice.n_people:
+        return []
+    return [*_split(choice), *_count(choice), *_kind(choice), *_temperature(choice), *_personal(choice)]
+
+
+def _split(choice: PrototypeChoice) -> list[str]:
+    if choice.n_people_by_item:
+        how = (
+            f"Rows of {choice.n_people_by_item:,} annotators share items; their items were dealt into the two parts, "
+            "and comparisons across were left out."
+        )
+    else:
+        how = "No annotator's rows hang together by shared items; rows were dealt into the two parts."
+    return [
+        f"The settings below were chosen on {choice.n_people:,} annotators who were held out of training: one part of "
+        f"their answers places them, the other judges. {how}"
+    ]
+
+
+def _count(choice: PrototypeChoice) -> list[str]:
+    rows = [
+        f"K = {int(row['n_prototypes'])}: {row['log_likelihood']:.3f} (accuracy {row['accuracy']:.3f})"
+        for row in choice.table
+    ]
+    shown = f"log-likelihood of a held-out answer in nats: {'; '.join(rows)}"
+    last = next(row for row in choice.table if row["n_prototypes"] == choice.n_prototypes)
+    promise = (
+        ""
+        if choice.n_prototypes == 1
+        else f" Over K = 1 it promises {last['gain']:+.3f} ± {last['gain_error']:.3f} nats an answer."
+    )
+    if len(choice.table) > 2:
+        return [f"K = {choice.n_prototypes} was chosen: the smallest that is not clearly worse than the best; {shown}."
+                + promise]  # fmt: skip
+    return [f"K = {choice.n_prototypes} was given; {shown}.{promise}"]
+
+
+def _kind(choice: PrototypeChoice) -> list[str]:
+    if choice.variants is None:
+        return []
+    shown = ", ".join(f"{KINDS.get(name, name)} {value:.3f}" for name, value in choice.variants.items())
+    return [
+        f"Items recur in many people's rows, so two kinds of head were tried at K = 1 (nats an answer): {shown}. "
+        f"Taken: {KINDS.get(choice.variant, choice.variant)}."
+    ]
+
+
+def _temperature(choice: PrototypeChoice) -> list[str]:
+    return [
+        f"Rewards are multiplied by {choice.temperature:g}, which makes held-out answers likeliest (K = 1: "
+        f"{choice.pooled_temperature:g})."
+    ]
+
+
+def _personal(choice: PrototypeChoice) -> list[str]:
+    if choice.personal is None:
+        return []
+    return [
+        "Every annotator has a deviation of their own from their mixture: it gains "
+        f"{choice.personal.gain:.3f} ± {choice.personal.gain_error:.3f} nats an answer of people held out."
+    ]

@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""Made worlds of votes: does `palign reward` take one type where people agree, two where there are two camps?
+
+    python scripts/measure_votes.py [--seeds 0 1 2] [--camps 1 2] [--forms pairs votes] [--auto] [--out FILE.json]
+
+300 people vote on 16 of 200 items each to be learned from and on 8 to be judged by; camps have independent tastes. As
+pairs a person's votes are up to 30 of yes over no; as votes they are one row of two tiers. Items are known by identity.
+Beside the reward stands EM on the votes themselves, a Bernoulli mixture in twenty lines that is told K. What the choice
+promises is compared with what 300 people of the same world who were in no training gain.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from trl import ModelConfig
+
+from palign.data.annotators import AnnotatorIndex
+from palign.data.preferences import Preferences
+from palign.functional.losses import pair_order, plackett_luce
+from palign.models.row_batch import evidence_or_none
+from palign.trainers.pal_reward_arguments import parse_reward_arguments
+from palign.trainers.pal_reward_trainer import PALRewardTrainer
+from palign.trainers.reward_setup import set_up_reward
+
+N_PEOPLE, N_ITEMS, N_SEEN, N_LEARNED, N_PAIRS = 300, 200, 24, 16, 30
+
+
+def make_world(n_camps: int, seed: int) -> dict[str, np.ndarray]:
+    """Votes (2 · 300, 200) of learned and judged items, NaN where none; the second 300 people are newcomers."""
+    rng = np.random.default_rng(seed)
+    taste = rng.normal(size=(n_camps, N_ITEMS)) * 1.2
+    camp = rng.integers(n_camps, size=2 * N_PEOPLE)
+    learned = np.full((2 * N_PEOPLE, N_ITEMS), np.nan)
+    judged = learned.copy()
+    for person, own in enumerate(camp):
+        items = rng.choice(N_ITEMS, N_SEEN, replace=False)
+        vote = rng.random(N_SEEN) < 1 / (1 + np.exp(-taste[own, items]))
+        learned[person, items[:N_LEARNED]] = vote[:N_LEARNED]
+        judged[person, items[N_LEARNED:]] = vote[N_LEARNED:]
+    return {"learned": learned, "judged": judged, "camp": camp}
+
+
+def as_rows(votes: np.ndarray, form: str, seed: int) -> list[dict[str, object]]:
+    """Votes as pairs of a yes over a no, or as one row of two tiers a person."""
+    rng, rows = np.random.default_rng(seed), []
+    for person, own in enumerate(votes):
+        yes, no = np.flatnonzero(own == 1), np.flatnonzero(own == 0)
+        if len(yes) == 0 or len(no) == 0:
+            continue
+        if form == "votes":
+            items = [*yes.tolist(), *no.tolist()]
+            rows.append({"annotator_id": f"p{person}", "completion_indices": items,
+                         "ratings": [1] * len(yes) + [0] * len(no)})  # fmt: skip
+            continue
+        pairs = rng.permutation([(a, b) for a in yes for b in no])[:N_PAIRS]
+        rows += [{"annotator_id": f"p{person}", "chosen_index": int(a), "rejected_index": int(b)} for a, b in pairs]
+    return rows
+
+
+def em_on_votes(votes: np.ndarray, n_types: int, seed: int) -> tuple[np.ndarray, float]:
+    """Log-odds (n_people, n_items) of a yes under a Bernoulli mixture with one pseudo-vote each way; its evidence."""
+    rng, seen, yes = np.random.default_rng(seed), ~np.isnan(votes), np.nan_to_num(votes)
+    gamma = rng.dirichlet(np.ones(n_types), len(votes))
+    for step in range(200):
+        share = (gamma.T @ yes + 1) / (gamma.T @ seen + 2)
+        joint = yes @ np.log(share).T + (seen - yes) @ np.log(1 - share).T + np.log(gamma.mean(0))
+        gamma = np.exp(min(1, 0.2 + 0.02 * step) * (joint - joint.max(1, keepdims=True)))
+        gamma /= gamma.sum(1, keepdims=True)
+    evidence = np.log(np.exp(joint - joint.max(1, keepdims=True)).sum(1)) + joint.max(1)
+    mean = gamma @ share
+    return np.log(mean / (1 - mean)), float(evidence.sum())
+
+
+def pair_accuracy(log_odds: np.ndarray, pairs: Preferences) -> float:
+    """Of pairs whose annotators p0, p1, … are rows of (n_people, n_items)."""
+    people = np.array([int(name[1:]) for name in pairs.annotator_ids])
+    scores = log_odds[people[:, None], pairs.item_indices]
+    return float((scores[:, 0] > scores[:, 1]).mean())
+
+
+def judge(scores: torch.Tensor, rows: Preferences) -> dict[str, float]:
+    """Accuracy and log-likelihood of rewards."""
+    ranks = torch.from_numpy(rows.ranks.astype(np.int64))
+    right, n_pairs = pair_order(scores, ranks)
+    return {"accuracy": float((right / n_pairs).mean()), "nats": float(-plackett_luce(scores, ranks).mean())}
+
+
+def measure(n_camps: int, seed: int, form: str, n_prototypes: str) -> dict[str, object]:
+    """One world through `palign reward`'s own set-up and trainer."""
+    world = make_world(n_camps, seed)
+    known, new = slice(0, N_PEOPLE), slice(N_PEOPLE, None)
+    train = as_rows(world["learned"][known], form, seed)
+    pairs = Preferences.from_rows(as_rows(world["judged"][known], "pairs", seed), embeddings=N_ITEMS)
+    place = Preferences.from_rows(as_rows(world["learned"][new], form, seed), embeddings=N_ITEMS)
+    judged = Preferences.from_rows(as_rows(world["judged"][new], "pairs", seed), embeddings=N_ITEMS)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        (path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
+        np.save(path / "items.npy", 3 * np.eye(N_ITEMS, dtype=np.float32))
+        pairs_file = path / "test.jsonl"
+        pairs_file.write_text("".join(json.dumps(row) + "\n" for row in pairs.to_rows()))
+        script, data_args, args, model_args = parse_reward_arguments([
+            "--dataset_name", str(path / "train.jsonl"), "--eval_dataset_name", str(pairs_file), "--embeddings",
+            str(path / "items.npy"), "--n_prototypes", n_prototypes, "--output_dir", str(path / "out"),
+            "--disable_tqdm", "True", "--guard", "off",
+        ])  # fmt: skip
+        setup = set_up_reward(script, data_args, args, ModelConfig())
+        found: dict[str, object] = {"camps": n_camps, "seed": seed, "form": form, "K": setup.n_prototypes}
+        scores = {}
+        for name, k in {"pooled": 1, "pal": setup.n_prototypes}.items():
+            trainer = PALRewardTrainer(
+                setup.make_model(k), args, setup.train_rows, embeddings=setup.embeddings, choice=setup.choice_of(name)
+            )
+            trainer.train()
+            scores[name] = trainer.predict_scores(pairs)
+            found |= {f"{name}/{key}": value for key, value in judge(scores[name], pairs).items()}
+            fit = trainer.model.fit_annotators(place, embeddings=setup.embeddings)
+            rows = torch.from_numpy(AnnotatorIndex(fit.ids).indices(judged.annotator_ids, unknown=-1))
+            weights = torch.where(rows[:, None] >= 0, fit.weights[rows.clamp_min(0)], trainer.model.people.mean.cpu())
+            own = {} if fit.deviations is None else {"deviations": fit.deviations[rows.clamp_min(0)]}
+            new_scores = trainer.predict_scores(judged, weights=weights, **own)
+            found |= {f"{name}/newcomers/{key}": value for key, value in judge(new_scores, judged).items()}
+    if setup.choice is not None and setup.choice.table:
+        row = next(r for r in setup.choice.table if r["n_prototypes"] == setup.n_prototypes)
+        found |= {"promised": row["gain"], "promised_error": row["gain_error"], "variant": setup.choice.variant,
+                  "personal": setup.choice.personal is not None}  # fmt: skip
+    best = max((em_on_votes(world["learned"][known], n_camps, s) for s in range(5)), key=lambda fit: fit[1])[0]
+    found["em_on_votes"] = pair_accuracy(best, pairs)
+    found["evidence"] = _evidence(setup.train_rows)
+    return found
+
+
+def _evidence(rows: Preferences) -> float:
+    people = rows.annotators().indices(rows.annotator_ids)
+    arrays = (rows.item_indices, rows.ranks.astype(np.int64), people)
+    evidence = evidence_or_none(*(torch.from_numpy(np.asarray(array)) for array in arrays))
+    return 1.0 if evidence is None else float(evidence.mean())
+
+
+def main() -> None:
+    """Print a row a world, and means with standard errors over seeds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--camps", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--forms", nargs="+", default=["pairs"], choices=["pairs", "votes"])
+    parser.add_argument("--auto", action="store_true", help="choose K; else it is told the number of camps")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    table = []
+    for form in options.forms:
+        for n_camps in options.camps:
+            rows = []
+            for seed in options.seeds:
+                rows.append(measure(n_camps, seed, form, "auto" if options.auto else str(n_camps)))
+                print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+            numbers = {k: np.array([row[k] for row in rows]) for k in rows[0] if isinstance(rows[0][k], float)}
+            shown = ", ".join(
+                f"{k} {v.mean():.4f} ± {v.std(ddof=1) / len(v) ** 0.5 if len(v) > 1 else 0:.4f}"
+                for k, v in numbers.items()
+            )
+            print(f"{form}, {n_camps} camp(s), {len(rows)} seeds: K = {[row['K'] for row in rows]}; {shown}")
+            table += rows
+    if options.out is not None:
+        options.out.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

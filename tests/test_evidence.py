@@ -1,0 +1,60 @@
+"""What a row counts for beside the rows that share its items."""
+
+import pytest
+import torch
+
+from palign.functional.evidence import row_evidence
+from palign.functional.item_components import item_components
+
+PAIR = [0, 1]
+
+
+def evidence(items: list, people: list, ranks: list | None = None) -> list[float]:
+    ranks = [PAIR] * len(items) if ranks is None else ranks
+    return row_evidence(torch.tensor(items), torch.tensor(ranks), torch.tensor(people)).tolist()
+
+
+def test_rows_without_a_shared_item_count_for_one() -> None:
+    assert evidence([[0, 1], [2, 3], [4, 5]], [0, 0, 0]) == [1.0, 1.0, 1.0]
+
+
+def test_people_share_nothing() -> None:
+    assert evidence([[0, 1], [0, 1]], [0, 1]) == [1.0, 1.0]
+    items, ranks, people = torch.tensor([[0, 1], [1, 2], [0, 1]]), torch.tensor([PAIR] * 3), torch.tensor([0, 0, 1])
+    first, second, other = item_components(items.numpy(), ranks.numpy(), people.numpy()).tolist()
+    assert first == second != other
+
+
+def test_two_yes_and_two_no_as_four_pairs() -> None:
+    # y = z = 2: 2yz / (y + z) = 2 comparisons in 4 pairs
+    pairs = [[yes, no] for yes in (0, 1) for no in (2, 3)]
+    assert evidence(pairs, [0] * 4) == [0.5] * 4
+
+
+def test_the_same_votes_as_tiers() -> None:
+    # a row of two stages with two losers each, 2 · 2/3 comparisons a stage: 2 in 8/3
+    assert evidence([[0, 1, 2, 3]], [0], [[0, 0, 1, 1]]) == pytest.approx([0.75])
+
+
+def test_best_of_four_and_rankings_count_for_one() -> None:
+    assert evidence([[0, 1, 2, 3]], [0], [[0, 1, 1, 1]]) == [1.0]
+    assert evidence([[0, 1, 2, 3]], [0], [[0, 1, 2, 3]]) == [1.0]
+
+
+def test_all_pairs_of_a_ranking_count_for_items_less_one() -> None:
+    # a > b > c as three pairs: two judgements
+    assert evidence([[0, 1], [0, 2], [1, 2]], [0] * 3) == pytest.approx([2 / 3] * 3)
+
+
+def test_a_repeated_judgement_counts_again() -> None:
+    assert evidence([[0, 1]] * 5, [0] * 5) == [1.0] * 5
+
+
+def test_padding_is_not_an_item() -> None:
+    # two rows of a person; what stands at padding (item 9) joins nothing
+    assert evidence([[0, 1, 9], [2, 3, 9]], [0, 0], [[0, 1, -1], [0, 1, -1]]) == [1.0, 1.0]
+
+
+def test_no_rows() -> None:
+    nothing = torch.zeros(0, 2, dtype=torch.int64)
+    assert row_evidence(nothing, nothing, torch.zeros(0, dtype=torch.int64)).shape == (0,)
