@@ -4,9 +4,9 @@
     python scripts/measure_votes.py [--seeds 0 1 2] [--camps 1 2] [--forms pairs votes] [--auto] [--out FILE.json]
 
 300 people vote on 16 of 200 items each to be learned from and on 8 to be judged by; camps have independent tastes. As
-pairs a person's votes are up to 30 of yes over no; as votes they are one row of two tiers. Items are known by identity.
-Beside the reward stands EM on the votes themselves, a Bernoulli mixture in twenty lines that is told K. What the choice
-promises is compared with what 300 people of the same world who were in no training gain.
+pairs a person's votes are up to 30 of yes over no; as votes they are one row of two tiers. Items are known by
+identity. Beside the reward stands EM on the votes themselves, a Bernoulli mixture in twenty lines that is told K. What
+the choice promises is compared with what 300 people of the same world gain who were in no training.
 """
 
 import argparse

@@ -8,7 +8,8 @@ for is what its items can tell, in comparisons of two items:
 - items less one, the rank of its graph of comparisons, in general;
 - 2yz/(y + z) where y items only win and z only lose. That is the Fisher information of "these y of y + z were
   chosen", the law of votes given their number, over that of a pair (both at equal scores): a component of one pair
-  counts for one, best of M as in Plackett and Luce.
+  counts for one, best of M as in Plackett and Luce;
+- 2P/n for a row of n items in tiers of which P pairs are ordered, which is both of the above: n − 1 for a ranking.
 
 A row of M items without ties counts for its stages. Where the different rows of a component count for more together,
 each is scaled by one factor. So a set of rows in which no person meets an item twice is left as it is, to the bit. A
@@ -19,7 +20,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-__all__ = ["evidence_of_rows", "item_components"]
+__all__ = ["evidence_of_rows", "item_components", "ties_as_pairs"]
+
+MOST_PAIRS = 4  # for each item of a row with ties
 
 
 def item_components(item_indices: np.ndarray, ranks: np.ndarray, annotator_index: np.ndarray) -> np.ndarray:
@@ -34,13 +37,16 @@ def item_components(item_indices: np.ndarray, ranks: np.ndarray, annotator_index
     return _components(nodes, ranks)[nodes[:, 0]]
 
 
-def evidence_of_rows(item_indices: np.ndarray, ranks: np.ndarray, annotator_index: np.ndarray) -> np.ndarray:
+def evidence_of_rows(
+    item_indices: np.ndarray, ranks: np.ndarray, annotator_index: np.ndarray, base: np.ndarray | None = None
+) -> np.ndarray:
     """(rows,) float64 in (0, 1]: what one row counts for beside the person's other rows.
 
     Args:
         item_indices: (rows, max_items) integers, what stands at padding is not read.
         ranks: (rows, max_items) integers, 0 is best, equal ranks tie, −1 is padding.
         annotator_index: (rows,) integers.
+        base: (rows,) what a row counts for by itself, as `ties_as_pairs` gives; 1 if None.
     """
     if len(ranks) == 0:
         return np.ones(0)
@@ -58,8 +64,9 @@ def evidence_of_rows(item_indices: np.ndarray, ranks: np.ndarray, annotator_inde
     loses[nodes[above]] = True
     of_row = component[nodes[:, 0]]
     first = np.unique(_row_keys(nodes, place), return_index=True)[1]  # of repeated judgements one
-    n_stages = np.bincount(of_row[first], (below > 0).sum(1)[first], n_components)
-    counted = np.bincount(of_row[first], (2 * below / (below + 1)).sum(1)[first], n_components)
+    base = np.ones(len(ranks)) if base is None else base
+    n_stages = np.bincount(of_row[first], (base * (below > 0).sum(1))[first], n_components)
+    counted = np.bincount(of_row[first], (base * (2 * below / (below + 1)).sum(1))[first], n_components)
     winners = np.bincount(component, wins, n_components)
     is_mixed = np.bincount(component, wins & loses, n_components) > 0
     losers = np.bincount(component, loses, n_components)
@@ -68,7 +75,53 @@ def evidence_of_rows(item_indices: np.ndarray, ranks: np.ndarray, annotator_inde
         general = (n_items - 1) / n_stages
     scale = np.where(is_mixed, general, two_tiers)
     scale = np.where(np.isfinite(scale), scale, 1.0)
-    return np.minimum(scale, 1.0)[of_row]
+    return base * np.minimum(scale, 1.0)[of_row]
+
+
+def ties_as_pairs(
+    item_indices: np.ndarray, ranks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+    """Rows with ties above their last tier, as votes have them, as pairs; None where there is no such row.
+
+    The likelihood of stages lets a winner meet everything below it at once, and who ties with it is not asked: of
+    votes it is no likelihood. Pairs of a yes and a no are: p(yes, no | one of the two) = σ(difference of log-odds).
+    A row of n items gives at most `MOST_PAIRS` · n of its pairs, spread evenly over its winners and losers.
+
+    Args:
+        item_indices: (rows, max_items) integers; what stands at padding is not read.
+        ranks: (rows, max_items) integers, 0 is best, equal ranks tie, −1 is padding; a row's items stand best first.
+
+    Returns:
+        rows (n,) int64, which of the given rows each was; item_indices (n, max_items) and ranks (n, max_items), −1 is
+        padding; base (n,) what each counts for by itself.
+    """
+    present = ranks >= 0
+    ties = present[:, 1:] & (ranks[:, 1:] == ranks[:, :-1]) & (ranks[:, 1:] < ranks.max(1, keepdims=True))
+    is_tied = ties.any(1)
+    if not is_tied.any():
+        return None
+    kept = np.flatnonzero(~is_tied)
+    rows, items, base = [kept], [item_indices[kept].astype(np.int64)], [np.ones(len(kept))]
+    places = [ranks[kept].astype(np.int64)]
+    for row in np.flatnonzero(is_tied):
+        n = int(present[row].sum())
+        place, own = ranks[row, :n], item_indices[row, :n]
+        better, worse = np.nonzero(place[:, None] < place[None, :])
+        n_ordered = len(better)
+        if n_ordered > MOST_PAIRS * n:
+            # by how far a pair lies from the diagonal, so that every item keeps about as many of its pairs
+            turn = (better * 7919 + worse * 104729) % n_ordered
+            chosen = np.sort(np.argsort(turn, kind="stable")[: MOST_PAIRS * n])
+            better, worse = better[chosen], worse[chosen]
+        pairs = np.full((len(better), ranks.shape[1]), -1, dtype=np.int64)
+        pairs[:, 0], pairs[:, 1] = own[better], own[worse]
+        order = np.full(pairs.shape, -1, dtype=np.int64)
+        order[:, :2] = (0, 1)
+        rows.append(np.full(len(better), row))
+        items.append(pairs)
+        places.append(order)
+        base.append(np.full(len(better), 2 * n_ordered / (n * len(better))))
+    return np.concatenate(rows), np.concatenate(items), np.concatenate(places), np.concatenate(base)
 
 
 def _row_keys(nodes: np.ndarray, ranks: np.ndarray) -> np.ndarray:

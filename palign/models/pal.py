@@ -384,10 +384,11 @@ class PALRewardModel(nn.Module):
             rows = Preferences.from_rows(rows, embeddings=False if embeddings is None else len(embeddings))
         people = AnnotatorIndex(dict.fromkeys(canonical_ids(rows.annotator_ids).tolist()))
         data = self.row_tensors(rows, embeddings, store=store, annotator_index=people.indices(rows.annotator_ids))
+        n_rows = torch.bincount(data.annotator_index, minlength=len(people)).cpu()
+        data = data.as_comparisons()
         with self._evaluating(), torch.no_grad():
             fit = fit_people(self.head, self.people, data, len(people), method=method, seed=seed)
             deviations = self.fit_deviations(data, fit.weights)
-        n_rows = torch.bincount(data.annotator_index, minlength=len(people)).cpu()
         deviations = None if deviations is None else deviations.cpu()
         return AnnotatorFit(people.ids, fit.weights.cpu(), fit.spread.cpu(), n_rows, deviations)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from palign.data.preferences import Preferences
 from palign.functional.evidence import row_evidence
+from palign.functional.item_components import evidence_of_rows, ties_as_pairs
 
 __all__ = ["RowTensors"]
 
@@ -98,6 +99,24 @@ class RowTensors:
             prompt_indices=self.prompt_indices[rows],
             annotator_index=self.annotator_index[rows],
         )
+
+    def as_comparisons(self) -> "RowTensors":
+        """The same with rows of ties above their last tier as pairs (`ties_as_pairs`): to fit on, and to place by."""
+        parts = ties_as_pairs(self.item_indices.cpu().numpy(), self.ranks.cpu().numpy())
+        if parts is None:
+            return self
+        rows, items, ranks, base = parts
+        width = max(2, int((ranks >= 0).sum(1).max()))
+        items = np.where(items < 0, items[:, :1], items)[:, :width]
+        device = self.annotator_index.device
+        numbers = torch.from_numpy(rows).to(device)
+        people = self.annotator_index[numbers]
+        evidence = evidence_of_rows(items, ranks[:, :width], people.cpu().numpy(), base)
+        return replace(
+            self, item_indices=torch.from_numpy(items).to(device), ranks=torch.from_numpy(ranks[:, :width]).to(device),
+            prompt_indices=self.prompt_indices[numbers], annotator_index=people,
+            evidence=torch.from_numpy(evidence).float().to(device),
+        )  # fmt: skip
 
     def with_rows(self, item_indices: Tensor, ranks: Tensor, rows: Tensor) -> "RowTensors":
         """Rows (n,) cut down to items (n, max_items) in ranks (n, max_items), counted anew beside one another."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from palign.data.preferences import Preferences
 from palign.data.vote_counts import LEAST_FOR_AUTO
 from palign.functional.evidence import row_evidence
+from palign.functional.item_components import evidence_of_rows, ties_as_pairs
 from palign.functional.linear_mixture import LinearMixture, fit_linear_mixture, linear_log_likelihoods
 from palign.functional.mixture import responsibilities
 from palign.functional.mixture_checks import length_confounder, longer_wins_rate, permutation_test, restart_stability
@@ -136,6 +137,14 @@ def _fitted(
 ) -> CheapStart:
     own = torch.from_numpy(np.where(rows.item_indices < 0, rows.item_indices[:, :1], rows.item_indices))
     said = (own, torch.from_numpy(rows.ranks.astype(np.int64)), annotator_index, n_annotators)
+    evidence = row_evidence(*said[:3])
+    parts = ties_as_pairs(rows.item_indices, rows.ranks)
+    if parts is not None:
+        numbers, items_of, ranks, base = parts
+        people = annotator_index[torch.from_numpy(numbers)]
+        evidence = torch.from_numpy(evidence_of_rows(items_of, ranks, people.numpy(), base))
+        items_of = np.where(items_of < 0, items_of[:, :1], items_of)
+        said = (torch.from_numpy(items_of), torch.from_numpy(ranks), people, n_annotators)
     options = {"ridge": args.head_ridge, "temper_start": args.temper_start, "seed": args.seed}
     features = _features(rows, states, items, said, args, options)
     choice = _choice(features, said, args, options)
@@ -144,7 +153,7 @@ def _fitted(
     tables = {"choice": table if args.n_types == "auto" else [], "held_out": table}
     if n_types == 1:
         return CheapStart(torch.ones(n_annotators, 1, dtype=torch.float64), **tables)
-    evidence, temperature = row_evidence(*said[:3]), 1.0
+    temperature = 1.0
     options |= {"ridge": args.head_ridge or DEFAULT_RIDGE}
     if choice is not None:
         options |= {"ridge": choice.ridge, "pooled_ridge": choice.pooled_ridge}

@@ -135,7 +135,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         model = self.accelerator.unwrap_model(self.model)
         resume = self.agreed_resume_point(resume_from_checkpoint) if self.trains_backbone else None
         if resume is None:
-            data = self._states(self.train_rows, together=True)
+            data = self._states(self.train_rows, together=True).as_comparisons()
             self._on_main_process(lambda: self._fit_head(model, data))
         output = None
         if self.trains_backbone:
@@ -146,7 +146,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             self.leave_fsdp2()
             make_whole(model, self.model_wrapped)
             model.eval()
-            data = self._states(self.train_rows, together=True)  # the backbone has moved
+            data = self._states(self.train_rows, together=True).as_comparisons()  # the backbone has moved
         self._on_main_process(lambda: self._place_people(model, data))
         return output
 
@@ -192,7 +192,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         if self.choice is not None and not self.trains_backbone:
             is_pooled = model.n_prototypes == 1
             model.set_temperature(self.choice.pooled_temperature if is_pooled else self.choice.temperature)
-        counts = torch.bincount(data.annotator_index, minlength=len(model.annotators))
+        counts = torch.bincount(data.annotator_index, data.evidence, len(model.annotators))
         model.people.freeze_population(counts, seed=self.args.seed)
         if self.args.smooth_annotators and self.args.loss_type == "logistic" and model.n_prototypes > 1:
             fit = fit_people(model.head, model.people, data, len(model.annotators), method="posterior")

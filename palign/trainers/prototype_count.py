@@ -159,7 +159,7 @@ def choose_n_prototypes(
     Raises:
         ValueError: fewer than 16 annotators with two answers or more, too few to hold any out.
     """
-    require_people(data.annotator_index.numpy())
+    require_people(data.annotator_index.numpy(), (data.ranks >= 0).sum(1).numpy())
     trial = _Trial(data, config, options, seed)
     allowed = trial.allowed(candidates)
     compared = [k for k in allowed if k <= 2] or allowed[:1]
@@ -202,7 +202,7 @@ def calibrate_head(
     Args:
         min_steps: optimizer steps of a network to try where fewer are planned.
     """
-    if len(_eligible(data.annotator_index.numpy())) < int(MIN_HELD_OUT / HELD_OUT):
+    if len(_eligible(data.annotator_index.numpy(), (data.ranks >= 0).sum(1).numpy())) < int(MIN_HELD_OUT / HELD_OUT):
         variant = next(iter(variants or (config.variant,)))
         return PrototypeChoice(n_prototypes, [], variant=variant)
     trial = _Trial(data, config, options, seed, n_folds=1)
@@ -227,13 +227,17 @@ def calibrate_head(
     )  # fmt: skip
 
 
-def require_people(annotator_index: np.ndarray) -> np.ndarray:
-    """Those who can be held out, of whose row each is (n_rows,): annotators with two answers or more.
+def require_people(annotator_index: np.ndarray, n_items: np.ndarray | None = None) -> np.ndarray:
+    """Those who can be held out: annotators with two answers or more, or one that can be cut in two.
+
+    Args:
+        annotator_index: (n_rows,) whose row each is.
+        n_items: (n_rows,) items of each row; two if None.
 
     Raises:
         ValueError: fewer than 16 of them.
     """
-    eligible, needed = _eligible(annotator_index), int(MIN_HELD_OUT / HELD_OUT)
+    eligible, needed = _eligible(annotator_index, n_items), int(MIN_HELD_OUT / HELD_OUT)
     if len(eligible) < needed:
         raise ValueError(
             f"n_prototypes is 'auto', which needs {needed} annotators with two answers or more, and there are "
@@ -243,8 +247,11 @@ def require_people(annotator_index: np.ndarray) -> np.ndarray:
     return eligible
 
 
-def _eligible(annotator_index: np.ndarray) -> np.ndarray:
-    return np.flatnonzero(np.bincount(annotator_index) >= 2)
+def _eligible(annotator_index: np.ndarray, n_items: np.ndarray | None) -> np.ndarray:
+    count = np.bincount(annotator_index)
+    if n_items is not None:
+        count = np.maximum(count, 2 * (np.bincount(annotator_index, n_items >= 4) > 0))
+    return np.flatnonzero(count >= 2)
 
 
 def _levels_off(judged: list[Tensor], n_answers: Tensor) -> bool:
@@ -278,7 +285,8 @@ class _Trial:
         if n_people > N_DRAWN:
             people, keep, numbers = draw_people(data.annotator_index, n_people, N_DRAWN, least_rows=2, seed=seed)
             data, n_people = replace(data.select(torch.where(keep)[0]), annotator_index=numbers), len(people)
-        self.data, self.config, self.options, self.seed = data, config, options, seed
+        self.rows, self.data = data, data.as_comparisons()
+        self.config, self.options, self.seed = config, options, seed
         self.n_people, self.n_folds = n_people, n_folds
         self.n_dealings = N_DEALINGS if len(data) <= MANY_ROWS else 1
         rng = np.random.default_rng(seed)
@@ -298,7 +306,7 @@ class _Trial:
     def _dealt(
         self, rng: np.random.Generator, share: float = JUDGED, independent: np.ndarray | None = None
     ) -> RowParts:
-        arrays = (self.data.item_indices, self.data.ranks, self.data.annotator_index)
+        arrays = (self.rows.item_indices, self.rows.ranks, self.rows.annotator_index)
         arrays = tuple(array.cpu().numpy() for array in arrays)
         return part_rows(*arrays, fraction=share, item_share=share, rng=rng, independent=independent)
 
@@ -314,15 +322,13 @@ class _Trial:
         ranks = np.concatenate([wide(table.ranks) for table in tables]).astype(np.int64)
         rows = torch.from_numpy(np.concatenate([table.rows for table in tables]))
         offset = torch.from_numpy(np.repeat(np.arange(len(tables)) * self.n_people, [len(t) for t in tables]))
-        people = self.data.annotator_index.cpu()[rows] + offset
-        whole = replace(self.data, annotator_index=torch.zeros(0), evidence=None)
-        device = self.data.annotator_index.device
-        cut = replace(
-            whole, annotator_index=self.data.annotator_index.cpu(), prompt_indices=self.data.prompt_indices.cpu()
+        source = self.rows.to(torch.device("cpu"))
+        people = source.annotator_index[rows] + offset
+        joined = replace(
+            source.with_rows(torch.from_numpy(items), torch.from_numpy(ranks), rows), annotator_index=people
         )
-        joined = cut.with_rows(torch.from_numpy(items), torch.from_numpy(ranks), rows)
-        joined = replace(joined, annotator_index=people)
-        return joined.with_rows(joined.item_indices, joined.ranks, torch.arange(len(joined))).to(device)
+        joined = joined.with_rows(joined.item_indices, joined.ranks, torch.arange(len(joined)))
+        return joined.as_comparisons().to(self.data.annotator_index.device)
 
     def _by_person(self, values: Tensor, rows: RowTensors) -> Tensor:
         """(rows,) values, each as much as its row counts for → (n_people,) sums over all dealings."""

@@ -154,7 +154,7 @@ def set_up_reward(
         train, evaluation, options=options, embeddings=embeddings, unseen=newcomers[0] if newcomers else None
     )
     if script.n_prototypes == "auto":
-        require_people(train.annotators().indices(train.annotator_ids))
+        require_people(train.annotators().indices(train.annotator_ids), train.n_items)
     if model_args.model_name_or_path is not None and any(not isinstance(text, str) for text in train.texts()):
         trusts = getattr(model_args, "trust_remote_code", False)
         own = {"revision": model_args.model_revision, "trust_remote_code": trusts}
