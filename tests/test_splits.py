@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from palign.data.preferences import Preferences
-from palign.data.splits import split_by_annotator, split_by_prompt, split_by_row
+from palign.data.splits import hold_out, split_by_annotator, split_by_item, split_by_prompt, split_by_row
 
 SPLITS = [split_by_annotator, split_by_prompt, split_by_row]
 
@@ -85,3 +85,62 @@ def test_too_little_to_split() -> None:
         split_by_prompt(one, fraction=0.5, seed=0)
     with pytest.raises(ValueError, match="leaves nothing for the second part"):
         split_by_row(Preferences.from_arrays(["a", "b"], [0, 1], [2, 3]), fraction=0.5, seed=0)
+
+
+def votes(n_people: int = 12, n_items: int = 12) -> Preferences:
+    """Everybody says yes to half of the items and no to the others, as all pairs of a yes over a no."""
+    rng, rows = np.random.default_rng(0), []
+    for person in range(n_people):
+        order = rng.permutation(n_items)
+        rows += [
+            {"annotator_id": f"p{person}", "prompt": "?", "chosen": f"item {a}", "rejected": f"item {b}"}
+            for a in order[: n_items // 2]
+            for b in order[n_items // 2 :]
+        ]
+    return Preferences.from_rows(rows)
+
+
+def judged_items(prefs: Preferences) -> set[tuple[str, str]]:
+    return {
+        (person, prefs.items[item][1])
+        for person, items in zip(prefs.annotator_ids, prefs.item_indices, strict=True)
+        for item in items[items >= 0]
+    }
+
+
+def test_pairs_made_of_votes_are_held_out_by_item() -> None:
+    rows = votes()
+    held = hold_out(rows, fraction=0.2, seed=0)
+    assert judged_items(held.train).isdisjoint(judged_items(held.evaluation))
+    assert len(held.evaluation) > 0 and "by item" in held.sentence
+    n_across = len(rows) - len(held.train) - len(held.evaluation)
+    assert f"{n_across:,} of {len(rows):,} comparisons lie across" in held.sentence
+    assert set(held.train.annotator_ids) == set(rows.annotator_ids)
+
+
+def test_rows_without_a_shared_item_are_held_out_by_row() -> None:
+    rows = Preferences.from_rows(
+        [{"annotator_id": f"p{i % 5}", "prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(50)]
+    )
+    held, parts = hold_out(rows, fraction=0.2, seed=3), split_by_row(rows, fraction=0.2, seed=3)
+    assert held.train.to_rows() == parts[0].to_rows() and held.evaluation.to_rows() == parts[1].to_rows()
+    assert "no two judgements of one annotator share an item" in held.sentence
+
+
+def test_a_row_of_votes_is_cut() -> None:
+    row = {"prompt": "?", "completions": [f"item {i}" for i in range(8)], "ratings": [1, 1, 1, 1, 0, 0, 0, 0]}
+    rows = Preferences.from_rows([{"annotator_id": f"p{i}"} | row for i in range(6)])
+    first, second = split_by_item(rows, fraction=0.3, seed=0)
+    assert judged_items(first).isdisjoint(judged_items(second)) and len(second) > 0
+    for part in (first, second):
+        for record in part.to_rows():
+            if "ratings" in record:  # a yes still stands above a no
+                pairs = zip(record["completions"], record["ratings"], strict=True)
+                liked = {int(text.split()[1]) < 4 for text, rating in pairs if rating == max(record["ratings"])}
+                assert liked == {True}
+
+
+def test_nothing_to_hold_out_is_an_error() -> None:
+    rows = Preferences.from_rows([{"annotator_id": "p", "prompt": "?", "chosen": "a", "rejected": "b"}])
+    with pytest.raises(ValueError, match="leaves a part without rows"):
+        split_by_item(rows, fraction=0.5, seed=0)
