@@ -108,6 +108,8 @@ def merge_adapters(
     )
     for p, parameter in model.named_parameters():
         parameter.requires_grad_(flags.get(p, False))
+        if f".{name}." in p:  # out of an SVD it lies in column order: read back it would multiply with other rounding
+            parameter.data = parameter.data.contiguous()
 
 
 def remove_adapter(model: PeftModel, name: str) -> None:
