@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from palign.data.columns import ColumnNames
 from palign.data.files import SUFFIXES, file_rows, suffix_of
 
 __all__ = ["find_files", "stream_table"]
@@ -87,7 +86,7 @@ def _stream_file(path: Path) -> Iterator[dict[str, Any]]:
             for batch in table.iter_batches(batch_size=1000):
                 yield from batch.to_pylist()
     else:
-        yield from file_rows(path, ColumnNames())
+        yield from file_rows(path)
 
 
 def _stream_lines(path: Path) -> Iterator[dict[str, Any]]:
