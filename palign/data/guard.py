@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from palign.data import guard_form, guard_names, guard_people, guard_splits
+from palign.data import guard_form, guard_names, guard_people, guard_reading, guard_splits
 from palign.data.checks import MAX_CHARACTERS, shorten
 from palign.data.exports import folder_export
 from palign.data.files import NO_DATA, SUFFIXES, suffix_of
@@ -82,6 +82,9 @@ def guard(
 
 def _of_one(rows: Preferences, split: str, embeddings: np.ndarray | None, options: GuardOptions) -> Iterator[Finding]:
     seed, position = options.seed, options.position_column
+    yield guard_reading.check_winners_used(rows, position=position, split=split)
+    if embeddings is not None:
+        yield guard_reading.check_vectors(embeddings)
     yield guard_form.check_form(rows, split=split, seed=seed)
     yield guard_form.check_length(rows, split=split, seed=seed)
     yield guard_form.check_length_sign(rows, split=split, seed=seed)
