@@ -435,3 +435,27 @@ def test_a_whole_command_line_is_proposed(tmp_path: Path, columns: list[str], wo
     frame.to_csv(tmp_path / "j.csv", index=False)
     with pytest.raises(ValueError, match=words):
         load_preferences(tmp_path / "j.csv")
+
+
+# one reading for rewards and policies
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_policies_read_the_prompt_that_rewards_read(tmp_path: Path, form: str) -> None:
+    from palign.trainers.policy_rows import read_prompt_rows
+
+    prompt, chosen, rejected, expected = FORMS[form]
+    row = {"annotator_id": "a", "prompt": prompt, "chosen": chosen, "rejected": rejected}
+    (tmp_path / "r.jsonl").write_text(json.dumps(row) + "\n")
+    (read,) = read_prompt_rows(str(tmp_path / "r.jsonl"))
+    assert read == {"prompt": expected, "annotator_id": "a"}
+    assert load_preferences(tmp_path / "r.jsonl").prompts == [expected]
+
+
+def test_policies_read_tables_with_a_winner(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from palign.trainers.policy_rows import read_prompt_rows
+
+    judged("A", "tie", "B").assign(country="PL").to_csv(tmp_path / "j.csv", index=False, sep=";")
+    rows = read_prompt_rows(str(tmp_path / "j.csv"), group_columns=["country"], **NAMES)
+    assert [row["prompt"] for row in rows] == ["q0", "q1", "q2"] and rows[0]["country"] == "PL"
+    assert "read j.csv: 3 rows → 3 prompts of 3 people" in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """Where the rows are and what their columns are called, as command-line arguments of a recipe."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +11,11 @@ from palign.data.guard import MODES, GuardOptions, act_on
 from palign.data.guard_form import check_raw_form
 from palign.data.loading import load_embeddings, read_table
 from palign.data.preferences import Preferences
-from palign.data.reading import Reading
+from palign.data.reading import print_reading
 from palign.data.reading_options import ReadingOptions
 from palign.data.rows import RowReader
 
-__all__ = ["DataArguments", "print_reading"]
+__all__ = ["DataArguments"]
 
 
 @dataclass
@@ -119,9 +118,3 @@ class DataArguments(ReadingOptions):
             return read
         splits = {"rows": train} if evaluation is None else {"train": train, "eval": evaluation}
         return read + act_on(guard_module.guard(splits, unseen=unseen, embeddings=embeddings, options=options), self.guard)
-
-
-def print_reading(reading: Reading | None) -> None:
-    """Print how rows were read, in the main process only."""
-    if reading is not None and os.environ.get("RANK", "0") == "0":
-        print(reading, flush=True)

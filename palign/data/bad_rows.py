@@ -11,7 +11,7 @@ __all__ = ["BadRow", "BadRows"]
 
 N_SHOWN = 3  # of each kind
 MOST_KINDS = 12
-_PLACE = re.compile(r"^.*?row \d+ \(counting from 0\), (column .+?)(?=[:,] )[:,] (.*)$", re.S)
+_PLACE = re.compile(r"^.*?row \d+(?: \(counting from 0\))?, (column .+?)(?=[:,] )[:,] (.*)$", re.S)
 _VALUE = re.compile(r"'(?:[^'\\]|\\.)*'…?|\"(?:[^\"\\]|\\.)*\"…?|-?\d[\d,.]*")
 
 

@@ -1,11 +1,12 @@
 """What was read: the summary that one can check at a glance, printed by every command and kept in the report."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from palign.data.checks import Text, shorten
 
-__all__ = ["Reading", "similar_ids"]
+__all__ = ["Reading", "first_row", "print_reading", "similar_ids"]
 
 WIDTH = 26
 
@@ -36,10 +37,11 @@ class Reading:
 
     def lines(self) -> list[str]:
         """The summary, a line each."""
+        what = "preference" if any(kind in ("winner", "better") for kind, _, _ in self.columns) else "prompt"
         left = "; ".join(f"{count:,} {what}" for what, count in self.left_out.items() if count)
         head = (
             f"read {self.name or 'rows'}: {self.n_rows:,} {_plural('row', self.n_rows)} → {self.n_preferences:,} "
-            f"{_plural('preference', self.n_preferences)} of {self.n_people:,} "
+            f"{_plural(what, self.n_preferences)} of {self.n_people:,} "
             f"{'person' if self.n_people == 1 else 'people'}{f' ({left})' if left else ''}"
         )
         lines = [head, *(f"  {what:<8} {column:<{WIDTH}} {remark}".rstrip() for what, column, remark in self.columns)]
@@ -87,3 +89,8 @@ def similar_ids(names: Sequence[str]) -> list[str]:
 
 def _plural(word: str, count: int) -> str:
     return word if count == 1 else f"{word}s"
+
+def print_reading(reading: Reading | None) -> None:
+    """Print how rows were read, in the main process only."""
+    if reading is not None and os.environ.get("RANK", "0") == "0":
+        print(reading, flush=True)

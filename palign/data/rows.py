@@ -54,6 +54,13 @@ class UniqueTexts:
         return number_of_prompt, numbers
 
 
+class PromptPlace(Place):
+    """Where a value of a row of prompts stands."""
+
+    def __str__(self) -> str:
+        return f"{self.source or 'rows'}, row {self.row}, column {self.column!r}"
+
+
 class RowReader:
     """Takes rows one by one, checks them, and numbers their prompts and completions.
 
@@ -72,6 +79,7 @@ class RowReader:
         self.winners: Winners | None = None
         self.one_hot: list[str] = []
         self.table = Table("", [])
+        self.place_kind = Place
 
     def read(self, rows: Table | Iterable[Mapping[str, Any]], name: str = "") -> dict[str, Any]:
         """The fields of `Preferences`."""
@@ -133,8 +141,8 @@ class RowReader:
 
         Ties have a prompt as well; of rows without a judgement the prompt is all that is read.
         """
-        self.table = table = Table.of(rows, name)
-        bad = BadRows(table, self.names.bad_rows)
+        self.table, self.place_kind = Table.of(rows, name), PromptPlace
+        table, bad = self.table, BadRows(self.table, self.names.bad_rows)
         if not len(table):
             bad.settle(0)
         available = self._columns(bad, needs_items=False)
@@ -144,6 +152,13 @@ class RowReader:
         found: list[tuple[Text, str, int]] = []
         for row, record in enumerate(table):
             try:
+                if names.annotator_column not in record:
+                    there = ", ".join(map(repr, record))
+                    raise ValueError(
+                        f"{table.name or 'rows'}, row {row}: there is no column {names.annotator_column!r}; the row has "
+                        f"{there}. Every row must have a prompt and a person; say what they are called with "
+                        "--prompt_column and --annotator_column."
+                    )
                 person = checks.check_annotator(record.get(names.annotator_column), self._place(row, names.annotator_column))
                 held = [_cell(record, column) for column in pair]
                 places = [self._place(row, column) for column in pair]
@@ -152,12 +167,12 @@ class RowReader:
                     held, places = self._list(_cell(record, several), place, "completions"), []
                     places = [place] * len(held)
                 if not held or None in held:
-                    held = []
+                    held, places = [], []
                 prompt, _ = self._conversation(record, row, held, places)
                 if not prompt:
                     raise ValueError(f"{self._place(row, names.prompt_column)}: the prompt is empty. Drop the row.")
             except (TypeError, ValueError) as error:
-                bad.add(row, error)
+                bad.add(row, ValueError(str(error)))
                 continue
             found.append((prompt, person, row))
         notes = bad.settle(len(found))
@@ -204,7 +219,7 @@ class RowReader:
             )
 
     def _place(self, row: int, column: str) -> Place:
-        return Place(self.table.name, row, column)
+        return self.place_kind(self.table.name, row, column)
 
     def _winner_first(self, record: Mapping[str, Any], row: int) -> tuple[list[Any], list[int]]:
         """The two answers, the winner first, and their ranks; [0, 0] of a tie, nothing where the winner is unknown."""

@@ -10,6 +10,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from palign.conditioning import WhoIsAsking
 from palign.data.guard import act_on, guard_prompts
+from palign.data.reading_options import ReadingOptions
 from palign.data.rendering import require_template
 from palign.models.checkpoints import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
@@ -99,9 +100,8 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
     rows = read_prompt_rows(
         script.dataset_name,
         split=script.dataset_split,
-        annotator_column=script.annotator_column,
-        prompt_column=script.prompt_column,
         group_columns=[*script.group_columns, *_reward_groups(script, args)],
+        **vars(ReadingOptions.reading(script)),
     )
     if len(rows) < 2:
         raise ValueError(
