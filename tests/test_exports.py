@@ -63,7 +63,9 @@ def test_argilla_to_datasets_with_drafts_and_labels(tmp_path: Path) -> None:
 
 
 def test_argilla_labels_that_call_sides(tmp_path: Path) -> None:
-    record = argilla(preference=[{"value": "A", "user_id": "u1", "status": "submitted"}, {"value": "B", "user_id": "u2"}])
+    record = argilla(
+        preference=[{"value": "A", "user_id": "u1", "status": "submitted"}, {"value": "B", "user_id": "u2"}]
+    )
     record["fields"] = {"prompt": "ask", "answer_a": "one", "answer_b": "two"}
     prefs = load_preferences(written(tmp_path / "r.json", [record]))
     assert orders(prefs) == [("u1", ["one", "two"], [0, 1]), ("u2", ["two", "one"], [0, 1])]
@@ -103,7 +105,10 @@ def test_label_studio_ranker(tmp_path: Path) -> None:
 def test_label_studio_min_and_csv(tmp_path: Path, suffix: str) -> None:
     row = {"id": 1, "prompt": "ask", "text1": "one", "text2": "two", "annotator": 9, "annotation_id": 3, "lead_time": 2.5,
            "created_at": "2026-01-01", "updated_at": "2026-01-01"}  # fmt: skip
-    rows = [row | {"pw": "left"}, row | {"pw": '[{"selected": "right"}]' if suffix == "csv" else {"selected": "right"}}]
+    rows = [
+        row | {"pw": "left"},
+        row | {"pw": '[{"selected": "right"}]' if suffix == "csv" else {"selected": "right"}},
+    ]
     prefs = load_preferences(written(tmp_path / f"export.{suffix}", rows))
     assert orders(prefs) == [("9", ["one", "two"], [0, 1]), ("9", ["two", "one"], [0, 1])]
 
@@ -151,7 +156,9 @@ def test_polis_of_today(tmp_path: Path, name: str) -> None:
              for i in range(20)]  # fmt: skip
     late = votes[0] | {"timestamp": 900, "vote": -1}  # the newer vote stands first
     written(tmp_path / "votes.csv", [late, *votes])
-    (tmp_path / name).write_text("participant,group-id,n-comments,n-votes,n-agree,n-disagree,0,1\n5,1,0,20,9,11,-1,1\n")
+    (tmp_path / name).write_text(
+        "participant,group-id,n-comments,n-votes,n-agree,n-disagree,0,1\n5,1,0,20,9,11,-1,1\n"
+    )
     prefs = load_preferences(tmp_path)
     better = {items[0] for _, items, _ in orders(prefs)}
     assert "s0" not in better and better <= {f"s{i}" for i in range(1, 10)}
@@ -177,7 +184,9 @@ VOTE = {"model_a": "m", "model_b": "n", "language": "English"}
 )
 def test_arenas_of_conversations(tmp_path: Path, more: dict, who: str) -> None:
     a, b = talk(part("ask"), part("one")), talk(part("ask"), part("two"))
-    rows = [VOTE | more | {"winner": w, "conversation_a": a, "conversation_b": b} for w in ("model_b", "tie", "both_bad")]
+    rows = [
+        VOTE | more | {"winner": w, "conversation_a": a, "conversation_b": b} for w in ("model_b", "tie", "both_bad")
+    ]
     prefs = load_preferences(written(tmp_path / "train.jsonl", rows))
     assert orders(prefs) == [(who, ["two", "one"], [0, 1])] and prefs.prompts == [talk("ask")]
     assert "2 ties" in str(prefs.reading) and ("no column says who judged" in str(prefs.reading)) == (who == "unknown")
@@ -266,7 +275,12 @@ def test_ultrafeedback_is_recognised(tmp_path: Path) -> None:
     def answer(text: str, rating: str) -> dict[str, Any]:
         return {"response": text, "model": "m", "annotations": {"helpfulness": {"Rating": rating}}}
 
-    row = {"source": "s", "instruction": "ask", "models": ["m"], "completions": [answer("one", "2"), answer("two", "5")]}
+    row = {
+        "source": "s",
+        "instruction": "ask",
+        "models": ["m"],
+        "completions": [answer("one", "2"), answer("two", "5")],
+    }
     prefs = load_preferences(written(tmp_path / "u.jsonl", [row]))
     assert orders(prefs) == [("helpfulness", ["two", "one"], [0, 1])]
 
@@ -281,7 +295,9 @@ def test_columns_that_are_named_are_not_recognised(tmp_path: Path) -> None:
 
 def test_an_export_that_is_none(tmp_path: Path) -> None:
     path = written(tmp_path / "x.jsonl", [{"a": 1}])
-    with pytest.raises(ValueError, match="--source is 'nothing', which is no export known here; there are arena, argilla"):
+    with pytest.raises(
+        ValueError, match="--source is 'nothing', which is no export known here; there are arena, argilla"
+    ):
         load_preferences(path, source="nothing")
     with pytest.raises(ValueError, match="x.jsonl, read as 'arena': row 0 .*winner_model_a"):
         load_preferences(path, source="arena")
@@ -292,6 +308,8 @@ def test_an_answer_that_is_missing_leaves_no_half_file(tmp_path: Path) -> None:
 
     row = {"annotator_id": "a", "prompt": "p", "response_a": "x", "response_b": "y", "winner": "a"}
     path = written(tmp_path / "t.jsonl", [row] * 5 + [row | {"response_b": None}])
-    with pytest.raises(ValueError, match=r"row 5 \(counting from 0\), column 'response_b': a text is needed, found None"):
+    with pytest.raises(
+        ValueError, match=r"row 5 \(counting from 0\), column 'response_b': a text is needed, found None"
+    ):
         write_source("table", tmp_path / "out", path=path)
     assert list((tmp_path / "out").iterdir()) == []

@@ -81,7 +81,9 @@ def test_vectors_that_say_nothing(vectors: np.ndarray, words: str, tmp_path, cap
     pd.DataFrame(rows).to_json(tmp_path / "r.jsonl", orient="records", lines=True)
     assert main([str(tmp_path / "r.jsonl"), "--embeddings", str(tmp_path / "v.npy")]) == 1
     out = capsys.readouterr().out
-    assert out.startswith("read r.jsonl: 60 rows → 60 preferences of 5 people") and finding.message.split(":")[0] in out
+    assert (
+        out.startswith("read r.jsonl: 60 rows → 60 preferences of 5 people") and finding.message.split(":")[0] in out
+    )
 
 
 def test_vectors_that_differ() -> None:

@@ -360,8 +360,18 @@ def test_one_reading_of_conversations(form: str) -> None:
     [
         ("another", say("ask", "x"), say("ask", "y"), "the prompt .'another'. is not among the messages"),
         ("ask", say("one", "x"), say("two", "y"), "conversations begin with different messages"),
-        ("ask", "[{'role': 'user', 'content': 'x'} {'role'", "y", "looks like a list of messages and cannot be parsed"),
-        ("ask", [{"role": "assistant", "content": [{"type": "image", "image": "u"}]}], say("y"), "a part that is no text"),
+        (
+            "ask",
+            "[{'role': 'user', 'content': 'x'} {'role'",
+            "y",
+            "looks like a list of messages and cannot be parsed",
+        ),
+        (
+            "ask",
+            [{"role": "assistant", "content": [{"type": "image", "image": "u"}]}],
+            say("y"),
+            "a part that is no text",
+        ),
     ],
 )
 def test_conversations_that_cannot_be_reconciled(prompt: Any, chosen: Any, rejected: Any, words: str) -> None:
@@ -382,7 +392,9 @@ def test_ranks_and_ratings() -> None:
 @pytest.mark.parametrize("column", ["scores", "rank", "ranking", "overall_score"])
 def test_an_order_that_nobody_named_is_asked_for(column: str) -> None:
     row = {"annotator_id": "a", "prompt": "p", "completions": ["x", "y"], column: [1, 2]}
-    with pytest.raises(ValueError, match=f"'{column}' stands beside 'completions'.*--ratings_column {column}.*--ranks"):
+    with pytest.raises(
+        ValueError, match=f"'{column}' stands beside 'completions'.*--ratings_column {column}.*--ranks"
+    ):
         Preferences.from_rows([row])
 
 
@@ -403,7 +415,9 @@ def test_votes_one_a_row(tmp_path: Path) -> None:
 def test_votes_as_a_matrix(tmp_path: Path) -> None:
     pd.DataFrame({"id": [0, 1, 2], "text": ["zero", "one", "two"]}).to_csv(tmp_path / "items.csv", index=False)
     (tmp_path / "m.csv").write_text("participant,group,0,1,2\n7,A,1,-1,\n8,B,0,0,5\n")
-    prefs = load_preferences(tmp_path / "m.csv", annotator_column="participant", items_name=str(tmp_path / "items.csv"))
+    prefs = load_preferences(
+        tmp_path / "m.csv", annotator_column="participant", items_name=str(tmp_path / "items.csv")
+    )
     first, second = prefs.to_rows()
     assert (first["chosen"], first["rejected"], first["group"]) == ("zero", "one", "A")
     assert second["completions"] == ["two", "zero", "one"] and prefs.ranks[1].tolist() == [0, 1, 1]

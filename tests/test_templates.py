@@ -27,7 +27,9 @@ HYBRID = (
     "{{ m['content'] }}</s>{% endfor %}" + OPEN
 )  # Qwen3 hybrid kinds
 NO_SYSTEM = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + MARKS + OPEN
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    + MARKS
+    + OPEN
 )  # Gemma kinds
 DEFAULT = (
     "{% if messages[0]['role'] != 'system' %}<system>You are Qwen.</s>{% endif %}" + MARKS + OPEN
@@ -98,7 +100,9 @@ def test_a_default_system_message_stays() -> None:
     assert bare == "<system>You are Qwen.</s><user>ask</s><assistant>"
     assert told == "<system>The reader is type 2. You are Qwen.</s><user>ask</s><assistant>"
     kind = [{"role": "system", "content": "be kind"}, *ASK]
-    assert render_prompt(condition_prompt(kind, "type 2"), made).startswith("<system>The reader is type 2. be kind</s>")
+    assert render_prompt(condition_prompt(kind, "type 2"), made).startswith(
+        "<system>The reader is type 2. be kind</s>"
+    )
     assert render_prompt(kind, made).startswith("<system>be kind</s>")
 
 
@@ -117,8 +121,9 @@ def test_reference_of_heads_that_call_the_decoder(kind: str, tmp_path) -> None:
     model = small(kind, made).eval()
     rows = [{"annotator_id": "a", "prompt": "ask", "chosen": " answer 1", "rejected": " think 2 3"}]
     items = TokenizedItems.of(Preferences.from_rows(rows), made, max_length=32)
-    from palign.models.reference_logps import _compute
     from tqdm.auto import tqdm
+
+    from palign.models.reference_logps import _compute
 
     found = _compute(model, items, np.arange(2), 2, tqdm(disable=True))
     batch = items.collate([0])
@@ -188,7 +193,9 @@ def test_adapters_on_a_backbone_given_as_an_object_come_back(more: dict, tmp_pat
     made = tokenizer()
     torch.manual_seed(0)
     lm = make_tiny_lm(made, seed=0)
-    model = PALRewardModel.from_backbone(lm.model, annotators=AnnotatorIndex(["a", "b"]), n_prototypes=2, tokenizer=made)
+    model = PALRewardModel.from_backbone(
+        lm.model, annotators=AnnotatorIndex(["a", "b"]), n_prototypes=2, tokenizer=made
+    )
     config = LoraConfig(r=2, target_modules=["q_proj"], task_type="FEATURE_EXTRACTION", **more)
     model.backbone.model = get_peft_model(model.backbone.model, config)
     with torch.no_grad():

@@ -113,8 +113,12 @@ class DataArguments(ReadingOptions):
         Raises:
             GuardError: a check says stop, and so does `--guard`.
         """
-        read = [line for rows in (train, evaluation) if rows is not None and rows.reading for line in rows.reading.lines()]
+        read = [
+            line for rows in (train, evaluation) if rows is not None and rows.reading for line in rows.reading.lines()
+        ]
         if self.guard == "off":
             return read
         splits = {"rows": train} if evaluation is None else {"train": train, "eval": evaluation}
-        return read + act_on(guard_module.guard(splits, unseen=unseen, embeddings=embeddings, options=options), self.guard)
+        return read + act_on(
+            guard_module.guard(splits, unseen=unseen, embeddings=embeddings, options=options), self.guard
+        )

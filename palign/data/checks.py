@@ -164,7 +164,9 @@ def check_ratings(values: Sequence[object], n_items: int, place: Place) -> list[
         )
     for position, value in enumerate(values):
         if isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(value) > 10**300:
-            raise ValueError(f"{place}, position {position}: a rating of more than 300 digits. Correct or drop the row.")
+            raise ValueError(
+                f"{place}, position {position}: a rating of more than 300 digits. Correct or drop the row."
+            )
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(
                 f"{place}, position {position}: a rating must be a number, found {shorten(value)} "

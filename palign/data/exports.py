@@ -54,7 +54,9 @@ def recognised_export(table: Table, options: ReadingOptions) -> str | None:
 def folder_export(path: Path, source: str | None) -> str | None:
     """The name of the export whose files lie in a folder, or that a file's suffix names; None where there is none."""
     if source is not None and source not in SOURCES:
-        raise ValueError(f"--source is {source!r}, which is no export known here; there are {', '.join(sorted(SOURCES))}.")
+        raise ValueError(
+            f"--source is {source!r}, which is no export known here; there are {', '.join(sorted(SOURCES))}."
+        )
     if path.is_file() and path.suffix.lower() in PREFLIB:
         return "preflib"
     if not path.is_dir():
@@ -75,7 +77,9 @@ def read_export(name: str, data: Any, options: ReadingOptions) -> Table:
         ValueError: an unknown name, no row that holds a preference, or whatever the reader finds wrong.
     """
     if name not in SOURCES:
-        raise ValueError(f"--source is {name!r}, which is no export known here; there are {', '.join(sorted(SOURCES))}.")
+        raise ValueError(
+            f"--source is {name!r}, which is no export known here; there are {', '.join(sorted(SOURCES))}."
+        )
     reader, dropped = SOURCES[name], Counter()
     called = data.name if isinstance(data, Table) else Path(data).name
     own = {key: getattr(options, key) for key in reader.options() if getattr(options, key, None) is not None}
@@ -93,7 +97,10 @@ def read_export(name: str, data: Any, options: ReadingOptions) -> Table:
     if not rows:
         raise ValueError(f"{called}: read as {name!r}, no row holds a preference; left out were {left or 'none'}.")
     how = "as asked" if options.source == name else "by its form (say --source NAME if it is another)"
-    notes = [*(data.notes if isinstance(data, Table) else ()), f"read as {name!r} {how}; an annotator is {reader.annotator}"]
+    notes = [
+        *(data.notes if isinstance(data, Table) else ()),
+        f"read as {name!r} {how}; an annotator is {reader.annotator}",
+    ]
     if left:
         notes.append(f"left out: {left}")
     if all(row["annotator_id"] == "unknown" for row in rows):

@@ -151,7 +151,9 @@ def text_of(path: Path) -> tuple[str, list[str]]:
             f"{path.name} holds zero bytes: a file of another kind under this name, or UTF-16 without its mark. Save "
             "it as UTF-8."
         )
-    return text, [f"the file is {encoding.upper()}, as its mark says"] if encoding.startswith(("utf-16", "utf-32")) else []
+    return text, [f"the file is {encoding.upper()}, as its mark says"] if encoding.startswith(
+        ("utf-16", "utf-32")
+    ) else []
 
 
 def _arrow_rows(path: Path, suffix: str) -> list[dict[str, Any]]:
@@ -252,7 +254,10 @@ def _json_object(line: str) -> tuple[Any, str]:
     try:
         row = json.loads(line, object_pairs_hook=_one_of_each)
     except _TwiceError as error:
-        return None, f"the key {str(error)!r} is there twice; which one counts is anybody's guess. Leave one of them out."
+        return (
+            None,
+            f"the key {str(error)!r} is there twice; which one counts is anybody's guess. Leave one of them out.",
+        )
     except json.JSONDecodeError as error:
         return None, (
             f"not JSON ({error.msg} at character {error.colno}): {shorten(line)}. Every line must be one object; mend "

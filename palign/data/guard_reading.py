@@ -39,7 +39,9 @@ def check_winners_used(prefs: Preferences, *, position: str | None = None, split
 
 def _is_declared(prefs: Preferences) -> bool:
     """Whether the pairs stood in columns called chosen and rejected."""
-    columns = [] if prefs.reading is None else [column for what, column, _ in prefs.reading.columns if what == "better"]
+    columns = (
+        [] if prefs.reading is None else [column for what, column, _ in prefs.reading.columns if what == "better"]
+    )
     return columns in ([], ["chosen"], ["chosen_index"])
 
 

@@ -209,5 +209,7 @@ def _split_of(there: list[str], split: str | None, source: str) -> str:
     if split is None and len(there) == 1:
         return there[0]
     if (split or "train") not in there:
-        raise _NoSplitError(f"{source} has no split {split or 'train'!r}; it has {', '.join(there)} (--dataset_split).")
+        raise _NoSplitError(
+            f"{source} has no split {split or 'train'!r}; it has {', '.join(there)} (--dataset_split)."
+        )
     return split or "train"

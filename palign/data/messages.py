@@ -43,7 +43,7 @@ def _parsed(text: str, place: Place) -> Any:
             return value
     raise ValueError(
         f"{place}: the text looks like a list of messages and cannot be parsed as one, as JSON or as Python writes it: "
-        f"{shorten(text)}. Write it as JSON ([{{\"role\": …, \"content\": …}}])."
+        f'{shorten(text)}. Write it as JSON ([{{"role": …, "content": …}}]).'
     )
 
 

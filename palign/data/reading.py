@@ -60,7 +60,9 @@ def first_row(annotator: str, prompt: Text | None, texts: Sequence[Text], ranks:
     over = [text for text, rank in zip(texts, ranks, strict=True) if rank == worst]
     asked = f' · "{glance(prompt)}"' if prompt else ""
     between = f" · {len(texts)} answers in order" if len(texts) > 2 else ""
-    return f'{shorten(annotator)[1:-1]}{asked}{between} · preferred "{glance(preferred[0])}" · over "{glance(over[0])}"'
+    return (
+        f'{shorten(annotator)[1:-1]}{asked}{between} · preferred "{glance(preferred[0])}" · over "{glance(over[0])}"'
+    )
 
 
 def glance(text: Text, width: int = 48) -> str:
@@ -89,6 +91,7 @@ def similar_ids(names: Sequence[str]) -> list[str]:
 
 def _plural(word: str, count: int) -> str:
     return word if count == 1 else f"{word}s"
+
 
 def print_reading(reading: Reading | None) -> None:
     """Print how rows were read, in the main process only."""

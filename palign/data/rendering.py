@@ -13,7 +13,9 @@ __all__ += ["template_ids"]
 
 
 EMPTY_THOUGHT = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
-READER = re.compile(r"The reader is [^.\n]{1,200}\.")  # the whole message is ours: who is asking, nothing of the user's
+READER = re.compile(
+    r"The reader is [^.\n]{1,200}\."
+)  # the whole message is ours: who is asking, nothing of the user's
 PROBE = "\u2603"  # stands in no template
 
 
@@ -102,8 +104,10 @@ def _said(messages: Sequence[dict[str, Any]]) -> Iterator[None]:
         yield
     except TemplateError as error:
         roles = ", ".join(str(message.get("role")) for message in messages)
-        advice = "Leave the system messages out of the rows, or put them into the first question" if "system" in roles else (
-            "Give messages whose roles alternate as it wants them"
+        advice = (
+            "Leave the system messages out of the rows, or put them into the first question"
+            if "system" in roles
+            else ("Give messages whose roles alternate as it wants them")
         )
         raise ValueError(
             f"The tokenizer's chat template refuses messages of the roles {roles} ({error}). {advice}, or take a model "

@@ -16,7 +16,7 @@ from palign.data.messages import in_one_form, text_of_cell
 from palign.data.reading import Reading, first_row, similar_ids
 from palign.data.reading_options import ReadingOptions
 from palign.data.table import Table
-from palign.data.winners import FIRST, SECOND, TIE, Winners, plain_value
+from palign.data.winners import FIRST, TIE, Winners, plain_value
 
 __all__ = ["RowReader", "UniqueTexts"]
 
@@ -159,7 +159,9 @@ class RowReader:
                         f"{there}. Every row must have a prompt and a person; say what they are called with "
                         "--prompt_column and --annotator_column."
                     )
-                person = checks.check_annotator(record.get(names.annotator_column), self._place(row, names.annotator_column))
+                person = checks.check_annotator(
+                    record.get(names.annotator_column), self._place(row, names.annotator_column)
+                )
                 held = [_cell(record, column) for column in pair]
                 places = [self._place(row, column) for column in pair]
                 if _cell(record, several) is not None:
@@ -200,7 +202,11 @@ class RowReader:
             self.winners = Winners(
                 cells, names.first_column, names.second_column, names.winner_column, available, names.winners_stated
             )
-        elif self.list_column in available and not {names.ratings_column, names.ranks_column, names.n_ranked_column} & set(available):
+        elif self.list_column in available and not {
+            names.ratings_column,
+            names.ranks_column,
+            names.n_ranked_column,
+        } & set(available):
             self._require_named_order(available)
 
     def _require_named_order(self, available: list[str]) -> None:
@@ -254,7 +260,9 @@ class RowReader:
         marks = [{"true": 1.0, "false": 0.0}.get(value, value) for value in values]
         if sorted(map(str, marks)) != ["0.0", "0.0", "1.0"]:
             shown = ", ".join(f"{c} = {shorten(_cell(record, c))}" for c in self.one_hot)
-            raise ValueError(f"{self._place(row, self.one_hot[0])}: one of three columns must be 1 and the others 0: {shown}.")
+            raise ValueError(
+                f"{self._place(row, self.one_hot[0])}: one of three columns must be 1 and the others 0: {shown}."
+            )
         side = marks.index(1.0)
         self.winners.counts.setdefault(self.one_hot[side], [0, 0, 0])[side] += 1
         return side
@@ -294,7 +302,11 @@ class RowReader:
 
     def _ordered(self, held: list[Any], record: Mapping[str, Any], row: int) -> tuple[list[Any], list[int]]:
         names = self.names
-        given = [c for c in (names.ratings_column, names.ranks_column, names.n_ranked_column) if _cell(record, c) is not None]
+        given = [
+            c
+            for c in (names.ratings_column, names.ranks_column, names.n_ranked_column)
+            if _cell(record, c) is not None
+        ]
         if not given:
             return held, list(range(len(held)))
         place = self._place(row, given[0])
@@ -361,7 +373,9 @@ class RowReader:
             start = f"{self.table.name}: i" if self.table.name else "I"
             where = "n the only row" if n_rows == 1 else f"n each of the {n_rows} rows"
             what = "all ratings tie" if self.winners is None else "the winner is a tie"
-            raise ValueError(f"{start}{where} {what}, so nothing is said. Give rows in which one completion is better.")
+            raise ValueError(
+                f"{start}{where} {what}, so nothing is said. Give rows in which one completion is better."
+            )
 
     def _report_blanks(self, names: list[str]) -> None:
         padded = [name for name in names if name != name.strip()]
@@ -375,7 +389,9 @@ class RowReader:
             )  # fmt: skip
 
     def _who(self, people: list[str]) -> tuple[str, str, str]:
-        values = f"{len(people):,} {'value' if len(people) == 1 else 'values'}, e.g. {shorten(people[0])}" if people else ""
+        values = (
+            f"{len(people):,} {'value' if len(people) == 1 else 'values'}, e.g. {shorten(people[0])}" if people else ""
+        )
         return "who", self.names.annotator_column, values
 
     def _what(self, prompts: list[Text]) -> tuple[str, str, str]:
@@ -403,9 +419,15 @@ class RowReader:
         elif set(self.pair_columns) <= set(available):
             reading.columns.append(("better", self.pair_columns[0], f"over {self.pair_columns[1]}"))
         if self.winners is None and self.list_column in available:
-            by = {names.ratings_column: "more is better", names.ranks_column: "1 is best", names.n_ranked_column: "so many in order"}
+            by = {
+                names.ratings_column: "more is better",
+                names.ranks_column: "1 is best",
+                names.n_ranked_column: "so many in order",
+            }
             orders = [f"by {column} ({text})" for column, text in by.items() if column in available]
-            reading.columns.append(("better", self.list_column, ", ".join(orders) or "best first, in the order of the file"))
+            reading.columns.append(
+                ("better", self.list_column, ", ".join(orders) or "best first, in the order of the file")
+            )
         return reading
 
     def _further_columns(self, kept: np.ndarray, available: list[str], sides: list[int]) -> dict[str, np.ndarray]:
@@ -416,7 +438,13 @@ class RowReader:
         if self.winners is not None:
             used |= {names.first_column, names.second_column, names.winner_column, *self.one_hot}
         else:
-            used |= {*self.pair_columns, self.list_column, names.ratings_column, names.ranks_column, names.n_ranked_column}
+            used |= {
+                *self.pair_columns,
+                self.list_column,
+                names.ratings_column,
+                names.ranks_column,
+                names.n_ranked_column,
+            }
         columns = {name: _objects(self.table.column(name))[kept] for name in available if name not in used}
         if self.winners is not None:
             columns.setdefault("position", _objects(sides))

@@ -34,7 +34,9 @@ def community_alignment_rows(source: Any, dropped: Counter) -> Iterator[Row]:
             if not prompt or not best or prompt != prompt or best != best:
                 break
             answers = {side: row.get(f"{turn}_turn_response_{side}") for side in "abcd"}
-            answers = {side: text.removesuffix(END).rstrip() for side, text in answers.items() if isinstance(text, str)}
+            answers = {
+                side: text.removesuffix(END).rstrip() for side, text in answers.items() if isinstance(text, str)
+            }
             chosen = str(best).strip().lower()[-1]
             if chosen not in answers:
                 raise ValueError(f"Community Alignment: {best!r} names none of the answers {', '.join(answers)}.")

@@ -84,7 +84,9 @@ def _stream_file(path: Path) -> Iterator[dict[str, Any]]:
             for row in (reader := csv.DictReader(file)):
                 if None in row or None in row.values():
                     n = len(reader.fieldnames or ())
-                    raise ValueError(f"{path.name}, line {reader.line_num}: another number of cells than the header's {n}.")
+                    raise ValueError(
+                        f"{path.name}, line {reader.line_num}: another number of cells than the header's {n}."
+                    )
                 yield row
     elif suffix == ".parquet":
         import pyarrow.parquet

@@ -48,8 +48,11 @@ def argilla_rows(source: Any, dropped: Counter, *, prompt_column: str = "") -> I
                     head = {"annotator_id": user, "prompt": _prompt_of(fields, judged, prompt_column)}
                     texts = [fields[name] for name in judged]
                     ranks = list(judged.values())
-                    yield further | head | {"completions": texts, "ranks": ranks} | (
-                        {"question": question} if len(known) > 1 else {}
+                    yield (
+                        further
+                        | head
+                        | {"completions": texts, "ranks": ranks}
+                        | ({"question": question} if len(known) > 1 else {})
                     )
 
 
@@ -169,7 +172,9 @@ def _completed_by(annotation: Mapping[str, Any]) -> str:
     if by is None:
         by = annotation.get("created_username")
     if by is None:
-        raise ValueError("Label Studio: an annotation does not say who completed it (completed_by); export it as JSON.")
+        raise ValueError(
+            "Label Studio: an annotation does not say who completed it (completed_by); export it as JSON."
+        )
     return str(by).strip()
 
 
@@ -256,7 +261,10 @@ def preflib_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
     names, ballots, title = _preflib_parts(text, path.name)
     voter = 0
     for line, count, order in ballots:
-        tiers = [[int(n) for n in tier.strip("{} ").split(",") if n.strip()] for tier in re.findall(r"\{[^}]*\}|[^,{}]+", order)]
+        tiers = [
+            [int(n) for n in tier.strip("{} ").split(",") if n.strip()]
+            for tier in re.findall(r"\{[^}]*\}|[^,{}]+", order)
+        ]
         items = [(number, rank) for rank, tier in enumerate(filter(None, tiers), start=1) for number in tier]
         strange = [number for number, _ in items if number not in names]
         if strange:
@@ -296,5 +304,7 @@ def _preflib_parts(text: str, name: str) -> tuple[dict[int, str], list[tuple[int
         else:
             raise ValueError(f"{name}, line {number}: {shorten(line)} is no ballot of PrefLib (voters: 1,2,{{3,4}}).")
     if not names or not ballots:
-        raise ValueError(f"{name} holds no alternatives or no ballots; a file of PrefLib (.soc, .soi, .toc, .toi) is wanted.")
+        raise ValueError(
+            f"{name} holds no alternatives or no ballots; a file of PrefLib (.soc, .soi, .toc, .toi) is wanted."
+        )
     return names, ballots, title

@@ -14,7 +14,19 @@ PERSON_WORDS = (
     "worker", "user", "rater", "annotator", "labeler", "labeller", "participant", "person", "judge", "voter",
     "evaluator", "reviewer", "subject", "respondent", "who", "member", "coder", "assessor",
 )  # fmt: skip
-PROMPT_WORDS = ("prompt", "question", "query", "instruction", "input", "context", "post", "request", "task", "ask", "q")
+PROMPT_WORDS = (
+    "prompt",
+    "question",
+    "query",
+    "instruction",
+    "input",
+    "context",
+    "post",
+    "request",
+    "task",
+    "ask",
+    "q",
+)
 ANSWER_WORDS = (
     "answer", "response", "completion", "output", "reply", "text", "summary", "conversation", "candidate", "option",
     "generation", "message", "left", "right", "first", "second", "assistant", "a", "b",
@@ -27,7 +39,18 @@ PAIRS = (
 )  # fmt: skip
 STRONG = re.compile(r"winner|preferred|preference|(^|_)pref($|_)|verdict|(^|_)better($|_)|which|(^|_)best($|_)", re.I)
 WEAK = re.compile(r"label|choice|chosen|selected|vote|judg|decision|result|outcome|answer$|pick|win", re.I)
-ITEM_WORDS = ("item", "statement", "comment", "comment-id", "comment_id", "text", "answer", "response", "option", "movie")
+ITEM_WORDS = (
+    "item",
+    "statement",
+    "comment",
+    "comment-id",
+    "comment_id",
+    "text",
+    "answer",
+    "response",
+    "option",
+    "movie",
+)
 VOTE_WORDS = ("vote", "rating", "score", "stars", "grade", "likert", "rank")
 N_LOOKED_AT = 500
 
@@ -45,7 +68,9 @@ def names_winners(name: str, values: Iterable[Any]) -> bool:
     if {0, 1} <= sides:
         return sum(isinstance(v, str) and side_of_word(v) is not None for v in held) > 0.5 * len(held)
     numbers = {value for value in distinct if isinstance(value, float)}
-    return strong and (numbers in ({0.0, 1.0}, {1.0, 2.0}, {0.0, 0.5, 1.0}) or (bool(numbers) and min(numbers) < 0 < max(numbers)))
+    return strong and (
+        numbers in ({0.0, 1.0}, {1.0, 2.0}, {0.0, 0.5, 1.0}) or (bool(numbers) and min(numbers) < 0 < max(numbers))
+    )
 
 
 def winner_columns(columns: Sequence[str], values_of: Any) -> list[str]:
@@ -54,9 +79,11 @@ def winner_columns(columns: Sequence[str], values_of: Any) -> list[str]:
 
 
 def proposal(table: Table, names: Any) -> str:
-    """" The columns look like …; the whole command line is: …", or nothing where they look like nothing known."""
+    """ " The columns look like …; the whole command line is: …", or nothing where they look like nothing known."""
     kind, mapping = suggested_columns(table)
-    if kind == "" or any(getattr(names, option, None) == column for option, column in mapping.items() if option == "first_column"):
+    if kind == "" or any(
+        getattr(names, option, None) == column for option, column in mapping.items() if option == "first_column"
+    ):
         return ""
     options = " ".join(f"--{option} {shlex.quote(column)}" for option, column in mapping.items())
     file = shlex.quote(table.path or table.name or "FILE")
@@ -84,7 +111,11 @@ def suggested_columns(table: Table) -> tuple[str, dict[str, str]]:
     lowered = {column.lower(): column for column in columns}
     if pairs and (winners or one_hot):
         kind = "two answers and a winner"
-        mapping |= {"first_column": pairs[0][0], "second_column": pairs[0][1], "winner_column": (winners or [one_hot])[0]}
+        mapping |= {
+            "first_column": pairs[0][0],
+            "second_column": pairs[0][1],
+            "winner_column": (winners or [one_hot])[0],
+        }
     elif judged:
         kind = "pairs of a better and a worse answer"
         mapping |= {"chosen_column": lowered[judged[0][0]], "rejected_column": lowered[judged[0][1]]}
@@ -118,7 +149,11 @@ def _lists_or_votes(columns: Sequence[str], sample: Sequence[Any], taken: set[st
 def _first(columns: Sequence[str], words: Sequence[str], exact: set[str]) -> str | None:
     here = next((column for column in columns if column in exact), None)
     for word in () if here else words:
-        parts = [c for c in columns if word in re.split(r"[_\W]+", c.lower()) or (len(word) > 3 and c.lower().startswith(word))]
+        parts = [
+            c
+            for c in columns
+            if word in re.split(r"[_\W]+", c.lower()) or (len(word) > 3 and c.lower().startswith(word))
+        ]
         if parts:
             return parts[0]
     return here

@@ -150,7 +150,9 @@ def xlsx_table(path: Path, sheet: str | None) -> Table:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except Exception as error:  # openpyxl lets what its parts raise through: KeyError, XML errors, BadZipFile
         text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ValueError(f"{path.name} is no readable workbook ({text}). Save it as .xlsx again, or as CSV.") from error
+        raise ValueError(
+            f"{path.name} is no readable workbook ({text}). Save it as .xlsx again, or as CSV."
+        ) from error
     sheets = {page.title: _sheet_rows(page) for page in book.worksheets}
     filled = [title for title, rows in sheets.items() if rows]
     if sheet is not None and sheet not in sheets:

@@ -15,8 +15,30 @@ from palign.data.winners import plain_value
 
 __all__ = ["is_votes", "items_by_id", "rankings", "vote_table"]
 
-ID_NAMES = ("comment-id", "comment_id", "item", "item_id", "item-id", "statement", "statement_id", "statement-id", "id", "tid")
-TEXT_NAMES = ("comment-body", "comment_body", "text", "body", "txt", "statement", "content", "item_text", "title", "name")
+ID_NAMES = (
+    "comment-id",
+    "comment_id",
+    "item",
+    "item_id",
+    "item-id",
+    "statement",
+    "statement_id",
+    "statement-id",
+    "id",
+    "tid",
+)
+TEXT_NAMES = (
+    "comment-body",
+    "comment_body",
+    "text",
+    "body",
+    "txt",
+    "statement",
+    "content",
+    "item_text",
+    "title",
+    "name",
+)
 WORDS = {
     "agree": 1.0, "disagree": -1.0, "pass": 0.0, "skip": 0.0, "yes": 1.0, "no": -1.0, "like": 1.0, "dislike": -1.0,
     "upvote": 1.0, "downvote": -1.0, "up": 1.0, "down": -1.0, "neutral": 0.0, "unsure": 0.0, "strongly agree": 2.0,
@@ -44,7 +66,9 @@ def vote_table(table: Table, options: ReadingOptions, read: Callable[[str], Tabl
     texts = None if options.items_name is None else items_by_id(read(options.items_name), options)
     columns = table.columns()
     if options.item_column is None and texts is None:
-        raise ValueError("--vote_column is given without --item_column: votes need both, or a matrix with --items_name.")
+        raise ValueError(
+            "--vote_column is given without --item_column: votes need both, or a matrix with --items_name."
+        )
     needed = [options.annotator_column, *(name for name in (options.item_column, options.vote_column) if name)]
     for name in needed:
         if name not in columns:
@@ -95,7 +119,9 @@ def _long_votes(
             f"one (a column called {', '.join(TIMES[:3])} would). Keep one vote of each person on each item."
         )
     if n_changed:
-        table.notes.append(f"{n_changed:,} votes were changed later" + (f"; the latest by {time!r} counts" if time else ""))
+        table.notes.append(
+            f"{n_changed:,} votes were changed later" + (f"; the latest by {time!r} counts" if time else "")
+        )
     return [(*key, vote) for key, (_, vote) in latest.items()], further
 
 
@@ -136,14 +162,19 @@ def rankings(
             continue
         n_parts = -(-len(items) // most)
         if n_parts > 1:
-            seed = int.from_bytes(hashlib.blake2b(f"{person}\n{prompt}".encode("utf-8", "surrogatepass"), digest_size=4).digest(), "big")
+            seed = int.from_bytes(
+                hashlib.blake2b(f"{person}\n{prompt}".encode("utf-8", "surrogatepass"), digest_size=4).digest(), "big"
+            )
             items = [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
         for part in range(n_parts):
             some = items[part::n_parts]
             head = {name: value for name, value in further.get(person, {}).items() if value is not None}
             head |= {"annotator_id": person, "prompt": prompt}
             rows.append(head | {"completions": [text for text, _ in some], "ratings": [vote for _, vote in some]})
-    notes = [*table.notes, f"{len(votes):,} votes of {len({person for person, _ in held}):,} people became {len(rows):,} rankings of at most {most} items (--items_per_row)"]
+    notes = [
+        *table.notes,
+        f"{len(votes):,} votes of {len({person for person, _ in held}):,} people became {len(rows):,} rankings of at most {most} items (--items_per_row)",
+    ]
     if n_alone:
         notes.append(f"{n_alone:,} people voted on one item only and say nothing")
     if not rows:
@@ -158,7 +189,11 @@ def items_by_id(table: Table, options: ReadingOptions) -> dict[str, str]:
     """Id → text, of a file of items."""
     columns = table.columns()
     lowered = {column.lower(): column for column in columns}
-    key = options.item_column if options.item_column in columns else next((lowered[n] for n in ID_NAMES if n in lowered), None)
+    key = (
+        options.item_column
+        if options.item_column in columns
+        else next((lowered[n] for n in ID_NAMES if n in lowered), None)
+    )
     text = next((lowered[n] for n in TEXT_NAMES if n in lowered and lowered[n] != key), None)
     if key is None or text is None:
         raise ValueError(
@@ -177,7 +212,9 @@ def _person(value: Any, table: Table, row: int, options: ReadingOptions) -> str:
     try:
         return canonical_id(value)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{table.name or 'votes'}, row {row} (counting from 0), column {options.annotator_column!r}: {error}") from None
+        raise type(error)(
+            f"{table.name or 'votes'}, row {row} (counting from 0), column {options.annotator_column!r}: {error}"
+        ) from None
 
 
 def _text(item: Any, texts: dict[str, str] | None, table: Table, row: int, column: str) -> str:

@@ -50,7 +50,7 @@ _TIES = re.compile(
 
 def side_of_word(cell: str) -> int | None:
     """FIRST, SECOND or TIE, where a text says it by itself; None where it does not."""
-    word = re.sub(r"[\s_\-'’.,:;!*]+", " ", cell.casefold()).strip(" []()\"{}")
+    word = re.sub(r"[\s_\-'’.,:;!*]+", " ", cell.casefold()).strip(' []()"{}')
     word = word.replace("( ", "(").replace(" )", ")")
     if not word or len(word) > 80:
         return None
@@ -117,7 +117,10 @@ class Winners:
         self.counts: dict[str, list[int]] = {}
         there = set(columns)
         pairs = [(name, counterpart(name)) for name in columns]
-        self.pairs = [(first, second), *((a, b) for a, b in pairs if b in there and b != a and (a, b) != (first, second))]
+        self.pairs = [
+            (first, second),
+            *((a, b) for a, b in pairs if b in there and b != a and (a, b) != (first, second)),
+        ]
         self.pairs = [pair for pair in self.pairs if column not in pair]
         self._stated = None if not values else _stated_values(values)
         self._numbers = {} if self._stated is not None else self._number_sides(cells)
@@ -257,14 +260,22 @@ def _stated_values(values: Mapping[str, Any] | Sequence[str]) -> dict[Any, int]:
                 "--winner_values first=0 second=1 tie=0.5."
             )
         side = SIDES.index(str(name).strip().lower())
-        given = value if isinstance(value, (list, tuple, set)) else str(value).split(",") if isinstance(value, str) else [value]
+        given = (
+            value
+            if isinstance(value, (list, tuple, set))
+            else str(value).split(",")
+            if isinstance(value, str)
+            else [value]
+        )
         for one in given:
             key = plain_value(one)
             key = key.casefold().strip() if isinstance(key, str) else key
             if key is None or sides.setdefault(key, side) != side:
                 raise ValueError(f"--winner_values: {one!r} stands for two sides, or for nothing.")
     if not {FIRST, SECOND} <= set(sides.values()):
-        raise ValueError("--winner_values must say both sides: first=VALUE second=VALUE, and tie=VALUE if there are ties.")
+        raise ValueError(
+            "--winner_values must say both sides: first=VALUE second=VALUE, and tie=VALUE if there are ties."
+        )
     return sides
 
 

@@ -146,7 +146,10 @@ def _last_states(model: nn.Module) -> Iterator[list[Tensor]]:
     """
     states: list[Tensor] = []
     transformer = without_head(_plain(model))
-    modules = [transformer, *([transformer.decoder] if isinstance(getattr(transformer, "decoder", None), nn.Module) else [])]
+    modules = [
+        transformer,
+        *([transformer.decoder] if isinstance(getattr(transformer, "decoder", None), nn.Module) else []),
+    ]
     handles = [m.register_forward_hook(lambda _, __, output: states.append(output[0])) for m in modules]
     try:
         yield states
