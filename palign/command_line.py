@@ -80,8 +80,10 @@ def require_known_processes(n_processes: int) -> None:
     n_launched = int(os.environ.get("WORLD_SIZE") or 1)
     if n_launched > 1 and n_processes == 1:
         raise RuntimeError(
-            f"{n_launched} processes were launched that do not know of each other: each takes itself for the only one, and "
-            "all would write into one folder. There is no accelerator to join them by. On the CPU give --use_cpu true as "
+            f"{n_launched} processes were launched that do not know of each other: each takes itself for the "
+            "only one, and "
+            "all would write into one folder. There is no accelerator to join them by. On the CPU give "
+            "--use_cpu true as "
             "well (accelerate_configs/cpu_2proc.yaml); else launch one process."
         )
 

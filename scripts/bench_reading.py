@@ -1,4 +1,5 @@
-"""Time and memory of reading: a million rows of CSV as pairs, by this code and by another checkout's, and as two answers
+"""Time and memory of reading: a million rows of CSV as pairs, by this code and by another checkout's, and as two
+answers
 with a winner.
 
     python scripts/bench_reading.py [--rows 1000000] [--against OTHER_CHECKOUT]
@@ -69,7 +70,8 @@ def main() -> None:
             )
         won = measured(winners, WINNER, here)
         print(
-            f"two answers and a winner: {won['rows']:,.0f} rows in {won['seconds']:.1f} s, peak {won['peak_gib']:.2f} GiB"
+            f"two answers and a winner: {won['rows']:,.0f} rows in {won['seconds']:.1f} s, peak "
+            f"{won['peak_gib']:.2f} GiB"
         )
 
 

@@ -26,7 +26,7 @@ def orders(prefs: Preferences) -> list[tuple[str, list[str], list[int]]]:
     """(who, items best first, ranks) of each row."""
     texts = [item if isinstance(item, str) else item[-1]["content"] for _, item in prefs.items]
     n = prefs.n_items
-    return [(prefs.annotator_ids[i], [texts[k] for k in prefs.item_indices[i, : n[i]]], prefs.ranks[i, : n[i]].tolist())
+    return [(prefs.annotator_ids[i], [texts[k] for k in prefs.item_indices[i, : n[i]]], prefs.ranks[i, : n[i]].tolist())  # noqa: E501
             for i in range(len(prefs))]  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_argilla_to_json(tmp_path: Path) -> None:
 
 
 def test_argilla_to_datasets_with_drafts_and_labels(tmp_path: Path) -> None:
-    row = {"id": "r1", "status": "completed", "_server_id": "s", "prompt": "ask", "response_a": "one", "response_b": "two",
+    row = {"id": "r1", "status": "completed", "_server_id": "s", "prompt": "ask", "response_a": "one", "response_b": "two",  # noqa: E501
            "preference.responses": ["response_b", "response_a", "tie", "response_a"],
            "preference.responses.users": ["u1", "u2", "u3", "u4"],
            "preference.responses.status": ["submitted", "draft", "submitted", "discarded"],
@@ -75,7 +75,7 @@ def test_argilla_labels_that_call_sides(tmp_path: Path) -> None:
 
 
 def task(*annotations: dict[str, Any], **data: Any) -> dict[str, Any]:
-    return {"id": 1, "data": {"prompt": "ask", "text1": "one", "text2": "two"} | data, "annotations": list(annotations),
+    return {"id": 1, "data": {"prompt": "ask", "text1": "one", "text2": "two"} | data, "annotations": list(annotations),  # noqa: E501
             "predictions": []}  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def annotation(who: Any, value: dict[str, Any], kind: str = "pairwise", **more: 
 
 def test_label_studio_pairwise(tmp_path: Path) -> None:
     rows = [task(annotation(3, {"selected": "right"}), annotation({"id": 4, "email": "a@b.c"}, {"selected": "left"}),
-                 annotation(5, {"selected": "left"}, was_cancelled=True), {"id": 8, "completed_by": 6, "result": []})]  # fmt: skip
+                 annotation(5, {"selected": "left"}, was_cancelled=True), {"id": 8, "completed_by": 6, "result": []})]  # noqa: E501  # fmt: skip
     prefs = load_preferences(written(tmp_path / "export.json", rows))
     assert orders(prefs) == [("3", ["two", "one"], [0, 1]), ("a@b.c", ["one", "two"], [0, 1])]
     assert "1 skipped annotations" in str(prefs.reading) and prefs.prompts == ["ask"]
@@ -94,7 +94,7 @@ def test_label_studio_pairwise(tmp_path: Path) -> None:
 
 def test_label_studio_ranker(tmp_path: Path) -> None:
     items = [{"id": "a", "title": "A", "body": "one"}, {"id": "b", "title": "B", "body": "two"}]
-    rows = [task(annotation(1, {"ranker": ["b", "a"]}, "ranker"), annotation(2, {"ranker": {"rank": ["a", "b"]}}, "ranker"),
+    rows = [task(annotation(1, {"ranker": ["b", "a"]}, "ranker"), annotation(2, {"ranker": {"rank": ["a", "b"]}}, "ranker"),  # noqa: E501
                  annotation(3, {"ranker": {"_": ["a"], "good": ["b"]}}, "ranker"), items=items)]  # fmt: skip
     prefs = load_preferences(written(tmp_path / "export.json", rows))
     assert orders(prefs) == [("1", ["two", "one"], [0, 1]), ("2", ["one", "two"], [0, 1])]
@@ -103,7 +103,7 @@ def test_label_studio_ranker(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["json", "csv"])
 def test_label_studio_min_and_csv(tmp_path: Path, suffix: str) -> None:
-    row = {"id": 1, "prompt": "ask", "text1": "one", "text2": "two", "annotator": 9, "annotation_id": 3, "lead_time": 2.5,
+    row = {"id": 1, "prompt": "ask", "text1": "one", "text2": "two", "annotator": 9, "annotation_id": 3, "lead_time": 2.5,  # noqa: E501
            "created_at": "2026-01-01", "updated_at": "2026-01-01"}  # fmt: skip
     rows = [
         row | {"pw": "left"},
@@ -132,7 +132,7 @@ def test_preflib_of_today_and_of_before(tmp_path: Path) -> None:
     (tmp_path / "x.toi").write_text(new)
     prefs = load_preferences(tmp_path / "x.toi")
     assert orders(prefs) == [
-        ("voter_1", ["Bern", "Rome", "Oslo, north"], [0, 1, 1]), ("voter_2", ["Bern", "Rome", "Oslo, north"], [0, 1, 1]),
+        ("voter_1", ["Bern", "Rome", "Oslo, north"], [0, 1, 1]), ("voter_2", ["Bern", "Rome", "Oslo, north"], [0, 1, 1]),  # noqa: E501
         ("voter_3", ["Oslo, north", "Rome"], [0, 1]),
     ]  # fmt: skip
     assert "4 ballots that compare nothing" in str(prefs.reading)
@@ -230,15 +230,16 @@ PUBLIC = {
         [("r/askculinary", ["one", "two"], [0, 1]), ("r/askculinary", ["two", "one"], [0, 1])],
     ),
     "oasst": (
-        [{"message_id": "q", "parent_id": None, "user_id": "w", "text": "ask", "role": "prompter", "rank": None, "lang": "en",
+        [{"message_id": "q", "parent_id": None, "user_id": "w", "text": "ask", "role": "prompter", "rank": None, "lang": "en",  # noqa: E501
           "message_tree_id": "q"},
-         *({"message_id": m, "parent_id": "q", "user_id": "w", "text": text, "role": "assistant", "rank": rank, "lang": "en",
+         *({"message_id": m, "parent_id": "q", "user_id": "w", "text": text, "role": "assistant", "rank": rank, "lang": "en",  # noqa: E501
             "message_tree_id": "q"} for m, text, rank in (("a", "one", 2.0), ("b", "two", 0.0), ("c", "three", 1.0)))],
         [("volunteers", ["two", "three", "one"], [0, 1, 2])],
     ),
     "personal-llm": (
         [{"prompt": "ask", "subset": "s", "response_1": "one", "response_2": "two", "response_1_model": "m",
-          "response_2_model": "n", "response_1_gemma_2b": 0.5, "response_2_gemma_2b": 1.5, "response_1_mistral_ray": 3.0,
+          "response_2_model": "n", "response_1_gemma_2b": 0.5, "response_2_gemma_2b": 1.5, "response_1_mistral_ray":
+          3.0,
           "response_2_mistral_ray": -1.0}],
         [("gemma_2b", ["two", "one"], [0, 1]), ("mistral_ray", ["one", "two"], [0, 1])],
     ),

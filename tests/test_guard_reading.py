@@ -75,7 +75,7 @@ def test_a_constant_label_is_silent() -> None:
 )
 def test_vectors_that_say_nothing(vectors: np.ndarray, words: str, tmp_path, capsys) -> None:
     rows = [{"annotator_id": i % 5, "chosen_index": i, "rejected_index": (i + 1) % 60} for i in range(60)]
-    (finding,) = (f for f in guard({"rows": Preferences.from_rows(rows, embeddings=60)}, embeddings=vectors) if f.name == "vectors")  # fmt: skip
+    (finding,) = (f for f in guard({"rows": Preferences.from_rows(rows, embeddings=60)}, embeddings=vectors) if f.name == "vectors")  # noqa: E501  # fmt: skip
     assert finding.verdict == "stop"
     np.save(tmp_path / "v.npy", vectors.astype(np.float32))
     pd.DataFrame(rows).to_json(tmp_path / "r.jsonl", orient="records", lines=True)

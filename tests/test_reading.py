@@ -329,13 +329,13 @@ FORMS = {
     "the prompt is the first question": (
         "ask", say("ask", "ho", "more", "x"), say("ask", "ho", "more", "y"), say("ask", "ho", "more"),
     ),
-    "a system message in the prompt only": (SYSTEM + say("ask"), say("ask", "x"), say("ask", "y"), SYSTEM + say("ask")),
+    "a system message in the prompt only": (SYSTEM + say("ask"), say("ask", "x"), say("ask", "y"), SYSTEM + say("ask")),  # noqa: E501
     "a system message before the answer": (
         "ask", SYSTEM + say("x", first="assistant"), SYSTEM + say("y", first="assistant"), SYSTEM + say("ask"),
     ),
     "no prompt": (None, say("ask", "x"), say("ask", "y"), say("ask")),
     "parts": (
-        "ask", [{"role": "assistant", "content": [{"type": "text", "text": "x"}]}], say("y", first="assistant"), say("ask"),
+        "ask", [{"role": "assistant", "content": [{"type": "text", "text": "x"}]}], say("y", first="assistant"), say("ask"),  # noqa: E501
     ),
     "JSON": ("ask", json.dumps(say("ask", "x")), json.dumps(say("ask", "y")), say("ask")),
     "Python": ("ask", str(say("ask", "x")), str(say("ask", "y")), say("ask")),
@@ -436,7 +436,8 @@ def test_votes_as_a_matrix(tmp_path: Path) -> None:
         ),
         (
             ["worker_id", "prompt", "response_1", "response_2", "preference"],
-            "--annotator_column worker_id --first_column response_1 --second_column response_2 --winner_column preference",
+            "--annotator_column worker_id --first_column response_1 --second_column response_2 --winner_column "
+            "preference",
         ),
         (
             ["user", "instruction", "better", "worse", "note"],

@@ -23,7 +23,7 @@ BOS = "<bos>" + MARKS + OPEN  # Llama-3, Gemma, Mistral kinds
 THINKS = MARKS + "{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
 HYBRID = (
     "{% for m in messages %}<{{ m['role'] }}>"
-    "{% if m['role'] == 'assistant' and loop.last and '</think>' not in m['content'] %}<think>\n\n</think>\n\n{% endif %}"
+    "{% if m['role'] == 'assistant' and loop.last and '</think>' not in m['content'] %}<think>\n\n</think>\n\n{% endif %}"  # noqa: E501
     "{{ m['content'] }}</s>{% endfor %}" + OPEN
 )  # Qwen3 hybrid kinds
 NO_SYSTEM = (
@@ -112,7 +112,7 @@ def small(kind: str, made) -> torch.nn.Module:
         return OPTForCausalLM(OPTConfig(hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2,
                                         word_embed_proj_dim=16, **size))  # fmt: skip
     return BartForCausalLM(BartConfig(d_model=16, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=16,
-                                      encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16, **size))  # fmt: skip
+                                      encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16, **size))  # noqa: E501  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["opt", "bart"])
@@ -199,7 +199,7 @@ def test_adapters_on_a_backbone_given_as_an_object_come_back(more: dict, tmp_pat
     config = LoraConfig(r=2, target_modules=["q_proj"], task_type="FEATURE_EXTRACTION", **more)
     model.backbone.model = get_peft_model(model.backbone.model, config)
     with torch.no_grad():
-        for name, parameter in model.backbone.model.named_parameters():
+        for _, parameter in model.backbone.model.named_parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
     before = model.score(["ask", "ask"], [" answer 1 2", " think"], ["a", "b"])

@@ -25,7 +25,8 @@ class DataArguments(ReadingOptions):
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "Rows to train on: a file (.jsonl, .json, .csv, .tsv, .xlsx, .parquet), a folder of such, or a hub name."
+            "help": "Rows to train on: a file (.jsonl, .json, .csv, .tsv, .xlsx, .parquet), a folder of such, "
+            "or a hub name."
         },
     )
     dataset_split: str | None = field(
@@ -107,7 +108,8 @@ class DataArguments(ReadingOptions):
         unseen: Preferences | None = None,
         embeddings: np.ndarray | None = None,
     ) -> list[str]:
-        """Run the guard as `--guard` says, of two splits or of one; returns how the rows were read and what is not ok, a
+        """Run the guard as `--guard` says, of two splits or of one; returns how the rows were read and what is not
+        ok, a
         line each.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Rows that cannot be read: all of them are found in one pass, sorted by kind, and named by the line an editor shows."""
+"""Rows that cannot be read: all are found in one pass, sorted by kind, and named by the line an editor shows."""
 
 import re
 from collections.abc import Sequence
@@ -59,7 +59,8 @@ class BadRows:
         self.rows.append(BadRow(row, self.table.line(row), error))
 
     def settle(self, n_kept: int) -> list[str]:
-        """Raise where there are bad rows and the mode says stop, or nothing else is left; else sentences for a summary.
+        """Raise where there are bad rows and the mode says stop, or nothing else is left; else sentences for a
+        summary.
 
         Raises:
             TypeError, ValueError: that of the only bad row; of several, one list by kind.
@@ -79,7 +80,8 @@ class BadRows:
         start = f"{self.table.name}: " if self.table.name else ""
         kind = TypeError if all(isinstance(bad.error, TypeError) for bad in self.rows) else ValueError
         raise kind(
-            f"{start}{len(self.rows):,} of {n_all:,} rows are bad: {'; '.join(self._kinds())}. Mend them, or leave them "
+            f"{start}{len(self.rows):,} of {n_all:,} rows are bad: {'; '.join(self._kinds())}. Mend them, or "
+            "leave them "
             "out with --bad_rows drop."
         )
 

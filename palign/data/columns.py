@@ -105,7 +105,7 @@ def check_columns(table: Table, names: ColumnNames, *, is_text: bool, needs_item
 
 
 def one_hot_columns(name: str, available: Sequence[str]) -> list[str]:
-    """The columns for the first, the second and a tie that a winner "column" stands for: named, or by their beginning."""
+    """The columns of the first, the second and a tie that a winner column stands for: named, or their beginning."""
     if "," in name:
         parts = [part.strip() for part in name.split(",")]
         return parts if len(parts) == 3 and set(parts) <= set(available) else []

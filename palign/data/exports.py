@@ -88,7 +88,8 @@ def read_export(name: str, data: Any, options: ReadingOptions) -> Table:
         rows = list(read_source(name, data, dropped, **own))
     except (KeyError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"{called}: read as {name!r}, the rows are not of the form expected ({type(error).__name__}: {error}). Name its "
+            f"{called}: read as {name!r}, the rows are not of the form expected ({type(error).__name__}: "
+            f"{error}). Name its "
             "columns instead, or say --source with another name."
         ) from error
     except ValueError as error:

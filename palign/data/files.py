@@ -143,7 +143,8 @@ def text_of(path: Path) -> tuple[str, list[str]]:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"{path.name}, line {line}: not {encoding.removesuffix('-sig').upper()} ({error.reason}). Save the file as "
+            f"{path.name}, line {line}: not {encoding.removesuffix('-sig').upper()} ({error.reason}). Save the "
+            "file as "
             "UTF-8."
         ) from error
     if encoding == "utf-8" and "\0" in text[:10_000]:
@@ -172,7 +173,8 @@ def _arrow_rows(path: Path, suffix: str) -> list[dict[str, Any]]:
                 return pyarrow.ipc.open_stream(source).read_all().to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(
-            f"{path.name} is no readable {suffix[1:]} file ({str(error).splitlines()[0][:200]}). It may be cut off, or "
+            f"{path.name} is no readable {suffix[1:]} file ({str(error).splitlines()[0][:200]}). It may be cut "
+            "off, or "
             "another kind of file under this name: copy or write it again, or give it the suffix of what it is."
         ) from error
 
@@ -190,7 +192,8 @@ def _unpacked(path: Path) -> bytes:
         ) from error
     if len(raw) > limit:
         raise ValueError(
-            f"{path.name} unpacks to more than {limit:,} bytes from {path.stat().st_size:,}; this is the limit. Unpack "
+            f"{path.name} unpacks to more than {limit:,} bytes from {path.stat().st_size:,}; this is the limit. "
+            "Unpack "
             "it yourself if it is what you mean to read."
         )
     return raw

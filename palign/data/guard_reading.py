@@ -31,8 +31,10 @@ def check_winners_used(prefs: Preferences, *, position: str | None = None, split
     values = sorted({str(value) for value in prefs.columns[name] if value is not None})[:4]
     return Finding.of(
         "winners_used", "stop", 1.0,
-        f"The column {name!r} ({', '.join(map(repr, values))}) looks as if it named the better of two answers, and it is "
-        f"not used: if it says who won, read the rows with --first_column, --second_column and --winner_column {name}; if "
+        f"The column {name!r} ({', '.join(map(repr, values))}) looks as if it named the better of two answers, "
+        "and it is "
+        "not used: if it says who won, read the rows with --first_column, --second_column and --winner_column "
+        f"{name}; if "
         f"it says where the chosen one stood, call it 'position'; else leave it out.", range(len(prefs)), split,
     )  # fmt: skip
 
@@ -70,7 +72,9 @@ def check_vectors(embeddings: np.ndarray) -> Finding:
         worst = int(np.sort(rows)[spread.argmax()])
         return Finding.of(
             "vectors", "stop", share,
-            f"vector {worst} (counting from 0) holds more than {LARGEST_SHARE:.4%} of all variance (its largest entry is "
-            f"{np.abs(embeddings[worst]).max():.3g}): beside it the others are one and the same. Mend or leave it out.",
+            f"vector {worst} (counting from 0) holds more than {LARGEST_SHARE:.4%} of all variance (its largest "
+            "entry is "
+            f"{np.abs(embeddings[worst]).max():.3g}): beside it the others are one and the same. Mend or leave "
+            "it out.",
         )  # fmt: skip
     return Finding.of("vectors", "ok", share, f"the {n:,} vectors differ.")

@@ -34,7 +34,7 @@ def load_preferences(
         split: of a folder, a workbook or a hub data set; None takes `train`, or the only one.
         n_embeddings: rows name vectors, and there are so many; None: rows hold texts.
         max_characters: longest text allowed; None allows any.
-        reading: as in `ReadingOptions`: annotator_column="worker", first_column=…, source="argilla", bad_rows="drop", …
+        reading: as in `ReadingOptions`: annotator_column="worker", source="argilla", bad_rows="drop", …
 
     Returns:
         The judgements; their `reading` says what was understood, line by line.
@@ -160,7 +160,8 @@ def _refuse_loose_ids(table: Table, options: ReadingOptions) -> None:
     if any(isinstance(value, (int, float)) and not isinstance(value, bool) for value in ids):
         raise ValueError(
             f"{f'{table.name}: t' if table.name else 'T'}he data set was read from CSV, and in that the ids of "
-            f"{options.annotator_column!r} became numbers: '007' and '7' would be one person now, and nothing here tells "
+            f"{options.annotator_column!r} became numbers: '007' and '7' would be one person now, and nothing "
+            "here tells "
             "whether there were two. Give the CSV file itself, or read it with that column as a text (features="
             "Features({…: Value('string')}))."
         )

@@ -42,7 +42,8 @@ def _parsed(text: str, place: Place) -> Any:
         if isinstance(value, list) and all(isinstance(message, dict) for message in value):
             return value
     raise ValueError(
-        f"{place}: the text looks like a list of messages and cannot be parsed as one, as JSON or as Python writes it: "
+        f"{place}: the text looks like a list of messages and cannot be parsed as one, as JSON or as Python "
+        "writes it: "
         f'{shorten(text)}. Write it as JSON ([{{"role": …, "content": …}}]).'
     )
 
@@ -75,7 +76,8 @@ def _joined_parts(parts: Any, place: Place, position: int) -> str:
             texts.append(part["text"])
         else:
             raise ValueError(
-                f"{place}: message {position} holds a part that is no text: {shorten(part)}. Only texts are read here; "
+                f"{place}: message {position} holds a part that is no text: {shorten(part)}. Only texts are "
+                "read here; "
                 "drop the row."
             )
     return "\n".join(texts)
@@ -107,7 +109,8 @@ def in_one_form(prompt: Text | None, texts: list[Text], place: Place) -> tuple[T
         prompt, texts = _reconciled(prompt, texts, common, place)
     elif any(text and text[0]["role"] in ("system", "user") for text in texts):
         raise ValueError(
-            f"{place}: the row gives a prompt, and its conversations begin with different messages that are no answers "
+            f"{place}: the row gives a prompt, and its conversations begin with different messages that are no "
+            "answers "
             f"({shorten(texts[0][0]['content'], 40)}). Give conversations that begin alike, or answers only."
         )
     if not all(texts):
@@ -132,7 +135,8 @@ def _reconciled(
         return prompt, texts  # answers of several messages that happen to begin alike
     raise ValueError(
         f"{place}: the prompt ({shorten(prompt[-1]['content'], 40)}) is not among the messages that the conversations "
-        f"begin with ({shorten(common[-1]['content'], 40)}). Leave the prompt empty (their common beginning is read), or "
+        f"begin with ({shorten(common[-1]['content'], 40)}). Leave the prompt empty (their common beginning is "
+        "read), or "
         "give answers only."
     )
 

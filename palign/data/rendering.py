@@ -63,7 +63,8 @@ def render_completion(prompt: Text, completion: Text, tokenizer: Any = None) -> 
     if whole.startswith(before):
         answer = whole[len(before) :]
     else:
-        # Some templates open the answer with words of their own (a thinking tag) only where one is asked for: cut where
+        # Some templates open the answer with words of their own (a thinking tag) only where one is asked for: cut
+        # where
         # the two texts part, but never within the answer itself, which may begin as the tag does.
         first = {**completion[0], "content": PROBE + completion[0]["content"]}
         probed = _written([*(prompt or []), first, *completion[1:]], tokenizer)
@@ -110,7 +111,8 @@ def _said(messages: Sequence[dict[str, Any]]) -> Iterator[None]:
             else ("Give messages whose roles alternate as it wants them")
         )
         raise ValueError(
-            f"The tokenizer's chat template refuses messages of the roles {roles} ({error}). {advice}, or take a model "
+            f"The tokenizer's chat template refuses messages of the roles {roles} ({error}). {advice}, or take "
+            "a model "
             "with another template."
         ) from None
 

@@ -155,7 +155,8 @@ class RowReader:
                 if names.annotator_column not in record:
                     there = ", ".join(map(repr, record))
                     raise ValueError(
-                        f"{table.name or 'rows'}, row {row}: there is no column {names.annotator_column!r}; the row has "
+                        f"{table.name or 'rows'}, row {row}: there is no column {names.annotator_column!r}; the "
+                        "row has "
                         f"{there}. Every row must have a prompt and a person; say what they are called with "
                         "--prompt_column and --annotator_column."
                     )
@@ -220,7 +221,8 @@ class RowReader:
             start = f"{self.table.name}: t" if self.table.name else "T"
             raise ValueError(
                 f"{start}he column {column!r} stands beside {self.list_column!r}, and nothing says what it is: "
-                f"--ratings_column {column} (more is better), or --ranks_column {column} (1 is best)? If the completions "
+                f"--ratings_column {column} (more is better), or --ranks_column {column} (1 is best)? If the "
+                "completions "
                 "already stand best first, leave the column out."
             )
 
@@ -235,7 +237,8 @@ class RowReader:
             cell = _cell(record, names.winner_column)
             if plain_value(cell) is None:
                 raise ValueError(
-                    f"{self._place(row, names.winner_column)}: no winner is there. Fill it in (a tie is a word, too) or "
+                    f"{self._place(row, names.winner_column)}: no winner is there. Fill it in (a tie is a word, "
+                    "too) or "
                     "drop the row."
                 )
             side = winners.side(cell, record)
@@ -246,7 +249,8 @@ class RowReader:
             value = _cell(record, column)
             if value is None:
                 raise ValueError(
-                    f"{self._place(row, column)}: nothing is there, so the row has one answer only; a comparison needs "
+                    f"{self._place(row, column)}: nothing is there, so the row has one answer only; a "
+                    "comparison needs "
                     "two. Fill it in or drop the row."
                 )
             held.append(value)
@@ -312,7 +316,8 @@ class RowReader:
         place = self._place(row, given[0])
         if len(given) > 1:
             raise ValueError(
-                f"{place}: the row gives {given[1]!r} as well as {given[0]}. Completions are ordered by one of the two: "
+                f"{place}: the row gives {given[1]!r} as well as {given[0]}. Completions are ordered by one of "
+                "the two: "
                 "leave the other empty."
             )
         if given[0] == names.n_ranked_column:

@@ -182,7 +182,8 @@ def arena_rows(source: Any, dropped: Counter) -> Iterator[Row]:
 
     Read are two conversations (33k, 100k, 140k; contents are texts or lists of parts), or `prompt`, `response_a` and
     `response_b` as JSON lists of turns with three columns of marks (55k). The judge is `judge` or `judge_hash`; sets
-    that name none are of one `unknown`. Conversations begin alike up to the last turn or only in the first question; the
+    that name none are of one `unknown`. Conversations begin alike up to the last turn or only in the first question;
+    the
     prompt is what both share.
     """
     for number, row in enumerate(stream_table(source, table=None)):
@@ -254,7 +255,8 @@ def _side(value: object, place: str) -> int | None:
     side = side_of_word(plain) if isinstance(plain, str) else None
     if side is None:
         raise ValueError(
-            f"{place}: the winner {shorten(value)} is not understood; a/b, model_a/model_b, left/right, first/second, 1/2 "
+            f"{place}: the winner {shorten(value)} is not understood; a/b, model_a/model_b, left/right, "
+            "first/second, 1/2 "
             "and words for a tie are."
         )
     return None if side == TIE else side

@@ -1,7 +1,7 @@
 """Readers of further public sets: Community Alignment, OASST, SHP, PersonalLLM, RewardBench 2.
 
-A reader takes a source (file, rows, folder, hub name), a counter of what it leaves out, and its own options, and yields
-rows as `Preferences.from_rows` takes them.
+A reader takes a source (file, rows, folder, hub name), a counter of what it leaves out, and its own options, and
+yields rows as `Preferences.from_rows` takes them.
 """
 
 import re
@@ -21,8 +21,8 @@ END = "<|end_of_text|>"
 def community_alignment_rows(source: Any, dropped: Counter) -> Iterator[Row]:
     """Community Alignment: in every turn a person chose the best of four answers; the row is best of M.
 
-    The annotator is `annotator_id`; what is known of them (`annotator_…`) are groups. The prompt is the conversation up
-    to that turn, with the answers that were chosen. A mark `<|end_of_text|>` at the end of an answer is taken off.
+    The annotator is `annotator_id`; what is known of them (`annotator_…`) are groups. The prompt is the conversation
+    up to that turn, with the answers that were chosen. A mark `<|end_of_text|>` at the end of an answer is taken off.
     """
     for row in stream_table(source):
         groups = {name: row[name] for name in row if name.startswith("annotator_") and name != "annotator_id"}
@@ -53,7 +53,7 @@ def community_alignment_rows(source: Any, dropped: Counter) -> Iterator[Row]:
 def oasst_rows(source: Any, dropped: Counter) -> Iterator[Row]:
     """OpenAssistant conversations (OASST1, OASST2): replies to one message, ranked; rank 0 is best.
 
-    A rank is what several volunteers agreed on and names none of them (`user_id` is who wrote a message): the annotator
+    A rank is what several volunteers agreed on and names none of them (`user_id` wrote the message): the annotator
     is one for all, `volunteers`.
     """
     messages = {row["message_id"]: row for row in stream_table(source)}
@@ -78,7 +78,8 @@ def oasst_rows(source: Any, dropped: Counter) -> Iterator[Row]:
             prompt.insert(0, {"role": role, "content": at["text"]})
             at = messages.get(at.get("parent_id"))
         completions = [[{"role": "assistant", "content": text}] for text in texts]
-        yield {"annotator_id": "volunteers", "prompt": prompt, "completions": completions, "ranks": list(texts.values()),
+        yield {"annotator_id": "volunteers", "prompt": prompt,
+               "completions": completions, "ranks": list(texts.values()),
                "language": ranked[0].get("lang"), "conversation_id": ranked[0].get("message_tree_id")}  # fmt: skip
 
 
@@ -117,7 +118,8 @@ def personal_llm_rows(source: Any, dropped: Counter) -> Iterator[Row]:
 
 
 def reward_bench_rows(source: Any, dropped: Counter) -> Iterator[Row]:
-    """RewardBench 2: each of the `chosen` answers over each of the `rejected` ones; which of several right ones is best
+    """RewardBench 2: each of the `chosen` answers over each of the `rejected` ones; which of several right ones is
+    best
     is not said. Nobody in particular judged: the annotator is `reward-bench-2`, the subset a group.
     """
     for row in stream_table(source):

@@ -131,7 +131,8 @@ def label_studio_rows(
     """Label Studio, exported as JSON, JSON-MIN or CSV: results of the tags `Pairwise` and `Ranker`.
 
     The annotator is who completed the annotation. Skipped annotations are left out. An export does not say which field
-    is shown on the left: it is the field that the result's `to_name` gives first, or the first of a pair like text1 and
+    is shown on the left: it is the field that the result's `to_name` gives first, or the first of a pair like text1
+    and
     text2; else name them with --first_column and --second_column.
     """
     for row in stream_table(source):
@@ -210,7 +211,8 @@ def _shown_pair(data: Row, names: list[str]) -> tuple[str, str]:
     pairs = [pair for pair in pairs if not re.search(r"model|score|(^|_)id$", pair[0], re.I)]
     if not pairs:
         raise ValueError(
-            f"Label Studio: the task's fields are {', '.join(map(repr, data))}, and nothing says which two were compared. "
+            f"Label Studio: the task's fields are {', '.join(map(repr, data))}, and nothing says which two were "
+            "compared. "
             "Name them with --first_column (left) and --second_column (right)."
         )
     return pairs[0]
@@ -253,7 +255,8 @@ def _ranker(value: Mapping[str, Any], data: Row, dropped: Counter) -> tuple[Row 
 def preflib_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
     """PrefLib's orders (.soc, .soi, .toc, .toi), of today (`# ALTERNATIVE NAME 1: …`) and of before 2022.
 
-    The ballots are anonymous: every voter is a person of one ballot, `voter_1` and so on. What a ballot does not name is
+    The ballots are anonymous: every voter is a person of one ballot, `voter_1` and so on. What a ballot does not
+    name is
     not compared.
     """
     path = Path(source)

@@ -88,7 +88,8 @@ def proposal(table: Table, names: Any) -> str:
     options = " ".join(f"--{option} {shlex.quote(column)}" for option, column in mapping.items())
     file = shlex.quote(table.path or table.name or "FILE")
     return (
-        f" The columns look like {kind}; the whole command line is: palign guard {file} {options} (and the same options "
+        f" The columns look like {kind}; the whole command line is: palign guard {file} {options} (and the same "
+        "options "
         f"behind --dataset_name {file} for every recipe)."
     )
 

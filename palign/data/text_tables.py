@@ -140,7 +140,8 @@ def xlsx_table(path: Path, sheet: str | None) -> Table:
         import openpyxl
     except ImportError as error:
         raise ImportError(
-            f"{path.name}: spreadsheets need the package openpyxl: pip install 'palign[xlsx]'; or save the sheet as CSV."
+            f"{path.name}: spreadsheets need the package openpyxl: pip install 'palign[xlsx]'; or save the "
+            "sheet as CSV."
         ) from error
     try:
         with zipfile.ZipFile(path) as parts:

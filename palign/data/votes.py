@@ -114,8 +114,10 @@ def _long_votes(
         further.setdefault(person, {name: record.get(name) for name in columns if name not in used})
     if twice:
         raise ValueError(
-            f"{f'{table.name}, r' if table.name else 'R'}ow {twice[0]} (counting from 0) votes again on an item of the "
-            f"same person, otherwise than before, and so do {len(twice):,} rows; no column says which vote is the newer "
+            f"{f'{table.name}, r' if table.name else 'R'}ow {twice[0]} (counting from 0) votes again on an item "
+            "of the "
+            f"same person, otherwise than before, and so do {len(twice):,} rows; no column says which vote is "
+            "the newer "
             f"one (a column called {', '.join(TIMES[:3])} would). Keep one vote of each person on each item."
         )
     if n_changed:
@@ -133,7 +135,8 @@ def _matrix_votes(
     if not items:
         raise ValueError(
             f"{f'{table.name}: n' if table.name else 'N'}o column is named after an item of {options.items_name} "
-            f"({', '.join(list(texts)[:5])}, …). A matrix has a person in each row and an item in each column; for a vote "
+            f"({', '.join(list(texts)[:5])}, …). A matrix has a person in each row and an item in each column; "
+            "for a vote "
             "in each row say --item_column and --vote_column."
         )
     votes, further = [], {}
@@ -151,7 +154,7 @@ def _matrix_votes(
 def rankings(
     votes: Sequence[Vote], further: dict[str, dict[str, Any]], table: Table, options: ReadingOptions
 ) -> Table:
-    """A row for each person and prompt: the items and their votes as ratings; many items are dealt into several rows."""
+    """A row for each person and prompt, the votes as ratings; many items are dealt into several rows."""
     held: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for person, prompt, text, vote in votes:
         held.setdefault((person, prompt), []).append((text, vote))
@@ -173,7 +176,8 @@ def rankings(
             rows.append(head | {"completions": [text for text, _ in some], "ratings": [vote for _, vote in some]})
     notes = [
         *table.notes,
-        f"{len(votes):,} votes of {len({person for person, _ in held}):,} people became {len(rows):,} rankings of at most {most} items (--items_per_row)",
+        f"{len(votes):,} votes of {len({person for person, _ in held}):,} people became {len(rows):,} rankings "
+        f"of at most {most} items (--items_per_row)",
     ]
     if n_alone:
         notes.append(f"{n_alone:,} people voted on one item only and say nothing")
@@ -197,7 +201,8 @@ def items_by_id(table: Table, options: ReadingOptions) -> dict[str, str]:
     text = next((lowered[n] for n in TEXT_NAMES if n in lowered and lowered[n] != key), None)
     if key is None or text is None:
         raise ValueError(
-            f"--items_name: {table.name} has the columns {', '.join(map(repr, columns))}; an id ({', '.join(ID_NAMES[:5])}, "
+            f"--items_name: {table.name} has the columns {', '.join(map(repr, columns))}; an id "
+            f"({', '.join(ID_NAMES[:5])}, "
             f"…) and a text ({', '.join(TEXT_NAMES[:4])}, …) are looked for. Rename them."
         )
     return {_id(row.get(key)): str(row.get(text)) for row in table if row.get(text) is not None}
@@ -222,12 +227,14 @@ def _text(item: Any, texts: dict[str, str] | None, table: Table, row: int, colum
         if isinstance(item, str) and item:
             return item
         raise ValueError(
-            f"{table.name or 'votes'}, row {row} (counting from 0), column {column!r}: {shorten(item)} is no text. Give the "
+            f"{table.name or 'votes'}, row {row} (counting from 0), column {column!r}: {shorten(item)} is no "
+            "text. Give the "
             "items' texts in a second file, --items_name FILE."
         )
     if _id(item) not in texts:
         raise ValueError(
-            f"{table.name or 'votes'}, row {row} (counting from 0), column {column!r}: the item {shorten(item)} is not in "
+            f"{table.name or 'votes'}, row {row} (counting from 0), column {column!r}: the item {shorten(item)} "
+            "is not in "
             "the file of --items_name."
         )
     return texts[_id(item)]
@@ -239,7 +246,8 @@ def _number(value: Any, table: Table, row: int, column: str) -> float:
         plain = WORDS.get(plain.casefold().strip(), plain)
     if not isinstance(plain, float):
         raise ValueError(
-            f"{table.name or 'votes'}, row {row} (counting from 0), column {column!r}: {shorten(value)} is no vote; numbers "
+            f"{table.name or 'votes'}, row {row} (counting from 0), column {column!r}: {shorten(value)} is no "
+            "vote; numbers "
             f"are, and {', '.join(list(WORDS)[:6])}."
         )
     return plain

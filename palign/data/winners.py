@@ -39,9 +39,11 @@ _WORD = re.compile(
     rf"(?:(?:prefer|prefers|preferred|chose|choose|{_DEGREE} prefer) )?{_NAMED}"
     rf"(?: (?:is |was )?(?:the )?(?:(?P<better>{_BETTER})|(?P<worse>{_WORSE})))?(?: than .{{1,30}}| over .{{1,30}})?"
 )
-_COMPARED = re.compile(rf"(?:{_NOUN} ?)?(?P<one>[ab12]|left|right|first|second) ?(?P<sign>>+|<+|=+|≈|~) ?(?:{_NOUN} ?)?(?P<two>[ab12]|left|right|first|second)")  # fmt: skip
+_SHORT = "[ab12]|left|right|first|second"
+_COMPARED = re.compile(rf"(?:{_NOUN} ?)?(?P<one>{_SHORT}) ?(?P<sign>>+|<+|=+|≈|~) ?(?:{_NOUN} ?)?(?P<two>{_SHORT})")
 _TIES = re.compile(
-    r"(?:it s |its |it is )?(?:a )?(?:tie|tied|ties|draw|equal|equals|equally \w+|even|same|both|both \w+|both are \w+|"
+    r"(?:it s |its |it is )?(?:a )?(?:tie|tied|ties|draw|equal|equals|equally \w+|even|same|both|both \w+|"
+    r"both are \w+|"
     r"bothbad|neither|neither \w+|neither is better|tie \(? ?both ?\w+ ?\)?|tie both ?\w+|no preference|no difference|"
     r"no winner|indifferent|about (?:the )?(?:same|equal)|(?:the )?same|roughly equal|both (?:are )?equally \w+|"
     r"(?:are )?equally good|both the same|both equal|none is better|about equally \w+)"
@@ -72,7 +74,7 @@ def side_of_word(cell: str) -> int | None:
 
 
 def counterpart(name: str) -> str | None:
-    """The name of the second side's column, for that of the first ("model_a" → "model_b"); None where it names none."""
+    """The second side's column for that of the first ("model_a" → "model_b"); None where a name says no side."""
     for first, second in (("first", "second"), ("left", "right"), ("one", "two"), ("a", "b"), ("1", "2"), ("0", "1")):
         for here, there in ((first, second), (first.capitalize(), second.capitalize())):
             edge = r"[A-Za-z0-9]"
@@ -174,7 +176,7 @@ class Winners:
         return side_of_word(value) if isinstance(value, str) else None
 
     def _checked_by_row(self, side: int | None, value: Any, record: Mapping[str, Any]) -> int | None:
-        """The side that a row itself gives this name or text; where it says another than the word, nothing is known."""
+        """The side that a row itself gives this name or text; None where it says another than the word."""
         text = (_shown(value) if isinstance(value, float) else value).casefold()
         for first, second in self.pairs:
             if text in (first.casefold(), second.casefold()):
@@ -196,9 +198,11 @@ class Winners:
         if numbers:
             example = f"--winner_values first={numbers[0]} second={numbers[-1] if len(numbers) > 1 else 'B'}"
         return (
-            f"{f'{source}, c' if source else 'C'}olumn {self.column!r}: {sum(self.unknown.values()):,} rows name a winner "
+            f"{f'{source}, c' if source else 'C'}olumn {self.column!r}: {sum(self.unknown.values()):,} rows "
+            "name a winner "
             f"that is not understood: {shown}{f' and {rest} more' if rest > 0 else ''}. Say which value means "
-            f"{self.first!r}, which {self.second!r}, and which a tie, for example {example}; several values are joined by "
+            f"{self.first!r}, which {self.second!r}, and which a tie, for example {example}; several values are "
+            "joined by "
             "commas."
         )
 

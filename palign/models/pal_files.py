@@ -62,7 +62,8 @@ def _write_model(model: "PALRewardModel", folder: Path, card: str | None) -> Non
 
 
 def _keep_start(file: Path) -> None:
-    """Say that the adapter starts plainly: PiSSA, OLoRA and the like have changed the base that is saved beside it, and
+    """Say that the adapter starts plainly: PiSSA, OLoRA and the like have changed the base that is saved beside it,
+    and
     would change it once more when they are loaded."""
     config = json.loads(file.read_text(encoding="utf-8"))
     if config.get("init_lora_weights") not in (True, False, None):

@@ -139,7 +139,7 @@ def _compute(model: nn.Module, items: TokenizedItems, numbers: np.ndarray, batch
 
 @contextmanager
 def _last_states(model: nn.Module) -> Iterator[list[Tensor]]:
-    """A list whose last member is the last hidden layer (batch, seq_len, hidden) of the latest forward in this context.
+    """A list whose last member is the last hidden layer (batch, seq_len, hidden) of the latest forward in here.
 
     Some heads (OPT, Bart) call the decoder inside the transformer and never the transformer itself: both are listened
     to, and the outer one speaks last.

@@ -97,8 +97,8 @@ def merge_adapters(
     """One adapter of Σ w_k ΔW_k: `cat` exactly, of rank Σ r_k; `svd` cut to the rank of `type_0`.
 
     PEFT's `linear` is not offered: it adds A and B apart, and their product is another matrix. The merged adapter is
-    plain LoRA of scale 1, whatever the scale of its sources: PEFT folds their scales (rank-stabilized ones too) into the
-    sum, and would apply one again.
+    plain LoRA of scale 1, whatever the scale of its sources: PEFT folds their scales (rank-stabilized ones too) into
+    the sum, and would apply one again.
 
     Raises:
         ValueError: an unknown `merge_type`; DoRA or a trained bias, of which no sum of low-rank matrices is made.
@@ -127,7 +127,8 @@ def _require_plain_sum(name: str, config: LoraConfig) -> None:
     for field, what in (("use_dora", "DoRA scales whole weights"), ("lora_bias", "a bias is trained beside B·A")):
         if getattr(config, field, False):
             raise ValueError(
-                f"The adapter {name!r} was trained with {field}=True: {what}, so a weighted sum of low-rank matrices is "
+                f"The adapter {name!r} was trained with {field}=True: {what}, so a weighted sum of low-rank "
+                "matrices is "
                 "not its merge. Train the types without it, or take another route than merging."
             )
 
