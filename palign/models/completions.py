@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from palign.data.preferences import Preferences
-from palign.data.rendering import render_completion, render_prompt, render_whole, template_ids
+from palign.data.rendering import note_plain, render_completion, render_prompt, render_whole, template_ids
 from palign.functional.logprobs import token_logps
 from palign.models.architectures import special_ids
 
@@ -78,6 +78,7 @@ class TokenizedItems:
             raise ValueError(
                 f"max_length is {max_length}; prompt and completion need at least 2 tokens, or give None."
             )
+        note_plain(prefs.prompts, tokenizer)
         reader = _Reader(tokenizer)
         parts, ends, prompt_lengths = [], [], []
         for start in range(0, len(prefs.items), TEXTS_AT_ONCE):

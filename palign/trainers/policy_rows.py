@@ -11,13 +11,21 @@ from transformers import TrainingArguments
 from palign.data.annotators import canonical_id
 from palign.data.checks import unknown_column_message
 from palign.data.loading import read_table
-from palign.data.reading import print_reading
+from palign.data.reading import Reading, print_reading
 from palign.data.reading_options import ReadingOptions
 from palign.data.rendering import render_prompt
 from palign.data.rows import RowReader
 from palign.models.architectures import special_ids
 
-__all__ = ["PolicyRows", "groups_of", "named_rows", "query_ids", "read_prompt_rows", "require_one_batch"]
+__all__ = [
+    "PolicyRows",
+    "groups_of",
+    "named_rows",
+    "prompt_rows_and_reading",
+    "query_ids",
+    "read_prompt_rows",
+    "require_one_batch",
+]
 
 
 @dataclass
@@ -109,9 +117,14 @@ def require_one_batch(n_rows: int, args: TrainingArguments, name: str = "train_d
     )
 
 
-def read_prompt_rows(
+def read_prompt_rows(data: str, /, **options: Any) -> list[dict[str, Any]]:
+    """The rows alone of `prompt_rows_and_reading`, which takes the same arguments."""
+    return prompt_rows_and_reading(data, **options)[0]
+
+
+def prompt_rows_and_reading(
     data: str, /, *, split: str | None = None, group_columns: Sequence[str] = (), **reading: Any
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], Reading]:
     """Rows to train a policy on, from a file, a folder or the hub: `prompt`, `annotator_id` and the groups.
 
     Preference rows will do: the prompt is the one that a reward model reads of them; what is beside it and the person
@@ -150,7 +163,7 @@ def read_prompt_rows(
     summary.left_out = {"repeat a prompt of the same person": len(read) - len(rows)}
     summary.n_preferences = len(rows)
     print_reading(summary)
-    return list(rows.values())
+    return list(rows.values()), summary
 
 
 def _has_answers(options: ReadingOptions, columns: Sequence[str]) -> bool:
