@@ -423,6 +423,31 @@ def test_votes_as_a_matrix(tmp_path: Path) -> None:
     assert second["completions"] == ["two", "zero", "one"] and prefs.ranks[1].tolist() == [0, 1, 1]
 
 
+def test_bad_votes_in_one_list(tmp_path: Path) -> None:
+    lines = ["a,x,1", "a,y,perhaps", "a,z,0", ",x,1", "b,x,oh", "b,y,1", "b,z,-1", "b,z,1,1"]
+    (tmp_path / "v.csv").write_text("who,what,vote\n" + "\n".join(lines[:7]) + "\n")
+    names = {"annotator_column": "who", "item_column": "what", "vote_column": "vote"}
+    with pytest.raises(
+        ValueError, match=r"3 of 7 rows are bad: 2 × column 'vote': .*\(lines 3, 6\); 1 × column 'who'"
+    ):
+        load_preferences(tmp_path / "v.csv", **names)
+    prefs = load_preferences(tmp_path / "v.csv", bad_rows="drop", **names)
+    assert len(prefs) == 2 and "dropped 3 bad rows" in str(prefs.reading)
+    (tmp_path / "v.csv").write_text("who,what,vote\n" + "\n".join([lines[0], lines[2], lines[7]]) + "\n")
+    with pytest.raises(ValueError, match="line 4 .*: 4 cells, header has 3"):
+        load_preferences(tmp_path / "v.csv", **names)
+
+
+def test_the_newer_vote_counts(tmp_path: Path) -> None:
+    (tmp_path / "v.csv").write_text("who,what,vote,timestamp\na,x,-1,9\na,x,1,2\na,y,0,3\n")
+    names = {"annotator_column": "who", "item_column": "what", "vote_column": "vote"}
+    (row,) = load_preferences(tmp_path / "v.csv", **names).to_rows()
+    assert (row["chosen"], row["rejected"]) == ("y", "x")
+    (tmp_path / "v.csv").write_text("who,what,vote\na,x,-1\na,x,1\na,y,0\n")
+    with pytest.raises(ValueError, match="votes again on an item of the same person"):
+        load_preferences(tmp_path / "v.csv", **names)
+
+
 # proposals
 
 

@@ -78,9 +78,12 @@ class BadRows:
             raise type(bad.error)(f"{bad.error}{where}") from None
         n_all = len(self.table) + len(self.table.ragged)
         start = f"{self.table.name}: " if self.table.name else ""
+        kinds = self._kinds()
+        if len(kinds) == 1 and len(self.rows) == n_all:  # no slip of a row, but a column that is another
+            raise type(bad.error)(f"{bad.error} So it is in all {n_all:,} rows.")
         kind = TypeError if all(isinstance(bad.error, TypeError) for bad in self.rows) else ValueError
         raise kind(
-            f"{start}{len(self.rows):,} of {n_all:,} rows are bad: {'; '.join(self._kinds())}. Mend them, or "
+            f"{start}{len(self.rows):,} of {n_all:,} rows are bad: {'; '.join(kinds)}. Mend them, or "
             "leave them "
             "out with --bad_rows drop."
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from palign.data.bad_rows import BadRows
 from palign.data.checks import MAX_CHARACTERS
 from palign.data.exports import folder_export, read_export, recognised_export
 from palign.data.files import KINDS, SUFFIXES, file_table, files_of_split, suffix_of
@@ -63,8 +64,12 @@ def read_table(
         _refuse_loose_ids(table, options)
     name = options.source or (recognised_export(table, options) if is_text else None)
     if name is not None:
+        _settle_lines(table, options.bad_rows)
         return read_export(name, table, options)
-    return vote_table(table, options, raw_table) if is_votes(table, options) else table
+    if not is_votes(table, options):
+        return table
+    _settle_lines(table, options.bad_rows)
+    return vote_table(table, options, raw_table)
 
 
 def raw_table(data: Any, *, split: str | None = None) -> Table:
@@ -101,7 +106,14 @@ def raw_table(data: Any, *, split: str | None = None) -> Table:
 def read_rows(source: str | Path, *, split: str | None = None) -> tuple[Table, str]:
     """The rows as they stand there, unchecked, and what messages should call them."""
     table = raw_table(source, split=split)
+    _settle_lines(table, "stop")
     return table, table.name
+
+
+def _settle_lines(table: Table, mode: str) -> None:
+    """Raise for lines that are no rows, or note that they are left out: what is made of the table knows no lines."""
+    table.notes += BadRows(table, mode).settle(len(table))
+    table.ragged = []
 
 
 def load_embeddings(path: str | Path) -> np.ndarray:

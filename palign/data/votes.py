@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from palign.data.annotators import canonical_id
+from palign.data.bad_rows import BadRows
 from palign.data.checks import shorten, unknown_column_message
 from palign.data.columns import proposal
 from palign.data.reading_options import ReadingOptions
@@ -95,13 +96,18 @@ def _long_votes(
     further: dict[str, dict[str, Any]] = {}
     used = {options.annotator_column, options.item_column, options.vote_column, options.prompt_column, time}
     n_changed, twice = 0, []
+    bad = BadRows(table, options.bad_rows)
     for row, record in enumerate(table):
-        person = _person(record.get(options.annotator_column), table, row, options)
-        item, given = record.get(options.item_column), record.get(options.vote_column)
+        given = record.get(options.vote_column)
         if given is None or given != given:
             continue
-        vote = _number(given, table, row, options.vote_column)
-        text = _text(item, texts, table, row, options.item_column)
+        try:
+            person = _person(record.get(options.annotator_column), table, row, options)
+            vote = _number(given, table, row, options.vote_column)
+            text = _text(record.get(options.item_column), texts, table, row, options.item_column)
+        except (TypeError, ValueError) as error:
+            bad.add(row, error)
+            continue
         key = person, str(record.get(options.prompt_column) or ""), text
         when = _time(record.get(time)) if time else None
         if key in latest:
@@ -112,6 +118,7 @@ def _long_votes(
                 continue
         latest[key] = when, vote
         further.setdefault(person, {name: record.get(name) for name in columns if name not in used})
+    table.notes += bad.settle(len(latest))
     if twice:
         raise ValueError(
             f"{f'{table.name}, r' if table.name else 'R'}ow {twice[0]} (counting from 0) votes again on an item "
@@ -140,14 +147,28 @@ def _matrix_votes(
             "in each row say --item_column and --vote_column."
         )
     votes, further = [], {}
+    bad = BadRows(table, options.bad_rows)
     for row, record in enumerate(table):
-        person = _person(record.get(options.annotator_column), table, row, options)
-        for name in items:
-            given = record.get(name)
-            if given is not None and given == given and given != "":
-                votes.append((person, "", texts[_id(name)], _number(given, table, row, name)))
+        try:
+            person = _person(record.get(options.annotator_column), table, row, options)
+            there = {name: record.get(name) for name in items}
+            there = {
+                name: given for name, given in there.items() if given is not None and given == given and given != ""
+            }
+            numbers = {name: _number(given, table, row, name) for name, given in there.items()}
+        except (TypeError, ValueError) as error:
+            bad.add(row, error)
+            continue
+        if person in further:
+            bad.add(row, ValueError(
+                f"{table.name or 'votes'}, row {row} (counting from 0), column {options.annotator_column!r}: the "
+                f"person {person!r} has a row already; a matrix has one row for each person."
+            ))  # fmt: skip
+            continue
+        votes += [(person, "", texts[_id(name)], number) for name, number in numbers.items()]
         others = (name for name in columns if name not in items and name != options.annotator_column)
         further[person] = {name: record.get(name) for name in others}
+    table.notes += bad.settle(len(votes))
     return votes, further
 
 
