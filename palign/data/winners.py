@@ -36,7 +36,7 @@ _BETTER = rf"(?:{_DEGREE} )?(?:better|best|preferred|wins|win|won|winner|chosen|
 _WORSE = rf"(?:{_DEGREE} )?(?:worse|worst|loses|lost|weaker|inferior|rejected)"
 _NAMED = rf"(?:the )?(?:(?P<noun>{_NOUN}) ?{_SIDE}|{_SIDE.replace('side', 'side2')}(?: (?P<noun2>{_NOUN}))?)"
 _WORD = re.compile(
-    rf"(?:(?:prefer|prefers|preferred|chose|choose|{_DEGREE} prefer) )?{_NAMED}"
+    rf"(?:(?:i )?(?:prefer|prefers|preferred|chose|choose|{_DEGREE} prefer) )?{_NAMED}"
     rf"(?: (?:is |was )?(?:the )?(?:(?P<better>{_BETTER})|(?P<worse>{_WORSE})))?(?: than .{{1,30}}| over .{{1,30}})?"
 )
 _SHORT = "[ab12]|left|right|first|second"
