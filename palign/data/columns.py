@@ -94,7 +94,8 @@ def check_columns(table: Table, names: ColumnNames, *, is_text: bool, needs_item
         if item.name == "annotator_column" and likely:
             advice = f"If {likely[0]!r} holds the person who judged, say --annotator_column {likely[0]}."
         advice += proposal(table, names)
-        raise ValueError(unknown_column_message(name, available, table.name, advice))
+        where = table.name if needs_items else f"{table.name or 'rows'}, row 0"
+        raise ValueError(unknown_column_message(name, available, where, advice))
     if not needs_items:
         return available
     if (names.first_column, names.second_column, names.winner_column) != (None, None, None):
