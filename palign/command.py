@@ -25,8 +25,11 @@ __all__ = ["COMMANDS", "Command", "load_recipe", "main", "recipe_folder"]
 HERE = Path(__file__).parent
 TRAINING = "transformers.TrainingArguments"
 MODEL = "trl.ModelConfig"
-POLICY = ("trainers/policy_arguments.py:PolicyArguments", "trainers/policy_config.py:PersonalPolicyConfig")
-ROWS = ("data/arguments.py:DataArguments", "data/columns.py:ColumnNames")
+READING = ("data/reading_options.py:ReadingOptions", "data/columns.py:ColumnNames")
+POLICY = (
+    "trainers/policy_arguments.py:PolicyArguments", *READING, "trainers/policy_config.py:PersonalPolicyConfig",
+)  # fmt: skip
+ROWS = ("data/arguments.py:DataArguments", *READING)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
+from palign.command_line import require_known_processes
 from palign.data.preferences import Preferences
 from palign.data.synthetic_text import preference_rows
 from palign.evaluation.evaluate import Evaluation, evaluate_models
@@ -42,6 +43,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     script, data_args = parse_evaluation_arguments(argv)
     prepare_deepspeed(is_asked=False)
     state = PartialState(cpu=script.use_cpu)
+    require_known_processes(state.num_processes)
     set_seed(script.seed)
     vectors, groups = data_args.vectors(), []
     if script.model_path:

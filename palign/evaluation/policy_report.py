@@ -33,6 +33,7 @@ def judge_policies(
     algorithm: str,
     group_columns: Sequence[str] = (),
     seconds: float,
+    notes: Sequence[str] = (),
 ) -> dict[str, float]:
     """Reward, gold utility and KL of every policy by type, as samples.jsonl, report and summary.json.
 
@@ -49,6 +50,7 @@ def judge_policies(
         algorithm: as it is called in titles: 'PPO', 'GRPO', 'RLOO'.
         group_columns: to report by, beside `type`.
         seconds: that training took.
+        notes: further ones for the report, such as how the rows were read.
 
     Returns:
         What summary.json holds.
@@ -75,7 +77,8 @@ def judge_policies(
     report = write_report(
         table, output_dir=output, metrics=metrics, group_columns=group_columns,
         title=f"Policies trained with {algorithm}",
-        notes=[standing_note(rows, people, reward), *(training_note(name, h) for name, h in histories.items())],
+        notes=[*notes, standing_note(rows, people, reward),
+               *(training_note(name, h) for name, h in histories.items())],
         figures=FigureData(dict(zip(people, weights, strict=True)), prototypes, histories=histories),
     )  # fmt: skip
     summary = {name: value for metric in metrics for name, value in means_by_type(table, metric).items()}

@@ -11,23 +11,20 @@ from trl import ModelConfig
 
 from palign.command_line import CommandLine
 from palign.conditioning import PolicyConditioning
+from palign.data.reading_options import ReadingOptions
 from palign.writing import require_writable
 
 __all__ = ["PolicyArguments", "check_output", "check_quantization", "parse_over"]
 
 
 @dataclass
-class PolicyArguments:
+class PolicyArguments(ReadingOptions):
     """What a policy is trained on, and what it is compared with."""
 
     dataset_name: str | None = field(
         default=None, metadata={"help": "Rows with a prompt and a person: a file, a folder, or a hub name."}
     )
     dataset_split: str | None = field(default=None, metadata={"help": "Split of a folder or hub data set."})
-    annotator_column: str = field(
-        default="annotator_id", metadata={"help": "Column with the id of the person who asks."}
-    )
-    prompt_column: str = field(default="prompt", metadata={"help": "Column with the prompt, a text or messages."})
     group_columns: list[str] = field(default_factory=list, metadata={"help": "Further columns to report by."})
     guard: str = field(
         default="stop",
@@ -42,6 +39,7 @@ class PolicyArguments:
     n_annotators: int = field(default=60, metadata={"help": "Embedded default: people."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.compare_with = [PolicyConditioning(name).value for name in self.compare_with]
         for name in ("n_eval_rows", "lm_steps", "n_annotators"):
             if getattr(self, name) < 1:
