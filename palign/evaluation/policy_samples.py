@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from palign.models.sharded import is_sharded
-from palign.models.shared_draws import drawn
+from palign.models.shared_draws import PLAIN_SAMPLING, drawn
 
 Prompt = str | list[int]  # a rendered prompt, or its token ids
 
@@ -148,8 +148,7 @@ def _draw(
         max_new_tokens=max_new_tokens,
         do_sample=True,
         temperature=temperature,
-        top_k=0,
-        top_p=1.0,
+        **PLAIN_SAMPLING,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
