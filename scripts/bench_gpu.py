@@ -40,6 +40,7 @@ import torch
 from bench_mixture_dpo import make_rows
 from bench_ppo_overhead import ConstantModule
 from datasets import Dataset
+from palign.trainers.value_model import make_value_model
 from peft import LoraConfig
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -56,7 +57,6 @@ from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
-from palign.trainers.value_model import make_value_model
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPES = {

@@ -22,7 +22,8 @@ class PALPPOConfig(FormerNames, GroupPolicyConfig, GRPOConfig):
         default=0.0, metadata={"help": "Coefficient of a KL in the loss, as GRPO has it, beside that in the reward."}
     )
     loss_type: str = field(
-        default="dapo", metadata={"help": "How the policy's loss is averaged; 'dapo': over all tokens of all processes."}
+        default="dapo",
+        metadata={"help": "How the policy's loss is averaged; 'dapo': over all tokens of all processes."},
     )
     scale_rewards: str = field(default="none", metadata={"help": "Not used by PPO: advantages come from the critic."})
     disable_dropout: bool = field(

@@ -19,26 +19,41 @@ NOTHING = {
 }
 
 
-def _former(now: str) -> dict[str, str]:
-    return {"help": f"Former name: {now}. Taken for one version."}
-
-
 @dataclass
 class FormerNames:
     """Options by their former names; None where they are not given."""
 
-    response_length: int | None = field(default=None, metadata=_former("max_completion_length"))
-    num_ppo_epochs: int | None = field(default=None, metadata=_former("num_iterations"))
-    cliprange: float | None = field(default=None, metadata=_former("epsilon"))
-    num_mini_batches: int | None = field(
-        default=None, metadata=_former("steps_per_generation / gradient_accumulation_steps, which it sets")
+    response_length: int | None = field(
+        default=None, metadata={"help": "Former name: max_completion_length. Taken for one version."}
     )
-    total_episodes: int | None = field(default=None, metadata=_former("max_steps, which it sets"))
-    value_model_layers: int | None = field(default=None, metadata=_former("critic=layers:N"))
-    local_rollout_forward_batch_size: int | None = field(default=None, metadata=_former("none, no longer needed"))
-    num_sample_generations: int | None = field(default=None, metadata=_former("none, no longer needed"))
-    stop_token: str | None = field(default=None, metadata=_former("none, no longer needed"))
-    kl_estimator: str | None = field(default=None, metadata=_former("none, no longer needed"))
+    num_ppo_epochs: int | None = field(
+        default=None, metadata={"help": "Former name: num_iterations. Taken for one version."}
+    )
+    cliprange: float | None = field(default=None, metadata={"help": "Former name: epsilon. Taken for one version."})
+    num_mini_batches: int | None = field(
+        default=None,
+        metadata={
+            "help": "Former name: steps_per_generation / gradient_accumulation_steps, which it sets. Taken for one version."
+        },
+    )
+    total_episodes: int | None = field(
+        default=None, metadata={"help": "Former name: max_steps, which it sets. Taken for one version."}
+    )
+    value_model_layers: int | None = field(
+        default=None, metadata={"help": "Former name: critic=layers:N. Taken for one version."}
+    )
+    local_rollout_forward_batch_size: int | None = field(
+        default=None, metadata={"help": "Former name: none, no longer needed. Taken for one version."}
+    )
+    num_sample_generations: int | None = field(
+        default=None, metadata={"help": "Former name: none, no longer needed. Taken for one version."}
+    )
+    stop_token: str | None = field(
+        default=None, metadata={"help": "Former name: none, no longer needed. Taken for one version."}
+    )
+    kl_estimator: str | None = field(
+        default=None, metadata={"help": "Former name: none, no longer needed. Taken for one version."}
+    )
 
     def take_former_names(self) -> None:
         """Write what was given by a former name where it belongs now, and say so; before TRL looks at the options."""

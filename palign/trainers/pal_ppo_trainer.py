@@ -40,7 +40,7 @@ from palign.trainers.critic import (
 from palign.trainers.pal_grpo_trainer import PersonalGroupTrainer
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.policy_resume import copies
-from palign.trainers.policy_rows import cut_prompt
+from palign.trainers.policy_rows import cut_prompt, query_ids
 
 __all__ = ["PALPPOTrainer"]
 
@@ -89,6 +89,15 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
             args.beta = beta
         if args.gradient_checkpointing and args.critic == "lora":
             self._recompute_under_adapters()
+
+    @staticmethod
+    def _check_reference(model: PreTrainedModel, args: PALPPOConfig, peft_config: PeftConfig | None) -> None:
+        if peft_config is None and not hasattr(model, "peft_config") and not getattr(model, "name_or_path", ""):
+            raise ValueError(
+                "PPO measures the KL from a reference, which TRL reads from the model's folder when the whole model is "
+                "trained, and this one was made in the process. Train an adapter (--use_peft), or save the model and "
+                "load it from its folder."
+            )
 
     def _complete_model(self) -> None:
         args = self.args
@@ -140,7 +149,10 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
             self.beta = before
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        """TRL's, at most `max_prompt_length` of each; behind a text stands no eos, whatever the tokenizer puts there."""
         ids, *rest = super()._tokenize_prompts(prompts)
+        if isinstance(prompts[0], str):
+            ids = query_ids(prompts, self.processing_class)
         limit = self.args.max_prompt_length
         return (ids if limit is None else [cut_prompt(row, self.processing_class, limit) for row in ids], *rest)
 
@@ -167,7 +179,9 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         batch |= {"old_values": values, "returns": advantages + values}
         explained = self._explained(batch["returns"], values, mask)
         mean, variance = self._moments(advantages, mask)
-        batch["advantages"] = standardized(advantages, mask, mean, variance) if self.args.whiten_advantages else advantages
+        batch["advantages"] = (
+            standardized(advantages, mask, mean, variance) if self.args.whiten_advantages else advantages
+        )
         self._note_rollout(kl, explained)
         return batch
 
@@ -312,9 +326,11 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """transformers' own, of the policy alone."""
-        if state_dict is not None:
+        model = self.accelerator.unwrap_model(self.model)
+        with critic_set_aside(model):
+            state_dict = model.state_dict() if state_dict is None else state_dict
+            # also what PEFT takes for the policy's: it leaves out the weights of adapters that it knows by name
             state_dict = {name: value for name, value in state_dict.items() if not _is_critics(name)}
-        with critic_set_aside(self.accelerator.unwrap_model(self.model)):
             super()._save(output_dir, state_dict)
 
 
