@@ -1,4 +1,4 @@
-"""Quick arguments of PPO, and a trainer that keeps what it was rewarded for; what all policies share: policy_helpers."""
+"""Quick arguments of PPO, and a trainer that keeps what it was rewarded for; of all policies: policy_helpers."""
 
 from pathlib import Path
 from typing import Any

@@ -51,7 +51,7 @@ def rewards_of_steps(trainer: PALPPOTrainer) -> list[tuple[str, float]]:
 
 
 def test_every_completion_earns_the_reward_of_the_person_its_prompt_names(tmp_path: Path) -> None:
-    """Down to the tensors of the loss: with γ = λ = 1 and no KL the return at the first token is the person's number."""
+    """Down to the loss's tensors: with γ = λ = 1 and no KL the return at the first token is the person's number."""
     trainer = make_trainer(tmp_path, kl_coef=0.0, lam=1.0, steps_per_generation=2, num_iterations=2, max_steps=8)
     kept = rewards_of_steps(trainer)
     trainer.train()

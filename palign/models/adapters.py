@@ -34,9 +34,9 @@ from palign.models.completions import policy_logps
 from palign.models.sharded import set_whole, whole, whole_tensor
 
 __all__ = [
-    "TypePolicies", "adapter_state", "add_type_adapters", "checkpointing_contexts", "checkpointing_kwargs", "disable_dropout",
-    "load_type_adapters", "read_type_adapters", "require_grad", "restore_adapter_state", "route", "save_type_adapters",
-    "type_names",
+    "TypePolicies", "adapter_state", "add_type_adapters", "checkpointing_contexts", "checkpointing_kwargs",
+    "disable_dropout", "load_type_adapters", "read_type_adapters", "require_grad", "restore_adapter_state", "route",
+    "save_type_adapters", "type_names",
 ]  # fmt: skip
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -1,8 +1,8 @@
 """The critic of PPO: what reward is still to come, read from the state before a token is drawn.
 
 Four kinds. `lora` (the default): a second LoRA adapter on the base that the policy has already, and a head. `head`: a
-head alone, on the policy's own states, which it does not change. `full`, `layers:N`: a body of its own, copied from the
-policy whole or up to layer N. Head and body are in float32 and start at the value 0.
+head alone, on the policy's own states, which it does not change. `full`, `layers:N`: a body of its own, copied from
+the policy whole or up to layer N. Head and body are in float32 and start at the value 0.
 """
 
 from collections.abc import Iterator
@@ -64,8 +64,8 @@ class Critic(nn.Module):
 
         Args:
             states: (batch, time, hidden), of the policy's base.
-            inputs: instead, of a critic with a body: `input_ids`, `attention_mask` and `n`, the positions wanted: those
-                before each of the last n tokens.
+            inputs: instead, of a critic with a body: `input_ids`, `attention_mask` and `n`: the positions before each
+                of the last n tokens are wanted.
         """
         if self.body is not None:
             ids, mask, n = inputs["input_ids"], inputs["attention_mask"], int(inputs["n"])

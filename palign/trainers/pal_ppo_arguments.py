@@ -40,7 +40,7 @@ def parse_policy_arguments(argv: Sequence[str] | None = None) -> tuple[PolicyArg
     check_vllm(args, model_args)
     if args.critic == "lora" and not model_args.use_peft:
         raise ValueError(
-            "--critic is 'lora' (its default), and the policy is trained whole: a critic on a base that moves would move "
-            "as well. Give --use_peft true, or --critic full, layers:N or head."
+            "--critic is 'lora' (its default), and the policy is trained whole: a critic on a base that moves would "
+            "move as well. Give --use_peft true, or --critic full, layers:N or head."
         )
     return script, args, model_args

@@ -45,7 +45,7 @@ class PALPPOConfig(FormerNames, GroupPolicyConfig, GRPOConfig):
     critic: str = field(
         default="lora",
         metadata={
-            "help": "'lora': a second adapter on the policy's base, and a head; 'head': a head on the policy's states; "
+            "help": "'lora': a second adapter on the policy's base, and a head; 'head': a head on its states; "
             "'full', 'layers:N': a copy of the policy, or of its first N layers."
         },
     )
@@ -86,7 +86,7 @@ class PALPPOConfig(FormerNames, GroupPolicyConfig, GRPOConfig):
         check_critic(self.critic)
         if self.use_liger_kernel:
             raise ValueError(
-                "use_liger_kernel is true; its loss takes one advantage for a completion, and PPO has one for a token. "
+                "use_liger_kernel is true; its loss takes one advantage for a completion, PPO has one for a token. "
                 "Leave it out."
             )
         for name, low, high in (("gamma", 0.0, 1.0), ("lam", 0.0, 1.0), ("kl_coef", 0.0, float("inf")),

@@ -33,7 +33,7 @@ class FormerNames:
     num_mini_batches: int | None = field(
         default=None,
         metadata={
-            "help": "Former name: steps_per_generation / gradient_accumulation_steps, which it sets. Taken for one version."
+            "help": "Former name: steps_per_generation over gradient_accumulation_steps. Taken for one version."
         },
     )
     total_episodes: int | None = field(
@@ -82,7 +82,7 @@ class FormerNames:
             raise ValueError(
                 f"num_mini_batches={n_mini_batches} does not divide per_device_train_batch_size x "
                 f"gradient_accumulation_steps = {n_rollouts}. Give per_device_train_batch_size, "
-                "gradient_accumulation_steps (of one optimizer step) and steps_per_generation (of one rollout) instead."
+                "gradient_accumulation_steps (of an optimizer step) and steps_per_generation (of a rollout) instead."
             )
         n_mini = n_rollouts // n_mini_batches
         if n_mini % min(self.per_device_train_batch_size, n_mini):

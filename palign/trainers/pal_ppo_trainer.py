@@ -1,12 +1,12 @@
 """PALPPOTrainer: PPO with a critic on TRL's GRPO trainer, rewarded by the person each prompt belongs to.
 
 TRL draws the completions, calls the reward with the columns of each row, computes log-probabilities of policy and
-reference by a forward pass, and clips the policy's loss; its loss takes advantages of shape (batch, time). What is here:
+reference by a forward pass, and clips the policy's loss, which takes advantages of shape (batch, time). What is here:
 
 1. Rewards of tokens: −`kl_coef` × (log π − log π_ref) at each, and the completion's reward at its last.
 2. A critic (`palign/trainers/critic.py`), generalised advantages, and the clipped loss of the values.
-3. Advantages are standardized, and losses averaged, over all tokens of the rollout on all processes; so the steps do not
-   depend on how a batch is divided.
+3. Advantages are standardized, and losses averaged, over all tokens of the rollout on all processes; so the steps do
+   not depend on how a batch is divided.
 4. The guard judges every rollout, by the weights that drew it.
 """
 
@@ -77,7 +77,7 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
     ) -> None:
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # policy and critic are run one after the other, every time
-        self.kl_coef, self._rollouts = args.kl_coef, []
+        self.kl_coef, self._rollouts, self._value_sums = args.kl_coef, [], torch.zeros(3)
         beta = args.beta
         args.beta = beta or 1.0  # so that TRL holds a reference, from which the KL in the reward is measured
         try:
@@ -94,7 +94,7 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
     def _check_reference(model: PreTrainedModel, args: PALPPOConfig, peft_config: PeftConfig | None) -> None:
         if peft_config is None and not hasattr(model, "peft_config") and not getattr(model, "name_or_path", ""):
             raise ValueError(
-                "PPO measures the KL from a reference, which TRL reads from the model's folder when the whole model is "
+                "PPO measures the KL from a reference, which TRL reads from the model's folder when all of it is "
                 "trained, and this one was made in the process. Train an adapter (--use_peft), or save the model and "
                 "load it from its folder."
             )
@@ -149,7 +149,7 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
             self.beta = before
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
-        """TRL's, at most `max_prompt_length` of each; behind a text stands no eos, whatever the tokenizer puts there."""
+        """TRL's, at most `max_prompt_length` of each; no eos stands behind a text."""
         ids, *rest = super()._tokenize_prompts(prompts)
         if isinstance(prompts[0], str):
             ids = query_ids(prompts, self.processing_class)
@@ -276,12 +276,17 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         )  # fmt: skip
         value_loss = (wrong * mask).sum() / self._n_tokens(inputs)
         left = ((values - inputs["old_values"]).abs() > self.args.cliprange_value).float()
-        sums = torch.stack([(wrong.detach() * mask).sum(), (left * mask).sum(), mask.sum()])
-        total, n_left, n = self.accelerator.reduce(sums, "sum").tolist()
+        self._value_sums += torch.stack([(wrong.detach() * mask).sum(), (left * mask).sum(), mask.sum()]).cpu()
+        if self.accelerator.sync_gradients:  # of all parts of the step: a mean of means is none of tokens
+            self._note_values()
+        return loss + self.args.vf_coef * value_loss
+
+    def _note_values(self) -> None:
+        sums, self._value_sums = self._value_sums, torch.zeros(3)
+        total, n_left, n = self.accelerator.reduce(sums.to(self.accelerator.device), "sum").tolist()
         metrics = self._metrics["train" if self.model.training else "eval"]
         metrics["loss/value"].append(total / max(n, 1))
         metrics["clip_ratio/value"].append(n_left / max(n, 1))
-        return loss + self.args.vf_coef * value_loss
 
     def _n_tokens(self, inputs: dict[str, Any]) -> Tensor:
         """What sums over tokens are divided by: a step's share of all tokens, as TRL's 'dapo' has it."""

@@ -105,7 +105,7 @@ def test_ppo_of_all_weights_takes_the_steps_of_ddp(tmp_path: Path, bf16: bool) -
         run_ranks(whole_ppo_policy, tmp_path / f"l{stage}", tmp_path / f"o{stage}", stage, base, bf16, "float32")[0]
         for stage in (DDP, FSDP_2)
     )
-    assert not fsdp.pop("is_divided") and not fsdp.pop("patched")
+    assert not fsdp.pop("is_divided") and fsdp.pop("patched") == ddp["patched"]  # by TRL, from 1.13 on, or by nobody
     for name in fsdp:
         np.testing.assert_allclose(fsdp[name], ddp[name], atol=1e-4, rtol=1e-4, err_msg=name)
 
