@@ -39,7 +39,9 @@ def main() -> int:
     """Build, run; returns the exit status of pytest."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("which", choices=("OLDEST", "NEWEST"))
-    parser.add_argument("--folder", type=Path, help="Where the environment is built; kept. Default: a temporary folder.")
+    parser.add_argument(
+        "--folder", type=Path, help="Where the environment is built; kept. Default: a temporary folder."
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)

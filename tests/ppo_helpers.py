@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from grpo_helpers import EmptyToo, watch
 from policy_helpers import N_PEOPLE, IdReward, SeenRow, lora, named_rows, tiny_policy, wrong_pairings
 
@@ -35,6 +36,7 @@ def make_trainer(output_dir: Path, reward: PersonalizedReward | None = None, **c
     model, tokenizer = extra.pop("model", model), extra.pop("tokenizer", tokenizer)
     rows = extra.pop("train_dataset", named_rows())
     args = ppo_config(output_dir, **changes)
+    torch.manual_seed(args.seed)  # TRL up to 1.12 draws an adapter's first weights before it sets its seed
     trainer = PALPPOTrainer(model, reward or EmptyToo(IdReward()), args, tokenizer, rows, **extra)
     watch(trainer)
     return trainer
