@@ -14,7 +14,7 @@ from palign.conditioning import PolicyConditioning
 from palign.data.reading_options import ReadingOptions
 from palign.writing import require_writable
 
-__all__ = ["PolicyArguments", "check_output", "check_quantization", "parse_over"]
+__all__ = ["PolicyArguments", "check_output", "check_quantization", "check_vllm", "parse_over"]
 
 
 @dataclass
@@ -97,6 +97,22 @@ def check_output(args: TrainingArguments) -> None:
             f"--resume_from_checkpoint is {args.resume_from_checkpoint!r}; here it is true or false: every policy "
             "goes on from the last checkpoint of its own folder."
         )
+
+
+def check_vllm(args: Any, model_args: ModelConfig) -> None:
+    """Raise, before any model loads, where completions are to be drawn by vLLM and cannot be.
+
+    Raises:
+        ImportError: vLLM is not installed.
+        ValueError: no model of the user's.
+    """
+    if args.use_vllm and find_spec("vllm") is None:
+        raise ImportError(
+            "--use_vllm needs the package vllm, which is not installed: pip install 'trl[vllm]', or leave --use_vllm "
+            "out and generate with transformers."
+        )
+    if args.use_vllm and model_args.model_name_or_path is None:
+        raise ValueError("--use_vllm was given without --model_name_or_path; vLLM reads the model from its folder.")
 
 
 def check_quantization(model_args: ModelConfig) -> None:

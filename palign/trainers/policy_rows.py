@@ -19,6 +19,7 @@ from palign.models.architectures import special_ids
 
 __all__ = [
     "PolicyRows",
+    "cut_prompt",
     "groups_of",
     "named_rows",
     "prompt_rows_and_reading",
@@ -83,29 +84,35 @@ def query_ids(prompts: Sequence[Any], tokenizer: Any, *, max_length: int | None 
         max_length: tokens kept, bos and the end of the prompt; None keeps all.
     """
     before, _ = special_ids(tokenizer, is_causal=True)
-    opening, found = before or [tokenizer.bos_token_id], []
+    found = []
     for prompt in prompts:
         ids = tokenizer(render_prompt(prompt, tokenizer), add_special_tokens=False, verbose=False)["input_ids"]
         if isinstance(prompt, str) and ids[: len(before)] != before:
             ids = [*before, *ids]
-        if max_length is not None and len(ids) > max_length:
-            kept = opening if ids[: len(opening)] == opening and len(opening) < max_length else []
-            ids = [*kept, *ids[len(kept) - max_length :]]
-        found.append(ids)
+        found.append(ids if max_length is None else cut_prompt(ids, tokenizer, max_length))
     return found
 
 
+def cut_prompt(ids: Sequence[int], tokenizer: Any, max_length: int) -> list[int]:
+    """At most `max_length` ids of a prompt: what the tokenizer begins every text with, and the end."""
+    ids = list(ids)
+    if len(ids) <= max_length:
+        return ids
+    opening = special_ids(tokenizer, is_causal=True)[0] or [tokenizer.bos_token_id]
+    kept = opening if ids[: len(opening)] == opening and len(opening) < max_length else []
+    return [*kept, *ids[len(kept) - max_length :]]
+
+
 def require_one_batch(n_rows: int, args: TrainingArguments, name: str = "train_dataset") -> None:
-    """Raise `ValueError` where rows do not fill one batch: TRL's PPO would ask for one for ever, its GRPO train none.
+    """Raise `ValueError` where rows do not fill one batch: TRL would train none.
 
     Args:
         n_rows: rows to train on.
-        args: of PPO, or of GRPO or RLOO, which draw `num_generations` completions for each row.
+        args: with `num_generations`, the completions drawn for each row.
         name: of the rows, for the message.
     """
     n_each, n_processes = args.per_device_train_batch_size, PartialState().num_processes
-    steps = "gradient_accumulation_steps" if not hasattr(args, "num_generations") else "steps_per_generation"
-    n_generations = getattr(args, "num_generations", 1)
+    steps, n_generations = "steps_per_generation", args.num_generations
     n_batch = n_each * n_processes * getattr(args, steps)
     if n_rows >= n_batch // n_generations:
         return
