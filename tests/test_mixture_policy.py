@@ -160,7 +160,7 @@ def test_ids_are_who_they_mean(policy: MixturePolicy) -> None:
 def test_rows_selected_from_others_are_scored_alike(policy: MixturePolicy) -> None:
     prefs = Preferences.from_rows(rows())
     part = policy.type_rewards(prefs.select([3, 1]))
-    torch.testing.assert_close(part, policy.type_rewards(prefs)[[3, 1]], atol=1e-6, rtol=0)
+    torch.testing.assert_close(part, policy.type_rewards(prefs)[[3, 1]], atol=1e-5, rtol=0)  # another batch
 
 
 # speaking

@@ -14,6 +14,7 @@ from palign.functional.item_components import item_components
 
 __all__ = ["RowParts", "RowTable", "part_rows"]
 
+FILLED = 3  # further groups of rows that a part may take where one did not fit
 HANGS_TOGETHER = 0.75  # of a person's rows in one component: dealing components would leave a part next to nothing
 
 
@@ -129,6 +130,13 @@ def _deal_components(
     wanted = np.minimum(wanted, totals - 1)[owner[order]]
     is_second = np.zeros(n_components, dtype=bool)
     is_second[order] = taken <= wanted
+    left = np.minimum(np.floor(wanted), totals[owner[order]] - 1)
+    for _ in range(FILLED):  # what did not fit is passed over for a smaller one that does
+        held = np.bincount(owner, sizes * is_second, n_people)[owner[order]]
+        fits = np.flatnonzero(~is_second[order] & (sizes[order] <= left - held))
+        if len(fits) == 0:
+            break
+        is_second[order[fits[np.unique(owner[order[fits]], return_index=True)[1]]]] = True
     return is_second[component]
 
 

@@ -107,7 +107,7 @@ class RewardSetup:
             rows = AnnotatorIndex(fit.ids).indices(judge.annotator_ids)
             rows = torch.from_numpy(rows)
             people = {"weights": fit.weights[rows]}
-            if trainer.model.deviations is not None:
+            if getattr(trainer.model, "deviations", None) is not None:
                 people["deviations"] = fit.deviations[rows]
             scores = trainer.predict_scores(judge, **people)
             right, n_pairs = pair_order(scores, torch.from_numpy(judge.ranks))
