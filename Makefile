@@ -19,7 +19,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("palign needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; say PYTHON=python3.11 make ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[ppo,deepspeed,dev,report,docs]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[deepspeed,xlsx,dev,report,docs]"
 	@touch $@
 
 demo: setup

@@ -25,8 +25,11 @@ __all__ = ["COMMANDS", "Command", "load_recipe", "main", "recipe_folder"]
 HERE = Path(__file__).parent
 TRAINING = "transformers.TrainingArguments"
 MODEL = "trl.ModelConfig"
-POLICY = ("trainers/policy_arguments.py:PolicyArguments", "trainers/policy_config.py:PersonalPolicyConfig")
-ROWS = ("data/arguments.py:DataArguments", "data/columns.py:ColumnNames")
+READING = ("data/reading_options.py:ReadingOptions", "data/columns.py:ColumnNames")
+POLICY = (
+    "trainers/policy_arguments.py:PolicyArguments", *READING, "trainers/policy_config.py:PersonalPolicyConfig",
+)  # fmt: skip
+ROWS = ("data/arguments.py:DataArguments", *READING)
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,11 @@ COMMANDS = {
     ),
     "ppo": Command(
         "ppo_pal", "PPO with the reward of the person each prompt belongs to",
-        (*POLICY, "trainers/pal_ppo_arguments.py:PPOArguments", "trainers/pal_ppo_config.py:PALPPOConfig"),
-        ("trl.experimental.ppo.PPOConfig", MODEL),
-        "model_name_or_path use_peft lora_r total_episodes num_ppo_epochs kl_coef response_length learning_rate "
-        "per_device_train_batch_size output_dir seed use_cpu report_to",
+        (*POLICY, "trainers/pal_grpo_config.py:GroupPolicyConfig", "trainers/pal_ppo_config.py:PALPPOConfig",
+         "trainers/pal_ppo_names.py:FormerNames"),
+        ("trl.GRPOConfig", MODEL),
+        "model_name_or_path use_peft lora_r max_steps num_iterations steps_per_generation max_completion_length "
+        "learning_rate per_device_train_batch_size use_vllm output_dir seed use_cpu resume_from_checkpoint report_to",
     ),
     "grpo": Command(
         "grpo_pal", "GRPO or RLOO with the same reward, on any TRL from 1.12 on",

@@ -1,5 +1,6 @@
 """`TrlParser`, whose errors are for whoever typed the command: one line, exit status 2, no traceback."""
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any, NoReturn
@@ -8,7 +9,7 @@ from trl import TrlParser
 
 from palign.option_file import OptionError, config_path, read_options, unknown_options
 
-__all__ = ["CommandLine"]
+__all__ = ["CommandLine", "require_known_processes"]
 
 
 class CommandLine(TrlParser):
@@ -38,7 +39,17 @@ class CommandLine(TrlParser):
         except OptionError as error:
             self.error(str(error))
         with_config = words if path is None else ["--config", path, *words]
-        return super().parse_args_and_config(with_config, return_remaining_strings, **rest)
+        parsed = super().parse_args_and_config(with_config, return_remaining_strings, **rest)
+        for part in parsed:
+            if hasattr(type(part), "world_size"):  # training arguments, which have found the other processes or not
+                self._refuse_strangers(part.world_size)
+        return parsed
+
+    def _refuse_strangers(self, n_processes: int) -> None:
+        try:
+            require_known_processes(n_processes)
+        except RuntimeError as error:
+            self.error(str(error))
 
     def error(self, message: str) -> NoReturn:
         """One line, not the usage of a hundred options."""
@@ -56,6 +67,25 @@ class CommandLine(TrlParser):
             raise OptionError(f"{unknown_options(flags, sorted(known | {'config'}), '--')}; --help lists the options.")
         if left:
             raise OptionError(f"{left[0]!r} belongs to no option; every value stands behind its --OPTION.")
+
+
+def require_known_processes(n_processes: int) -> None:
+    """RuntimeError where a launcher has started several processes and this one knows of itself alone.
+
+    Each of them would be the main process: they would train the same thing twice, into one folder.
+
+    Args:
+        n_processes: that this process knows of.
+    """
+    n_launched = int(os.environ.get("WORLD_SIZE") or 1)
+    if n_launched > 1 and n_processes == 1:
+        raise RuntimeError(
+            f"{n_launched} processes were launched that do not know of each other: each takes itself for the "
+            "only one, and "
+            "all would write into one folder. There is no accelerator to join them by. On the CPU give "
+            "--use_cpu true as "
+            "well (accelerate_configs/cpu_2proc.yaml); else launch one process."
+        )
 
 
 def _without_config(words: list[str]) -> list[str]:

@@ -1,27 +1,18 @@
-"""PersonalizedReward: the reward of the person each prompt belongs to; one object, three sockets.
+"""PersonalizedReward: the reward of the person each prompt belongs to; one object, two sockets.
 
-1. `reward(prompts=…, completions=…, annotator_id=…)` → `list[float]`: TRL's reward-function form (GRPO, RLOO).
-2. `reward.for_ppo(tokenizer)` → an `nn.Module` that TRL's PPO takes for a reward model.
-3. `reward.score(prompts, completions, annotator_ids)` → tensor `(batch,)`.
-
-The PPO socket sees the policy's token ids only. Who asked, and the prompt as the reward model knows it (without the
-words that tell the policy who is asking), is bound by `PPORewardSocket.bind` as `BindingLoader` takes a batch. What is
-scored is checked against what was bound: the token ids of the prompts must be the bound ones, row by row, and the rows
-consumed must be the rows bound, or a `RuntimeError` is raised.
+1. `reward(prompts=…, completions=…, annotator_id=…)` → `list[float]`: TRL's reward-function form (PPO, GRPO, RLOO).
+2. `reward.score(prompts, completions, annotator_ids)` → tensor `(batch,)`.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from palign.data.annotators import canonical_id
-from palign.data.binding import BoundRows
 from palign.data.rendering import answer_marks, render_completion, render_prompt
 from palign.functional.reward_scales import RewardScales
 
@@ -174,28 +165,6 @@ class PersonalizedReward:
             self.scales.fit({person: self._raw(texts, answers, [person] * len(rows)) for person in people})
         return self.scales
 
-    def for_ppo(self, tokenizer: PreTrainedTokenizerBase) -> "PPORewardSocket":
-        """The `nn.Module` that TRL's PPO takes for a reward model; `tokenizer` is the policy's."""
-        return PPORewardSocket(self, tokenizer)
-
-    @torch.no_grad()
-    def batch_tokens(
-        self, prompt_ids: Sequence[list[int]], completion_ids: Sequence[list[int]], people: Sequence[str | None]
-    ) -> torch.Tensor:
-        """Raw rewards `(batch,)` of token ids of the reward model's own tokenizer: the fast path of the PPO socket."""
-        device = next(self.model.parameters()).device
-        longest = max(len(head) + len(tail) for head, tail in zip(prompt_ids, completion_ids, strict=True))
-        ids = torch.zeros((len(prompt_ids), longest), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, (head, tail) in enumerate(zip(prompt_ids, completion_ids, strict=True)):
-            ids[row, : len(head) + len(tail)] = torch.tensor([*head, *tail], dtype=torch.long)
-            mask[row, : len(head) + len(tail)] = 1
-        lengths = torch.tensor([len(head) for head in prompt_ids], device=device)
-        rewards = self.model.score_tokens(
-            ids.to(device), mask.to(device), self._weights(people), lengths, **self._deviations(people)
-        )
-        return rewards.detach().float().cpu()
-
     def as_read(self, prompt: str, answer: str) -> str:
         """`answer` as reward models learned to read it: after a conversation with the template's end of turn."""
         before, behind = self._marks
@@ -208,12 +177,6 @@ class PersonalizedReward:
     def _weights(self, people: Sequence[str | None]) -> torch.Tensor:
         fixed = self.weights
         return self.model.weights_for(list(people)) if fixed is None else fixed.expand(len(people), -1)
-
-    def _deviations(self, people: Sequence[str | None]) -> dict[str, torch.Tensor]:
-        """What `score_tokens` adds for a person's own part; nothing for fixed weights, or a model without such."""
-        if self.weights is not None or getattr(self.model, "deviations", None) is None:
-            return {}
-        return {"deviations": self.model.deviations_for(list(people))}
 
     def _raw(self, texts: list[str], answers: list[str], people: Sequence[str | None]) -> torch.Tensor:
         raw = torch.full((len(texts),), float("nan"))
@@ -263,147 +226,3 @@ class ScoredRow:
     raw_reward: float
     reward: float
     is_training: bool
-
-
-class PPORewardSocket(nn.Module):
-    """What TRL's PPO calls its reward model: reads token ids, answers with the bound people's rewards.
-
-    `trl.experimental.utils.get_reward` calls `getattr(model, model.base_model_prefix)(input_ids=…, …)`, then
-    `model.score(hidden_states[-1])`, and reads one position of the result `(batch, seq_len, 1)`. Here the first call
-    does the scoring and the reward stands at every position, so that it does not matter which one is read.
-    """
-
-    base_model_prefix = "read_rows"
-
-    def __init__(self, reward: PersonalizedReward, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__()
-        self.reward = reward
-        self.tokenizer = tokenizer
-        if isinstance(reward.model, nn.Module):
-            self.reward_model = reward.model  # registered, so that it moves with `.to`
-        self.config = getattr(reward.model, "config", None) or SimpleNamespace()
-        self.shares_tokenizer = _reads_tokens_of(reward.model, tokenizer)
-        self.n_bound = 0
-        self.n_consumed = 0
-        self.scored: list[ScoredRow] = []
-        self._rows: BoundRows | None = None
-        self._position = 0
-
-    def prompt_token_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of `prompts` as the reward model reads them, or an empty list where tokenizers differ."""
-        if not self.shares_tokenizer:
-            return []
-        return [text.ids for text in self.reward.model.backbone.tokenize(list(prompts))]
-
-    def bind(self, rows: BoundRows) -> None:
-        """Say whose the next `len(rows.prompts)` rewards are.
-
-        Raises:
-            RuntimeError: rows bound before have not all been scored.
-        """
-        self.check_all_consumed()
-        self._rows, self._position = rows, 0
-        self.n_bound += len(rows.prompts)
-
-    def check_all_consumed(self) -> None:
-        """Raise `RuntimeError` unless every bound row has been scored."""
-        if self._rows is not None and self._position != len(self._rows.prompts):
-            raise RuntimeError(
-                f"{self._position} of the {len(self._rows.prompts)} rows bound to people were scored before the next "
-                "batch was taken: rewards and people are out of step. The loop must score every row of a batch, in "
-                "batch order, before it takes the next one."
-            )
-
-    def read_rows(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> SimpleNamespace:
-        """Score the next bound rows; `input_ids` and `attention_mask` are `(rows, context + response)`."""
-        rows, start, stop = self._take(input_ids.shape[0])
-        context = rows.context_length
-        self._check_queries(rows, input_ids, attention_mask, start, stop)
-        answer_ids = [
-            [token for token in ids[mask.bool()].tolist() if token not in self._stop_ids()]
-            for ids, mask in zip(input_ids[:, context:].cpu(), attention_mask[:, context:].cpu(), strict=True)
-        ]
-        answers = [text.strip() for text in self.tokenizer.batch_decode(answer_ids, skip_special_tokens=True)]
-        scored = self._score(rows, range(start, stop), answer_ids, answers)
-        self._record(rows, start, answers, scored)
-        rewards = scored.standardized.to(input_ids.device)
-        return SimpleNamespace(hidden_states=(rewards[:, None, None].expand(-1, input_ids.shape[1], 1),))
-
-    def score(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The second half of the contract: the rewards `(batch, seq_len, 1)` are ready, pass them on."""
-        return hidden_states
-
-    def drain(self) -> list[ScoredRow]:
-        """The rows scored since the last call."""
-        scored, self.scored = self.scored, []
-        return scored
-
-    def _take(self, n_rows: int) -> tuple[BoundRows, int, int]:
-        n_left = 0 if self._rows is None else len(self._rows.prompts) - self._position
-        if self._rows is None or n_rows > n_left:
-            raise RuntimeError(
-                f"{n_rows} rows are to be scored but {n_left} of the rows bound to people are left: nobody said whose "
-                "these are. Take batches through BindingLoader, which binds people to rows when the loop takes a "
-                "batch."
-            )
-        start = self._position
-        self._position += n_rows
-        self.n_consumed += n_rows
-        return self._rows, start, start + n_rows
-
-    def _check_queries(
-        self, rows: BoundRows, input_ids: torch.Tensor, attention_mask: torch.Tensor, start: int, stop: int
-    ) -> None:
-        """The prompts to be scored must be those of the bound rows, token by token."""
-        context = rows.context_length
-        ids, mask = input_ids[:, :context].cpu(), attention_mask[:, :context].bool().cpu()
-        for i, row in enumerate(range(start, stop)):
-            if ids[i][mask[i]].tolist() != rows.query_ids[row]:
-                raise RuntimeError(
-                    f"row {row} is bound to annotator {rows.annotator_ids[row]!r} and the prompt "
-                    f"{_short(self.tokenizer.decode(rows.query_ids[row]))}, but the tokens to be scored read "
-                    f"{_short(self.tokenizer.decode(ids[i][mask[i]]))}: rewards and people are out of step. Rows must "
-                    "be scored in the order in which they were bound."
-                )
-
-    def _stop_ids(self) -> tuple[int | None, int | None]:
-        return self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-
-    def _score(self, rows: BoundRows, picked: range, answer_ids: list[list[int]], answers: list[str]) -> RewardBatch:
-        people = [rows.annotator_ids[i] for i in picked]
-        prompts = [rows.prompts[i] for i in picked]
-        full = [i for i, answer in enumerate(answers) if answer]
-        heads = [rows.prompt_ids[picked[i]] for i in full] if rows.prompt_ids else []
-        tails = [answer_ids[i] for i in full]
-        if not (heads and self._text_reads(heads, tails, [self.reward.as_read(prompts[i], answers[i]) for i in full])):
-            return self.reward.batch(prompts, answers, people)
-        raw = torch.full((len(answers),), float("nan"))
-        raw[full] = self.reward.batch_tokens(heads, tails, [people[i] for i in full])
-        return self.reward._finish(raw, prompts, answers, people)
-
-    def _text_reads(self, heads: list[list[int]], tails: list[list[int]], answers: list[str]) -> bool:
-        """Whether the texts would give the reward model the very ids that the policy drew.
-
-        Not so where outer spaces were taken off, where one text has several segmentations, or where there is no room.
-        """
-        backbone = self.reward.model.backbone
-        fits = all(len(head) + len(tail) <= backbone.max_length for head, tail in zip(heads, tails, strict=True))
-        return fits and tails == backbone.tokenizer(answers, add_special_tokens=False, verbose=False)["input_ids"]
-
-    def _record(self, rows: BoundRows, start: int, answers: list[str], scored: RewardBatch) -> None:
-        for i, (answer, raw, value) in enumerate(
-            zip(answers, scored.raw.tolist(), scored.standardized.tolist(), strict=True), start
-        ):
-            group = rows.groups[i] if rows.groups else ""
-            self.scored.append(
-                ScoredRow(rows.prompts[i], rows.annotator_ids[i], group, answer, raw, value, rows.is_training)
-            )
-
-
-def _reads_tokens_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the reward model reads the policy's token ids as they are: one vocabulary and a causal backbone."""
-    backbone = getattr(model, "backbone", None)
-    if not hasattr(model, "score_tokens") or not getattr(backbone, "is_causal", False):
-        return False
-    own = backbone.tokenizer
-    return own is tokenizer or (len(own) == len(tokenizer) and own.get_vocab() == tokenizer.get_vocab())

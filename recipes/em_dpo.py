@@ -4,7 +4,8 @@
     accelerate launch recipes/em_dpo.py --model_name_or_path MODEL --dataset_name ROWS --n_types auto
 
 Writes into `--output_dir`: type_0/ … (plain PEFT adapters), mixture.json, responsibilities.parquet, README.md,
-samples.md, scores.csv, report.html, report.md, report.json and summary.json; baselines in `baselines/`.
+samples.md, scores.csv, report.html, report.md, report.json and summary.json; baselines in `baselines/`; and, where
+rows to evaluate on were not named, held_out.jsonl: the rows that nothing was trained on.
 """
 
 import json
@@ -16,6 +17,7 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
+from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.figure_data import FigureData
 from palign.evaluation.mixture_report import check_notes, choice_note, compare_types, side_by_side
 from palign.evaluation.report import write_report
@@ -59,6 +61,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         )
     if not PartialState().is_main_process:
         return {}
+    if setup.dealt is not None:
+        save_trained_rows(args.output_dir, setup.train_rows, dealt=setup.dealt, held_out=setup.eval_rows)
+        write_held_out(args.output_dir, setup.eval_rows)
     return judge(setup, script, policies["em"].record, scores, samples, seconds)
 
 

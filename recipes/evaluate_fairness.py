@@ -17,6 +17,7 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
+from palign.command_line import require_known_processes
 from palign.data.preferences import Preferences
 from palign.data.synthetic_text import preference_rows
 from palign.evaluation.evaluate import Evaluation, evaluate_models
@@ -29,6 +30,7 @@ from palign.evaluation.evaluate_arguments import (
 from palign.evaluation.model_kinds import ModelSource
 from palign.evaluation.report import write_report
 from palign.evaluation.told_prompts import conditioning_note
+from palign.evaluation.unseen_rows import UnseenRows, unseen_rows
 from palign.trainers.deepspeed_runs import prepare_deepspeed
 from palign.trainers.embedded import make_embedded_default, train_embedded_reward
 from palign.writing import write_whole
@@ -42,6 +44,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     script, data_args = parse_evaluation_arguments(argv)
     prepare_deepspeed(is_asked=False)
     state = PartialState(cpu=script.use_cpu)
+    require_known_processes(state.num_processes)
     set_seed(script.seed)
     vectors, groups = data_args.vectors(), []
     if script.model_path:
@@ -51,7 +54,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         rows = embedded(script)
         state.wait_for_everyone()  # until the main process has saved the models
         sources = sources_of(script)
-    said = data_args.look_at(rows, embeddings=vectors)
+    unseen = unseen_rows([*sources[0], *sources[1]], rows, on_training_rows=script.on_training_rows)
+    rows = unseen.rows
+    for note in unseen.notes:
+        state.print(note)
+    said = [*unseen.notes, *data_args.look_at(rows, embeddings=vectors)]
     judged, baselines, types = sources
     told = [note for source in (*judged, *baselines) if (note := conditioning_note(source, rows))]
     for note in told:
@@ -60,7 +67,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         [*judged, *baselines], rows, vectors=vectors, types_from=types, batch_size=script.batch_size,
         dtype=script.dtype, max_length=script.max_length,
     )  # fmt: skip
-    return {} if found is None else report(script, [*told, *said], found, sources[:2], groups, start)
+    if found is None:
+        return {}
+    return report(script, [*told, *said], found, sources[:2], groups, start, unseen)
 
 
 def embedded(script: EvaluationArguments) -> Preferences:
@@ -88,18 +97,21 @@ def report(
     sources: tuple[list[ModelSource], list[ModelSource]],
     groups: list[tuple[str, ...]],
     start: float,
+    unseen: UnseenRows,
 ) -> dict[str, float]:
     """scores.csv, the report (with what the guard said of the rows) and the summary; only the main process is here."""
     output, (judged, baselines), table = Path(script.output_dir), sources, found.table
     output.mkdir(parents=True, exist_ok=True)
     metrics = script.metrics
     summary = {f"{name}/{m}": float(rows[m].mean()) for name, rows in table.groupby("model") for m in metrics}
+    summary["n_training_rows_left_out"] = float(unseen.n_left_out)
+    title = f"Fairness of {judged[0].name}" + (", on rows it was trained on" if unseen.has_training_rows else "")
     if "type" in table:
         grouped = table.groupby(["model", "type"])
         by_type = grouped[metrics[0]].mean()[grouped["annotator_id"].nunique() >= script.min_group_size]
         summary |= {f"{name}/worst_type_{metrics[0]}": float(v) for name, v in by_type.groupby("model").min().items()}
     written = write_report(
-        table, output_dir=output, metrics=metrics, group_columns=groups, title="Fairness of " + judged[0].name,
+        table, output_dir=output, metrics=metrics, group_columns=groups, title=title,
         baseline=[source.name for source in baselines], main=judged[0].name, figures=found.figures,
         notes=[*said, *(f"{source.name} is a {source.kind}: {source.path}" for source in (*judged, *baselines))],
         weights=script.weights, min_group_size=script.min_group_size, level=script.level, seed=script.seed,

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         return {}
     return judge_policies(
         samples, histories, rows=runs.eval_rows, reward=runs.reward, judge=runs.judge, output_dir=args.output_dir,
-        algorithm=script.algorithm.upper(), group_columns=script.group_columns, seconds=seconds,
+        algorithm=script.algorithm.upper(), group_columns=script.group_columns, seconds=seconds, notes=runs.reading,
     )  # fmt: skip
 
 

@@ -4,8 +4,9 @@
     accelerate launch recipes/pal_reward.py --dataset_name ROWS --model_name_or_path BACKBONE --n_prototypes auto
     accelerate launch recipes/pal_reward.py --dataset_name ROWS --embeddings VECTORS.npy --eval_dataset_name TEST
 
-Writes into `--output_dir`: the model (model.safetensors, config.json, annotators.json, README.md), report.html,
-report.md, report.json, scores.csv and summary.json; the pooled baseline, a model like it, in `pooled/`.
+Writes into `--output_dir`: the model (model.safetensors, config.json, annotators.json, trained_rows.safetensors,
+README.md), report.html, report.md, report.json, scores.csv and summary.json; the pooled baseline, a model like it, in
+`pooled/`; and, where rows to evaluate on were not named, held_out.jsonl: the rows that nothing was trained on.
 """
 
 import copy
@@ -18,6 +19,7 @@ from accelerate import PartialState
 from torch import Tensor
 from trl import get_peft_config
 
+from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.figure_data import FigureData
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table
@@ -47,6 +49,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             trainers[name].train(resume_from_checkpoint=resume if name == "pal" else resume is not None)
     for trainer in trainers.values():
         trainer.save_model()
+    if setup.dealt is not None and PartialState().is_main_process:
+        for trainer in trainers.values():
+            save_trained_rows(trainer.args.output_dir, setup.train_rows, dealt=setup.dealt, held_out=setup.eval_rows)
+        write_held_out(args.output_dir, setup.eval_rows)
     seconds = time.monotonic() - start
     scores = {name: trainer.predict_scores(setup.eval_rows, together=True) for name, trainer in trainers.items()}
     if not PartialState().is_main_process:

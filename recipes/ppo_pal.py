@@ -25,8 +25,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     start = time.monotonic()
     script, args, model_args = parse_policy_arguments(argv)
     set_seed(args.seed)
-    own = {"trust_remote_code": script.trust_remote_code, "n_value_layers": script.value_model_layers}
-    runs = set_up_policies(script, args, model_args, PPORuns, **own)
+    runs = set_up_policies(script, args, model_args, PPORuns, trust_remote_code=args.trust_remote_code)
     samples = {"reference": sample_rows(**runs.sampling(None))}
     histories: dict[str, pd.DataFrame] = {}
     for name in dict.fromkeys([*script.compare_with, args.policy_conditioning.value]):
@@ -37,7 +36,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         return {}
     return judge_policies(
         samples, histories, rows=runs.eval_rows, reward=runs.reward, judge=runs.judge, output_dir=args.output_dir,
-        algorithm="PPO", group_columns=script.group_columns, seconds=seconds,
+        algorithm="PPO", group_columns=script.group_columns, seconds=seconds, notes=runs.reading,
     )  # fmt: skip
 
 

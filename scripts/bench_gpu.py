@@ -1,4 +1,4 @@
-"""Speed on one card: PAL reward, EM mixture-DPO (K = 4) and PPO beside TRL's DPOTrainer and plain TRL PPO, in one run.
+"""Speed on one card: PAL reward, EM mixture-DPO (K = 4) and PPO beside TRL's DPOTrainer, in one run.
 
     python scripts/bench_gpu.py --output gpu.json            # on a card: a Llama shape of 0.8B, bf16, LoRA
     OMP_NUM_THREADS=1 python scripts/bench_gpu.py            # without one: the tiny shape, a check that all of it runs
@@ -9,7 +9,6 @@ is loaded or compiled once is not charged to whoever comes first. Runs:
 - `dpo_trl`: TRL's `DPOTrainer`, LoRA, one epoch;
 - `em_mixture_dpo`: `MixtureDPOTrainer`, four types, the same pairs, reference pass, cheap head and both E-steps in it;
 - `pal_reward`: `PALRewardTrainer`, embeddings, head and people, then one epoch of LoRA with them;
-- `ppo_trl`: TRL's `PPOTrainer` with a constant reward;
 - `ppo_pal`: `PALPPOTrainer` with a PAL reward model of the same shape, so that each update pays for its reward.
 
 Seconds are wall seconds of construction and training together (TRL's loads nothing in between). Positions are those
@@ -19,7 +18,7 @@ the parameters of the matrices that a position meets (embedding table left out, 
 - 2N per position without gradient (E-steps, references, rollouts, embeddings, rewards);
 - 4N per trained position with LoRA: forward, and backward through activations alone, the frozen matrices having no
   gradient of their own; 6N where gradient checkpointing runs the forward twice;
-- 6N (8N) where all weights are trained, as PPO's value model is.
+- 6N (8N) where all weights are trained.
 
 Attention's own products and LoRA's are left out, so shares are low by a few per cent. A share is that work over
 seconds, over the rate of a large matrix product measured first in the same run and type. Peak memory is what the run
@@ -38,13 +37,11 @@ from typing import Any
 
 import torch
 from bench_mixture_dpo import make_rows
-from bench_ppo_overhead import ConstantModule
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import DPOConfig, DPOTrainer
-from trl.experimental.ppo import PPOTrainer
 
 from palign.data.preferences import Preferences
 from palign.models.pal import PALRewardModel
@@ -56,7 +53,6 @@ from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
-from palign.trainers.value_model import make_value_model
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPES = {
@@ -207,45 +203,20 @@ def run_pal(folder: str, data: SimpleNamespace, options: Options, work: Work) ->
 
 
 def ppo_args(folder: str, options: Options) -> PALPPOConfig:
-    """Two passes over each batch in two mini-batches; no samples shown."""
+    """Two passes over each rollout in two steps; no samples shown."""
     return PALPPOConfig(
         **common(
-            folder, options, per_device_train_batch_size=options.ppo_batch_size // 2, gradient_accumulation_steps=2,
-            total_episodes=options.ppo_batch_size * options.n_updates, num_mini_batches=2, num_ppo_epochs=2,
-            learning_rate=1e-6, response_length=options.response_length, temperature=1.0, num_sample_generations=0,
-            local_rollout_forward_batch_size=options.ppo_batch_size, standardize_rewards=False,
+            folder, options, per_device_train_batch_size=options.ppo_batch_size // 2, steps_per_generation=2,
+            max_steps=4 * options.n_updates, num_iterations=2, learning_rate=1e-6,
+            max_completion_length=options.response_length, temperature=1.0, n_table_rows=0, standardize_rewards=False,
             policy_conditioning="none", max_empty_fraction=1.0, max_kl=None,
         )
     )  # fmt: skip
 
 
-def policy_and_value(data: SimpleNamespace, options: Options, work: Work) -> tuple[LlamaForCausalLM, nn.Module]:
-    policy = fresh_model(options, data.tokenizer)
-    value = make_value_model(policy, n_layers=2).to(DEVICE)
-    if options.gradient_checkpointing:  # for TRL's trainer, too, which does not read the argument
-        policy.gradient_checkpointing_enable()
-        value.gradient_checkpointing_enable()
-    work.watch(policy, recomputes=options.gradient_checkpointing)
-    work.watch(value, recomputes=options.gradient_checkpointing, trains_all=True)
-    return policy, value
-
-
-def run_plain_ppo(folder: str, data: SimpleNamespace, options: Options, work: Work) -> Callable[[], None]:
-    policy, value = policy_and_value(data, options, work)
-    ids = data.tokenizer([row["prompt"] for row in data.rows], add_special_tokens=False)["input_ids"]
-
-    def run() -> None:
-        PPOTrainer(
-            args=ppo_args(folder, options), processing_class=data.tokenizer, model=policy, ref_model=None,
-            reward_model=ConstantModule(), train_dataset=Dataset.from_dict({"input_ids": ids}), value_model=value,
-            peft_config=lora(options),
-        ).train()  # fmt: skip
-
-    return run
-
-
 def run_pal_ppo(folder: str, data: SimpleNamespace, options: Options, work: Work) -> Callable[[], None]:
-    policy, value = policy_and_value(data, options, work)
+    policy = fresh_model(options, data.tokenizer)
+    work.watch(policy, recomputes=options.gradient_checkpointing)
     body, annotators = fresh_model(options, data.tokenizer).model, Preferences.from_rows(data.rows).annotators()
     work.watch(body)
     judge = PALRewardModel.from_backbone(body, tokenizer=data.tokenizer, annotators=annotators).to(DEVICE).eval()
@@ -253,7 +224,7 @@ def run_pal_ppo(folder: str, data: SimpleNamespace, options: Options, work: Work
 
     def run() -> None:
         PALPPOTrainer(
-            policy, PersonalizedReward(judge), ppo_args(folder, options), data.tokenizer, asked, value_model=value,
+            policy, PersonalizedReward(judge), ppo_args(folder, options), data.tokenizer, asked,
             peft_config=lora(options),
         ).train()  # fmt: skip
 
@@ -264,10 +235,9 @@ RUNS = {
     "dpo_trl": run_dpo,
     "em_mixture_dpo": run_mixture,
     "pal_reward": run_pal,
-    "ppo_trl": run_plain_ppo,
     "ppo_pal": run_pal_ppo,
 }
-AGAINST = {"em_mixture_dpo": "dpo_trl", "pal_reward": "dpo_trl", "ppo_pal": "ppo_trl"}
+AGAINST = {"em_mixture_dpo": "dpo_trl", "pal_reward": "dpo_trl"}
 
 
 def measure(name: str, data: SimpleNamespace, options: Options, rate: float) -> Figures:

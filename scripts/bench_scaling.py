@@ -107,10 +107,9 @@ def ppo(folder: str, world: SimpleNamespace) -> Work:
 
     args = PALPPOConfig(
         **common(
-            folder, world, gradient_accumulation_steps=2, num_mini_batches=2, num_ppo_epochs=2, learning_rate=1e-6,
-            total_episodes=world.n_updates * 2 * world.batch_size * world.n_processes, response_length=world.length,
-            num_sample_generations=0, standardize_rewards=False, policy_conditioning="none", max_kl=None,
-            max_empty_fraction=1.0, local_rollout_forward_batch_size=64,
+            folder, world, steps_per_generation=2, num_iterations=2, learning_rate=1e-6, max_steps=4 * world.n_updates,
+            max_completion_length=world.length, n_table_rows=0, standardize_rewards=False, policy_conditioning="none",
+            max_kl=None, max_empty_fraction=1.0,
         )
     )  # fmt: skip
     reward = PersonalizedReward(judge(world))

@@ -11,7 +11,7 @@ from fair_helpers import TRAIN as GAME_PROMPTS
 from grpo_helpers import make_trainer as group_trainer
 from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
 from policy_helpers import IdAndLength
-from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
+from ppo_helpers import named_rows, ppo_config, tiny_policy
 from recipe_helpers import RECIPES, load_recipe
 from reward_helpers import make_people, text_model, text_rows
 from safetensors.torch import load_file
@@ -82,22 +82,21 @@ def reward_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def ppo(folder: Path) -> None:
-    """Eight updates, a sample table after every second one, a checkpoint after each."""
+    """Eight updates, two on each rollout, a checkpoint after each."""
     set_seed(0)
     model, tokenizer = tiny_policy()
     args = ppo_config(
-        folder, total_episodes=64, num_sample_generations=4, standardize_rewards=True, n_reference_completions=4,
+        folder, max_steps=8, num_iterations=2, standardize_rewards=True, n_reference_completions=4,
         learning_rate=1e-3, **KEPT,
     )  # fmt: skip
     rows = named_rows(20)
     trainer = PALPPOTrainer(
-        model, PersonalizedReward(IdReward(), standardize=True), args, tokenizer, rows, eval_dataset=rows[:4],
-        peft_config=lora(),
+        model, PersonalizedReward(IdAndLength(), standardize=True), args, tokenizer, rows, peft_config=lora(),
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=True)
     trainer.save_model()
     if trainer.accelerator.is_main_process:
-        names = [name for name in trainer.history[0] if name != "eps" and name != "val/ratio_var"]
+        names = ("objective/reward", "objective/kl", "completions/mean_length", "critic/explained_variance")
         history = [[row[name] for name in names] for row in trainer.history]
         (folder / "history.json").write_text(json.dumps(history), encoding="utf-8")
 
@@ -125,7 +124,7 @@ def grpo_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def ppo_recipe(folder: Path) -> None:
-    """Two policies one after another, four updates each, a checkpoint after each, and the report."""
+    """Two policies one after another, eight updates each, a checkpoint at every tenth of it, and the report."""
     smoke = str(RECIPES / "configs" / "ppo_pal" / "smoke.yaml")
     flags = ["--output_dir", str(folder), "--disable_tqdm", "true", "--resume_from_checkpoint", "true"]
     load_recipe("ppo_pal").main(["--config", smoke, *flags])

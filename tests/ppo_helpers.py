@@ -1,54 +1,42 @@
-"""A spy at PPO's socket and quick arguments; what other policies are tested with, too, is in policy_helpers."""
+"""Quick arguments of PPO, and a trainer that keeps what it was rewarded for; of all policies: policy_helpers."""
 
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import torch
+from grpo_helpers import EmptyToo, watch
 from policy_helpers import N_PEOPLE, IdReward, SeenRow, lora, named_rows, tiny_policy, wrong_pairings
 
-from palign.rewards import PersonalizedReward, PPORewardSocket
+from palign.rewards import PersonalizedReward
 from palign.trainers.pal_ppo_config import PALPPOConfig
+from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 
 __all__ = [
-    "N_PEOPLE", "IdReward", "SeenRow", "SpyReward", "SpySocket", "lora", "named_rows", "ppo_config", "tiny_policy",
+    "N_PEOPLE", "IdReward", "SeenRow", "lora", "make_trainer", "named_rows", "ppo_config", "tiny_policy",
     "wrong_pairings",
 ]  # fmt: skip
 
 
-class SpySocket(PPORewardSocket):
-    """Keeps the prompt tokens it was really given beside the reward it gave; may look away from wrong pairings."""
-
-    looks_away = False
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.seen: list[SeenRow] = []
-        self.chunk_sizes: list[int] = []
-
-    def read_rows(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **rest: Any) -> SimpleNamespace:
-        output = super().read_rows(input_ids, attention_mask, **rest)
-        self.chunk_sizes.append(len(input_ids))
-        for ids, mask, value in zip(input_ids, attention_mask, output.hidden_states[0][:, 0, 0], strict=True):
-            text = self.tokenizer.decode(ids[mask.bool()])
-            self.seen.append(SeenRow(query=text, reward=value.item()))
-        return output
-
-    def _check_queries(self, *args: Any) -> None:
-        if not self.looks_away:
-            super()._check_queries(*args)
-
-
-class SpyReward(PersonalizedReward):
-    def for_ppo(self, tokenizer: Any) -> SpySocket:
-        return SpySocket(self, tokenizer)
-
-
 def ppo_config(output_dir: Any, **changes: Any) -> PALPPOConfig:
-    """Two updates of eight rows, scored in chunks of three, without standardization."""
+    """Two rollouts of eight completions, one step on each; no standardization, no penalty."""
     settings: dict[str, Any] = {
-        "output_dir": str(output_dir), "use_cpu": True, "per_device_train_batch_size": 8, "total_episodes": 16,
-        "local_rollout_forward_batch_size": 3, "num_ppo_epochs": 1, "response_length": 4, "learning_rate": 1e-2,
-        "policy_conditioning": "none", "standardize_rewards": False, "num_sample_generations": 0, "disable_tqdm": True,
-        "per_device_eval_batch_size": 4, "temperature": 1.0, "save_strategy": "no",
+        "output_dir": str(output_dir), "use_cpu": True, "per_device_train_batch_size": 8, "max_steps": 2,
+        "num_iterations": 1, "max_completion_length": 4, "learning_rate": 1e-2, "policy_conditioning": "none",
+        "standardize_rewards": False, "missing_eos_penalty": None, "disable_tqdm": True, "logging_steps": 1,
+        "temperature": 1.0, "save_strategy": "no", "report_to": "none",
     }  # fmt: skip
     return PALPPOConfig(**{**settings, **changes})
+
+
+def make_trainer(output_dir: Path, reward: PersonalizedReward | None = None, **changes: Any) -> PALPPOTrainer:
+    """A trainer that keeps what it was rewarded for in `trainer.seen`."""
+    names = ("eval_dataset", "who", "peft_config", "judge", "train_dataset", "model", "tokenizer")
+    extra = {"peft_config": lora()} | {name: changes.pop(name) for name in names if name in changes}
+    model, tokenizer = tiny_policy()
+    model, tokenizer = extra.pop("model", model), extra.pop("tokenizer", tokenizer)
+    rows = extra.pop("train_dataset", named_rows())
+    args = ppo_config(output_dir, **changes)
+    torch.manual_seed(args.seed)  # TRL up to 1.12 draws an adapter's first weights before it sets its seed
+    trainer = PALPPOTrainer(model, reward or EmptyToo(IdReward()), args, tokenizer, rows, **extra)
+    watch(trainer)
+    return trainer

@@ -30,13 +30,13 @@ def test_constraints_are_exact_and_hold_for_everything_required() -> None:
     pins = {match[1].lower().replace("_", "-"): match[2] for match in map(PIN.fullmatch, lines) if match}
     assert len(pins) == len(lines)  # no paths, no ranges, no local builds
     extras = PROJECT["optional-dependencies"]
-    required = [*PROJECT["dependencies"], *extras["ppo"], *extras["report"], *extras["dev"], *extras["docs"]]
+    required = [*PROJECT["dependencies"], *extras["report"], *extras["xlsx"], *extras["dev"], *extras["docs"]]
     assert {name_of(requirement) for requirement in required} <= set(pins)
-    assert pins["trl"].startswith("1.12.")
 
 
-def test_the_ppo_extra_keeps_the_trainer_and_the_package_does_not_need_it() -> None:
-    assert "trl>=1.12" in PROJECT["dependencies"] and "trl>=1.12,<1.13" in PROJECT["optional-dependencies"]["ppo"]
+def test_no_trainer_ties_the_package_to_one_trl() -> None:
+    assert "trl>=1.12" in PROJECT["dependencies"]  # and no upper bound
+    assert not [name for extra in PROJECT["optional-dependencies"].values() for name in extra if "trl" in name]
 
 
 def test_make_and_ci_call_the_same_tests() -> None:

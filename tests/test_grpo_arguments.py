@@ -6,11 +6,10 @@ import pytest
 import yaml
 
 from palign.conditioning import PolicyConditioning
-from palign.trainers import pal_grpo_arguments, policy_arguments
+from palign.trainers import policy_arguments
 from palign.trainers.pal_grpo_arguments import EMBEDDED_DEFAULTS, parse_grpo_arguments
 from palign.trainers.pal_grpo_config import GroupAlgorithm, PALGRPOConfig, PALRLOOConfig
 from palign.trainers.pal_reward_arguments import parse_reward_arguments
-from palign.trainers.trl_ppo import require_trl_ppo
 
 CONFIGS = Path(__file__).parents[1] / "recipes" / "configs" / "grpo_pal"
 OWN = ["--model_name_or_path", "m", "--reward_model_path", "r", "--dataset_name", "d"]
@@ -61,10 +60,10 @@ def test_model_reward_model_and_rows_belong_together() -> None:
 
 
 def test_vllm_flags_pass_through_and_a_missing_vllm_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pal_grpo_arguments, "find_spec", lambda name: None)
+    monkeypatch.setattr(policy_arguments, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="--use_vllm needs the package vllm"):
         parse_grpo_arguments([*OWN, "--use_vllm"])
-    monkeypatch.setattr(pal_grpo_arguments, "find_spec", lambda name: object())
+    monkeypatch.setattr(policy_arguments, "find_spec", lambda name: object())
     _, args, _ = parse_grpo_arguments([*OWN, "--use_vllm", "--vllm_mode", "server", "--vllm_server_port", "9000"])
     assert (args.use_vllm, args.vllm_mode, args.vllm_server_port) == (True, "server", 9000)
     with pytest.raises(ValueError, match="vLLM reads the model from its folder"):
@@ -94,8 +93,3 @@ def test_one_checkpoint_is_not_named_for_several_policies() -> None:
     assert parse_grpo_arguments(["--resume_from_checkpoint", "true"])[1].resume_from_checkpoint == "true"
     with pytest.raises(ValueError, match="here it is true or false: every policy"):
         parse_grpo_arguments(["--resume_from_checkpoint", "outputs/grpo_pal/prompt/checkpoint-7"])
-
-
-def test_a_trl_without_ppo_is_told_of_this_recipe() -> None:
-    with pytest.raises(ImportError, match=r"recipes/grpo_pal\.py"):
-        require_trl_ppo("1.13.0")

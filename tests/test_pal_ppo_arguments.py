@@ -23,9 +23,9 @@ def test_no_arguments_are_the_embedded_default() -> None:
 
 def test_flags_over_yaml_over_defaults(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text("response_length: 7\nkl_coef: 0.3\npolicy_conditioning: adapter\n", encoding="utf-8")
+    config.write_text("max_completion_length: 7\nkl_coef: 0.3\npolicy_conditioning: adapter\n", encoding="utf-8")
     _, args, _ = parse_policy_arguments(["--config", str(config), "--kl_coef", "0.7"])
-    assert (args.response_length, args.kl_coef, args.policy_conditioning) == (7, 0.7, PolicyConditioning.ADAPTER)
+    assert (args.max_completion_length, args.kl_coef, args.policy_conditioning) == (7, 0.7, PolicyConditioning.ADAPTER)
     assert args.learning_rate == EMBEDDED_DEFAULTS["learning_rate"]
 
 

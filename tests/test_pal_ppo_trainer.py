@@ -1,178 +1,367 @@
-"""PALPPOTrainer in one process: pairing, what moves, guards, metrics, samples, saving, and messages."""
+"""PALPPOTrainer in one process: pairing, exactness, what moves, the critic's kinds, guard, saving, and messages."""
 
-import importlib
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from ppo_helpers import IdReward, SpyReward, lora, named_rows, ppo_config, tiny_policy, wrong_pairings
+from policy_helpers import train_beyond_the_limit
+from ppo_helpers import IdReward, lora, make_trainer, named_rows, ppo_config, tiny_policy, wrong_pairings
 from tokenizers.processors import TemplateProcessing
 
 from palign.conditioning import WhoIsAsking
 from palign.rewards import PersonalizedReward
-from palign.trainers import trl_ppo
-from palign.trainers.pal_ppo_adapters import train_prototype_adapters
+from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 from palign.trainers.ppo_guard import CollapseGuard
-from palign.trainers.ppo_metrics import TABLE_METRICS, correct_table_metrics
 from palign.trainers.prototype_adapters import choose_prototypes
-from palign.trainers.value_model import make_value_model
+
+CRITICS = ["lora", "head", "full", "layers:1"]
 
 
-def make_trainer(output_dir: Path, reward: PersonalizedReward | None = None, **changes: Any) -> PALPPOTrainer:
-    model, tokenizer = tiny_policy()
-    extra = {name: changes.pop(name) for name in ("eval_dataset", "who", "peft_config") if name in changes}
-    reward = reward or SpyReward(IdReward())
-    extra = {"peft_config": lora(), **extra}
-    return PALPPOTrainer(model, reward, ppo_config(output_dir, **changes), tokenizer, named_rows(), **extra)
+class Words:
+    """Word count times (1 + the person's number)."""
+
+    def score(self, prompts: list[str], completions: list[str], annotator_ids: list[str]) -> torch.Tensor:
+        pairs = zip(completions, annotator_ids, strict=True)
+        return torch.tensor([len(text.split()) * (1.0 + float(person)) for text, person in pairs])
 
 
-def test_every_scored_row_belongs_to_the_person_its_prompt_names(tmp_path: Path) -> None:
-    """Chunks of 3, 3 and 2; an eval pass after each update; a loader that runs one batch ahead."""
-    trainer = make_trainer(tmp_path, eval_dataset=named_rows(8), num_sample_generations=2)
+def rewards_of_steps(trainer: PALPPOTrainer) -> list[tuple[str, float]]:
+    """(prompt, reward at the last token) of every rollout, from the tensors that the loss is computed of."""
+    kept: list[tuple[str, float]] = []
+    make = trainer._generate_and_score_completions
+
+    def spy(inputs: Any) -> dict[str, Any]:
+        batch = make(inputs)
+        mask = batch["completion_mask"].bool()
+        total = ((batch["returns"] - batch["old_values"]) * 0 + batch["returns"])[:, 0]  # λ = γ = 1: the return
+        prompts = [
+            trainer.processing_class.decode(i[m.bool()])
+            for i, m in zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)
+        ]
+        assert mask.any(1).all()
+        kept.extend(zip(prompts, total.tolist(), strict=True))
+        return batch
+
+    trainer._generate_and_score_completions = spy
+    return kept
+
+
+def test_every_completion_earns_the_reward_of_the_person_its_prompt_names(tmp_path: Path) -> None:
+    """Down to the loss's tensors: with γ = λ = 1 and no KL the return at the first token is the person's number."""
+    trainer = make_trainer(tmp_path, kl_coef=0.0, lam=1.0, steps_per_generation=2, num_iterations=2, max_steps=8)
+    kept = rewards_of_steps(trainer)
     trainer.train()
-    socket = trainer.socket
-    assert socket.chunk_sizes == [3, 3, 2, 4, 3, 3, 2, 4]
-    assert socket.n_bound == socket.n_consumed == len(socket.seen) == 2 * 8 + 2 * 4
-    assert wrong_pairings(socket.seen) == 0
-    assert len({row.reward for row in socket.seen}) > 8  # not one person over and over
+    assert [len(call) for call in trainer.seen] == [16, 16]
+    assert wrong_pairings([row for call in trainer.seen for row in call]) == 0
+    for prompt, total in kept:
+        assert total == pytest.approx(float(prompt.split("person ")[1].split(" asks")[0]), abs=1e-4)
+    assert len({round(total) for _, total in kept}) > 8
 
 
-def test_the_policy_reads_bos_where_its_tokenizer_puts_it(tmp_path: Path) -> None:
-    model, tokenizer = tiny_policy()
-    bos = [("<bos>", tokenizer.bos_token_id)]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=bos)
-    reward, args = SpyReward(IdReward()), ppo_config(tmp_path, total_episodes=8)
-    trainer = PALPPOTrainer(model, reward, args, tokenizer, named_rows(), peft_config=lora())
+def test_a_wrong_pairing_is_seen(tmp_path: Path) -> None:
+    """The check above fails where people are handed on in another order."""
+    trainer = make_trainer(tmp_path, kl_coef=0.0, lam=1.0, max_steps=1)
+    recorder = trainer.reward_funcs[0]
+
+    def wrong(annotator_id: list[str], **rest: Any) -> list[float]:
+        return recorder(annotator_id=annotator_id[1:] + annotator_id[:1], **rest)
+
+    trainer.reward_funcs = [wrong]
+    kept = rewards_of_steps(trainer)
     trainer.train()
-    assert all(row.query.startswith("<bos> person ") for row in trainer.socket.seen)
-    assert len(trainer.socket.seen) == 8 and wrong_pairings(trainer.socket.seen) == 0
+    numbers = [float(prompt.split("person ")[1].split(" asks")[0]) for prompt, _ in kept]
+    assert sum(abs(total - number) > 0.5 for (_, total), number in zip(kept, numbers, strict=True)) >= 7
+    assert wrong_pairings(trainer.seen[0]) >= 7
 
 
-def test_eval_rows_that_do_not_fill_a_batch_are_scored(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, eval_dataset=named_rows(5))
-    assert [row.annotator_id for row in trainer._score_eval_rows(False)] == ["0", "1", "2", "3", "4"]  # 4 a batch
-
-
-def test_rows_that_fill_no_batch_are_refused(tmp_path: Path) -> None:
-    """TRL's loop would ask for a batch of eight for ever."""
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+@pytest.mark.parametrize("critic", ["lora", "layers:1"])
+def test_at_learning_rate_0_nothing_is_clipped_and_the_kl_is_0(tmp_path: Path, penalty: float, critic: str) -> None:
+    """Whatever the model's generation_config says."""
     model, tokenizer = tiny_policy()
-    with pytest.raises(ValueError, match=r"6 rows, and a batch is 8 completions .*Give at least 8 rows"):
-        PALPPOTrainer(model, SpyReward(IdReward()), ppo_config(tmp_path), tokenizer, named_rows(6))
+    model.generation_config.repetition_penalty = penalty
+    model.generation_config.top_k = 3
+    trainer = make_trainer(
+        tmp_path, PersonalizedReward(Words()), model=model, tokenizer=tokenizer, learning_rate=0.0, critic=critic,
+        num_iterations=2, steps_per_generation=2, max_steps=8, max_completion_length=8,
+    )  # fmt: skip
+    ratios: list[float] = []
+    compute = trainer._get_per_token_logps_and_entropies
 
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        found = compute(*args, **kwargs)
+        if torch.is_grad_enabled():
+            inputs = trainer._buffered_inputs[trainer._step % 2]
+            gap = (found[0].detach() - inputs["old_per_token_logps"]) * inputs["completion_mask"]
+            ratios.append(gap.exp().sub(1).abs().max().item())
+        return found
 
-def test_scores_in_the_log_are_the_peoples(tmp_path: Path) -> None:
-    """`objective/scores` is the mean of the rewards less the penalty for completions that do not end."""
-    trainer = make_trainer(tmp_path, missing_eos_penalty=None)
+    trainer._get_per_token_logps_and_entropies = spy
     trainer.train()
-    for update, logs in enumerate(trainer.history):
-        rewards = [row.reward for row in trainer.socket.seen[8 * update : 8 * update + 8]]
-        assert logs["objective/scores"] == pytest.approx(np.mean(rewards))
-        assert logs["objective/raw_reward"] == pytest.approx(np.mean(rewards))
-        even = [r for r in rewards if r % 2 == 0]
-        assert logs["groups/even/reward"] == pytest.approx(np.mean(even))
-    assert [logs["step"] for logs in trainer.history] == [1, 2]
+    assert len(ratios) == 8 and max(ratios) < 1e-5
+    assert all(abs(entry["objective/kl"]) < 1e-5 for entry in trainer.history)
+    logged = [row for row in trainer.state.log_history if "clip_ratio/region_mean" in row]
+    assert logged and all(row["clip_ratio/region_mean"] == row["clip_ratio/value"] == 0 for row in logged)
 
 
-def test_only_the_adapter_and_the_value_model_move(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
+@pytest.mark.parametrize("critic", CRITICS)
+def test_gradients_do_not_depend_on_how_the_batch_is_divided(tmp_path: Path, critic: str) -> None:
+    """8 x 1, 4 x 2 and 2 x 4 give one gradient norm and the same parameters, though completions differ in length."""
+    found = []
+    for size in (8, 4, 2):
+        torch.manual_seed(0)
+        trainer = make_trainer(
+            tmp_path / str(size), PersonalizedReward(Words()), per_device_train_batch_size=size, critic=critic,
+            gradient_accumulation_steps=8 // size, num_iterations=2, max_steps=4, max_completion_length=8, seed=3,
+        )  # fmt: skip
+        trainer.train()
+        norms = [row["grad_norm"] for row in trainer.state.log_history if "grad_norm" in row]
+        state = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+        found.append((norms, state, [row["loss/value"] for row in trainer.history if "loss/value" in row]))
+    assert len(found[0][0]) == 4 and min(found[0][0]) > 0
+    for norms, state, value_losses in found[1:]:
+        assert norms == pytest.approx(found[0][0], rel=1e-4)
+        assert len(value_losses) == len(found[0][2])
+        for name, values in state.items():
+            torch.testing.assert_close(values, found[0][1][name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("critic", CRITICS)
+def test_policy_and_critic_move_and_the_base_does_not(tmp_path: Path, critic: str) -> None:
+    trainer = make_trainer(tmp_path, PersonalizedReward(Words()), critic=critic, num_iterations=2, max_steps=4)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.train()
     moved = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
-    assert any("lora_B" in name for name in moved)
-    assert any(name.startswith("value_model.") for name in moved)
-    assert all("lora_" in name or name.startswith(("value_model.", "critic_backbone.")) for name in moved)
-    assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
+    assert any("lora_B.default" in name for name in moved) and "critic.head.weight" in moved
+    assert any("lora_B.critic" in name for name in moved) == (critic == "lora")
+    assert any(name.startswith("critic.body") for name in moved) == (critic in ("full", "layers:1"))
+    assert all("lora_" in name or name.startswith("critic.") for name in moved)
+
+
+def test_the_losses_are_those_of_an_independent_computation(tmp_path: Path) -> None:
+    """One fixed batch: policy loss, value loss and advantages to 1e-5, from logits and plain loops over tokens."""
+    trainer = make_trainer(
+        tmp_path, PersonalizedReward(Words()), num_iterations=2, max_steps=2, max_completion_length=6, vf_coef=0.3,
+        kl_coef=0.2, gamma=0.9, lam=0.7, temperature=0.8, learning_rate=0.3,
+    )  # fmt: skip
+    seen: list[tuple[dict[str, Any], float, list[list[float]], list[list[float]]]] = []
+    compute = trainer._compute_loss
+
+    def spy(model: Any, inputs: Any) -> torch.Tensor:
+        with torch.no_grad():
+            logits = trainer.model(
+                input_ids=torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1),
+                attention_mask=torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1),
+            ).logits
+            values = trainer._values(trainer.model, inputs)
+        n = inputs["completion_ids"].shape[1]
+        logps = torch.log_softmax(logits[:, -n - 1 : -1].double() / 0.8, -1)
+        chosen = logps.gather(-1, inputs["completion_ids"][..., None]).squeeze(-1)
+        loss = compute(model, inputs)
+        seen.append((inputs, float(loss), chosen.tolist(), values.tolist()))
+        return loss
+
+    trainer._compute_loss = spy
+    trainer.train()
+    first, second = seen
+    assert first[0] is not None and any(
+        abs(a - b) > 1e-3 for r, s in zip(first[2], second[2], strict=True) for a, b in zip(r, s, strict=True)
+    )
+    for inputs, loss, logps, values in seen:
+        lengths = inputs["completion_mask"].sum(1).tolist()
+        old, reference = inputs["old_per_token_logps"].tolist(), inputs["ref_per_token_logps"].tolist()
+        was, scores = inputs["old_values"].tolist(), None
+        advantages, returns = [], []
+        texts = trainer.processing_class.batch_decode(inputs["completion_ids"], skip_special_tokens=True)
+        prompts = trainer.processing_class.batch_decode(inputs["prompt_ids"], skip_special_tokens=True)
+        for i, n in enumerate(lengths):
+            person = float(prompts[i].split("person ")[1].split(" asks")[0])
+            text = texts[i].strip()
+            scores = len(text.split()) * (1 + person) if text else trainer.reward.empty_z
+            rewards = [-0.2 * (old[i][t] - reference[i][t]) for t in range(n)]
+            rewards[n - 1] += scores
+            deltas = [rewards[t] + 0.9 * (was[i][t + 1] if t + 1 < n else 0.0) - was[i][t] for t in range(n)]
+            gae = [sum((0.9 * 0.7) ** (s - t) * deltas[s] for s in range(t, n)) for t in range(n)]
+            advantages.append(gae)
+            returns.append([gae[t] + was[i][t] for t in range(n)])
+        flat = np.array([a for row in advantages for a in row])
+        mean, std = flat.mean(), flat.std()
+        for i, n in enumerate(lengths):
+            expected = (np.array(advantages[i]) - mean) / std
+            np.testing.assert_allclose(inputs["advantages"][i, :n], expected, atol=1e-4)
+        policy = value = 0.0
+        for i, n in enumerate(lengths):
+            for t in range(n):
+                ratio, a = np.exp(logps[i][t] - old[i][t]), float(inputs["advantages"][i, t])
+                policy -= min(ratio * a, min(max(ratio, 0.8), 1.2) * a)
+                near = was[i][t] + min(max(values[i][t] - was[i][t], -0.2), 0.2)
+                goal = returns[i][t]
+                value += 0.5 * max((values[i][t] - goal) ** 2, (near - goal) ** 2)
+        assert loss == pytest.approx((policy + 0.3 * value) / sum(lengths), rel=1e-5, abs=1e-5)
 
 
 def test_the_policy_is_told_who_asks_and_the_reward_is_not(tmp_path: Path) -> None:
     who = WhoIsAsking.from_weights([str(i) for i in range(40)], np.eye(3)[np.arange(40) % 3])
     trainer = make_trainer(tmp_path, who=who, policy_conditioning="prompt")
     assert trainer.train_rows.prompts[7] == "person 7 asks about the garden"
-    ids = trainer.train_rows.dataset[7]["input_ids"]
-    assert trainer.processing_class.decode(ids).strip() == "[reader: type 1] person 7 asks about the garden"
     trainer.train()
-    assert wrong_pairings(trainer.socket.seen) == 0
+    rows = [row for call in trainer.seen for row in call]
+    assert all(row.query.startswith(f"[reader: type {int(row.reward) % 3}] person ") for row in rows)
     with pytest.raises(ValueError, match="no `who` was given"):
         make_trainer(tmp_path, policy_conditioning="prompt")
 
 
-def test_scales_are_fitted_on_reference_completions_before_training(tmp_path: Path) -> None:
-    class Length:
-        def score(self, prompts: list[str], completions: list[str], annotator_ids: list[str]) -> torch.Tensor:
-            return torch.tensor([len(c) * (1.0 + float(i)) for c, i in zip(completions, annotator_ids, strict=True)])
+def test_prompts_begin_with_bos_end_without_eos_and_are_cut_in_front(tmp_path: Path) -> None:
+    model, tokenizer = tiny_policy()
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<bos>", "<eos>")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A <eos>", special_tokens=special)
+    trainer = make_trainer(tmp_path, model=model, tokenizer=tokenizer, max_prompt_length=3)
+    ids = trainer._tokenize_prompts(["person 3 asks about the garden"])[0]
+    assert ids == [[tokenizer.bos_token_id, *tokenizer("the garden", add_special_tokens=False)["input_ids"]]]
+    trainer.train()
 
-    reward = PersonalizedReward(Length())
+
+@pytest.mark.parametrize("kind", ["pad is eos", "no pad"])
+def test_pad_may_be_eos_or_missing(tmp_path: Path, kind: str) -> None:
+    """An answer then ends with one eos, which is a token of it; what is behind it is none."""
+    model, tokenizer = tiny_policy()
+    tokenizer.pad_token = tokenizer.eos_token if kind == "pad is eos" else None
+    trainer = make_trainer(
+        tmp_path, PersonalizedReward(Words()), model=model, tokenizer=tokenizer, standardize_rewards=True,
+        max_completion_length=8, missing_eos_penalty=1.0,
+    )  # fmt: skip
+    trainer.train()
+    for batch in trainer._buffered_inputs:
+        for ids, mask in zip(batch["completion_ids"], batch["completion_mask"], strict=True):
+            answer = ids[mask.bool()].tolist()
+            assert tokenizer.eos_token_id not in answer[:-1] and answer
+    assert len(trainer.history) == 2
+
+
+def test_scales_are_fitted_before_training(tmp_path: Path) -> None:
+    reward = PersonalizedReward(Words())
     trainer = make_trainer(tmp_path, reward, standardize_rewards=True, n_reference_completions=16)
     trainer.train()
     scales = reward.scales.scales
     assert set(scales) == {str(i) for i in range(40)} | {None}
-    assert scales["3"].mean == pytest.approx(4 * scales["0"].mean)  # person 3 gives four times what person 0 gives
-    assert scales["3"].std == pytest.approx(4 * scales["0"].std)
-    assert trainer.history[0]["objective/raw_reward"] != trainer.history[0]["objective/reward"]
-    row = trainer._latest_rows[0]
+    assert scales["3"].mean == pytest.approx(4 * scales["0"].mean)
+    row = trainer.recorder.latest[0]
     expected = (row.raw_reward - scales[row.annotator_id].mean) / scales[row.annotator_id].std
     assert row.reward == pytest.approx(expected, abs=1e-5)
 
 
-def test_saved_adapter_loads_with_plain_peft_and_writes_the_same(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path)
+@pytest.mark.parametrize("critic", CRITICS)
+def test_the_saved_adapter_is_the_policy_alone_and_writes_the_same(tmp_path: Path, critic: str) -> None:
+    trainer = make_trainer(tmp_path, PersonalizedReward(Words()), critic=critic)
     trainer.train()
     trainer.save_model()
-    assert (tmp_path / "adapter_model.safetensors").exists() and (tmp_path / "tokenizer.json").exists()
+    assert not (tmp_path / "critic").exists()
     base, tokenizer = tiny_policy()
     ids = torch.tensor([tokenizer("the garden is", add_special_tokens=False)["input_ids"]])
     with torch.no_grad():
         untrained = base(ids).logits
-        loaded = PeftModel.from_pretrained(base, tmp_path).eval()(ids).logits
-        trained = trainer.model.policy(ids).logits
-    assert torch.allclose(loaded, trained, atol=1e-6)
-    assert not torch.allclose(loaded, untrained, atol=1e-3)
+        loaded = PeftModel.from_pretrained(base, tmp_path).eval()
+        trained = trainer.model.eval()(ids).logits
+        assert torch.allclose(loaded(ids).logits, trained, atol=1e-6)
+    assert list(loaded.peft_config) == ["default"]
+    assert not torch.allclose(trained, untrained, atol=1e-4)
 
 
-def test_whole_policy_trains_and_saves_without_an_adapter(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, peft_config=None, save_strategy="steps", save_steps=1)
-    reference = {name: value.clone() for name, value in trainer.ref_model.state_dict().items()}
+def test_a_whole_policy_trains_and_saves_without_its_critic(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    model, tokenizer = tiny_policy()
+    model.save_pretrained(tmp_path / "base")
+    model.name_or_path = model.config._name_or_path = str(tmp_path / "base")
+    trainer = make_trainer(
+        tmp_path, PersonalizedReward(Words()), model=model, tokenizer=tokenizer, peft_config=None, critic="layers:1",
+        save_strategy="steps", save_steps=1,
+    )  # fmt: skip
     trainer.train()
-    assert all(torch.equal(value, reference[name]) for name, value in trainer.ref_model.state_dict().items())
-    assert (tmp_path / "checkpoint-2" / "model.safetensors").exists()
-    assert wrong_pairings(trainer.socket.seen) == 0
+    for folder in (tmp_path / "checkpoint-2",):
+        assert not any(name.startswith("critic") for name in load_file(folder / "model.safetensors"))
+        assert any(name.startswith("critic.body") for name in load_file(folder / "critic.safetensors"))
+    with pytest.raises(ValueError, match="the policy has no adapter"):
+        make_trainer(tmp_path, model=model, tokenizer=tokenizer, peft_config=None)
 
 
-def test_gradients_are_clipped_in_the_optimizer_step(tmp_path: Path) -> None:
-    """The norm, by independent code right before the step: at the limit, and far above it without clipping."""
-    norms: dict[float, list[float]] = {}
-    for limit in (1e-3, 0.0):
-        trainer = make_trainer(tmp_path, max_grad_norm=limit)
-        inner, seen = trainer.optimizer.optimizer, norms.setdefault(limit, [])
+class Stopped(Exception):
+    pass
 
-        def measure(optimizer: Any, *_: Any, seen: list[float] = seen) -> None:
-            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            seen.append(sum(float((g**2).sum()) for g in gradients) ** 0.5)
 
-        inner.register_step_pre_hook(measure)
-        trainer.train()
-    assert len(norms[1e-3]) == 2
-    assert max(norms[1e-3]) == pytest.approx(1e-3, rel=1e-3)
-    assert min(norms[0.0]) > 1e-2
+@pytest.mark.parametrize("critic", ["lora", "layers:1"])
+@pytest.mark.parametrize("stop", [2, 3, 5])
+def test_resumed_is_uninterrupted(tmp_path: Path, critic: str, stop: int) -> None:
+    """Two rollouts an epoch, two steps on each: at the end of a rollout and within one."""
+
+    def made(folder: Path) -> PALPPOTrainer:
+        return make_trainer(
+            folder, PersonalizedReward(Words()), critic=critic, num_iterations=2, max_steps=8, save_strategy="steps",
+            save_steps=1, kl_target=0.5, kl_horizon=50.0, train_dataset=named_rows(20), standardize_rewards=True,
+            learning_rate=1e-3,
+        )  # fmt: skip
+
+    whole = made(tmp_path / "whole")
+    whole.train()
+    first = made(tmp_path / "part")
+    step = first.training_step
+
+    def stopping(*args: Any) -> Any:
+        if first.state.global_step == stop:
+            raise Stopped
+        return step(*args)
+
+    first.training_step = stopping
+    with pytest.raises(Stopped):
+        first.train()
+    torch.manual_seed(99)
+    resumed = made(tmp_path / "part")
+    resumed.train(resume_from_checkpoint=True)
+    for (name, found), (_, expected) in zip(
+        resumed.model.named_parameters(), whole.model.named_parameters(), strict=True
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0, msg=name)
+    assert resumed.kl_coef == pytest.approx(whole.kl_coef) != 0.05
+    assert [row["objective/kl"] for row in resumed.history] == pytest.approx(
+        [row["objective/kl"] for row in whole.history]
+    )
+
+
+def test_the_coefficient_follows_its_target(tmp_path: Path) -> None:
+    """A KL of 0 is beyond 20 % below any target: 8 completions of a horizon of 80 take .2·8/80 = 2 % off."""
+    trainer = make_trainer(tmp_path, learning_rate=0.0, kl_target=1.0, kl_horizon=80.0, kl_coef=0.1, max_steps=2)
+    trainer.train()
+    assert [row["objective/kl_coef"] for row in trainer.history] == pytest.approx([0.1, 0.098])
+    assert trainer.kl_coef == pytest.approx(0.1 * 0.98**2)
 
 
 def test_collapse_stops_training_and_goes_back(tmp_path: Path) -> None:
-    """The rollouts of update 2 are beyond the limit: training stops there, with the weights from before update 1."""
-    trainer = make_trainer(tmp_path, total_episodes=80, max_kl=1e-4, stop_patience=1, learning_rate=0.3)
-    start = {name: p.detach().clone() for name, p in trainer._trainable_policy_parameters().items()}
-    trainer.guard.keep(trainer._trainable_policy_parameters())  # as if an update before had been within the limits
+    """The second rollout is beyond the limit: the policy ends as it drew the first."""
+    trainer = make_trainer(
+        tmp_path, PersonalizedReward(Words()), max_steps=10, max_kl=1e-4, stop_patience=1, learning_rate=0.3
+    )
+    start = {name: p.detach().clone() for name, p in trainer._trainable_parameters().items()}
     trainer.train()
-    assert len(trainer.history) == 2  # of 10
-    assert trainer.history[0]["objective/kl"] <= 1e-4 < trainer.history[1]["objective/kl"]
+    assert len(trainer.history) == 2
+    assert abs(trainer.history[0]["objective/kl"]) <= 1e-4 < trainer.history[1]["objective/kl"]
     assert "above max_kl=0.0001" in trainer.guard.stop_reason
-    for name, p in trainer._trainable_policy_parameters().items():
+    for name, p in trainer._trainable_parameters().items():
         assert torch.equal(p, start[name])
+
+
+def test_a_run_that_the_guard_stopped_is_not_trained_further(tmp_path: Path) -> None:
+    kept = {"save_strategy": "steps", "save_steps": 1, "max_steps": 6, "stop_patience": 2}
+    steps = []
+    for resume in (False, True):
+        trainer = make_trainer(tmp_path, PersonalizedReward(Words()), **kept)
+        train_beyond_the_limit(trainer, 2, resume)
+        steps.append(trainer.state.global_step)
+        assert trainer.guard.stop_reason.startswith("update 3: ")
+    assert steps == [4, 4]
 
 
 def test_guard_by_hand() -> None:
@@ -190,8 +379,41 @@ def test_guard_by_hand() -> None:
     assert guard.restore({"p": parameter}) and parameter.item() == 1.0  # measured within the limits by update 2
     assert CollapseGuard(5.0, 0.5, 1).watch(1, float("nan"), 0.0)
     assert not CollapseGuard(5.0, 0.5, 1).restore({})
-    fresh = CollapseGuard(None, 0.5, 1)
-    assert fresh.watch(1, 1e9, 0.5) is None
+    measured = CollapseGuard(5.0, 0.5, 1)
+    measured.keep({"p": parameter}, are_good=True)
+    parameter.data.fill_(9.0)
+    assert measured.restore({"p": parameter}) and parameter.item() == 1.0
+
+
+def test_gradient_checkpointing_computes_again_under_each_adapter(tmp_path: Path) -> None:
+    found = []
+    for asked in (False, True):
+        trainer = make_trainer(
+            tmp_path / str(asked), PersonalizedReward(Words()), gradient_checkpointing=asked, num_iterations=2,
+            max_steps=4, seed=1,
+        )  # fmt: skip
+        trainer.train()
+        found.append({name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad})
+    for name, values in found[0].items():
+        torch.testing.assert_close(found[1][name], values, atol=1e-6, rtol=1e-5, msg=name)
+    assert any(v.abs().max() > 0 for name, v in found[1].items() if "lora_B.critic" in name)
+
+
+def test_the_critics_learning_rate(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, PersonalizedReward(Words()), learning_rate=1e-3, critic_learning_rate=1e-2)
+    trainer.create_optimizer()
+    named = {id(p): name for name, p in trainer.model.named_parameters()}
+    for group in trainer.optimizer.param_groups:
+        for parameter in group["params"]:
+            is_critics = "critic" in named[id(parameter)]
+            assert group["lr"] == (1e-2 if is_critics else 1e-3)
+
+
+def test_people_are_served_by_their_dominant_prototype_or_a_draw() -> None:
+    weights = np.tile([0.2, 0.5, 0.3], (3000, 1))
+    assert set(choose_prototypes(weights)) == {1}
+    drawn = choose_prototypes(weights, draw=True, seed=0)
+    assert np.bincount(drawn) / 3000 == pytest.approx([0.2, 0.5, 0.3], abs=0.03)
 
 
 def test_nan_reward_stops_with_the_row(tmp_path: Path) -> None:
@@ -199,185 +421,54 @@ def test_nan_reward_stops_with_the_row(tmp_path: Path) -> None:
         def score(self, prompts: list[str], completions: list[str], annotator_ids: list[str]) -> torch.Tensor:
             return torch.full((len(prompts),), float("nan"))
 
-    with pytest.raises(RuntimeError, match=r"gave nan to row 0.*annotator '\d+'.*person \d+ asks"):
-        make_trainer(tmp_path, PersonalizedReward(Broken())).train()
-
-
-def test_statistics_are_averaged_over_the_cells_that_were_filled() -> None:
-    """Two epochs, two mini-batches, table of 4 columns of which 2 are filled: by hand from the filled cells alone."""
-    rng = np.random.default_rng(0)
-    filled = rng.normal(1.0, 0.1, (2, 2, 2))
-    table = np.concatenate([filled, np.zeros((2, 2, 2))], axis=2)
-    args = SimpleNamespace(
-        gradient_accumulation_steps=4, num_mini_batches=2, num_ppo_epochs=2, local_mini_batch_size=16,
-        per_device_train_batch_size=8,
-    )  # fmt: skip
-    logs = {name: table.mean() for name in TABLE_METRICS} | {"val/ratio_var": table.var(ddof=1), "lr": 1.0}
-    corrected = correct_table_metrics(logs, args, 1)
-    assert corrected["val/ratio"] == pytest.approx(filled.mean())
-    assert corrected["val/ratio_var"] == pytest.approx(filled.var(ddof=1))
-    assert corrected["lr"] == 1.0
-    args.local_mini_batch_size = 32
-    assert correct_table_metrics(logs, args, 1) == logs
-
-
-def test_ratio_is_one_with_mini_batches_and_accumulation(tmp_path: Path) -> None:
-    trainer = make_trainer(
-        tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2, num_mini_batches=2, learning_rate=1e-6
-    )
-    trainer.train()
-    assert trainer.history[0]["val/ratio"] == pytest.approx(1.0, abs=1e-3)  # .5 as TRL has it
-
-
-def test_sample_table_shows_person_reward_completion_and_prompt(tmp_path: Path, capsys: Any) -> None:
-    trainer = make_trainer(tmp_path, num_sample_generations=1, n_table_rows=3)
-    trainer.train()
-    table = capsys.readouterr().out.split("after update 1\n")[1].splitlines()
-    assert table[0].split() == ["person", "group", "reward", "completion", "←", "prompt"]
-    first = trainer.socket.seen[0]
-    assert table[1].split()[0] == str(int(first.reward)) and f"person {int(first.reward)} asks" in table[1]
-
-
-def test_one_adapter_per_prototype(tmp_path: Path) -> None:
-    """Prototype 0 likes nothing, prototype 1 likes words: fixed weights reach the reward; adapters differ and load."""
-    seen: list[list[float]] = []
-
-    class ByPrototype:
-        def score(self, prompts: Any, completions: Any, annotator_ids: Any, *, weights: torch.Tensor) -> torch.Tensor:
-            assert annotator_ids is None
-            seen.append(weights[0].tolist())
-            return torch.tensor([float(len(c.split())) for c in completions]) * weights[:, 1]
-
-    model, tokenizer = tiny_policy()
-    args = ppo_config(tmp_path, total_episodes=32, policy_conditioning="adapter")
-    trained = train_prototype_adapters(
-        model, ByPrototype(), args, tokenizer, named_rows(), n_prototypes=2, peft_config=lora()
-    )
-    assert {tuple(weights) for weights in seen} == {(1.0, 0.0), (0.0, 1.0)}
-    assert [len(history) for history in trained.histories] == [2, 2]
-    assert list(trained.policy.peft_config) == ["type_0", "type_1"]
-    ids, logits = torch.tensor([[5, 6, 7]]), {}
-    for name in ("type_0", "type_1"):
-        trained.policy.set_adapter(name)
-        base, _ = tiny_policy()
-        with torch.no_grad():
-            logits[name] = trained.policy(ids).logits
-            alone = PeftModel.from_pretrained(base, tmp_path / name).eval()(ids).logits
-        assert torch.allclose(alone, logits[name], atol=1e-6)
-    assert not torch.allclose(logits["type_0"], logits["type_1"], atol=1e-4)
-
-
-def test_adapters_share_the_epochs_where_no_episodes_are_given(tmp_path: Path) -> None:
-    """Two epochs of 40 rows are 80 episodes: 40 for each of two prototypes, in batches of 20."""
-
-    class Constant:
-        def score(self, prompts: list[str], completions: list[str], annotator_ids: Any, weights: Any) -> torch.Tensor:
-            return torch.zeros(len(prompts))
-
-    model, tokenizer = tiny_policy()
-    args = ppo_config(tmp_path, total_episodes=None, num_train_epochs=2, per_device_train_batch_size=20)
-    trained = train_prototype_adapters(
-        model, Constant(), args, tokenizer, named_rows(), n_prototypes=2, peft_config=lora()
-    )
-    assert [len(history) for history in trained.histories] == [2, 2]
-
-
-def test_people_are_served_by_their_dominant_prototype_or_a_draw() -> None:
-    weights = np.tile([0.2, 0.5, 0.3], (3000, 1))
-    assert set(choose_prototypes(weights)) == {1}
-    shares = np.bincount(choose_prototypes(weights, draw=True, seed=1), minlength=3) / 3000
-    assert shares == pytest.approx([0.2, 0.5, 0.3], abs=0.04)  # four standard errors
-    assert choose_prototypes(np.eye(3), draw=True).tolist() == [0, 1, 2]
-
-
-def test_value_model_starts_at_zero_on_the_policys_body() -> None:
-    model, _ = tiny_policy()
-    value = make_value_model(model)
-    states = value.model(torch.tensor([[5, 6]])).last_hidden_state
-    assert torch.equal(states, model.model(torch.tensor([[5, 6]])).last_hidden_state)
-    assert value.score(states).abs().max() == 0 and value.score(states).shape == (1, 2, 1)
-    value.model.embed_tokens.weight.data.zero_()
-    assert model.model.embed_tokens.weight.abs().max() > 0  # a copy
+    with pytest.raises(RuntimeError, match=r"gave nan to row \d.*annotator '\d+'.*person \d+ asks"):
+        make_trainer(tmp_path, PersonalizedReward(Broken()), max_completion_length=8).train()
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("changes", "message"),
     [
-        ([], "no rows"),
-        ([{"prompt": "p", "annotator_id": "1"}, {"prompt": "p"}], "row 1: the column 'annotator_id'"),
-        ([{"annotator_id": "1"}], "row 0: the column 'prompt'"),
+        ({"critic": "tree"}, r"critic is 'tree'; give 'lora', 'head', 'full' or 'layers:N'"),
+        ({"critic": "layers:0"}, r"critic is 'layers:0'"),
+        ({"gamma": 1.5}, r"gamma=1.5 must be from 0 to 1"),
+        ({"kl_target": 0.0}, r"kl_target=0.0 must be above 0"),
+        ({"use_liger_kernel": True}, r"use_liger_kernel is true"),
+        ({"per_device_train_batch_size": 1}, r"A rollout of one completion"),
+        ({"num_mini_batches": 3}, r"num_mini_batches=3 does not divide"),
     ],
 )
-def test_bad_rows(tmp_path: Path, rows: list[dict[str, str]], message: str) -> None:
-    model, tokenizer = tiny_policy()
+def test_bad_options(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PALPPOTrainer(model, PersonalizedReward(IdReward()), ppo_config(tmp_path), tokenizer, rows)
+        ppo_config(tmp_path, **changes)
 
 
-def test_bad_tokenizers_and_arguments(tmp_path: Path) -> None:
+def test_a_critic_of_more_layers_than_the_policy_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"critic is 'layers:2', and the policy has 1 layers"):
+        make_trainer(tmp_path, critic="layers:2")
+
+
+def test_rows_that_fill_no_batch_are_refused(tmp_path: Path) -> None:
     model, tokenizer = tiny_policy()
-    tokenizer.padding_side = "right"
-    with pytest.raises(ValueError, match="pads on the right"):
-        PALPPOTrainer(model, PersonalizedReward(IdReward()), ppo_config(tmp_path), tokenizer, named_rows())
-    tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.eos_token
-    with pytest.raises(ValueError, match="must differ"):
-        PALPPOTrainer(model, PersonalizedReward(IdReward()), ppo_config(tmp_path), tokenizer, named_rows())
-    with pytest.raises(ValueError, match="stop_patience=0"):
-        ppo_config(tmp_path, stop_patience=0)
-    with pytest.raises(ValueError, match="max_empty_fraction=0"):
-        ppo_config(tmp_path, max_empty_fraction=0)
+    with pytest.raises(ValueError, match=r"6 rows, and a batch is 8 completions .*Give at least 8 rows"):
+        PALPPOTrainer(
+            model, PersonalizedReward(IdReward()), ppo_config(tmp_path), tokenizer, named_rows(6), peft_config=lora()
+        )
 
 
-@pytest.mark.parametrize("version", ["1.13.0", "1.13.0.dev0", "2.0"])
-def test_a_trl_without_ppo_is_refused_on_import(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
-    for name in ("palign.trainers.pal_ppo_trainer", "palign.trainers.pal_ppo_config", "palign.trainers.pal_ppo_data"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    with pytest.raises(ImportError) as caught:
-        importlib.import_module("palign.trainers.pal_ppo_trainer")
-    message = str(caught.value)
-    assert "up to 1.12.0 and gone from 1.13 on" in message and f"trl {version} is installed" in message
-    assert "trl>=1.12,<1.13" in message and "reward_funcs=PersonalizedReward(model)" in message
-    assert "recipes/grpo_pal.py" in message
-
-
-def test_trl_versions_with_ppo_pass() -> None:
-    trl_ppo.require_trl_ppo("1.12.0")
-    trl_ppo.require_trl_ppo("1.12.3")
-
-
-def test_gradient_checkpointing_bf16_and_max_steps_are_heeded(tmp_path: Path) -> None:
-    """Layers run twice in an update (forward, recomputation) beside the rollout's passes; matrices in bfloat16."""
-    types, n_layer_calls = [], {"with": 0, "without": 0}
-    for name in n_layer_calls:
-        options = {"gradient_checkpointing": name == "with", "bf16": name == "with"}
-        trainer = make_trainer(tmp_path / name, max_steps=1, total_episodes=800, **options)
-        both = trainer.model
-
-        def count(module: Any, args: Any, output: torch.Tensor, name: str = name, both: Any = both) -> None:
-            if both.training and (torch.is_grad_enabled() or torch._C._current_graph_task_id() >= 0):
-                n_layer_calls[name] += 1
-                types.append(output.dtype)
-
-        projection = "self_attn.q_proj"
-        both.policy.get_submodule(f"base_model.model.model.layers.0.{projection}").register_forward_hook(count)
-        both.value_model.get_submodule(f"model.layers.0.{projection}").register_forward_hook(count)
-        trainer.train()
-        assert trainer.state.global_step == trainer.state.max_steps == 1
-        assert trainer.accelerator.mixed_precision == ("bf16" if name == "with" else "no")
-        assert set(types) == {torch.bfloat16 if name == "with" else torch.float32}
-        types.clear()
-    assert n_layer_calls == {"with": 4, "without": 2}
-
-
-def test_the_environment_of_the_launcher_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
-    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    make_trainer(tmp_path, bf16=True)
-    assert "ACCELERATE_MIXED_PRECISION" not in os.environ
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert make_trainer(tmp_path).accelerator.mixed_precision == "bf16"
-    assert os.environ["ACCELERATE_MIXED_PRECISION"] == "bf16"
-    with pytest.raises(ValueError, match="Give --bf16 true instead"):
-        make_trainer(tmp_path, fp16=True)
+def test_former_names_are_taken_with_a_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """64 rollouts in four mini-batches, twice: eight steps of 16; 5,120 episodes are 80 rollouts."""
+    args = PALPPOConfig(
+        output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=64, total_episodes=5120,
+        num_mini_batches=4, num_ppo_epochs=2, response_length=24, cliprange=0.1, value_model_layers=1,
+        num_sample_generations=4, report_to="none",
+    )  # fmt: skip
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps, args.steps_per_generation) == (
+        16,
+        1,
+        4,
+    )
+    assert (args.num_iterations, args.max_completion_length, args.epsilon, args.critic) == (2, 24, 0.1, "layers:1")
+    assert args.max_steps == 80 * 8 and args.num_generations == 1
+    said = [record.getMessage() for record in caplog.records]
+    for name in ("total_episodes", "num_mini_batches", "num_ppo_epochs", "response_length", "value_model_layers"):
+        assert sum(line.startswith(f"{name}=") for line in said) == 1

@@ -29,7 +29,7 @@ def test_the_embedded_default_runs_from_nothing_to_a_report(recipe: ModuleType, 
         for metric in ("gold", "reward", "kl"):
             assert f"{name}/{metric}" in summary and f"{name}/careful/{metric}" in summary
     assert summary["reference/kl"] == pytest.approx(0.0, abs=1e-5)
-    assert summary["prompt/n_updates"] == 4
+    assert summary["prompt/n_updates"] == 8
     assert str(tmp_path / "report.html") in capsys.readouterr().out.splitlines()[-1]
     samples = pd.read_json(tmp_path / "samples.jsonl", lines=True)
     assert len(samples) == 3 * 24 and set(samples["type"]) == {"cheerful", "thorough", "careful"}
@@ -41,14 +41,14 @@ def test_the_embedded_default_runs_from_nothing_to_a_report(recipe: ModuleType, 
 
 def own(folder: Path, **kind: bool) -> list[str]:
     """The flags that say what is the user's, and quick ones."""
-    quick = ["--total_episodes", "16", "--use_cpu", "true", "--per_device_train_batch_size", "8"]
-    quick += ["--response_length", "4", "--num_sample_generations", "0"]
+    quick = ["--max_steps", "2", "--num_iterations", "1", "--use_cpu", "true", "--per_device_train_batch_size", "8"]
+    quick += ["--max_completion_length", "4", "--logging_steps", "1", "--critic", "layers:1"]
     return [*save_own(folder, folder / "out", **kind), *quick]
 
 
 def test_own_model_reward_and_rows_with_adapters(recipe: ModuleType, tmp_path: Path) -> None:
     flags = own(tmp_path)
-    lora = ["--use_peft", "true", "--lora_target_modules", "all-linear"]
+    lora = ["--use_peft", "true", "--lora_target_modules", "all-linear", "--critic", "lora"]
     summary = recipe.main([*flags, *lora, "--policy_conditioning", "adapter", "--compare_with", "prompt"])
     assert finite(summary) and "adapter/reward" in summary and "adapter/gold" not in summary
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
@@ -62,7 +62,7 @@ def test_own_model_reward_and_rows_with_adapters(recipe: ModuleType, tmp_path: P
 
 
 def test_own_model_trained_whole(recipe: ModuleType, tmp_path: Path) -> None:
-    summary = recipe.main([*own(tmp_path), "--learning_rate", "1e-2"])
+    summary = recipe.main([*own(tmp_path), "--learning_rate", "1e-2", "--critic", "full"])
     assert finite(summary) and summary["prompt/kl"] != 0.0
     AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "prompt")
 

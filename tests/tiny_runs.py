@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from peft import LoraConfig
-from ppo_helpers import tiny_policy
+from policy_helpers import tiny_policy
 from recipe_helpers import RECIPES, load_recipe
 
 from palign import MixtureDPOConfig, MixtureDPOTrainer, PALRewardConfig, PALRewardModel, PALRewardTrainer

@@ -1,29 +1,32 @@
 """Where the rows are and what their columns are called, as command-line arguments of a recipe."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from palign.data import guard as guard_module
 from palign.data.checks import MAX_CHARACTERS
-from palign.data.columns import ColumnNames
 from palign.data.guard import MODES, GuardOptions, act_on
 from palign.data.guard_form import check_raw_form
-from palign.data.loading import load_embeddings, read_rows
+from palign.data.loading import load_embeddings, read_table
 from palign.data.preferences import Preferences
+from palign.data.reading import print_reading
+from palign.data.reading_options import ReadingOptions
+from palign.data.rows import RowReader
 
 __all__ = ["DataArguments"]
 
 
 @dataclass
-class DataArguments(ColumnNames):
+class DataArguments(ReadingOptions):
     """Parsed by `TrlParser` beside a trainer's config; `train_rows`, `eval_rows` and `vectors` do what it says."""
 
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "Rows to train on: a file (.jsonl, .json, .csv, .parquet), a folder of such, or a hub name."
+            "help": "Rows to train on: a file (.jsonl, .json, .csv, .tsv, .xlsx, .parquet), a folder of such, "
+            "or a hub name."
         },
     )
     dataset_split: str | None = field(
@@ -58,6 +61,7 @@ class DataArguments(ColumnNames):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.guard not in MODES:
             raise ValueError(f"--guard is {self.guard!r}; allowed are {', '.join(MODES)}.")
 
@@ -83,15 +87,14 @@ class DataArguments(ColumnNames):
 
     def load(self, source: str, split: str | None, n_embeddings: int | None) -> Preferences:
         """Rows of any source under these column names, checked, with every group column there."""
-        names = {item.name: getattr(self, item.name) for item in fields(ColumnNames)}
-        limit = self.max_characters or None
-        rows, called = read_rows(source, split=split, column_names=names)
-        if n_embeddings is None and self.guard != "off":
-            act_on([check_raw_form(rows, ColumnNames.of(names))], self.guard)
-        prefs = Preferences.from_rows(
-            rows, embeddings=False if n_embeddings is None else n_embeddings, max_characters=limit, source=called,
-            **names,
-        )  # fmt: skip
+        options = ReadingOptions.reading(self)
+        is_text = n_embeddings is None
+        table = read_table(source, split=split, options=options, is_text=is_text)
+        if is_text and self.guard != "off" and options.winner_column is None:
+            act_on([check_raw_form(table, options)], self.guard)
+        reader = RowReader(options, self.max_characters or None, False if is_text else n_embeddings)
+        prefs = Preferences(**reader.read(table))
+        print_reading(prefs.reading)
         for name in self.group_columns:
             prefs.column(name)
         return prefs
@@ -105,12 +108,19 @@ class DataArguments(ColumnNames):
         unseen: Preferences | None = None,
         embeddings: np.ndarray | None = None,
     ) -> list[str]:
-        """Run the guard as `--guard` says, of two splits or of one; returns what is not ok, a line each.
+        """Run the guard as `--guard` says, of two splits or of one; returns how the rows were read and what is not
+        ok, a
+        line each.
 
         Raises:
             GuardError: a check says stop, and so does `--guard`.
         """
+        read = [
+            line for rows in (train, evaluation) if rows is not None and rows.reading for line in rows.reading.lines()
+        ]
         if self.guard == "off":
-            return []
+            return read
         splits = {"rows": train} if evaluation is None else {"train": train, "eval": evaluation}
-        return act_on(guard_module.guard(splits, unseen=unseen, embeddings=embeddings, options=options), self.guard)
+        return read + act_on(
+            guard_module.guard(splits, unseen=unseen, embeddings=embeddings, options=options), self.guard
+        )

@@ -163,6 +163,10 @@ def check_ratings(values: Sequence[object], n_items: int, place: Place) -> list[
             f"{place}: {ratings} for {n_items} completions; there must be one for each. Correct or drop the row."
         )
     for position, value in enumerate(values):
+        if isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(value) > 10**300:
+            raise ValueError(
+                f"{place}, position {position}: a rating of more than 300 digits. Correct or drop the row."
+            )
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(
                 f"{place}, position {position}: a rating must be a number, found {shorten(value)} "
@@ -178,7 +182,8 @@ def check_ratings(values: Sequence[object], n_items: int, place: Place) -> list[
 
 def check_n_ranked(value: object, n_items: int, place: Place) -> int:
     """How many of the completions are ranked: a whole number, 1 … n_items."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or float(value) != int(value):
+    whole = isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) < 10**15
+    if not whole or value != int(value):
         raise TypeError(f"{place}: a whole number is needed, found {shorten(value)} ({type(value).__name__}).")
     if not 1 <= value <= n_items:
         raise ValueError(

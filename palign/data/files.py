@@ -1,21 +1,35 @@
-"""Rows as they stand in files and folders of files: JSONL, JSON, CSV, parquet; unchecked but for being rows."""
+"""Rows as they stand in files and folders of files: JSONL, JSON, CSV, TSV, XLSX, parquet, arrow; unchecked but for
+being rows.
+"""
 
+import array
+import codecs
 import gzip
-import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from palign.data.checks import shorten
-from palign.data.columns import ColumnNames
+from palign.data.table import RaggedLine, Table
+from palign.data.text_tables import csv_table, xlsx_table
 
-__all__ = ["KINDS", "SUFFIXES", "file_rows", "files_of_split", "suffix_of"]
+__all__ = ["KINDS", "SUFFIXES", "file_rows", "file_table", "files_of_split", "suffix_of", "text_of"]
 
-KINDS = (".jsonl", ".json", ".csv", ".parquet")
-SUFFIXES = (*KINDS, ".jsonl.gz", ".json.gz", ".csv.gz")
+KINDS = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet", ".arrow")
+SUFFIXES = (*KINDS, ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz")
+MOST_UNPACKED = 4 << 30  # bytes that a .gz file may hold
+MOST_RATIO = 300  # unpacked bytes for one packed, beyond ALWAYS_ALLOWED; texts have 3 to 20
+ALWAYS_ALLOWED = 256 << 20
+NO_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+MARKS = {  # the byte order mark of a file → how it is read; the longer ones first
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 def suffix_of(path: Path) -> str:
@@ -25,17 +39,19 @@ def suffix_of(path: Path) -> str:
 
 
 def files_of_split(folder: Path, split: str | None) -> list[Path]:
-    """The file of a folder (or of its `data` folder) that holds a split, or its numbered parts in order."""
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and suffix_of(path) in SUFFIXES]
-    if not files and (folder / "data").is_dir():
-        return files_of_split(folder / "data", split)
+    """The file of a folder that holds a split, or its numbered parts in order.
+
+    Without data files of its own, the folder of that split, the `data` folder or the only folder below (that of a
+    configuration) is looked into.
+    """
+    files = _data_files(folder)
     if not files:
-        raise ValueError(f"The folder {folder} holds no data file; looked for {', '.join(SUFFIXES)}.")
+        return files_of_split(_folder_below(folder, split), split)
     stems = {path: path.name[: -len(suffix_of(path))] for path in files}
     wanted = split or "train"
     found = [path for path, stem in stems.items() if stem == wanted]
     parts = [path for path, stem in stems.items() if re.fullmatch(re.escape(wanted) + r"-\d+-of-\d+", stem)]
-    if not found and not parts and split is None and len(files) == 1:
+    if not found and not parts and (split is None or folder.name == split) and len(files) == 1:
         return files
     if len(found) == 1 and not parts:
         return found
@@ -53,6 +69,25 @@ def files_of_split(folder: Path, split: str | None) -> list[Path]:
     )
 
 
+def _data_files(folder: Path) -> list[Path]:
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and suffix_of(path) in SUFFIXES]
+    return [path for path in files if path.name not in NO_DATA]
+
+
+def _folder_below(folder: Path, split: str | None) -> Path:
+    below = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    below = [path for path in below if any(suffix_of(p) in SUFFIXES for p in path.rglob("*") if p.is_file())]
+    named = [path for path in below if path.name in ((split or "train"), "data")]
+    if len(named) == 1 or len(below) == 1:
+        return (named or below)[0]
+    if below:
+        raise ValueError(
+            f"The folder {folder} holds several folders of data ({', '.join(path.name for path in below[:8])}); "
+            "give one of them."
+        )
+    raise ValueError(f"The folder {folder} holds no data file; looked for {', '.join(SUFFIXES)}.")
+
+
 def _all_parts(parts: list[Path]) -> list[Path]:
     """Numbered parts, if none is missing."""
     n_parts = {int(path.name.split("-of-")[1].split(".")[0]) for path in parts}
@@ -62,67 +97,122 @@ def _all_parts(parts: list[Path]) -> list[Path]:
     return parts
 
 
-def file_rows(path: Path, names: ColumnNames) -> list[dict[str, Any]]:
-    """The rows of one file as dicts; ValueError names a file that is empty, damaged or of another kind."""
+def file_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of one file as dicts; ValueError also for a line that is no row."""
+    table = file_table(path)
+    if table.ragged:
+        bad = table.ragged[0]
+        raise ValueError(f"{path.name}, line {bad.line} (counting from 1): {bad.reason}")
+    return list(table.rows)
+
+
+def file_table(path: Path, sheet: str | None = None) -> Table:
+    """The rows of one file; ValueError names a file that is empty, damaged or of another kind.
+
+    Args:
+        sheet: of a workbook that has several.
+    """
     suffix = suffix_of(path)
     if suffix not in SUFFIXES:
         raise ValueError(f"{path.name}: cannot read {suffix or 'a file without a suffix'}; {', '.join(SUFFIXES)} are.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path.name} is empty (0 bytes); at least one judgement is needed.")
-    if suffix == ".parquet":
-        return _parquet_rows(path)
-    raw = _unpacked(path) if suffix.endswith(".gz") else path.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path.name}, line {line}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+    if suffix == ".xlsx":
+        return xlsx_table(path, sheet)
+    if suffix in (".parquet", ".arrow"):
+        return Table(path.name, _arrow_rows(path, suffix), path=str(path))
+    text, notes = text_of(path)
     if not text.strip():
         raise ValueError(f"{path.name} is empty (only blanks); at least one judgement is needed.")
-    if suffix.startswith(".csv"):
-        return _csv_rows(text, path.name, names)
-    if suffix.startswith(".jsonl"):
-        return list(_json_lines(text, path.name))
-    return _json_rows(text, path.name)
+    if suffix.startswith((".csv", ".tsv")):
+        table = csv_table(text, path.name, str(path), separator="\t" if suffix.startswith(".tsv") else None)
+    elif suffix.startswith(".jsonl"):
+        table = _json_lines(text, path.name)
+    else:
+        table = _json_rows(text, path.name)
+    table.path, table.notes = str(path), [*notes, *table.notes]
+    return table
 
 
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+def text_of(path: Path) -> tuple[str, list[str]]:
+    """The text of a file, packed or not: UTF-8, or what its byte order mark says; and what was assumed."""
+    raw = _unpacked(path) if path.name.lower().endswith(".gz") else path.read_bytes()
+    encoding = next((how for mark, how in MARKS.items() if raw.startswith(mark)), "utf-8")
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path.name}, line {line}: not {encoding.removesuffix('-sig').upper()} ({error.reason}). Save the "
+            "file as "
+            "UTF-8."
+        ) from error
+    if encoding == "utf-8" and "\0" in text[:10_000]:
+        raise ValueError(
+            f"{path.name} holds zero bytes: a file of another kind under this name, or UTF-16 without its mark. Save "
+            "it as UTF-8."
+        )
+    return text, [f"the file is {encoding.upper()}, as its mark says"] if encoding.startswith(
+        ("utf-16", "utf-32")
+    ) else []
+
+
+def _arrow_rows(path: Path, suffix: str) -> list[dict[str, Any]]:
     import pyarrow
+    import pyarrow.ipc
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
+        if suffix == ".parquet":
+            return pyarrow.parquet.read_table(path).to_pylist()
+        with pyarrow.memory_map(str(path)) as source:
+            try:
+                return pyarrow.ipc.open_file(source).read_all().to_pylist()
+            except pyarrow.ArrowInvalid:  # what `datasets` writes has no footer
+                source.seek(0)
+                return pyarrow.ipc.open_stream(source).read_all().to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(
-            f"{path.name} is no readable parquet file ({str(error).splitlines()[0][:200]}). It may be cut off, or "
+            f"{path.name} is no readable {suffix[1:]} file ({str(error).splitlines()[0][:200]}). It may be cut "
+            "off, or "
             "another kind of file under this name: copy or write it again, or give it the suffix of what it is."
         ) from error
 
 
 def _unpacked(path: Path) -> bytes:
+    """What a gzip file holds; a small file that unpacks without end is refused before it fills the memory."""
+    limit = min(MOST_UNPACKED, max(ALWAYS_ALLOWED, MOST_RATIO * path.stat().st_size))
     try:
-        return gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            raw = file.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(
             f"{path.name} is no readable gzip file ({error}). It may be cut off, or not be packed at all: copy or "
             f"pack it again, or take .gz off its name."
         ) from error
+    if len(raw) > limit:
+        raise ValueError(
+            f"{path.name} unpacks to more than {limit:,} bytes from {path.stat().st_size:,}; this is the limit. "
+            "Unpack "
+            "it yourself if it is what you mean to read."
+        )
+    return raw
 
 
 def _one_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON; of a key that is there twice Python would keep the last without a word."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    record = dict(pairs)
+    if len(record) < len(pairs):
         again = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
         raise _TwiceError(again)
-    return found
+    return record
 
 
 class _TwiceError(ValueError):
     """A key that is there twice."""
 
 
-def _json_rows(text: str, name: str) -> list[dict[str, Any]]:
+def _json_rows(text: str, name: str) -> Table:
     """A JSON list of objects; files called .json with an object on every line are common, and read too."""
     try:
         rows = json.loads(text, object_pairs_hook=_one_of_each)
@@ -130,8 +220,12 @@ def _json_rows(text: str, name: str) -> list[dict[str, Any]]:
         raise ValueError(f"{name}: an object has the key {str(error)!r} twice; leave one of them out.") from None
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
-            return list(_json_lines(text, name))
+            return _json_lines(text, name)
         raise ValueError(f"{name}, line {error.lineno}: not JSON ({error.msg}).") from error
+    except RecursionError:
+        raise ValueError(f"{name}: brackets are nested too deep to be rows. Is it the right file?") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError(f"{name}: not readable as JSON ({error}).") from error
     if isinstance(rows, dict):
         raise ValueError(
             f"{name} holds one object with the keys {', '.join(list(rows)[:8])}; a list of objects (one for each "
@@ -139,80 +233,46 @@ def _json_rows(text: str, name: str) -> list[dict[str, Any]]:
         )
     if not isinstance(rows, list):
         raise ValueError(f"{name} holds {shorten(rows)}; a list of objects is needed.")
-    return rows
+    return Table(name, rows)
 
 
-def _json_lines(text: str, name: str) -> Iterator[dict[str, Any]]:
+def _json_lines(text: str, name: str) -> Table:
+    """An object on every line; a line that is none is kept aside with the reason."""
+    rows, lines, ragged = [], array.array("q"), []
     # not splitlines(): JSON texts may hold U+2028 and its kin
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line, object_pairs_hook=_one_of_each)
-        except _TwiceError as error:
-            raise ValueError(
-                f"{name}, line {number} (counting from 1): the key {str(error)!r} is there twice; which one counts is "
-                "anybody's guess. Leave one of them out."
-            ) from None
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{name}, line {number} (counting from 1): not JSON ({error.msg} at character {error.colno}): "
-                f"{shorten(line)}. Every line must be one object; mend or drop the line."
-            ) from error
-        if not isinstance(row, dict):
-            raise ValueError(
-                f"{name}, line {number} (counting from 1): {shorten(row)} is no object. Every line must be one row, "
-                '{"annotator_id": …, "prompt": …, "chosen": …, "rejected": …}, say; mend or drop the line.'
-            )
-        yield row
+        row, reason = _json_object(line)
+        if reason:
+            ragged.append(RaggedLine(number, reason))
+        else:
+            rows.append(row)
+            lines.append(number)
+    return Table(name, rows, lines, ragged)
 
 
-def _csv_rows(text: str, name: str, names: ColumnNames) -> list[dict[str, Any]]:
-    """Cells are texts ("007" stays "007"), empty ones are nothing; lists stand in a cell as JSON."""
-    import pandas
-
+def _json_object(line: str) -> tuple[Any, str]:
+    """The object on a line, or why it is none."""
     try:
-        frame = pandas.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False, engine="c")
-    except (pandas.errors.ParserError, pandas.errors.EmptyDataError) as error:
-        _check_separator(text, name)
-        raise ValueError(f"{name}: not CSV ({str(error).strip()}). Quote cells that hold commas or lines.") from error
-    if len(frame.columns) == 1:
-        _check_separator(text, name)
-    rows = [{key: value or None for key, value in row.items()} for row in frame.to_dict("records")]
-    if not rows:
-        raise ValueError(f"{name} has a header and no rows; at least one judgement is needed.")
-    lists = (names.completions_column, names.ratings_column, names.completion_indices_column)
-    wholes = (names.n_ranked_column, names.chosen_index_column, names.rejected_index_column, names.prompt_index_column)
-    for column in frame.columns.intersection(lists):
-        for number, row in enumerate(rows):
-            row[column] = _parsed(row[column], list, column, number, name)
-    for column in frame.columns.intersection(wholes):
-        for number, row in enumerate(rows):
-            row[column] = _parsed(row[column], (int, float), column, number, name)
-    return rows
-
-
-def _check_separator(text: str, name: str) -> None:
-    """A header without a comma and with another separator: spreadsheets write these."""
-    header = text.lstrip().split("\n", 1)[0]
-    for separator, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
-        if "," not in header and separator in header:
-            raise ValueError(
-                f"{name}: the cells are separated by {word} ({separator!r}), not commas; the header is "
-                f"{shorten(header.strip())}. Save it with commas, or as JSONL or parquet."
-            )
-
-
-def _parsed(cell: str | None, kind: type | tuple[type, ...], column: str, row: int, name: str) -> Any:
-    if cell is None:
-        return None
-    try:
-        value = json.loads(cell)
-    except json.JSONDecodeError:
-        value = None
-    if isinstance(value, kind):
-        return value
-    what = 'a list in JSON form (["…", "…"])' if kind is list else "a number"
-    raise TypeError(
-        f"{name}, row {row} (counting from 0), column {column!r}: {what} is needed, found {shorten(cell)}."
-    )
+        row = json.loads(line, object_pairs_hook=_one_of_each)
+    except _TwiceError as error:
+        return (
+            None,
+            f"the key {str(error)!r} is there twice; which one counts is anybody's guess. Leave one of them out.",
+        )
+    except json.JSONDecodeError as error:
+        return None, (
+            f"not JSON ({error.msg} at character {error.colno}): {shorten(line)}. Every line must be one object; mend "
+            "or drop the line."
+        )
+    except RecursionError:
+        return None, f"brackets are nested too deep to be a row: {shorten(line)}. Mend or drop the line."
+    except ValueError as error:  # a number of thousands of digits
+        return None, f"not readable as JSON ({error}): {shorten(line)}. Mend or drop the line."
+    if not isinstance(row, dict):
+        return None, (
+            f'{shorten(row)} is no object. Every line must be one row, {{"annotator_id": …, "prompt": …, "chosen": …, '
+            '"rejected": …}, say; mend or drop the line.'
+        )
+    return row, ""

@@ -17,13 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from palign.data import guard_form, guard_names, guard_people, guard_splits
+from palign.data import guard_form, guard_names, guard_people, guard_reading, guard_splits
 from palign.data.checks import MAX_CHARACTERS, shorten
-from palign.data.columns import ColumnNames
-from palign.data.files import SUFFIXES, suffix_of
+from palign.data.exports import folder_export
+from palign.data.files import NO_DATA, SUFFIXES, suffix_of
 from palign.data.guard_finding import Finding
-from palign.data.loading import load_embeddings, read_rows
+from palign.data.loading import load_embeddings, read_table
 from palign.data.preferences import Preferences
+from palign.data.reading_options import ReadingOptions
+from palign.data.rows import RowReader
 
 __all__ = ["MODES", "Finding", "GuardError", "GuardOptions", "act_on", "guard", "guard_prompts", "main"]
 
@@ -80,6 +82,9 @@ def guard(
 
 def _of_one(rows: Preferences, split: str, embeddings: np.ndarray | None, options: GuardOptions) -> Iterator[Finding]:
     seed, position = options.seed, options.position_column
+    yield guard_reading.check_winners_used(rows, position=position, split=split)
+    if embeddings is not None:
+        yield guard_reading.check_vectors(embeddings)
     yield guard_form.check_form(rows, split=split, seed=seed)
     yield guard_form.check_length(rows, split=split, seed=seed)
     yield guard_form.check_length_sign(rows, split=split, seed=seed)
@@ -157,22 +162,34 @@ def _where(finding: Finding) -> str:
 
 
 def read_splits(
-    paths: Sequence[str], names: Mapping[str, str], *, n_embeddings: int | None, max_characters: int | None
+    paths: Sequence[str], options: ReadingOptions, *, n_embeddings: int | None, max_characters: int | None
 ) -> tuple[dict[str, Preferences], list[Finding]]:
     """Rows of files, folders (every data file is a split) or hub names, and what their form in the file says."""
     splits, findings = {}, []
+    is_text = n_embeddings is None
     for path in paths:
-        inside = [p for p in sorted(Path(path).iterdir()) if suffix_of(p) in SUFFIXES] if Path(path).is_dir() else []
-        order = {"train": 0, "validation": 1, "test": 2}
-        inside.sort(key=lambda p: order.get(p.name.split(".")[0], 9))
-        for source in inside or [path]:
-            rows, name = read_rows(source, column_names=dict(names))
-            findings.append(guard_form.check_raw_form(rows, ColumnNames.of(names)))
-            splits[name] = Preferences.from_rows(
-                rows, embeddings=False if n_embeddings is None else n_embeddings, max_characters=max_characters,
-                source=name, **names,
-            )  # fmt: skip
+        for source in _splits_inside(path, options):
+            names = ReadingOptions.reading(options)
+            table = read_table(source, options=names, is_text=is_text)
+            if names.winner_column is None:
+                findings.append(guard_form.check_raw_form(table, names))
+            reader = RowReader(names, max_characters, False if is_text else n_embeddings)
+            splits[table.name or str(source)] = rows = Preferences(**reader.read(table))
+            print(f"{rows.reading}\n", flush=True)
     return splits, findings
+
+
+def _splits_inside(path: str, options: ReadingOptions) -> list[str | Path]:
+    """The data files of a folder, train first; anything else is one split."""
+    folder = Path(path)
+    if not folder.is_dir() or folder_export(folder, options.source) is not None:
+        return [path]
+    inside = [p for p in sorted(folder.iterdir()) if suffix_of(p) in SUFFIXES and p.name not in NO_DATA]
+    if any(p.name in ("state.json", "dataset_dict.json") for p in folder.iterdir()):
+        return [path]
+    order = {"train": 0, "validation": 1, "test": 2}
+    inside.sort(key=lambda p: order.get(p.name.split(".")[0], 9))
+    return inside or [path]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -187,8 +204,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--position_column", help="column that says where the chosen completion stood")
     parser.add_argument("--max_characters", type=int, default=MAX_CHARACTERS, help="longest text; 0 allows any")
     parser.add_argument("--seed", type=int, default=0)
-    for item in fields(ColumnNames):
-        parser.add_argument(f"--{item.name}", default=item.default, help=item.metadata["help"])
+    for item in fields(ReadingOptions):
+        kind = {"nargs": "+", "default": []} if item.name == "winner_values" else {"default": item.default}
+        if isinstance(item.default, int):
+            kind["type"] = int
+        parser.add_argument(f"--{item.name}", help=item.metadata["help"], **kind)
     return parser
 
 
@@ -197,13 +217,13 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         return _look(args)
-    except (FileNotFoundError, TypeError, ValueError) as error:
+    except (FileNotFoundError, ImportError, TypeError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
 
 
 def _look(args: argparse.Namespace) -> int:
-    names = {item.name: getattr(args, item.name) for item in fields(ColumnNames)}
+    names = ReadingOptions(**{item.name: getattr(args, item.name) for item in fields(ReadingOptions)})
     embeddings = None if args.embeddings is None else load_embeddings(args.embeddings)
     reading = {"n_embeddings": None if embeddings is None else len(embeddings)}
     reading["max_characters"] = args.max_characters or None

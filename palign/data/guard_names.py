@@ -12,7 +12,7 @@ from scipy.sparse.linalg import norm as sparse_norm
 
 from palign.data.guard_finding import N_SAMPLED, Finding, Pairs, plain_text
 from palign.data.preferences import Preferences
-from palign.functional.item_components import item_components
+from palign.functional.item_components import evidence_of_rows, independent_people, item_components
 from palign.functional.row_parts import part_rows
 
 __all__ = ["check_names"]
@@ -88,16 +88,20 @@ def _halves(pairs: Pairs, rng: np.random.Generator) -> np.ndarray:
     if len(prompts) >= 10 and count.max() < HEADING * len(pairs):
         return rng.integers(2, size=len(prompts))[group]
     items, ranks = np.stack([pairs.best, pairs.worst], 1), np.tile([0, 1], (len(pairs), 1))
-    parts = part_rows(items, ranks, pairs.people, fraction=0.5, rng=rng)
+    independent = independent_people(evidence_of_rows(items, ranks, pairs.people), pairs.people)
+    parts = part_rows(items, ranks, pairs.people, fraction=0.5, rng=rng, independent=independent)
     half = np.full(len(pairs), -1)
     half[parts.first.rows], half[parts.second.rows] = 0, 1
     return half
 
 
 def _units(pairs: Pairs, half: np.ndarray) -> np.ndarray:
-    """(n,) rows of one person and half that are joined by shared items have one number."""
+    """(n,) rows of one person and half that are joined by shared items have one number, unless they are judgements of
+    their own."""
     items, ranks = np.stack([pairs.best, pairs.worst], 1), np.tile([0, 1], (len(pairs), 1))
-    return item_components(items, ranks, 2 * pairs.people + half)
+    units = item_components(items, ranks, 2 * pairs.people + half)
+    alone = independent_people(evidence_of_rows(items, ranks, pairs.people), pairs.people)[pairs.people]
+    return np.where(alone, units.max(initial=0) + 1 + np.arange(len(units)), units)
 
 
 def _some(pairs: Pairs, keep: np.ndarray) -> Pairs:

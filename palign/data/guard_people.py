@@ -5,6 +5,7 @@ import numpy as np
 from palign.data.guard_finding import ALPHA, Finding, Pairs, both_tails, plain_text, row_hashes
 from palign.data.preferences import Preferences
 from palign.data.vote_counts import count_votes
+from palign.data.winners import TIE, side_of_word
 
 __all__ = [
     "check_constant",
@@ -81,7 +82,10 @@ def find_positions(prefs: Preferences, column: str | None = None) -> tuple[str, 
     """
     for name in (column,) if column is not None else [name for name in POSITION_NAMES if name in prefs.columns]:
         values = np.array([_word(value) for value in prefs.column(name)], dtype=object)
+        values[[side_of_word(value) == TIE for value in values]] = ""
         words = set(values.tolist()) - {""}
+        if len(words) == 1 and words <= {"0", "1", "2"} and column is None:
+            continue  # one number throughout (label 1) says nothing of places
         if words and words <= {"1", "2"}:
             return name, np.select([values == "1", values == "2"], [0, 1], -1)
         if words and words <= {*FIRST, *SECOND}:

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 from palign.data.guard_finding import Finding, plain_text, row_hashes, sample
 from palign.data.preferences import Preferences
-from palign.functional.item_components import evidence_of_rows
+from palign.functional.item_components import INDEPENDENT, evidence_of_rows
 
 __all__ = [
     "check_prompt_sources",
@@ -30,7 +30,7 @@ IS_LIST = 30  # completions a prompt; from here on prompts are headings over man
 CONNECTED, APART, N_SHUFFLES = 0.95, 0.8, 10
 CONFOUNDED, CONFOUNDED_STOPS = 0.5, 0.95  # of what could be gained over guessing the commonest type
 MOST_TYPES = 50
-MADE_OF_VOTES, MOST_ROWS = 0.6, 2_000_000
+MOST_ROWS = 2_000_000
 MOST_TURNS = 50  # prompts that begin with one exchange; more of them begin with an example
 CONVERSATION_NAMES = re.compile(r"(conversation|conv|dialogue?|session|thread|chat|post)(_?(id|hash|key))?", re.I)
 SOURCE_NAMES = re.compile(r"(prompt_)?(source|dataset|subset|domain|category|topic|task)(_name|_id)?", re.I)
@@ -91,7 +91,7 @@ def check_shared_judgements(first: Preferences, second: Preferences, names: tupl
 def check_shared_items(first: Preferences, second: Preferences, names: tuple[str, str]) -> Finding:
     """Items that the same person judges in two splits, where rows are made of votes, ratings or rankings.
 
-    Rows are taken to be so made where a person's rows count for less than `MADE_OF_VOTES` of their number
+    Rows are taken to be so made where a person's rows count for less than `INDEPENDENT` of their number
     (`palign.functional.item_components`): judgements of their own seldom meet that often.
     """
     if first.is_text != second.is_text or len(first) + len(second) > MOST_ROWS:
@@ -111,7 +111,7 @@ def check_shared_items(first: Preferences, second: Preferences, names: tuple[str
     )
     note += names[0]
     evidence = float(evidence_of_rows(first.item_indices, first.ranks, owners[0]).mean())
-    if share < LEAK or len(rows) < 2 or evidence >= MADE_OF_VOTES:
+    if share < LEAK or len(rows) < 2 or evidence >= INDEPENDENT:
         return Finding.of("shared_items", "ok", share, f"{note}.")
     message = (
         f"{note}, and one annotator's judgements hang together as pairs made of votes or rankings do: who said a > b "

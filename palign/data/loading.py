@@ -6,67 +6,114 @@ from typing import Any
 
 import numpy as np
 
+from palign.data.bad_rows import BadRows
 from palign.data.checks import MAX_CHARACTERS
-from palign.data.columns import ColumnNames
-from palign.data.files import KINDS, SUFFIXES, file_rows, files_of_split, suffix_of
+from palign.data.exports import folder_export, read_export, recognised_export
+from palign.data.files import KINDS, SUFFIXES, file_table, files_of_split, suffix_of
 from palign.data.preferences import Preferences
+from palign.data.reading_options import ReadingOptions
+from palign.data.rows import RowReader
+from palign.data.table import Table
+from palign.data.votes import is_votes, vote_table
 
-__all__ = ["load_embeddings", "load_preferences", "read_rows"]
+__all__ = ["load_embeddings", "load_preferences", "raw_table", "read_rows", "read_table"]
 
 
 def load_preferences(
-    source: str | Path,
+    data: Any,
+    /,
     *,
     split: str | None = None,
     n_embeddings: int | None = None,
     max_characters: int | None = MAX_CHARACTERS,
-    **column_names: str,
+    **reading: Any,
 ) -> Preferences:
-    """Preferences from a file (JSONL, JSON, CSV, parquet; .gz too), a folder of such files, or a hub data set.
+    """Preferences from a file, a folder of files, a hub data set, a pandas DataFrame or a `datasets.Dataset`.
 
     Args:
-        source: a path, or a hub name like "org/name".
-        split: of a folder or hub data set; None takes `train`, or the only file of a folder.
+        data: a path (JSONL, JSON, CSV, TSV, XLSX, parquet, arrow; .gz too), a hub name like "org/name", or rows.
+        split: of a folder, a workbook or a hub data set; None takes `train`, or the only one.
         n_embeddings: rows name vectors, and there are so many; None: rows hold texts.
         max_characters: longest text allowed; None allows any.
-        column_names: other names, as in `ColumnNames`: annotator_column="worker", …
+        reading: as in `ReadingOptions`: annotator_column="worker", source="argilla", bad_rows="drop", …
+
+    Returns:
+        The judgements; their `reading` says what was understood, line by line.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: one paragraph: what was given, where, what to do.
     """
-    ColumnNames.of(column_names)
-    rows, name = read_rows(source, split=split, column_names=column_names)
-    return Preferences.from_rows(
-        rows,
-        embeddings=False if n_embeddings is None else n_embeddings,
-        max_characters=max_characters,
-        source=name,
-        **column_names,
-    )
+    options = ReadingOptions.reading(reading)
+    table = read_table(data, split=split, options=options, is_text=n_embeddings is None)
+    reader = RowReader(options, max_characters, False if n_embeddings is None else n_embeddings)
+    return Preferences(**reader.read(table))
 
 
-def read_rows(
-    source: str | Path, *, split: str | None = None, column_names: dict[str, str] | None = None
-) -> tuple[list[dict[str, Any]], str]:
-    """The rows as they stand there, unchecked, and what messages should call them."""
-    path = Path(source)
+def read_table(
+    data: Any, *, split: str | None = None, options: ReadingOptions | None = None, is_text: bool = True
+) -> Table:
+    """Rows of any source as palign's reader takes them: exports and votes are already rows of judgements.
+
+    `options` is set to the names of the columns that an export's rows have.
+    """
+    options = ReadingOptions() if options is None else options
+    if isinstance(data, (str, Path)) and (found := folder_export(Path(data), options.source)) is not None:
+        return read_export(found, data, options)
+    table = raw_table(data, split=split)
+    if table.has_loose_numbers:
+        _refuse_loose_ids(table, options)
+    name = options.source or (recognised_export(table, options) if is_text else None)
+    if name is not None:
+        _settle_lines(table, options.bad_rows)
+        return read_export(name, table, options)
+    if not is_votes(table, options):
+        return table
+    _settle_lines(table, options.bad_rows)
+    return vote_table(table, options, raw_table)
+
+
+def raw_table(data: Any, *, split: str | None = None) -> Table:
+    """The rows as they stand there, unchecked."""
+    if isinstance(data, Table):
+        return data
+    if hasattr(data, "to_dict") and hasattr(data, "columns") and hasattr(data, "iloc"):
+        return _frame_table(data)
+    if hasattr(data, "to_list") and hasattr(data, "features"):
+        return _dataset_table(data, "")
+    if hasattr(data, "keys") and all(hasattr(data[part], "features") for part in data):
+        return _dataset_table(data[_split_of(list(data), split, "The DatasetDict")], "")
+    if not isinstance(data, (str, Path)):
+        return Table.of(data)
+    path = Path(data)
     if path.is_dir():
-        if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
-            return _saved_rows(path, split)
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            return _saved_table(path, split)
         files = files_of_split(path, split)
-        if len(files) > 1:
-            names = ColumnNames.of(column_names or {})
-            return [row for file in files for row in file_rows(file, names)], f"{path.name} ({len(files)} files)"
-        path = files[0]
+        called = path.name if len(files) == 1 else f"{path.name} ({len(files)} files)"
+        tables = [file_table(file) for file in files]
+        return tables[0] if len(tables) == 1 else Table.joined(tables, called)
     if path.is_file():
-        return file_rows(path, ColumnNames.of(column_names or {})), path.name
-    looks_like_a_path = suffix_of(path) in SUFFIXES or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source))
+        return file_table(path, split)
+    looks_like_a_path = suffix_of(path) in SUFFIXES or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(data))
     if looks_like_a_path:
         raise FileNotFoundError(
-            f"There is no file or folder {str(source)!r} here. Give a file ({', '.join(KINDS)}), a folder of such "
+            f"There is no file or folder {str(data)!r} here. Give a file ({', '.join(KINDS)}), a folder of such "
             "files, or the name of a data set on the hub (org/name)."
         )
-    return _hub_rows(str(source), split)
+    return _hub_table(str(data), split)
+
+
+def read_rows(source: str | Path, *, split: str | None = None) -> tuple[Table, str]:
+    """The rows as they stand there, unchecked, and what messages should call them."""
+    table = raw_table(source, split=split)
+    _settle_lines(table, "stop")
+    return table, table.name
+
+
+def _settle_lines(table: Table, mode: str) -> None:
+    """Raise for lines that are no rows, or note that they are left out: what is made of the table knows no lines."""
+    table.notes += BadRows(table, mode).settle(len(table))
+    table.ragged = []
 
 
 def load_embeddings(path: str | Path) -> np.ndarray:
@@ -100,20 +147,61 @@ def load_embeddings(path: str | Path) -> np.ndarray:
     return vectors
 
 
-def _saved_rows(folder: Path, split: str | None) -> tuple[list[dict[str, Any]], str]:
-    import datasets
+def _frame_table(frame: Any) -> Table:
+    """A pandas DataFrame; an index with a name is a column."""
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index()
+    twice = frame.columns[frame.columns.duplicated()].tolist()
+    if twice:
+        raise ValueError(f"The DataFrame has the column {twice[0]!r} twice. Give every column its own name.")
+    columns = {str(name): frame[name].tolist() for name in frame.columns}
+    names = list(columns)
+    return Table("", [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)])
 
-    saved = datasets.load_from_disk(str(folder))
-    if isinstance(saved, datasets.DatasetDict):
-        saved = saved[_split_of(list(saved), split, str(folder))]
-    return saved.to_list(), folder.name
+
+def _dataset_table(data: Any, name: str) -> Table:
+    """A `datasets.Dataset`; where CSV was read into it, numbers may have been texts ("007") before."""
+    table = Table(name, data.to_list())
+    table.has_loose_numbers = getattr(data.info, "builder_name", None) in ("csv", "pandas", "text", "excel")
+    return table
 
 
-def _hub_rows(name: str, split: str | None) -> tuple[list[dict[str, Any]], str]:
+def _refuse_loose_ids(table: Table, options: ReadingOptions) -> None:
+    """ValueError where people's ids are numbers that a reader of CSV made of texts: 007 and 7 are one number."""
+    ids = table.column(options.annotator_column)
+    if any(isinstance(value, (int, float)) and not isinstance(value, bool) for value in ids):
+        raise ValueError(
+            f"{f'{table.name}: t' if table.name else 'T'}he data set was read from CSV, and in that the ids of "
+            f"{options.annotator_column!r} became numbers: '007' and '7' would be one person now, and nothing "
+            "here tells "
+            "whether there were two. Give the CSV file itself, or read it with that column as a text (features="
+            "Features({…: Value('string')}))."
+        )
+
+
+def _saved_table(folder: Path, split: str | None) -> Table:
     import datasets
 
     try:
-        return datasets.load_dataset(name, split=split or "train").to_list(), name
+        saved = datasets.load_from_disk(str(folder))
+        if isinstance(saved, datasets.DatasetDict):
+            saved = saved[_split_of(list(saved), split, str(folder))]
+        return _dataset_table(saved, folder.name)
+    except _NoSplitError:
+        raise
+    except Exception as error:  # whatever a damaged folder makes of itself: arrow's, JSON's and the library's own
+        text = str(error).splitlines()[0][:200] if str(error) else ""
+        raise ValueError(
+            f"{folder} is no readable folder of the datasets library ({type(error).__name__}: {text}). It may be cut "
+            "off or half-written: save the data set again."
+        ) from error
+
+
+def _hub_table(name: str, split: str | None) -> Table:
+    import datasets
+
+    try:
+        return Table(name, datasets.load_dataset(name, split=split or "train").to_list())
     except ValueError as error:
         if "split" not in str(error).lower():
             raise
@@ -126,9 +214,15 @@ def _hub_rows(name: str, split: str | None) -> tuple[list[dict[str, Any]], str]:
         ) from error
 
 
+class _NoSplitError(ValueError):
+    """A split that is not there."""
+
+
 def _split_of(there: list[str], split: str | None, source: str) -> str:
     if split is None and len(there) == 1:
         return there[0]
     if (split or "train") not in there:
-        raise ValueError(f"{source} has no split {split or 'train'!r}; it has {', '.join(there)} (--dataset_split).")
+        raise _NoSplitError(
+            f"{source} has no split {split or 'train'!r}; it has {', '.join(there)} (--dataset_split)."
+        )
     return split or "train"

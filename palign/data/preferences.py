@@ -13,9 +13,11 @@ import numpy as np
 
 from palign.data.annotators import AnnotatorIndex, canonical_ids
 from palign.data.checks import MAX_CHARACTERS, Text, unknown_column_message
-from palign.data.columns import ColumnNames
+from palign.data.reading import Reading
+from palign.data.reading_options import ReadingOptions
 from palign.data.rendering import render_completion, render_prompt
 from palign.data.rows import RowReader
+from palign.data.table import Table
 
 __all__ = ["Preferences", "render_completion", "render_prompt"]
 
@@ -32,6 +34,7 @@ class Preferences:
         prompts: unique prompts, each a text or a list of messages; None when rows name vectors.
         items: unique (prompt index, completion); None when rows name vectors.
         columns: every further column of the rows, (n_rows,) object each; None where a row lacks it.
+        reading: how they were read; None where nothing was. `select` keeps it as it is.
     """
 
     annotator_ids: np.ndarray
@@ -41,6 +44,7 @@ class Preferences:
     prompts: list[Text] | None = None
     items: list[tuple[int, Text]] | None = None
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    reading: Reading | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         n_rows = len(self.annotator_ids)
@@ -120,18 +124,19 @@ class Preferences:
     @classmethod
     def from_rows(
         cls,
-        rows: Iterable[Mapping[str, Any]],
+        rows: "Table | Iterable[Mapping[str, Any]]",
         *,
         embeddings: bool | int = False,
         max_characters: int | None = MAX_CHARACTERS,
         source: str = "",
-        **column_names: str,
+        **reading: Any,
     ) -> "Preferences":
         """Check rows and take them in. A row gives one of
 
         - `chosen` and `rejected`;
+        - two answers and a winner, where `first_column`, `second_column` and `winner_column` are named;
         - `completions`, best first, with `n_ranked` if only the first so many are in order;
-        - `completions` in any order with `ratings`, higher is better, equal ones tie;
+        - `completions` in any order with `ratings`, higher is better, or `ranks`, 1 is best; equal ones tie;
 
         each plain or conversational, `prompt` may be missing. Rows whose ratings all tie say nothing: they are
         dropped and counted in one warning.
@@ -142,13 +147,13 @@ class Preferences:
                 `prompt_index`): the number of vectors, or True when it is not known.
             max_characters: longest text allowed; None allows any.
             source: what messages call the rows (a file's name).
-            column_names: other names, as in `palign.data.columns.ColumnNames`: annotator_column="worker", …
+            reading: as in `palign.data.reading_options.ReadingOptions`: annotator_column="worker", bad_rows="drop", …
 
         Raises:
             TypeError, ValueError: one paragraph that names row, column and what was found.
         """
-        reader = RowReader(ColumnNames.of(column_names), source, max_characters, embeddings)
-        return cls(**reader.read(rows))
+        reader = RowReader(ReadingOptions.reading(reading), max_characters, embeddings)
+        return cls(**reader.read(rows, source))
 
     @classmethod
     def from_arrays(

@@ -2,18 +2,26 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from palign.data import checks
-from palign.data.checks import Place, Text
-from palign.data.columns import ColumnNames, check_columns
+from palign.data.bad_rows import BadRows
+from palign.data.checks import Place, Text, shorten
+from palign.data.columns import check_columns, one_hot_columns
+from palign.data.messages import in_one_form, text_of_cell
+from palign.data.reading import Reading, first_row, similar_ids
+from palign.data.reading_options import ReadingOptions
+from palign.data.table import Table
+from palign.data.winners import FIRST, TIE, Winners, plain_value
 
 __all__ = ["RowReader", "UniqueTexts"]
 
 logger = logging.getLogger(__name__)
+UNNAMED_ORDER = re.compile(r"(.*_)?(scores?|ranks?|rankings?|ratings?|grades?|rewards?|order(ing)?)", re.I)
 
 
 class UniqueTexts:
@@ -37,50 +45,84 @@ class UniqueTexts:
             self.prompts.append(prompt)
         numbers = []
         for completion in completions:
-            number = self._item_numbers.setdefault((number_of_prompt, _key(completion)), len(self.items))
+            pair = (number_of_prompt, completion)
+            key = pair if isinstance(completion, str) else (number_of_prompt, _key(completion))
+            number = self._item_numbers.setdefault(key, len(self.items))
             if number == len(self.items):
-                self.items.append((number_of_prompt, completion))
+                self.items.append(pair)
             numbers.append(number)
         return number_of_prompt, numbers
+
+
+class PromptPlace(Place):
+    """Where a value of a row of prompts stands."""
+
+    def __str__(self) -> str:
+        return f"{self.source or 'rows'}, row {self.row}, column {self.column!r}"
 
 
 class RowReader:
     """Takes rows one by one, checks them, and numbers their prompts and completions.
 
     Args:
-        names: the columns' names.
-        source: what messages call the rows ("" for rows in memory).
+        options: what the columns are called, what their values mean, what becomes of bad rows.
         max_characters: longest text allowed, None for any.
         embeddings: rows name vectors: how many there are, or True; False for texts.
     """
 
-    def __init__(self, names: ColumnNames, source: str, max_characters: int | None, embeddings: bool | int):
-        self.names, self.source, self.max_characters = names, source, max_characters
+    def __init__(self, options: ReadingOptions, max_characters: int | None, embeddings: bool | int = False):
+        self.names, self.max_characters = options, max_characters
         self.is_text = embeddings is False
         self.n_embeddings = None if isinstance(embeddings, bool) else int(embeddings)
-        self.pair_columns, self.list_column = names.pair(self.is_text), names.several(self.is_text)
+        self.pair_columns, self.list_column = options.pair(self.is_text), options.several(self.is_text)
         self.texts = UniqueTexts()
+        self.winners: Winners | None = None
+        self.one_hot: list[str] = []
+        self.table = Table("", [])
+        self.place_kind = Place
 
-    def read(self, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    def read(self, rows: Table | Iterable[Mapping[str, Any]], name: str = "") -> dict[str, Any]:
         """The fields of `Preferences`."""
-        rows = list(rows)
-        available = check_columns(rows, self.names, is_text=self.is_text, source=self.source)
-        ids, prompt_indices, item_indices, ranks, kept = [], [], [], [], []
-        for row, record in enumerate(rows):
-            annotator = checks.check_annotator(
-                record.get(self.names.annotator_column), self._place(row, self.names.annotator_column)
-            )
-            held, order = self._items_and_ranks(record, row)
-            if order[-1] == 0:
+        self.table = table = Table.of(rows, name)
+        bad = BadRows(table, self.names.bad_rows)
+        if not len(table):
+            bad.settle(0)
+        available = self._columns(bad, needs_items=True)
+        self._prepare(available)
+        ids, prompt_indices, item_indices, ranks, kept, sides, n_ties = [], [], [], [], [], [], 0
+        who, number, place = self.names.annotator_column, self._number, self._place
+        items_and_ranks = self._items_and_ranks if self.winners is None else self._winner_first
+        for row, record in enumerate(table):
+            try:
+                annotator = checks.check_annotator(record.get(who), place(row, who))
+                held, order = items_and_ranks(record, row)
+                if not order:
+                    continue
+                if order[-1] == 0:
+                    n_ties += 1
+                    continue
+                prompt, numbers = number(record, row, held)
+            except (TypeError, ValueError) as error:
+                bad.add(row, error)
                 continue
-            prompt, numbers = self._number(record, row, held)
             ids.append(annotator)
             prompt_indices.append(prompt)
             item_indices.append(numbers)
             ranks.append(order)
             kept.append(row)
-        self._report_dropped(len(rows), len(kept))
-        self._report_blanks(ids)
+            if self.winners is not None:
+                sides.append(self._side)
+        if self.winners is not None and self.winners.unknown:
+            raise ValueError(self.winners.unknown_message(table.name))
+        dropped = bad.settle(len(kept))
+        self._require_rows(len(table) - len(bad), len(kept))
+        names = list(dict.fromkeys(ids))
+        self._report_blanks(names)
+        reading = self._reading(available, names, n_ties, [*dropped, *similar_ids(names)])
+        reading.n_preferences = len(kept)
+        if self.is_text:
+            texts = [self.texts.items[i][1] for i in item_indices[0]]
+            reading.first = first_row(ids[0], self.texts.prompts[prompt_indices[0]], texts, ranks[0])
         return {
             "annotator_ids": _shared(ids),
             "item_indices": _padded(item_indices, np.int64),
@@ -88,11 +130,146 @@ class RowReader:
             "prompt_indices": np.array(prompt_indices, dtype=np.int64),
             "prompts": self.texts.prompts if self.is_text else None,
             "items": self.texts.items if self.is_text else None,
-            "columns": self._further_columns(rows, kept, available),
+            "columns": self._further_columns(np.array(kept, dtype=np.int64), available, sides),
+            "reading": reading,
         }
 
+    def read_prompts(
+        self, rows: Table | Iterable[Mapping[str, Any]], name: str = ""
+    ) -> tuple[list[tuple[Text, str, int]], Reading]:
+        """(prompt, person, row) of every row, the prompt as `read` understands it where the rows are judgements too.
+
+        Ties have a prompt as well; of rows without a judgement the prompt is all that is read.
+        """
+        self.table, self.place_kind = Table.of(rows, name), PromptPlace
+        table, bad = self.table, BadRows(self.table, self.names.bad_rows)
+        if not len(table):
+            bad.settle(0)
+        available = self._columns(bad, needs_items=False)
+        names = self.names
+        judged = names.first_column is not None and {names.first_column, names.second_column} <= set(available)
+        pair, several = (names.first_column, names.second_column) if judged else self.pair_columns, self.list_column
+        found: list[tuple[Text, str, int]] = []
+        for row, record in enumerate(table):
+            try:
+                if names.annotator_column not in record:
+                    there = ", ".join(map(repr, record))
+                    raise ValueError(
+                        f"{table.name or 'rows'}, row {row}: there is no column {names.annotator_column!r}; the "
+                        "row has "
+                        f"{there}. Every row must have a prompt and a person; say what they are called with "
+                        "--prompt_column and --annotator_column."
+                    )
+                person = checks.check_annotator(
+                    record.get(names.annotator_column), self._place(row, names.annotator_column)
+                )
+                held = [_cell(record, column) for column in pair]
+                places = [self._place(row, column) for column in pair]
+                if _cell(record, several) is not None:
+                    place = self._place(row, several)
+                    held, places = self._list(_cell(record, several), place, "completions"), []
+                    places = [place] * len(held)
+                if not held or None in held:
+                    held, places = [], []
+                prompt, _ = self._conversation(record, row, held, places)
+                if not prompt:
+                    raise ValueError(f"{self._place(row, names.prompt_column)}: the prompt is empty. Drop the row.")
+            except (TypeError, ValueError) as error:
+                bad.add(row, ValueError(str(error)))
+                continue
+            found.append((prompt, person, row))
+        notes = bad.settle(len(found))
+        people = list(dict.fromkeys(person for _, person, _ in found))
+        reading = Reading(table.name, len(table) + len(table.ragged), len(found), len(people))
+        reading.columns = [self._who(people), self._what([prompt for prompt, _, _ in found[:100]])]
+        reading.notes = [*table.notes, *notes, *similar_ids(people)]
+        return found, reading
+
+    def _columns(self, bad: BadRows, *, needs_items: bool) -> list[str]:
+        """Every column; lines that are no rows are told first where a column is missing, for they may be why."""
+        try:
+            return check_columns(self.table, self.names, is_text=self.is_text, needs_items=needs_items)
+        except ValueError:
+            if len(bad) and self.names.bad_rows == "stop":
+                bad.settle(0)
+            raise
+
+    def _prepare(self, available: list[str]) -> None:
+        """What the whole table says: which numbers of a winner column mean which side, what the order goes by."""
+        names = self.names
+        if names.winner_column is not None:
+            self.one_hot = [] if names.winner_column in available else one_hot_columns(names.winner_column, available)
+            cells = [] if self.one_hot else self.table.column(names.winner_column)
+            self.winners = Winners(
+                cells, names.first_column, names.second_column, names.winner_column, available, names.winners_stated
+            )
+        elif self.list_column in available and not {
+            names.ratings_column,
+            names.ranks_column,
+            names.n_ranked_column,
+        } & set(available):
+            self._require_named_order(available)
+
+    def _require_named_order(self, available: list[str]) -> None:
+        """Completions beside scores or ranks that nobody named: file order is no ranking then."""
+        for column in available:
+            if UNNAMED_ORDER.fullmatch(column) is None:
+                continue
+            held = next((value for value in self.table.column(column) if value is not None), None)
+            if held is None or isinstance(plain_value(held), float) and not isinstance(held, (list, tuple)):
+                continue
+            start = f"{self.table.name}: t" if self.table.name else "T"
+            raise ValueError(
+                f"{start}he column {column!r} stands beside {self.list_column!r}, and nothing says what it is: "
+                f"--ratings_column {column} (more is better), or --ranks_column {column} (1 is best)? If the "
+                "completions "
+                "already stand best first, leave the column out."
+            )
+
     def _place(self, row: int, column: str) -> Place:
-        return Place(self.source, row, column)
+        return self.place_kind(self.table.name, row, column)
+
+    def _winner_first(self, record: Mapping[str, Any], row: int) -> tuple[list[Any], list[int]]:
+        """The two answers, the winner first, and their ranks; [0, 0] of a tie, nothing where the winner is unknown."""
+        names, winners = self.names, self.winners
+        side = self._one_hot_side(record, row) if self.one_hot else None
+        if side is None:
+            cell = _cell(record, names.winner_column)
+            if plain_value(cell) is None:
+                raise ValueError(
+                    f"{self._place(row, names.winner_column)}: no winner is there. Fill it in (a tie is a word, "
+                    "too) or "
+                    "drop the row."
+                )
+            side = winners.side(cell, record)
+        if side is None:
+            return [], []
+        held = []
+        for column in (names.first_column, names.second_column):
+            value = _cell(record, column)
+            if value is None:
+                raise ValueError(
+                    f"{self._place(row, column)}: nothing is there, so the row has one answer only; a "
+                    "comparison needs "
+                    "two. Fill it in or drop the row."
+                )
+            held.append(value)
+        self._side = side
+        if side == TIE:
+            return held, [0, 0]
+        return (held if side == FIRST else held[::-1]), [0, 1]
+
+    def _one_hot_side(self, record: Mapping[str, Any], row: int) -> int:
+        values = [plain_value(_cell(record, column)) for column in self.one_hot]
+        marks = [{"true": 1.0, "false": 0.0}.get(value, value) for value in values]
+        if sorted(map(str, marks)) != ["0.0", "0.0", "1.0"]:
+            shown = ", ".join(f"{c} = {shorten(_cell(record, c))}" for c in self.one_hot)
+            raise ValueError(
+                f"{self._place(row, self.one_hot[0])}: one of three columns must be 1 and the others 0: {shown}."
+            )
+        side = marks.index(1.0)
+        self.winners.counts.setdefault(self.one_hot[side], [0, 0, 0])[side] += 1
+        return side
 
     def _items_and_ranks(self, record: Mapping[str, Any], row: int) -> tuple[list[Any], list[int]]:
         """The row's items as they stand there, best first, and their ranks."""
@@ -117,65 +294,98 @@ class RowReader:
                 f"{self._place(row, self.list_column)}: the row gives {given!r} as well as {self.list_column!r}. "
                 "A row is a pair or a list, not both: leave one of them empty."
             )
-        held = checks.check_sequence(several, self._place(row, self.list_column), "completions")
+        place = self._place(row, self.list_column)
+        held = checks.check_sequence(self._list(several, place, "completions"), place, "completions")
         return self._ordered(held, record, row)
 
+    def _list(self, value: Any, place: Place, what: str) -> list[Any]:
+        """A list; of a table of texts the JSON in the cell."""
+        if self.table.cells_are_text and isinstance(value, str):
+            value = _parsed_cell(value, list, place)
+        return checks.check_list(value, place, what)
+
     def _ordered(self, held: list[Any], record: Mapping[str, Any], row: int) -> tuple[list[Any], list[int]]:
-        ratings, n_ranked = _cell(record, self.names.ratings_column), _cell(record, self.names.n_ranked_column)
-        if ratings is None and n_ranked is None:
+        names = self.names
+        given = [
+            c
+            for c in (names.ratings_column, names.ranks_column, names.n_ranked_column)
+            if _cell(record, c) is not None
+        ]
+        if not given:
             return held, list(range(len(held)))
-        if ratings is None:
-            place = self._place(row, self.names.n_ranked_column)
+        place = self._place(row, given[0])
+        if len(given) > 1:
+            raise ValueError(
+                f"{place}: the row gives {given[1]!r} as well as {given[0]}. Completions are ordered by one of "
+                "the two: "
+                "leave the other empty."
+            )
+        if given[0] == names.n_ranked_column:
+            n_ranked = _cell(record, given[0])
+            if self.table.cells_are_text:
+                n_ranked = _parsed_cell(n_ranked, (int, float), place)
             n_ranked = checks.check_n_ranked(n_ranked, len(held), place)
             return held, [min(position, n_ranked) for position in range(len(held))]
-        place = self._place(row, self.names.ratings_column)
-        if n_ranked is not None:
-            raise ValueError(
-                f"{place}: the row gives {self.names.n_ranked_column!r} as well as ratings. Completions are ordered "
-                "by one of the two: leave the other empty."
-            )
-        values = checks.check_ratings(checks.check_list(ratings, place, "ratings"), len(held), place)
-        rank_of = {value: rank for rank, value in enumerate(sorted(set(values), reverse=True))}
+        values = checks.check_ratings(self._list(_cell(record, given[0]), place, "ratings"), len(held), place)
+        more_is_better = given[0] == names.ratings_column
+        rank_of = {value: rank for rank, value in enumerate(sorted(set(values), reverse=more_is_better))}
         best_first = sorted(range(len(held)), key=lambda position: rank_of[values[position]])
         return [held[position] for position in best_first], [rank_of[values[position]] for position in best_first]
 
     def _number(self, record: Mapping[str, Any], row: int, held: list[Any]) -> tuple[int, list[int]]:
         """The numbers of the row's prompt and items, new ones where they are met for the first time."""
-        is_pair = _cell(record, self.list_column) is None
+        is_pair = self.winners is not None or _cell(record, self.list_column) is None
         columns = self.pair_columns if is_pair else (self.list_column,) * len(held)
+        if self.winners is not None:
+            columns = (self.names.first_column, self.names.second_column)
+            columns = columns if self._side == FIRST else columns[::-1]
         places = [self._place(row, column) for column in columns]
         if not self.is_text:
-            column = self.names.prompt_index_column
-            given = _cell(record, column)
-            prompt = -1 if given is None else checks.check_index(given, self._place(row, column), self.n_embeddings)
-            numbers = [checks.check_index(v, p, self.n_embeddings) for v, p in zip(held, places, strict=True)]
-            checks.check_distinct(numbers, numbers, places[-1], is_pair)
-            return prompt, numbers
-        texts = [checks.check_text(v, p, self.max_characters) for v, p in zip(held, places, strict=True)]
-        prompt_text = _cell(record, self.names.prompt_column)
-        if prompt_text is not None:
-            place = self._place(row, self.names.prompt_column)
-            prompt_text = checks.check_text(prompt_text, place, self.max_characters)
-        keys = [_key(text) for text in texts]
-        checks.check_distinct(keys, texts, places[-1], is_pair)
-        prompt_text, texts = _in_one_form(prompt_text, texts, places[-1])
-        return self.texts.number(prompt_text, texts)
+            return self._vector_numbers(record, row, held, places, is_pair)
+        prompt, texts = self._conversation(record, row, held, places)
+        checks.check_distinct([_key(text) for text in texts], texts, places[-1], is_pair)
+        return self.texts.number(prompt, texts)
 
-    def _report_dropped(self, n_rows: int, n_kept: int) -> None:
+    def _vector_numbers(
+        self, record: Mapping[str, Any], row: int, held: list[Any], places: list[Place], is_pair: bool
+    ) -> tuple[int, list[int]]:
+        column, kinds = self.names.prompt_index_column, (int, float)
+        given = _cell(record, column)
+        if self.table.cells_are_text:
+            given = _parsed_cell(given, kinds, self._place(row, column)) if given is not None else None
+            held = [_parsed_cell(v, kinds, p) if isinstance(v, str) else v for v, p in zip(held, places, strict=True)]
+        prompt = -1 if given is None else checks.check_index(given, self._place(row, column), self.n_embeddings)
+        numbers = [checks.check_index(v, p, self.n_embeddings) for v, p in zip(held, places, strict=True)]
+        checks.check_distinct(numbers, numbers, places[-1], is_pair)
+        return prompt, numbers
+
+    def _conversation(
+        self, record: Mapping[str, Any], row: int, held: list[Any], places: list[Place]
+    ) -> tuple[Text, list[Text]]:
+        """Prompt and completions in one form, checked."""
+        limit = self.max_characters
+        texts = [checks.check_text(text_of_cell(v, p), p, limit) for v, p in zip(held, places, strict=True)]
+        prompt = _cell(record, self.names.prompt_column)
+        if prompt is not None:
+            place = self._place(row, self.names.prompt_column)
+            prompt = checks.check_text(text_of_cell(prompt, place), place, limit)
+        if texts and all(_key(text) == _key(texts[0]) for text in texts[1:]) and not isinstance(texts[0], str):
+            return prompt or "", texts  # equal ones: whoever compares them says so
+        return in_one_form(prompt, texts, places[-1]) if texts else (prompt or "", texts)
+
+    def _require_rows(self, n_rows: int, n_kept: int) -> None:
         if n_kept == 0:
-            start = f"{self.source}: i" if self.source else "I"
+            start = f"{self.table.name}: i" if self.table.name else "I"
             where = "n the only row" if n_rows == 1 else f"n each of the {n_rows} rows"
+            what = "all ratings tie" if self.winners is None else "the winner is a tie"
             raise ValueError(
-                f"{start}{where} all ratings tie, so nothing is said. Give rows in which one completion is better."
+                f"{start}{where} {what}, so nothing is said. Give rows in which one completion is better."
             )
-        if n_kept < n_rows:
-            start = f"{self.source}: " if self.source else ""
-            logger.warning("%s%d of %d rows dropped: all their ratings tie.", start, n_rows - n_kept, n_rows)
 
     def _report_blanks(self, names: list[str]) -> None:
-        padded = [name for name in dict.fromkeys(names) if name != name.strip()]
+        padded = [name for name in names if name != name.strip()]
         if padded:
-            start = f"{self.source}: " if self.source else ""
+            start = f"{self.table.name}: " if self.table.name else ""
             shown = ", ".join(map(repr, padded[:3])) + (", …" if len(padded) > 3 else "")
             logger.warning(
                 "%s%d annotator id%s with a blank (%s), kept letter for letter: ' a' and 'a' are two people. "
@@ -183,52 +393,97 @@ class RowReader:
                 start, len(padded), " begins or ends" if len(padded) == 1 else "s begin or end", shown,
             )  # fmt: skip
 
-    def _further_columns(
-        self, rows: list[Mapping[str, Any]], kept: list[int], available: list[str]
-    ) -> dict[str, np.ndarray]:
-        """Every column that is not part of the judgement itself."""
+    def _who(self, people: list[str]) -> tuple[str, str, str]:
+        values = (
+            f"{len(people):,} {'value' if len(people) == 1 else 'values'}, e.g. {shorten(people[0])}" if people else ""
+        )
+        return "who", self.names.annotator_column, values
+
+    def _what(self, prompts: list[Text]) -> tuple[str, str, str]:
+        plain = sum(isinstance(prompt, str) for prompt in prompts)
+        kind = "plain text" if plain == len(prompts) else "messages" if plain == 0 else "plain text and messages"
+        if plain and not any(prompts):
+            kind = "nothing"
+        return "prompt", self.names.prompt_column, kind
+
+    def _reading(self, available: list[str], people: list[str], n_ties: int, notes: list[str]) -> Reading:
+        table, names = self.table, self.names
+        if n_ties and self.winners is None:
+            start = f"{table.name}: " if table.name else ""
+            logger.warning("%s%d of %d rows dropped: all their ratings tie.", start, n_ties, len(table))
+        reading = Reading(table.name, len(table) + len(table.ragged), 0, len(people))
+        reading.left_out = {("tie: no preference" if n_ties == 1 else "ties: no preference"): n_ties}
+        reading.columns = [self._who(people)]
+        if self.is_text:
+            reading.columns.append(self._what(self.texts.prompts[:100]))
+        reading.notes = [*table.notes, *notes]
+        if self.winners is not None:
+            reading.columns.append(("winner", self.winners.line(), ""))
+            if self.winners.assumption:
+                reading.notes.insert(0, f"assumed: {self.winners.assumption} (else say --winner_values)")
+        elif set(self.pair_columns) <= set(available):
+            reading.columns.append(("better", self.pair_columns[0], f"over {self.pair_columns[1]}"))
+        if self.winners is None and self.list_column in available:
+            by = {
+                names.ratings_column: "more is better",
+                names.ranks_column: "1 is best",
+                names.n_ranked_column: "so many in order",
+            }
+            orders = [f"by {column} ({text})" for column, text in by.items() if column in available]
+            reading.columns.append(
+                ("better", self.list_column, ", ".join(orders) or "best first, in the order of the file")
+            )
+        return reading
+
+    def _further_columns(self, kept: np.ndarray, available: list[str], sides: list[int]) -> dict[str, np.ndarray]:
+        """Every column that is not part of the judgement itself; of winners, where the chosen one stood and how much
+        better it was."""
         names = self.names
-        used = {
-            names.annotator_column,
-            *self.pair_columns,
-            self.list_column,
-            names.ratings_column,
-            names.n_ranked_column,
-        }
-        used.add(names.prompt_column if self.is_text else names.prompt_index_column)
-        columns = {}
-        for name in available:
-            if name not in used:
-                columns[name] = np.fromiter((rows[row].get(name) for row in kept), dtype=object, count=len(kept))
+        used = {names.annotator_column, names.prompt_column if self.is_text else names.prompt_index_column}
+        if self.winners is not None:
+            used |= {names.first_column, names.second_column, names.winner_column, *self.one_hot}
+        else:
+            used |= {
+                *self.pair_columns,
+                self.list_column,
+                names.ratings_column,
+                names.ranks_column,
+                names.n_ranked_column,
+            }
+        columns = {name: _objects(self.table.column(name))[kept] for name in available if name not in used}
+        if self.winners is not None:
+            columns.setdefault("position", _objects(sides))
+            if self.winners.is_strength:
+                cells = _objects(self.table.column(names.winner_column))[kept]
+                columns.setdefault("strength", _objects([self.winners.strength(cell) for cell in cells]))
         return columns
 
 
-def _in_one_form(prompt: Text | None, texts: list[Text], place: Place) -> tuple[Text, list[Text]]:
-    """All plain or all conversational, completions without the prompt's messages.
-
-    Rows without a prompt whose conversations begin alike (TRL's implicit prompt) get that beginning as prompt; a
-    plain prompt that the conversations repeat as their first message is taken off them.
-    """
-    if all(isinstance(text, str) for text in texts) and (prompt is None or isinstance(prompt, str)):
-        return prompt or "", texts
-    texts = [[{"role": "assistant", "content": text}] if isinstance(text, str) else text for text in texts]
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}] if prompt else []
-    if not prompt:
-        shortest = min(len(text) for text in texts)
-        alike = next((i for i in range(shortest) if any(text[i] != texts[0][i] for text in texts)), shortest)
-        prompt = texts[0][: min(alike, max(shortest - 1, 0))]
-    if prompt and all(text[: len(prompt)] == prompt for text in texts):
-        texts = [text[len(prompt) :] for text in texts]
-    if not all(texts):
-        raise ValueError(f"{place}: a completion without a message of its own. Correct or drop the row.")
-    return prompt, texts
+def _objects(values: Iterable[Any]) -> np.ndarray:
+    values = list(values)
+    return np.fromiter(values, dtype=object, count=len(values))
 
 
-def _cell(record: Mapping[str, Any], column: str) -> Any:
-    """What a row holds there; the NaN that pandas puts into empty cells is nothing."""
+def _parsed_cell(cell: Any, kind: type | tuple[type, ...], place: Place) -> Any:
+    """The list or number that a text of a table holds, as JSON."""
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, kind):
+        return value
+    what = 'a list in JSON form (["…", "…"])' if kind is list else "a number"
+    raise TypeError(f"{place}: {what} is needed, found {shorten(cell)}.")
+
+
+def _cell(record: Mapping[str, Any], column: str | None) -> Any:
+    """What a row holds there; what pandas puts into empty cells (NaN, NA, NaT) is nothing."""
     value = record.get(column)
-    return None if isinstance(value, float) and value != value else value
+    if value is None or isinstance(value, (str, int, list, dict)):
+        return value
+    if isinstance(value, float):
+        return None if value != value else value
+    return None if type(value).__name__ in ("NAType", "NaTType") else value
 
 
 def _key(text: Text) -> object:

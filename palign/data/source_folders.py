@@ -71,7 +71,8 @@ def polis_rows(
     """Polis: the annotator is the voter, whose votes (1 agree, 0 pass, −1 disagree) are a ranking of three tiers.
 
     A folder of `NAME.statements.csv` and `NAME.votes.csv.gz`, or an export as Polis writes it (`comments.csv`,
-    `votes.csv`, perhaps `participants-votes.csv`, which has the opinion groups). Each voter's statements are split
+    `votes.csv`, perhaps `participant-votes.csv` or, before, `participants-votes.csv`, which has the opinion groups).
+    Of several votes of one person on one statement the latest by `timestamp` counts. Each voter's statements are split
     before anything is drawn (`part`).
 
     Args:
@@ -117,10 +118,13 @@ def _polis_tables(folder: Path, conversation: str) -> tuple[str, dict[int, str],
         comments = pd.read_csv(folder / "comments.csv", keep_default_na=False)
         votes = pd.read_csv(folder / "votes.csv")
         votes = votes.rename(columns={"voter-id": "user", "comment-id": "statement"})
-        votes = votes.drop_duplicates(["user", "statement"], keep="last")  # a change of mind
+        if "timestamp" in votes:
+            votes = votes.sort_values("timestamp", kind="stable")
+        votes = votes.drop_duplicates(["user", "statement"], keep="last").sort_index()  # a change of mind
         votes["group"] = np.nan
-        if (folder / "participants-votes.csv").is_file():
-            people = pd.read_csv(folder / "participants-votes.csv").set_index("participant")
+        names = [name for name in ("participant-votes.csv", "participants-votes.csv") if (folder / name).is_file()]
+        if names:
+            people = pd.read_csv(folder / names[0]).set_index("participant")
             votes["group"] = votes["user"].map(people["group-id"])
         text = dict(zip(comments["comment-id"], comments["comment-body"], strict=True))
         return conversation or folder.name, text, votes[votes["statement"].isin(text)]

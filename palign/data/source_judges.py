@@ -4,6 +4,7 @@ A reader takes a source (file, folder, hub name), a counter of what it leaves ou
 as `Preferences.from_rows` takes them.
 """
 
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -12,14 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from palign.data.checks import Place, shorten
+from palign.data.messages import text_of_cell
 from palign.data.source_tables import stream_table
+from palign.data.winners import TIE, plain_value, side_of_word
 
 __all__ = ["arena_rows", "helpsteer_rows", "multipref_rows", "table_rows", "tldr_length_rows", "tldr_rows"]
 
 Row = dict[str, Any]
 PAPER_COUNTS = {"train": 20_969, "test": 2_330, "unseen": 4_921, "unseen annotators": 31}
 PREFERENCE = re.compile(r"(A|B)-is-(clearly|slightly)-better")
-FIRST, SECOND = {"a", "model_a", "left", "first", "response_a"}, {"b", "model_b", "right", "second", "response_b"}
 
 
 def judged_pair(head: Row, first: str, second: str, winner: int | None, dropped: Counter) -> Iterator[Row]:
@@ -174,38 +177,89 @@ def _as_messages(row: Row) -> Row:
     return row | {name: [{"role": "assistant", "content": row[name]}] for name in ("chosen", "rejected")}
 
 
-def arena_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
-    """Arena votes (Chatbot Arena conversations, MT-bench human judgements): the annotator is the `judge`.
+def arena_rows(source: Any, dropped: Counter) -> Iterator[Row]:
+    """Arena votes (Chatbot Arena conversations of every year, MT-bench human judgements): the annotator is the judge.
 
-    Conversations begin alike up to the last turn or only in the first question; the prompt is what both share.
+    Read are two conversations (33k, 100k, 140k; contents are texts or lists of parts), or `prompt`, `response_a` and
+    `response_b` as JSON lists of turns with three columns of marks (55k). The judge is `judge` or `judge_hash`; sets
+    that name none are of one `unknown`. Conversations begin alike up to the last turn or only in the first question;
+    the
+    prompt is what both share.
     """
-    for row in stream_table(source, table=None):
-        winner = _side(row.get("winner"))
-        if not row.get("judge"):
+    for number, row in enumerate(stream_table(source, table=None)):
+        judge = row.get("judge") or row.get("judge_hash")
+        if not judge and not {"judge", "judge_hash"} & set(row):
+            judge = "unknown"
+        if not judge:
             dropped["votes without a judge"] += 1
             continue
-        pair = [list(row["conversation_a"]), list(row["conversation_b"])]
-        n_alike = next((i for i, (a, b) in enumerate(zip(*pair, strict=False)) if _said(a) != _said(b)), None)
+        winner = _arena_winner(row, number)
+        pair = _arena_pair(row, number)
+        if pair is None:
+            dropped["votes with a conversation that is missing"] += 1
+            continue
+        n_alike = next((i for i, (a, b) in enumerate(zip(*pair, strict=False)) if a != b), None)
         if n_alike is None or winner is None:
             dropped["ties" if winner is None else "pairs of equal conversations"] += 1
             continue
         n_alike = max(n_alike, 1)
-        texts = [[_said(message) for message in side[n_alike:]] for side in pair]
-        head = {"annotator_id": row["judge"], "prompt": [_said(message) for message in pair[0][:n_alike]]}
-        head |= {"language": row.get("language"), "turn": row.get("turn"), "conversation_id": row.get("question_id")}
+        texts = [side[n_alike:] for side in pair]
+        head = {"annotator_id": judge, "prompt": pair[0][:n_alike]}
+        head |= {"language": row.get("language"), "turn": row.get("turn")}
+        head["conversation_id"] = row.get("question_id") or row.get("evaluation_session_id") or row.get("id")
         yield head | {"chosen": texts[winner], "rejected": texts[1 - winner], "position": winner}
+
+
+def _arena_winner(row: Mapping[str, Any], number: int) -> int | None:
+    if "winner" in row:
+        return _side(row["winner"], f"row {number} (counting from 0)")
+    marks = [str(row.get(name)).removesuffix(".0") for name in ("winner_model_a", "winner_model_b", "winner_tie")]
+    if sorted(marks) != ["0", "0", "1"]:
+        raise ValueError(f"row {number} (counting from 0): winner_model_a, winner_model_b and winner_tie are {marks}.")
+    return (0, 1, None)[marks.index("1")]
+
+
+def _arena_pair(row: Mapping[str, Any], number: int) -> list[list[dict[str, str]]] | None:
+    """The two conversations as messages with plain contents."""
+    pair = []
+    for side in "ab":
+        place = Place("", number, f"conversation_{side}")
+        if f"conversation_{side}" in row:
+            messages = text_of_cell(row[f"conversation_{side}"], place)
+            pair.append(None if messages is None else [_said(message) for message in messages])
+            continue
+        turns = [_turns(row.get("prompt")), _turns(row.get(f"response_{side}"))]
+        asked = [{"role": "user", "content": text} for text in turns[0]]
+        said = [{"role": "assistant", "content": text} for text in turns[1]]
+        if len(asked) != len(said) or any(m["content"] is None for m in said):
+            return None
+        pair.append([message for both in zip(asked, said, strict=True) for message in both])
+    return None if None in pair else pair
+
+
+def _turns(value: Any) -> list[Any]:
+    """A list of texts, or the JSON of one."""
+    parsed = json.loads(value) if isinstance(value, str) and value.lstrip()[:1] == "[" else value
+    return list(parsed) if isinstance(parsed, (list, tuple)) else [parsed]
 
 
 def _said(message: Mapping[str, Any]) -> dict[str, str]:
     return {"role": message["role"], "content": message["content"]}
 
 
-def _side(value: object) -> int | None:
+def _side(value: object, place: str) -> int | None:
     """0 or 1; None for a tie; 1 and 2 count from one where they stand as numbers of sides."""
-    word = str(value).strip().lower()
-    if word in FIRST or word == "1":
-        return 0
-    return 1 if word in SECOND or word == "2" else None
+    plain = plain_value(value)
+    if plain in (1.0, 2.0):
+        return int(plain) - 1
+    side = side_of_word(plain) if isinstance(plain, str) else None
+    if side is None:
+        raise ValueError(
+            f"{place}: the winner {shorten(value)} is not understood; a/b, model_a/model_b, left/right, "
+            "first/second, 1/2 "
+            "and words for a tie are."
+        )
+    return None if side == TIE else side
 
 
 def table_rows(
@@ -236,4 +290,12 @@ def table_rows(
             continue
         head = {name: value for name, value in row.items() if name not in used and value is not None}
         head |= {"annotator_id": row[annotator_column], "prompt": row[prompt_column] or ""}
-        yield from judged_pair(head, row[first_column], row[second_column], _side(row[winner_column]), dropped)
+        texts = [row[first_column], row[second_column]]
+        for text, column in zip(texts, (first_column, second_column), strict=True):
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"{getattr(source, 'name', source)}, row {number} (counting from 0), column {column!r}: a text is "
+                    f"needed, found {shorten(text)}. Fill it in or drop the row."
+                )
+        place = f"{getattr(source, 'name', source)}, row {number} (counting from 0)"
+        yield from judged_pair(head, *texts, _side(row[winner_column], place), dropped)

@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from palign.data.columns import ColumnNames
 from palign.data.files import SUFFIXES, file_rows, suffix_of
 
 __all__ = ["find_files", "stream_table"]
 
 
-def stream_table(source: str | Path, *, table: str | None = None, split: str = "train") -> Iterator[dict[str, Any]]:
+def stream_table(source: Any, *, table: str | None = None, split: str = "train") -> Iterator[dict[str, Any]]:
     """Rows of one table.
 
     Args:
-        source: a file; a folder with the table as a file (`<table>.jsonl`), as a folder of parts
+        source: rows that are read already; a file; a folder with the table as a file (`<table>.jsonl`), as a folder of
+            parts
             (`<table>/…​.parquet`) or, without a name, as its data files; or a hub name like "org/name".
         table: which of several tables (the configuration of a hub data set).
         split: of a hub data set, or of a folder whose files are named after splits.
@@ -30,6 +30,9 @@ def stream_table(source: str | Path, *, table: str | None = None, split: str = "
     Raises:
         FileNotFoundError, ValueError: nothing there, or a file that cannot be read.
     """
+    if not isinstance(source, (str, Path)):
+        yield from source
+        return
     path = Path(source)
     if path.is_file():
         yield from _stream_file(path)
@@ -79,7 +82,13 @@ def _stream_file(path: Path) -> Iterator[dict[str, Any]]:
     elif suffix.startswith(".csv"):
         csv.field_size_limit(sys.maxsize)
         with _opened(path) as file:
-            yield from csv.DictReader(file)
+            for row in (reader := csv.DictReader(file)):
+                if None in row or None in row.values():
+                    n = len(reader.fieldnames or ())
+                    raise ValueError(
+                        f"{path.name}, line {reader.line_num}: another number of cells than the header's {n}."
+                    )
+                yield row
     elif suffix == ".parquet":
         import pyarrow.parquet
 
@@ -87,7 +96,7 @@ def _stream_file(path: Path) -> Iterator[dict[str, Any]]:
             for batch in table.iter_batches(batch_size=1000):
                 yield from batch.to_pylist()
     else:
-        yield from file_rows(path, ColumnNames())
+        yield from file_rows(path)
 
 
 def _stream_lines(path: Path) -> Iterator[dict[str, Any]]:

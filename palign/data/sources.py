@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palign.data import source_folders, source_judges, source_surveys
+from palign.data import source_folders, source_judges, source_public, source_surveys, source_tools
 
 __all__ = ["SOURCES", "Source", "read_source", "register_source", "write_source"]
 
@@ -112,8 +112,9 @@ def write_source(
     source, dropped, written = _known(name), Counter(), Counter()
     shared = {key: value for key, value in {"seed": seed, "test_share": test_share}.items() if key in source.options()}
     Path(out).mkdir(parents=True, exist_ok=True)
+    files: dict[str, Any] = {}
     with ExitStack() as stack:
-        files: dict[str, Any] = {}
+        stack.push(lambda kind, *_: _remove(files) if kind else None)
         for row in read_source(name, path, dropped, **(shared | options)):
             part = row.pop("part", None) or _part(row, split_by or source.split_by, test_share, seed)
             if part not in files:
@@ -123,6 +124,13 @@ def write_source(
     if not written:
         raise ValueError(f"{name} gave no row; left out were {dict(dropped) or 'none'}. Is it the form expected?")
     return written, dropped
+
+
+def _remove(files: dict[str, Any]) -> None:
+    """Nothing half-written stays behind."""
+    for file in files.values():
+        file.close()
+        Path(file.name).unlink(missing_ok=True)
 
 
 def _part(row: Row, column: str, test_share: float, seed: int) -> str:
@@ -155,6 +163,19 @@ for _source in (
     Source("llmfao", source_folders.llmfao_rows, "a crowd worker", _CC_BY),
     Source("arena", source_judges.arena_rows, "a judge, which may be an address rather than a person",
            "CC BY 4.0 (prompts), CC BY-NC 4.0 (answers)", "lmsys/chatbot_arena_conversations", "prompt"),
+    Source("community-alignment", source_public.community_alignment_rows, "a participant", _CC_BY,
+           "facebook/community-alignment-dataset", "conversation_id"),
+    Source("oasst", source_public.oasst_rows, "all volunteers together", "Apache 2.0", "OpenAssistant/oasst2",
+           "conversation_id"),
+    Source("shp", source_public.shp_rows, "the voters of a subreddit", "as its card says", "stanfordnlp/SHP",
+           "post_id"),
+    Source("personal-llm", source_public.personal_llm_rows, "a reward model, a simulated person", _CC_BY,
+           "namkoong-lab/PersonalLLM"),
+    Source("reward-bench-2", source_public.reward_bench_rows, "nobody in particular", "ODC-By",
+           "allenai/reward-bench-2"),
+    Source("argilla", source_tools.argilla_rows, "a user of Argilla", "yours"),
+    Source("label-studio", source_tools.label_studio_rows, "who completed the annotation", "yours"),
+    Source("preflib", source_tools.preflib_rows, "a voter of one ballot", "as the file's page says"),
     Source("table", source_judges.table_rows, "what the named column says", "yours"),
 ):  # fmt: skip
     register_source(_source)

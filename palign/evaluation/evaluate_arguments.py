@@ -47,6 +47,10 @@ class EvaluationArguments:
     beta: float | None = field(
         default=None, metadata={"help": "Of implicit rewards, where no file of the model says it; 0.1 if unset."}
     )
+    on_training_rows: bool = field(
+        default=False,
+        metadata={"help": "Judge rows that a model was trained on, too, and say so in the report; else left out."},
+    )
     output_dir: str = field(default="outputs/evaluate_fairness", metadata={"help": "Where the report goes."})
     metrics: list[str] = field(
         default_factory=lambda: ["accuracy", "log_likelihood"],

@@ -33,6 +33,7 @@ def judge_policies(
     algorithm: str,
     group_columns: Sequence[str] = (),
     seconds: float,
+    notes: Sequence[str] = (),
 ) -> dict[str, float]:
     """Reward, gold utility and KL of every policy by type, as samples.jsonl, report and summary.json.
 
@@ -49,6 +50,7 @@ def judge_policies(
         algorithm: as it is called in titles: 'PPO', 'GRPO', 'RLOO'.
         group_columns: to report by, beside `type`.
         seconds: that training took.
+        notes: further ones for the report, such as how the rows were read.
 
     Returns:
         What summary.json holds.
@@ -75,7 +77,10 @@ def judge_policies(
     report = write_report(
         table, output_dir=output, metrics=metrics, group_columns=group_columns,
         title=f"Policies trained with {algorithm}",
-        notes=[standing_note(rows, people, reward), *(training_note(name, h) for name, h in histories.items())],
+        notes=[
+            *notes, standing_note(rows, people, reward), *cut_note(samples),
+            *(training_note(name, h) for name, h in histories.items()),
+        ],
         figures=FigureData(dict(zip(people, weights, strict=True)), prototypes, histories=histories),
     )  # fmt: skip
     summary = {name: value for metric in metrics for name, value in means_by_type(table, metric).items()}
@@ -110,6 +115,15 @@ def standing_note(rows: Sequence[Mapping[str, Any]], people: Sequence[str], rewa
     return (
         f"{words} A type is the prototype of the reward model that weighs most for a person; prompts call it `type k`."
     )
+
+
+def cut_note(samples: Mapping[str, PolicySamples]) -> list[str]:
+    """Completions that did not end within the limit, where any policy has some."""
+    shares = {name: float(s.is_cut.mean()) for name, s in samples.items() if s.is_cut is not None and s.is_cut.any()}
+    if not shares:
+        return []
+    shown = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    return [f"Completions cut at the limit of tokens, and judged as they stand (`is_cut` in samples.jsonl): {shown}."]
 
 
 def training_note(name: str, history: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from palign.models.sharded import is_sharded
-from palign.models.shared_draws import drawn
+from palign.models.shared_draws import PLAIN_SAMPLING, drawn
 
 Prompt = str | list[int]  # a rendered prompt, or its token ids
 
@@ -24,10 +24,12 @@ class PolicySamples:
         completions: list of `n_prompts` texts, without special tokens and outer spaces.
         kl: `(n_prompts,)`, nats: log-probability of the completion under the policy less that under the reference,
             summed over its tokens. Its mean estimates the KL from the reference; one row may be negative.
+        is_cut: `(n_prompts,)` bool, where the completion did not end by itself within the limit; None: not known.
     """
 
     completions: list[str]
     kl: np.ndarray
+    is_cut: np.ndarray | None = None
 
 
 @torch.no_grad()
@@ -63,7 +65,7 @@ def sample_policy(
     """
     reference_prompts = prompts if reference_prompts is None else reference_prompts
 
-    def draw(start: int) -> tuple[list[str], np.ndarray]:
+    def draw(start: int) -> tuple[list[str], np.ndarray, np.ndarray]:
         part = slice(start, start + batch_size)
         answers = _draw(policy, tokenizer, prompts[part], max_new_tokens, temperature)
         own = _log_probability(policy, tokenizer, prompts[part], answers, temperature)
@@ -72,14 +74,17 @@ def sample_policy(
             theirs = _log_probability(other, tokenizer, reference_prompts[part], answers, temperature)
         texts = [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
         bar.update()
-        return texts, (own - theirs).double().cpu().numpy()
+        is_cut = ~(answers == tokenizer.eos_token_id).any(1)
+        return texts, (own - theirs).double().cpu().numpy(), is_cut.cpu().numpy()
 
     policy.eval()
     starts = range(0, len(prompts), batch_size)
     with tqdm(total=len(starts), desc="samples", disable=not show_progress) as bar:
         found = drawn(starts, draw, seed=seed, model=policy, together=together)
-    completions = [text for texts, _ in found for text in texts]
-    return PolicySamples(completions, np.concatenate([kl for _, kl in found]) if found else np.zeros(0))
+    completions = [text for texts, _, _ in found for text in texts]
+    if not found:
+        return PolicySamples(completions, np.zeros(0), np.zeros(0, dtype=bool))
+    return PolicySamples(completions, *(np.concatenate([part[i] for part in found]) for i in (1, 2)))
 
 
 def sample_rows(
@@ -113,14 +118,15 @@ def sample_adapters(
         settings: of `sample_policy`.
     """
     completions, kl = [""] * len(prompts), np.zeros(len(prompts))
+    is_cut = np.zeros(len(prompts), dtype=bool)
     for name in dict.fromkeys(adapters):
         rows = [i for i, adapter in enumerate(adapters) if adapter == name]
         policy.set_adapter(name)
         part = sample_policy(policy, tokenizer, [prompts[i] for i in rows], **settings)
-        kl[rows] = part.kl
+        kl[rows], is_cut[rows] = part.kl, part.is_cut
         for i, text in zip(rows, part.completions, strict=True):
             completions[i] = text
-    return PolicySamples(completions, kl)
+    return PolicySamples(completions, kl, is_cut)
 
 
 def _adapter_off(policy: Any) -> AbstractContextManager[Any]:
@@ -148,8 +154,7 @@ def _draw(
         max_new_tokens=max_new_tokens,
         do_sample=True,
         temperature=temperature,
-        top_k=0,
-        top_p=1.0,
+        **PLAIN_SAMPLING,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )

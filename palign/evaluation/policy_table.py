@@ -30,7 +30,7 @@ def policy_table(
 
     Returns:
         Columns `model`, `annotator_id`, `row`, the groups, `prompt`, `completion`, `reward` (standardized as in
-        training), `raw_reward`, `kl` and, with a judge, `gold`.
+        training), `raw_reward`, `kl`, `is_cut` (the completion was cut at the limit) and, with a judge, `gold`.
     """
     people = [str(row["annotator_id"]) for row in rows]
     prompts = [row["prompt"] for row in rows]
@@ -39,6 +39,8 @@ def policy_table(
     table |= {column: [row[column] for row in rows] for column in group_columns if column in rows[0]}
     table |= {"prompt": prompts, "completion": samples.completions, "kl": samples.kl}
     table |= {"reward": scored.standardized.numpy(), "raw_reward": scored.raw.numpy()}
+    if samples.is_cut is not None:
+        table["is_cut"] = samples.is_cut
     if gold is not None:
         table["gold"] = [gold(text, person) for text, person in zip(samples.completions, people, strict=True)]
     return pd.DataFrame(table)

@@ -20,8 +20,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-__all__ = ["evidence_of_rows", "item_components", "ties_as_pairs"]
+__all__ = ["INDEPENDENT", "evidence_of_rows", "independent_people", "item_components", "ties_as_pairs"]
 
+INDEPENDENT = 0.6  # mean evidence of a row, from which on a person's rows pass for judgements of their own
 MOST_PAIRS = 4  # for each item of a row with ties
 
 
@@ -76,6 +77,16 @@ def evidence_of_rows(
     scale = np.where(is_mixed, general, two_tiers)
     scale = np.where(np.isfinite(scale), scale, 1.0)
     return base * np.minimum(scale, 1.0)[of_row]
+
+
+def independent_people(evidence: np.ndarray, annotator_index: np.ndarray) -> np.ndarray:
+    """(n_people,) bool: whose rows are judgements of their own, not made of votes or rankings.
+
+    Args:
+        evidence: (rows,) what `evidence_of_rows` gives; annotator_index: (rows,) integers from 0 on.
+    """
+    counts = np.bincount(annotator_index)
+    return np.bincount(annotator_index, evidence) >= INDEPENDENT * counts
 
 
 def ties_as_pairs(

@@ -34,9 +34,9 @@ from palign.models.completions import policy_logps
 from palign.models.sharded import set_whole, whole, whole_tensor
 
 __all__ = [
-    "TypePolicies", "adapter_state", "add_type_adapters", "checkpointing_kwargs", "disable_dropout",
-    "load_type_adapters", "read_type_adapters", "require_grad", "restore_adapter_state", "route", "save_type_adapters",
-    "type_names",
+    "TypePolicies", "adapter_state", "add_type_adapters", "checkpointing_contexts", "checkpointing_kwargs",
+    "disable_dropout", "load_type_adapters", "read_type_adapters", "require_grad", "restore_adapter_state", "route",
+    "save_type_adapters", "type_names",
 ]  # fmt: skip
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -171,11 +171,12 @@ def checkpointing_kwargs(model: PeftModel) -> dict[str, Any]:
     whichever is active at the backward. For `model.gradient_checkpointing_enable(kwargs)`.
     """
     layers = _tuner_layers(model)
+    return {"use_reentrant": False, "context_fn": lambda: checkpointing_contexts(layers)}
 
-    def context_fn() -> tuple[AbstractContextManager, AbstractContextManager]:
-        return nullcontext(), _Route(layers, layers[0]._active_adapter, layers[0]._disable_adapters)
 
-    return {"use_reentrant": False, "context_fn": context_fn}
+def checkpointing_contexts(layers: Sequence[BaseTunerLayer]) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Of a forward pass and of its recomputation, which runs under the adapter that is active now."""
+    return nullcontext(), _Route(layers, layers[0]._active_adapter, layers[0]._disable_adapters)
 
 
 class TypePolicies(nn.Module):

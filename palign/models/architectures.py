@@ -44,12 +44,21 @@ def hidden_size_of(config: object) -> int:
     return int(getattr(text, "word_embed_proj_dim", None) or text.hidden_size)
 
 
+# their positions are counted from pad_token_id + 1, in a table of max_position_embeddings rows
+COUNTED_FROM_PAD = (
+    "roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "data2vec-text", "ibert",
+    "longformer", "mpnet", "xmod", "lilt", "layoutlmv3", "esm", "bertweet", "luke", "mluke", "clvp", "markuplm",
+)  # fmt: skip
+
+
 def longest_input(config: object, tokenizer: object) -> int:
     """The smaller of what the model's positions and its tokenizer allow; tokenizers without a limit say 1e30."""
-    limits = [
-        getattr(config.get_text_config(), "max_position_embeddings", None),
-        getattr(tokenizer, "model_max_length", None),
-    ]
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions and text.model_type in COUNTED_FROM_PAD:
+        pad_id = getattr(text, "pad_token_id", None)
+        positions -= (1 if pad_id is None else int(pad_id)) + 1
+    limits = [positions, getattr(tokenizer, "model_max_length", None)]
     return int(min(limit for limit in (*limits, 10**9) if limit and limit > 0))
 
 

@@ -155,6 +155,8 @@ class Backbone(nn.Module):
         return [self._joined(ids, following) for ids, following in zip(prompt_ids, completion_ids, strict=True)]
 
     def _joined(self, prompt_ids: list[int], completion_ids: list[int]) -> TokenizedText:
+        if self.is_causal and self._prefix and prompt_ids[: len(self._prefix)] == self._prefix:
+            prompt_ids = prompt_ids[len(self._prefix) :]  # a chat template has written bos itself
         prompt_ids = prompt_ids or self._start_of_empty_prompt
         room = self.max_length - len(self._prefix) - len(self._suffix)
         reserved = 1 if prompt_ids and self.is_causal else 0

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from palign.data.preferences import Preferences
-from palign.data.rendering import render_completion
+from palign.data.rendering import note_plain, render_completion, render_prompt, render_whole, template_ids
 from palign.functional.logprobs import token_logps
 from palign.models.architectures import special_ids
 
@@ -78,6 +78,7 @@ class TokenizedItems:
             raise ValueError(
                 f"max_length is {max_length}; prompt and completion need at least 2 tokens, or give None."
             )
+        note_plain(prefs.prompts, tokenizer)
         reader = _Reader(tokenizer)
         parts, ends, prompt_lengths = [], [], []
         for start in range(0, len(prefs.items), TEXTS_AT_ONCE):
@@ -180,7 +181,7 @@ class _Reader:
         for (number, completion), ids in zip(part, joint, strict=True):
             prompt = prefs.prompts[number]
             if not isinstance(completion, str):
-                ids = self._template([*prompt, *completion])
+                ids = self._conversation(prompt, completion)
                 if number not in self.prompt_ids:
                     opening = self._template(prompt, add_generation_prompt=True) if prompt else []
                     self.prompt_ids[number] = opening
@@ -234,9 +235,19 @@ class _Reader:
         ]
 
     def _template(self, messages: list[dict[str, Any]], **options: Any) -> list[int]:
-        if not getattr(self.tokenizer, "chat_template", None):
-            render_completion([], messages, self.tokenizer)  # says what is missing
-        return self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"]
+        return template_ids(messages, self.tokenizer, **options)
+
+    def _conversation(self, prompt: Any, completion: Any) -> list[int]:
+        """Ids of prompt and completion together; nothing where the template does not write the answer right behind its
+        opening, so that the two are read apart."""
+        if prompt:
+            opening, answer = (
+                render_prompt(prompt, self.tokenizer), render_completion(prompt, completion, self.tokenizer)
+            )  # fmt: skip
+            whole = render_whole([*prompt, *completion], self.tokenizer)
+            if whole != opening + answer:
+                return []
+        return self._template([*prompt, *completion])
 
 
 def _check_completions(items: TokenizedItems, prefs: Preferences, max_length: int | None) -> None:

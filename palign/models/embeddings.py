@@ -294,7 +294,7 @@ def embed_preferences(
     With a causal backbone the prompts come out of the items' own passes; an encoder reads each prompt once by itself.
     Rows of vectors instead of text raise ValueError.
     """
-    from palign.data.rendering import render_completion, render_prompt
+    from palign.data.rendering import note_plain, render_completion, render_prompt
 
     if prefs.items is None or prefs.prompts is None:
         raise ValueError(
@@ -302,6 +302,7 @@ def embed_preferences(
             "of "
             "asking a backbone for vectors."
         )
+    note_plain(prefs.prompts, backbone.tokenizer)
     prompts = [render_prompt(prompt, backbone.tokenizer) for prompt in prefs.prompts]
     completions = [
         render_completion(prefs.prompts[index], completion, backbone.tokenizer) for index, completion in prefs.items

@@ -1,6 +1,7 @@
 """PAL reward models on disk and on the hub: safetensors, config.json, annotators.json, a model card."""
 
 import dataclasses
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["load_backbone_state", "load_model", "load_own_state", "pal_card", "push_model", "save_model"]
 
 WEIGHTS, CONFIG, ANNOTATORS = "model.safetensors", "config.json", "annotators.json"
-BACKBONE, ADAPTER = "backbone", "backbone_adapter"
+BACKBONE, ADAPTER, ADAPTER_CONFIG = "backbone", "backbone_adapter", "adapter_config.json"
 
 
 def pal_card(model: "PALRewardModel", *, n_rows: int | None = None) -> str:
@@ -48,6 +49,8 @@ def _write_model(model: "PALRewardModel", folder: Path, card: str | None) -> Non
     if model.backbone is not None:
         if adapter:
             model.backbone.model.save_pretrained(folder / ADAPTER)
+            if config.backbone == BACKBONE:
+                _keep_start(folder / ADAPTER / ADAPTER_CONFIG)
         if config.backbone == BACKBONE:
             inner = model.backbone.model.get_base_model() if adapter else model.backbone.model
             _save_backbone(inner, model.backbone.tokenizer, folder / BACKBONE, is_wrapped=adapter)
@@ -56,6 +59,16 @@ def _write_model(model: "PALRewardModel", folder: Path, card: str | None) -> Non
     model.annotators.save(folder / ANNOTATORS)
     config.save(folder / CONFIG)
     (folder / "README.md").write_text(pal_card(model) if card is None else card, encoding="utf-8")
+
+
+def _keep_start(file: Path) -> None:
+    """Say that the adapter starts plainly: PiSSA, OLoRA and the like have changed the base that is saved beside it,
+    and
+    would change it once more when they are loaded."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if config.get("init_lora_weights") not in (True, False, None):
+        config["init_lora_weights"] = True
+        file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def own_state(model: "PALRewardModel") -> dict[str, torch.Tensor]:
@@ -138,9 +151,9 @@ def _save_backbone(model: torch.nn.Module, tokenizer: Any, folder: Path, *, is_w
     """The plain backbone; adapter layers inside it are left to the adapter's own folder."""
     if is_wrapped:
         state = {
-            name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
+            name.replace(".token_adapter.", ".").replace(".base_layer.", ".").replace(".original_module.", "."): tensor
             for name, tensor in model.state_dict().items()
-            if ".lora_" not in name and ".modules_to_save." not in name
+            if not any(inside in name for inside in (".lora_", ".modules_to_save.", ".trainable_tokens_"))
         }
         model.save_pretrained(folder, state_dict=state)
     else:

@@ -125,7 +125,9 @@ def _compute(model: nn.Module, items: TokenizedItems, numbers: np.ndarray, batch
                 batch = {name: tensor.to(device) for name, tensor in items.collate(chosen).items()}
                 logps = policy_logps(model, **batch)
                 mask = batch["completion_mask"][..., None]
-                pooled = (states.pop().float() * mask).sum(1) / mask.sum(1).clamp_min(1)
+                last = states[-1]
+                states.clear()
+                pooled = (last.float() * mask).sum(1) / mask.sum(1).clamp_min(1)
                 if not is_own:
                     continue
                 found[place[chosen]] = torch.cat([logps[:, None], pooled], dim=1).float().cpu().numpy()
@@ -137,14 +139,23 @@ def _compute(model: nn.Module, items: TokenizedItems, numbers: np.ndarray, batch
 
 @contextmanager
 def _last_states(model: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that receives the last hidden layer (batch, seq_len, hidden) of every forward in this context."""
+    """A list whose last member is the last hidden layer (batch, seq_len, hidden) of the latest forward in here.
+
+    Some heads (OPT, Bart) call the decoder inside the transformer and never the transformer itself: both are listened
+    to, and the outer one speaks last.
+    """
     states: list[Tensor] = []
     transformer = without_head(_plain(model))
-    handle = transformer.register_forward_hook(lambda _, __, output: states.append(output[0]))
+    modules = [
+        transformer,
+        *([transformer.decoder] if isinstance(getattr(transformer, "decoder", None), nn.Module) else []),
+    ]
+    handles = [m.register_forward_hook(lambda _, __, output: states.append(output[0])) for m in modules]
     try:
         yield states
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def _plain(model: nn.Module) -> nn.Module:

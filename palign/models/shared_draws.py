@@ -11,7 +11,13 @@ from torch import nn
 
 from palign.models.sharded import turns
 
-__all__ = ["drawn"]
+__all__ = ["PLAIN_SAMPLING", "drawn"]
+
+# the distribution itself, whatever a model's generation_config would make of it
+PLAIN_SAMPLING = {
+    "top_k": 0, "top_p": 1.0, "min_p": None, "typical_p": 1.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "num_beams": 1,
+}  # fmt: skip
 
 T, R = TypeVar("T"), TypeVar("R")
 

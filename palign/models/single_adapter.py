@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -95,10 +96,17 @@ def merge_adapters(
 ) -> None:
     """One adapter of Σ w_k ΔW_k: `cat` exactly, of rank Σ r_k; `svd` cut to the rank of `type_0`.
 
-    PEFT's `linear` is not offered: it adds A and B apart, and their product is another matrix.
+    PEFT's `linear` is not offered: it adds A and B apart, and their product is another matrix. The merged adapter is
+    plain LoRA of scale 1, whatever the scale of its sources: PEFT folds their scales (rank-stabilized ones too) into
+    the sum, and would apply one again.
+
+    Raises:
+        ValueError: an unknown `merge_type`; DoRA or a trained bias, of which no sum of low-rank matrices is made.
     """
     if merge_type not in ("svd", "cat"):
         raise ValueError(f"merge_type is {merge_type!r}; it must be 'svd' or 'cat'.")
+    for source in sources:
+        _require_plain_sum(source, model.peft_config[source])
     remove_adapter(model, name)
     kept = [(source, float(w)) for source, w in zip(sources, weights, strict=True) if w > 0]
     rank = {"svd_rank": model.peft_config["type_0"].r} if merge_type == "svd" else {}
@@ -106,10 +114,25 @@ def merge_adapters(
     model.base_model.add_weighted_adapter(
         [source for source, _ in kept], [w for _, w in kept], name, combination_type=merge_type, **rank
     )
+    model.peft_config[name].use_rslora = False
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and name in module.scaling:
+            module.scaling[name] = 1.0
     for p, parameter in model.named_parameters():
         parameter.requires_grad_(flags.get(p, False))
         if f".{name}." in p:  # out of an SVD it lies in column order: read back it would multiply with other rounding
             parameter.data = parameter.data.contiguous()
+
+
+def _require_plain_sum(name: str, config: LoraConfig) -> None:
+    """ValueError where an adapter's change of the base is not B·A alone."""
+    for field, what in (("use_dora", "DoRA scales whole weights"), ("lora_bias", "a bias is trained beside B·A")):
+        if getattr(config, field, False):
+            raise ValueError(
+                f"The adapter {name!r} was trained with {field}=True: {what}, so a weighted sum of low-rank "
+                "matrices is "
+                "not its merge. Train the types without it, or take another route than merging."
+            )
 
 
 def remove_adapter(model: PeftModel, name: str) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from palign.data.preferences import Preferences
+from palign.data.trained_rows import save_trained_rows
 from palign.functional.losses import pair_order
 from palign.functional.regret import kl_regret_matrix, relative_regret_matrix, value_bounds
 from palign.functional.regret_estimates import GameIntervals, Interval, bootstrap_game
@@ -135,6 +136,7 @@ class FairPolicyTrainer:
             if self.record["chosen"] is not None:
                 save_adapter(self.model, self.record["chosen"], beside)
             self.mixture.tokenizer.save_pretrained(beside)
+            save_trained_rows(beside, self.train_rows)
             save_game(self.record, beside)
 
     # 1 and 2: the game

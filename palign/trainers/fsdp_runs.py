@@ -109,7 +109,14 @@ def divide_reference(accelerator: Accelerator, model: nn.Module | None) -> None:
         return
     from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
+    plugin = accelerator.state.fsdp_plugin
+    named = plugin.transformer_cls_names_to_wrap
     leave_fsdp(model)
     model.requires_grad_(False)
     accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
-    fsdp2_prepare_model(accelerator, model)
+    held = {type(module).__name__ for module in model.modules()}
+    plugin.transformer_cls_names_to_wrap = [name for name in named or [] if name in held]  # it has no critic
+    try:
+        fsdp2_prepare_model(accelerator, model)
+    finally:
+        plugin.transformer_cls_names_to_wrap = named

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from palign.data.preferences import Preferences
+from palign.data.trained_rows import save_trained_rows
 from palign.data.vote_counts import VoteCounts, count_votes
 from palign.functional.item_components import evidence_of_rows
 from palign.functional.losses import pair_order, plackett_luce
@@ -316,6 +317,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             save_type_adapters(self.policies.policy, beside, state_dict)
             self.processing_class.save_pretrained(beside)
             save_mixture(self.record(), beside)
+            save_trained_rows(beside, self.train_rows)
             self.mixture.save(beside)
         remove_types_from(folder, self.n_types)
 

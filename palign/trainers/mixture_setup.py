@@ -48,7 +48,8 @@ class MixtureSetup:
         peft_config: of every adapter.
         truth: (n_annotators,) the declared type of each annotator of `train_rows`; None where there is none.
         group_columns: declared groups to report by.
-        guard_notes: what the guard said of the rows.
+        guard_notes: how rows were held out, and what the guard said of them.
+        dealt: rows that `train_rows` and `eval_rows` were dealt from; None where rows to evaluate on were named.
     """
 
     model: PreTrainedModel
@@ -60,6 +61,7 @@ class MixtureSetup:
     truth: np.ndarray | None
     group_columns: list[str]
     guard_notes: list[str] = field(default_factory=list)
+    dealt: Preferences | None = None
 
     def trainer(self, name: str) -> MixtureDPOTrainer:
         """A trainer of the mixture ('em') or of a baseline ('pooled', 'cluster', 'oracle'); the model must be free."""
@@ -130,6 +132,7 @@ def set_up_mixture(
     options = GuardOptions(
         type_column=script.type_column, prompts_are_new=data_args.eval_dataset_name is not None, seed=args.seed
     )
+    dealt, split_note = None, []
     if model_args.model_name_or_path is None:
         model, tokenizer, train, evaluation = _embedded(script, args)
         said = data_args.look_at(train, evaluation, options=options)
@@ -139,13 +142,15 @@ def set_up_mixture(
         train, evaluation = data_args.train_rows(), data_args.eval_rows()
         _check_types(script, train)  # before the split, for rows are named by their number
         if evaluation is None:
-            train, evaluation = _held_out(train, script.eval_fraction, args.seed)
+            dealt = train
+            train, evaluation, sentence = _held_out(train, script.eval_fraction, args.seed)
+            split_note = [sentence]
         count_votes(train, args.n_types)
-        said = data_args.look_at(train, evaluation, options=options)
+        said = split_note + data_args.look_at(train, evaluation, options=options)
         model, tokenizer = _load(model_args, script.trust_remote_code, train)
     return MixtureSetup(
         model, tokenizer, train, evaluation, args, get_peft_config(model_args),
-        declared_types(train, script.type_column), data_args.group_columns, said,
+        declared_types(train, script.type_column), data_args.group_columns, said, dealt,
     )  # fmt: skip
 
 
@@ -182,12 +187,17 @@ def _check_types(script: MixtureArguments, rows: Preferences) -> None:
         )
 
 
-def _held_out(rows: Preferences, fraction: float, seed: int) -> tuple[Preferences, Preferences]:
+def _held_out(rows: Preferences, fraction: float, seed: int) -> tuple[Preferences, Preferences, str]:
     """By prompt; where few prompts are asked of everybody, by row, or by item where one person's rows share items."""
     if len(np.unique(rows.prompt_indices)) >= 5:
-        return split_by_prompt(rows, fraction=fraction, seed=seed)
+        train, evaluation = split_by_prompt(rows, fraction=fraction, seed=seed)
+        return (
+            train,
+            evaluation,
+            f"{len(evaluation):,} of {len(rows):,} rows were held out, with all of their prompts.",
+        )
     held = hold_out(rows, fraction=fraction, seed=seed)
-    return held.train, held.evaluation
+    return held.train, held.evaluation, held.sentence
 
 
 def _load(

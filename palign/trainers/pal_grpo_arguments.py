@@ -3,14 +3,13 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any
 
 from trl import ModelConfig
 
 from palign.command_line import CommandLine
 from palign.trainers.pal_grpo_config import GroupAlgorithm, PALGRPOConfig, PALRLOOConfig
-from palign.trainers.policy_arguments import PolicyArguments, parse_over
+from palign.trainers.policy_arguments import PolicyArguments, check_vllm, parse_over
 from palign.writing import require_writable
 
 __all__ = ["EMBEDDED_DEFAULTS", "GRPOArguments", "parse_grpo_arguments"]
@@ -67,13 +66,7 @@ def parse_grpo_arguments(
         (GRPOArguments, CONFIGS[algorithm], ModelConfig), EMBEDDED_DEFAULTS[algorithm], argv
     )
     require_writable(args.output_dir)
-    if args.use_vllm and find_spec("vllm") is None:
-        raise ImportError(
-            "--use_vllm needs the package vllm, which is not installed: pip install 'trl[vllm]', or leave --use_vllm "
-            "out and generate with transformers."
-        )
-    if args.use_vllm and model_args.model_name_or_path is None:
-        raise ValueError("--use_vllm was given without --model_name_or_path; vLLM reads the model from its folder.")
+    check_vllm(args, model_args)
     return script, args, model_args
 
 

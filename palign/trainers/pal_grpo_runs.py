@@ -36,10 +36,15 @@ class GRPORuns(PolicyRuns):
         """Length at which completions are cut."""
         return self.args.max_completion_length
 
+    @property
+    def trainer_class(self) -> type[PersonalGroupTrainer]:
+        """What trains."""
+        return TRAINERS[self.algorithm]
+
     def _trainer(
         self, model: PreTrainedModel, reward: PersonalizedReward, args: Any, **who: Any
     ) -> PersonalGroupTrainer:
-        trainer = TRAINERS[self.algorithm](
+        trainer = self.trainer_class(
             model, reward, args, self.tokenizer, self.train_rows,
             peft_config=copy.deepcopy(self.peft_config), judge=self.judge, **who,
         )  # fmt: skip
@@ -48,9 +53,13 @@ class GRPORuns(PolicyRuns):
         trainer.accelerator.wait_for_everyone()
         return trainer
 
+    def _trained(self, trainer: PersonalGroupTrainer) -> Any:
+        """The policy, whole and by itself."""
+        return trained_model(trainer)
+
     def _train_one(self, model: PreTrainedModel, args: GroupPolicyConfig) -> PolicyRun:
         trainer = self._trainer(model, self.reward, args, who=self.who)
-        policy = trained_model(trainer)
+        policy = self._trained(trainer)
         return PolicyRun(args.policy_conditioning, policy.eval(), pd.DataFrame(trainer.history))
 
     def _train_adapters(self, model: PreTrainedModel, args: GroupPolicyConfig) -> PolicyRun:
@@ -65,7 +74,7 @@ class GRPORuns(PolicyRuns):
             own.num_train_epochs = own.num_train_epochs / n_prototypes
             reward = PersonalizedReward(self.reward.model, weights=weights, standardize=args.standardize_rewards)
             trainer = self._trainer(base, reward, own)
-            return trained_model(trainer), trainer.history
+            return self._trained(trainer), trainer.history
 
         trained = train_one_by_one(model, args, train_one, n_prototypes=n_prototypes)
         parts = [pd.DataFrame(history).assign(adapter=adapter_name(k)) for k, history in enumerate(trained.histories)]

@@ -9,7 +9,7 @@ Where this differs from TRL's trainers, and why:
 4. `history` has what was logged, with `objective/kl` in nats per completion (TRL's `kl` is per token).
 5. A resumed run goes on with the same rows and the same completions (`palign/trainers/pal_grpo_resume.py`).
 
-Nothing here needs TRL's PPO: it runs on any TRL from 1.12 on.
+PPO (`pal_ppo_trainer.py`) shares `PersonalGroupTrainer`. All of it runs on any TRL from 1.12 on.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.models.completions import prompt_ids
 from palign.models.fsdp import kept_whole
 from palign.models.sharded import whole
-from palign.models.shared_draws import drawn
+from palign.models.shared_draws import PLAIN_SAMPLING, drawn
 from palign.rewards import PersonalizedReward
 from palign.trainers.checkpoints import CompleteCheckpoints
 from palign.trainers.deepspeed_runs import leave_accelerator
@@ -77,7 +77,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         RuntimeError: a reward is not finite.
     """
 
-    algorithm: GroupAlgorithm
+    algorithm: str
 
     def __init__(
         self,
@@ -134,11 +134,15 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             peft_config=peft_config,
             **trl,
         )
+        self._complete_model()
         plan_fsdp(self.accelerator, self.model)
         divide_reference(self.accelerator, self.ref_model)
         self.recorder.accelerator = self.accelerator
         if isinstance(reward.model, nn.Module):  # TRL moves its own reward models only
             reward.model.to(self.accelerator.device)
+
+    def _complete_model(self) -> None:
+        """Put on the model what is trained with it, before anything wraps it."""
 
     @staticmethod
     def _check_reference(model: PreTrainedModel, args: GroupPolicyConfig, peft_config: PeftConfig | None) -> None:
@@ -237,7 +241,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
                 input_ids=part["input_ids"].to(self.model.device),
                 attention_mask=part["attention_mask"].to(self.model.device),
                 max_new_tokens=args.max_completion_length,
-                do_sample=True, temperature=args.temperature, top_k=0, top_p=1.0,
+                do_sample=True, temperature=args.temperature, **PLAIN_SAMPLING,
                 eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, synced_gpus=False,
             )  # fmt: skip
             return tokenizer.batch_decode(sequences[:, part["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -261,7 +265,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         entry = self.state.log_history[-1]
         if "objective/reward" not in entry:
             return
-        if entry.get("kl") is not None:
+        if entry.get("kl") is not None and "objective/kl" not in entry:
             entry["objective/kl"] = entry["kl"] * entry["completions/mean_length"]
         self._watch(entry)
         n_rows = self.args.n_table_rows
@@ -313,7 +317,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
 
     def _write_card(self, folder: Path) -> None:
         what = (self.accelerator.unwrap_model(self.model), self.args, self.train_rows, self.history)
-        write_policy_card(folder, *what, algorithm=self.algorithm.value.upper(), who=self.who)
+        write_policy_card(folder, *what, algorithm=self.algorithm.upper(), who=self.who)
 
 
 class PALGRPOTrainer(PersonalGroupTrainer, GRPOTrainer):

@@ -1,106 +1,66 @@
-"""PALPPOTrainer: TRL's PPO with the reward of the person each prompt belongs to.
+"""PALPPOTrainer: PPO with a critic on TRL's GRPO trainer, rewarded by the person each prompt belongs to.
 
-Where this differs from TRL's trainer, and why:
+TRL draws the completions, calls the reward with the columns of each row, computes log-probabilities of policy and
+reference by a forward pass, and clips the policy's loss, which takes advantages of shape (batch, time). What is here:
 
-1. Loaders are wrapped in `BindingLoader`, which binds people to rows when the loop takes the batch.
-2. The optimizer clips gradients before each step (TRL's PPO does not clip), and training stops, going back to the last
-   good weights, when the KL or the share of empty completions stays beyond a limit.
-3. `save_model` writes the policy from a gathered state dict (as shipped it crashes in several processes), and the
-   data-parallel wrapper shows the policy it wraps (as shipped, LoRA without `ref_model` crashes there).
-4. Statistics of the optimisation are corrected where TRL averages them over a table it fills only in part.
-5. It resumes: a checkpoint is written as the loop asks for its next batch, see `pal_ppo_resume`.
+1. Rewards of tokens: −`kl_coef` × (log π − log π_ref) at each, and the completion's reward at its last.
+2. A critic (`palign/trainers/critic.py`), generalised advantages, and the clipped loss of the values.
+3. Advantages are standardized, and losses averaged, over all tokens of the rollout on all processes; so the steps do
+   not depend on how a batch is divided.
+4. The guard judges every rollout, by the weights that drew it.
 """
 
-import gc
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
 from datasets import Dataset
-from peft import PeftConfig, PeftModel
-from torch import nn
-from torch.utils.data import DataLoader
-from transformers import (
-    DataCollatorWithPadding,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-)
-from trl.experimental.ppo import PPOTrainer
-from trl.experimental.ppo.ppo_trainer import batch_generation, truncate_response
-from trl.experimental.utils import get_reward
-from trl.models.utils import unwrap_model_for_generation
+from peft import PeftConfig, PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl import GRPOTrainer
 
-from palign.conditioning import PolicyConditioning, WhoIsAsking
-from palign.data.binding import BindingLoader
-from palign.models.fsdp import is_fsdp, kept_whole
-from palign.models.shared_draws import drawn
-from palign.rewards import PersonalizedReward, ScoredRow
-from palign.trainers.checkpoints import CompleteCheckpoints
-from palign.trainers.fsdp_runs import plan_fsdp
+from palign.functional.advantages import clipped_value_loss, generalised_advantages, standardized, token_rewards
+from palign.models.sharded import set_whole, whole_tensor
+from palign.rewards import PersonalizedReward
+from palign.trainers.critic import (
+    ADAPTER,
+    RecomputeUnderItsAdapter,
+    critic_route,
+    critic_set_aside,
+    last_states,
+    let_learn,
+    put_critic,
+)
+from palign.trainers.pal_grpo_trainer import PersonalGroupTrainer
 from palign.trainers.pal_ppo_config import PALPPOConfig
-from palign.trainers.pal_ppo_data import check_tokenizer, prepare_rows
-from palign.trainers.pal_ppo_resume import load_progress, save_progress
-from palign.trainers.policy_card import write_policy_card
-from palign.trainers.policy_metrics import reward_metrics, sample_table
-from palign.trainers.policy_resume import reward_words
-from palign.trainers.policy_rows import require_one_batch
-from palign.trainers.ppo_flags import checkpoint_activations, heed_max_steps, mixed_precision
-from palign.trainers.ppo_guard import CollapseGuard
-from palign.trainers.ppo_metrics import correct_table_metrics
-from palign.trainers.value_model import make_value_model
-from palign.writing import saving, whole_files
+from palign.trainers.policy_resume import copies
+from palign.trainers.policy_rows import cut_prompt, query_ids
+
+__all__ = ["PALPPOTrainer"]
 
 logger = get_logger(__name__)
+CRITIC, PROGRESS = "critic.safetensors", "ppo.json"
+NOT_OF_A_ROLLOUT = ("step_time", "grad_norm", "num_tokens")
 
 
-class _TrainingStopped(Exception):
-    """Raised where the loop takes its next batch, to leave TRL's training loop."""
-
-
-class _StandIn(nn.Module):
-    """What TRL gets for a reward model while it sets up: under DeepSpeed it hands it to an engine."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.config = SimpleNamespace(hidden_size=1)
-        self.nothing = nn.Parameter(torch.zeros(1))
-
-
-class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
-    """TRL's `PPOTrainer` on rows with a name on each of them.
-
-    Args:
-        model: the policy, a causal language model.
-        reward: a `PersonalizedReward`.
-        args: a `PALPPOConfig`.
-        processing_class: the policy's tokenizer, padding on the left, pad token unlike eos.
-        train_dataset: rows with `prompt` and `annotator_id` (a `datasets.Dataset` or a list of dicts), and the column
-            `args.group_column` if rewards are to be reported by it.
-        eval_dataset: likewise, for the sample table; None shows rollouts.
-        who: names for the people, needed with `policy_conditioning="prompt"`.
-        value_model: with `.score`; default: made from the policy by `make_value_model`.
-        ref_model: default: the policy without its adapter, or a copy of it.
-        peft_config: of the policy's adapter; None trains the whole policy.
-        callbacks: as in TRL.
-        judge: an independent judge, (completion, annotator_id) → utility, logged beside the reward to show reward
-            hacking (`objective/gold`, `groups/<name>/gold`); it trains nothing.
+class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
+    """PPO on rows with a name on each of them; arguments as of `PersonalGroupTrainer`, `args` a `PALPPOConfig`.
 
     Attributes:
-        history: one dict of metrics per update, with `step`.
-        guard: the `CollapseGuard`; `guard.stop_reason` says why training stopped early, if it did.
-
-    Raises:
-        ValueError: rows, tokenizer or arguments that cannot work; said before anything is trained.
-        RuntimeError: rewards and people are out of step, or a reward is not finite.
+        critic: the `Critic`; its adapter, where it has one, is `critic` on the policy.
+        kl_coef: as it is now; it follows `args.kl_target`.
     """
 
     _tag_names = ["trl", "ppo", "palign"]
+    algorithm = "ppo"
+    args: PALPPOConfig
+    writes_own_weights = True
 
     def __init__(
         self,
@@ -110,273 +70,280 @@ class PALPPOTrainer(CompleteCheckpoints, PPOTrainer):
         processing_class: PreTrainedTokenizerBase,
         train_dataset: Dataset | Sequence[dict[str, Any]],
         *,
-        eval_dataset: Dataset | Sequence[dict[str, Any]] | None = None,
-        who: WhoIsAsking | None = None,
-        value_model: nn.Module | None = None,
-        ref_model: PreTrainedModel | None = None,
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
         judge: Callable[[str, str], float] | None = None,
+        **rest: Any,
     ) -> None:
-        check_tokenizer(processing_class)
-        if args.policy_conditioning is not PolicyConditioning.PROMPT:
-            who = None
-        elif who is None:
-            raise ValueError(
-                "policy_conditioning='prompt' writes who is asking into the prompt, and no `who` was given. Pass "
-                "WhoIsAsking.from_weights(ids, reward_model.weights_for(ids)), or set policy_conditioning='none'."
-            )
-        self.reward = reward
-        self.judge, self.who = judge, who
-        self.socket = reward.for_ppo(processing_class)
-        prepare = {"args": args, "tokenizer": processing_class, "who": who, "socket": self.socket}
-        self.train_rows = prepare_rows(train_dataset, name="train_dataset", **prepare)
-        self.eval_rows = None if eval_dataset is None else prepare_rows(eval_dataset, name="eval_dataset", **prepare)
-        require_one_batch(len(self.train_rows.prompts), args)
-        self.history: list[dict[str, float]] = []
-        self.guard = CollapseGuard(args.max_kl, args.max_empty_fraction, args.stop_patience)
-        self._latest_rows: list[ScoredRow] = []
-        self._grad_norm: torch.Tensor | float = float("nan")
-        self._checkpoint_is_due = False
-        self._table_every = 1  # updates between sample tables
-        heed_max_steps(args)
-        with mixed_precision(args):
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = False  # policy and critic are run one after the other, every time
+        self.kl_coef, self._rollouts, self._value_sums = args.kl_coef, [], torch.zeros(3)
+        beta = args.beta
+        args.beta = beta or 1.0  # so that TRL holds a reference, from which the KL in the reward is measured
+        try:
             super().__init__(
-                args=args,
-                processing_class=processing_class,
-                model=model,
-                ref_model=ref_model,
-                reward_model=_StandIn(),
-                train_dataset=self.train_rows.dataset,
-                value_model=make_value_model(model) if value_model is None else value_model,
-                data_collator=DataCollatorWithPadding(processing_class),
-                eval_dataset=None if self.eval_rows is None else self.eval_rows.dataset,
-                callbacks=callbacks,
-                peft_config=peft_config,
+                model, reward, args, processing_class, train_dataset,
+                peft_config=peft_config, callbacks=callbacks, judge=judge, **rest,
+            )  # fmt: skip
+        finally:
+            args.beta = beta
+        if args.gradient_checkpointing and args.critic == "lora":
+            self._recompute_under_adapters()
+
+    @staticmethod
+    def _check_reference(model: PreTrainedModel, args: PALPPOConfig, peft_config: PeftConfig | None) -> None:
+        if peft_config is None and not hasattr(model, "peft_config") and not getattr(model, "name_or_path", ""):
+            raise ValueError(
+                "PPO measures the KL from a reference, which TRL reads from the model's folder when all of it is "
+                "trained, and this one was made in the process. Train an adapter (--use_peft), or save the model and "
+                "load it from its folder."
             )
-        # read by each process for itself, outside of `forward`: its weights stay whole, and no engine's
-        self.reward_model = self.socket.to(self.accelerator.device)
-        self.dataloader = BindingLoader(self.dataloader, self._bind_training, before_take=self._write_due_checkpoint)
-        self.eval_dataloader = BindingLoader(self._eval_loader(), self._bind_eval)
-        self.is_fsdp_xla_v1_enabled = False  # transformers asks as it loads an optimizer, and TRL's PPO never says
-        # TRL accumulates over rows of one batch; at a loader's last batch Accelerate would step at each part of it
-        self.accelerator.gradient_state.plugin_kwargs["sync_with_dataloader"] = False
-        self._show_wrapped_policy()
-        self._rollout = ExitStack()  # open from the taking of a batch to its first forward pass of training
-        if is_fsdp(self.model):
-            self.model.register_forward_pre_hook(lambda *_: self._rollout.close(), prepend=True)
-        if args.gradient_checkpointing:
-            checkpoint_activations(self.model, self.accelerator)
 
-    def _eval_loader(self) -> DataLoader:
-        """TRL's drops what does not fill a batch on every process, which may be all there is."""
-        if self.eval_rows is None:
-            return self.eval_dataloader
-        size, rows = self.args.per_device_eval_batch_size, self.eval_rows.dataset
-        return self.accelerator.prepare(DataLoader(rows, batch_size=size, collate_fn=self.data_collator))
+    def _complete_model(self) -> None:
+        args = self.args
+        self.critic = put_critic(self.model, args.critic, lora_r=args.critic_lora_r, seed=args.seed)
+        let_learn(self.model)
 
-    def _show_wrapped_policy(self) -> None:
-        """TRL reads `model.policy` of the prepared model; let a data-parallel wrapper answer (not as a submodule)."""
-        wrapped = self.accelerator.unwrap_model(self.model)
-        if wrapped is not self.model and not hasattr(self.model, "policy"):
-            for name in ("policy", "value_model", "config"):
-                object.__setattr__(self.model, name, getattr(wrapped, name))
-
-    def _bind_training(self, rows: list[int], batch: dict[str, torch.Tensor]) -> None:
-        if self.guard.stop_reason:
-            raise _TrainingStopped
-        self._rollout.enter_context(kept_whole(self.model))  # policy, reference and value are run by themselves
-        context_length = batch["input_ids"].shape[1]
-        self.socket.bind(self.train_rows.bound(rows, context_length=context_length, is_training=True))
-
-    def _bind_eval(self, rows: list[int], batch: dict[str, torch.Tensor]) -> None:
-        assert self.eval_rows is not None
-        context_length = batch["input_ids"].shape[1]
-        self.socket.bind(self.eval_rows.bound(rows, context_length=context_length, is_training=False))
+    def _recompute_under_adapters(self) -> None:
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        if plugin is not None and plugin.zero_stage == 3:
+            raise ValueError(
+                "gradient_checkpointing under ZeRO-3 computes again under whichever adapter is active; give --critic "
+                "head, full or layers:N, or launch with accelerate_configs/zero2.yaml."
+            )
+        given = self.args.gradient_checkpointing_kwargs or {}
+        self.args.gradient_checkpointing_kwargs = {
+            **given, "use_reentrant": False, "context_fn": RecomputeUnderItsAdapter(self.model),
+        }  # fmt: skip
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """TRL's optimizer, clipping gradients to `max_grad_norm` before each step (DeepSpeed clips by itself)."""
-        plan_fsdp(self.accelerator, self.model)  # TRL has the model divided right after this
+        """transformers' own, in which the critic has `critic_learning_rate`."""
+        let_learn(self.model)
         optimizer = super().create_optimizer(*args, **kwargs)
-        is_deepspeed = getattr(self.accelerator.state, "deepspeed_plugin", None) is not None
-        if self.args.max_grad_norm and not is_deepspeed:
-            optimizer.register_step_pre_hook(self._clip_gradients)
+        rate = self.args.critic_learning_rate
+        if rate is not None:
+            of_critic = {id(parameter) for parameter in self._critic_parameters().values()}
+            for group in list(optimizer.param_groups):
+                theirs = [p for p in group["params"] if id(p) in of_critic]
+                group["params"] = [p for p in group["params"] if id(p) not in of_critic]
+                if theirs:
+                    optimizer.add_param_group({**group, "params": theirs, "lr": rate})
         return optimizer
 
-    def _clip_gradients(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self._grad_norm = nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm)
+    def _critic_parameters(self) -> dict[str, nn.Parameter]:
+        named = self.accelerator.unwrap_model(self.model).named_parameters()
+        return {name: p for name, p in named if p.requires_grad and _is_critics(name)}
 
-    writes_own_weights = True
+    def _trainable_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in super()._trainable_parameters().items() if not _is_critics(name)}
 
-    def train(self, resume_from_checkpoint: str | bool | None = None) -> None:
-        """TRL's training loop, left early if the guard says so; the metrics of every update are in `history`.
+    # rollouts
 
-        Args:
-            resume_from_checkpoint: True: go on from the last complete checkpoint in `output_dir`, or begin where
-                there is none; or the folder of a checkpoint.
-
-        Raises:
-            ValueError: the checkpoint is not complete, or of another run.
-            SavingError: a checkpoint could not be written; those before it are intact.
-        """
-        resume, n_updates = self.agreed_resume_point(resume_from_checkpoint), self.args.num_total_batches
-        begin_at = None if resume is None else load_progress(self, Path(resume))
-        if begin_at is not None:
-            self.add_callback(begin_at)
-            if begin_at.n_updates == n_updates:  # nothing is left, and whoever draws next draws as he would have
-                self._load_rng_state(resume)
-        if self.args.standardize_rewards and self.reward.standardize and not len(self.reward.scales):
-            self.fit_reward_scales()
-        self._table_every = getattr(self, "sample_generations_freq", 1)
-        self.sample_generations_freq = 1  # TRL counts from where this process began, `generate_completions` does not
-        gc.collect()
-        gc.freeze()  # TRL collects garbage twice per update: spare it every object that is there already
+    @contextmanager
+    def _beta_of(self, value: float) -> Iterator[None]:
+        """TRL computes the reference's log-probabilities, and a KL in the loss, where `beta` is not 0."""
+        before, self.beta = self.beta, value
         try:
-            PPOTrainer.train(self)
-            self._write_due_checkpoint()
-        except _TrainingStopped:
-            self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+            yield
         finally:
-            gc.unfreeze()
-            self._rollout.close()
-            self.args.num_total_batches = n_updates
-            self.sample_generations_freq, self._table_every = self._table_every, 1
-            if begin_at is not None:
-                self.remove_callback(begin_at)
-        if self.guard.stop_reason:  # also at the last update, after which the loop takes no batch
-            went_back = self.guard.restore(self._trainable_policy_parameters())
-            end = "went back to the last weights within the limits" if went_back else "is as the last update left it"
-            logger.warning(f"stopped after {self.state.global_step} updates; the policy {end}.")
-        self.socket.check_all_consumed()
+            self.beta = before
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Later, as the loop asks for its next batch: a sample table may draw random numbers before."""
-        self._checkpoint_is_due = True
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        """TRL's, at most `max_prompt_length` of each; no eos stands behind a text."""
+        ids, *rest = super()._tokenize_prompts(prompts)
+        if isinstance(prompts[0], str):
+            ids = query_ids(prompts, self.processing_class)
+        limit = self.args.max_prompt_length
+        return (ids if limit is None else [cut_prompt(row, self.processing_class, limit) for row in ids], *rest)
 
-    def _write_due_checkpoint(self) -> None:
-        if self._checkpoint_is_due:
-            self._checkpoint_is_due = False
-            super()._save_checkpoint(self.model, None)
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        rewards = super()._calculate_rewards(*args, **kwargs)
+        n_rows = len(rewards) // self.accelerator.num_processes
+        first = self.accelerator.process_index * n_rows
+        self._scores = rewards[first : first + n_rows].sum(1)
+        return rewards
 
-    def deciding(self) -> dict[str, Any]:
-        """The reward."""
-        return reward_words(self.reward)
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's, and with it values, returns and advantages (batch, time)."""
+        with self._beta_of(1.0):
+            batch = super()._generate_and_score_completions(inputs)
+        let_learn(self.model)
+        mask = batch["completion_mask"].float()
+        with torch.no_grad():
+            if "old_per_token_logps" not in batch:  # TRL leaves them out where one step follows
+                batch["old_per_token_logps"] = self._logps(batch)
+            values = self._values(self.model, batch, self.args.per_device_train_batch_size) * mask
+        kl = (batch["old_per_token_logps"] - batch["ref_per_token_logps"]) * mask
+        rewards = token_rewards(self._scores, kl, mask, kl_coef=self.kl_coef)
+        advantages = generalised_advantages(rewards, values, mask, gamma=self.args.gamma, lam=self.args.lam)
+        batch |= {"old_values": values, "returns": advantages + values}
+        explained = self._explained(batch["returns"], values, mask)
+        mean, variance = self._moments(advantages, mask)
+        batch["advantages"] = (
+            standardized(advantages, mask, mean, variance) if self.args.whiten_advantages else advantages
+        )
+        self._note_rollout(kl, explained)
+        return batch
 
-    def save_beside(self, folder: Path) -> None:
-        """What transformers does not write."""
-        save_progress(self, folder)
+    def _logps(self, batch: dict[str, Any]) -> Tensor:
+        ids, mask = _sequences(batch)
+        n, size = batch["completion_ids"].shape[1], self.args.per_device_train_batch_size
+        return self._get_per_token_logps_and_entropies(self.model, ids, mask, n, size)[0]
 
-    @torch.no_grad()
-    def fit_reward_scales(self) -> None:
-        """Fit every person's reward scale on completions of the reference policy, which the processes share out."""
-        args, rows = self.args, self.train_rows
-        generator = torch.Generator().manual_seed(args.seed)
-        picked = torch.randint(len(rows.prompts), (args.n_reference_completions,), generator=generator).tolist()
-        queries = self.data_collator([{"input_ids": rows.dataset[row]["input_ids"]} for row in picked])["input_ids"]
+    def _values(self, model: nn.Module, batch: dict[str, Any], size: int | None = None) -> Tensor:
+        """Values (batch, time) of the states before each token of a completion; `size` rows at a time."""
+        ids, mask = _sequences(batch)
+        n, size = batch["completion_ids"].shape[1], size or len(ids)
+        parts = [self._values_of(model, i, m, n) for i, m in zip(ids.split(size), mask.split(size), strict=True)]
+        return torch.cat(parts)
 
-        def draw(part: torch.Tensor) -> list[str]:
-            answers = self._generate(part.to(self.accelerator.device), args.temperature)
-            return self.processing_class.batch_decode(answers, skip_special_tokens=True)
+    def _values_of(self, model: nn.Module, ids: Tensor, mask: Tensor, n: int) -> Tensor:
+        with self.accelerator.autocast():
+            if self.critic.body is not None:
+                return self.critic(input_ids=ids, attention_mask=mask, n=n)
+            learns = torch.is_grad_enabled() and self.args.critic == "lora"
+            policy = self.accelerator.unwrap_model(self.model)
+            with critic_route(policy, self.args.critic), last_states(policy) as seen, torch.set_grad_enabled(learns):
+                model(input_ids=ids, attention_mask=mask, logits_to_keep=1, use_cache=False)
+        return self.critic(seen[0][:, -n - 1 : -1])
 
-        with self.null_ref_context():
-            parts = queries.split(args.local_rollout_forward_batch_size)
-            drawings = drawn(parts, draw, seed=args.seed, model=self.model, together=True)
-        texts = [text for part in drawings for text in part]
-        people = None if self.reward.weights is not None else [*rows.annotator_ids, *self._eval_people()]
-        self.reward.fit_scales([rows.prompts[row] for row in picked], texts, people)
+    def _moments(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance over all tokens of all processes."""
+        total, n = self.accelerator.reduce(torch.stack([(values * mask).sum(), mask.sum()]), "sum")
+        mean = total / n.clamp(min=1)
+        squares = self.accelerator.reduce((((values - mean) ** 2) * mask).sum(), "sum")
+        return mean, squares / n.clamp(min=1)
 
-    def _eval_people(self) -> list[str]:
-        return [] if self.eval_rows is None else self.eval_rows.annotator_ids
+    def _explained(self, returns: Tensor, values: Tensor, mask: Tensor) -> float:
+        """Share of the returns' variance that the values foretold; NaN where the returns do not vary."""
+        _, variance = self._moments(returns, mask)
+        _, rest = self._moments(returns - values, mask)
+        return float(1 - rest / variance) if variance > 0 else float("nan")
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Complete the metrics of one update, keep them in `history`, and pass on every `logging_steps`-th."""
-        if "objective/kl" in logs:
-            step, every = self.state.global_step, max(1, int(self.state.logging_steps or 1))
-            logs = self._complete(logs)
-            self.history.append({"step": step, **logs})
-            warning = self.guard.watch(step, logs["objective/kl"], logs["completions/empty_fraction"])
-            if warning:
-                logger.warning(warning)
-            elif not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-                self.guard.keep(self._trainable_policy_parameters())
-            if step % every and step not in (1, self.state.max_steps) and not self.guard.stop_reason:
-                return
-        super().log(logs, start_time)
-
-    def _complete(self, logs: dict[str, float]) -> dict[str, float]:
-        rows = [row for row in self.socket.drain() if row.is_training]
-        self._latest_rows = rows
-        return {
-            **correct_table_metrics(logs, self.args, self.accelerator.num_processes),
-            **reward_metrics(rows, self.train_rows.group_names, self.accelerator, self.judge),
-            "policy/grad_norm": float(self._grad_norm),
-        }
-
-    def _trainable_policy_parameters(self) -> dict[str, nn.Parameter]:
-        policy = self.accelerator.unwrap_model(self.model).policy
-        return {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
-
-    def generate_completions(self, sampling: bool = False) -> None:
-        """Print a table of person, reward, completion and prompt: of the eval rows if there are any, else of rollouts.
-
-        Args:
-            sampling: whether one batch of the eval rows is enough.
-        """
-        if sampling and (self.state.global_step - 1) % self._table_every:
+    def _note_rollout(self, kl: Tensor, explained: float) -> None:
+        """Metrics of the rollout, the guard's judgement, and the next `kl_coef`."""
+        mode = "train" if self.model.training else "eval"
+        total, n = self.accelerator.reduce(torch.stack([kl.sum(), kl.new_tensor(len(kl))]), "sum").tolist()
+        metrics = self._metrics[mode]
+        metrics["objective/kl"].append(total / n)
+        metrics["objective/kl_coef"].append(self.kl_coef)
+        metrics["critic/explained_variance"].append(explained)
+        if mode == "eval":
             return
-        rows = self._latest_rows if self.eval_rows is None else self._score_eval_rows(sampling)
-        if self.accelerator.is_main_process and rows:
-            print(
-                f"\nafter update {self.state.global_step}\n{sample_table(rows[: self.args.n_table_rows])}", flush=True
+        latest = {name: values[-1] for name, values in metrics.items() if values and name not in NOT_OF_A_ROLLOUT}
+        self._rollouts.append({"step": self.state.global_step, **latest})
+        self._judge(latest)
+        if self.args.kl_target is not None:  # equation 12 of Ziegler et al. (arXiv 1909.08593)
+            error = max(-0.2, min(0.2, total / n / self.args.kl_target - 1))
+            self.kl_coef *= 1 + error * n / self.args.kl_horizon
+
+    def _judge(self, latest: dict[str, float]) -> None:
+        step = self.state.global_step
+        warning = self.guard.watch(step, latest["objective/kl"], latest["completions/empty_fraction"])
+        if self.guard.stop_reason:
+            self.control.should_training_stop = True
+        if warning:
+            logger.warning(warning)
+        elif not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            self.guard.keep(self._trainable_parameters(), are_good=True)
+
+    def _watch(self, entry: dict[str, float]) -> None:
+        """Every rollout was judged as it was drawn; here what the log says of it."""
+        cut = entry.get("completions/clipped_ratio")
+        if cut is not None and cut > 0.5 and not getattr(self, "_cut_said", False):
+            self._cut_said = True
+            logger.warning(
+                f"{cut:.0%} of the completions were cut at max_completion_length={self.args.max_completion_length}: "
+                "they are rewarded as they stand, less missing_eos_penalty. Raise it if answers should end."
             )
 
-    @torch.no_grad()
-    def _score_eval_rows(self, only_first_batch: bool) -> list[ScoredRow]:
-        pad = self.processing_class.pad_token_id
-        training_rows = self.socket.drain()
-        for batch in self.eval_dataloader:
-            queries = batch["input_ids"].to(self.accelerator.device)
-            answers = self._generate(queries, 0.01)
-            get_reward(self.socket, torch.cat((queries, answers), 1), pad, queries.shape[1])
-            if only_first_batch:
-                break
-        rows = self.socket.drain()
-        self.socket.scored = training_rows
-        return rows
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Metrics of every rollout, with `step`, the optimizer steps before it. A resumed run has all of it."""
+        return [{**entry, "n_updates": self.state.global_step} for entry in self._rollouts]
 
-    def _generate(self, queries: torch.Tensor, temperature: float) -> torch.Tensor:
-        """Completions `(rows, response)` of `queries` `(rows, context)`, cut and padded behind the stop token."""
-        settings = {"max_new_tokens": self.args.response_length, "temperature": temperature + 1e-7, "do_sample": True}
-        settings |= {"top_k": 0, "top_p": 1.0}
-        pad, size = self.processing_class.pad_token_id, self.args.local_rollout_forward_batch_size
-        gather = self.args.ds3_gather_for_generation
-        unwrap = {"gather_deepspeed3_params": gather, "generation_kwargs": settings}
-        with (
-            kept_whole(self.model),
-            unwrap_model_for_generation(self.model, self.accelerator, **unwrap) as unwrapped,
-        ):
-            config = GenerationConfig(**settings)
-            sequences, _ = batch_generation(unwrapped.policy, queries, size, pad, config)
-        answers = sequences[:, queries.shape[1] :]
-        return answers if self.stop_token_id is None else truncate_response(self.stop_token_id, pad, answers)
+    # losses
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the policy (its adapter, with PEFT), the tokenizer and a model card, from a state dict gathered on all
-        processes.
-        """
-        output = Path(output_dir or self.args.output_dir)
-        gathered = self.accelerator.get_state_dict(self.model)
-        if not self.accelerator.is_main_process:
-            return
-        state = {name.removeprefix("policy."): value for name, value in gathered.items() if name.startswith("policy.")}
-        policy = self.accelerator.unwrap_model(self.model).policy
-        with saving(output, "The policy"), whole_files(output, _last_file(policy)) as beside:
-            policy.save_pretrained(beside, state_dict=state)
-            self.processing_class.save_pretrained(beside)
-            what = (policy, self.args, self.train_rows, self.history)
-            write_policy_card(beside, *what, algorithm="PPO", who=self.who)
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """The policy's loss of TRL and `vf_coef` times the critic's, both over all tokens of the step."""
+        with self._beta_of(self.args.beta):
+            loss = super()._compute_loss(model, inputs)
+        let_learn(self.model)
+        mask = inputs["completion_mask"].float()
+        values = self._values(model, inputs)
+        wrong = clipped_value_loss(
+            values, inputs["old_values"], inputs["returns"], cliprange=self.args.cliprange_value
+        )  # fmt: skip
+        value_loss = (wrong * mask).sum() / self._n_tokens(inputs)
+        left = ((values - inputs["old_values"]).abs() > self.args.cliprange_value).float()
+        self._value_sums += torch.stack([(wrong.detach() * mask).sum(), (left * mask).sum(), mask.sum()]).cpu()
+        if self.accelerator.sync_gradients:  # of all parts of the step: a mean of means is none of tokens
+            self._note_values()
+        return loss + self.args.vf_coef * value_loss
+
+    def _note_values(self) -> None:
+        sums, self._value_sums = self._value_sums, torch.zeros(3)
+        total, n_left, n = self.accelerator.reduce(sums.to(self.accelerator.device), "sum").tolist()
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics["loss/value"].append(total / max(n, 1))
+        metrics["clip_ratio/value"].append(n_left / max(n, 1))
+
+    def _n_tokens(self, inputs: dict[str, Any]) -> Tensor:
+        """What sums over tokens are divided by: a step's share of all tokens, as TRL's 'dapo' has it."""
+        n = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
+        if self.model.training:
+            n = n * self.current_gradient_accumulation_steps / self.args.steps_per_generation
+        return n
+
+    # files
+
+    def save_beside(self, folder: Path) -> None:
+        """With a checkpoint, beside what GRPO writes: the critic, `kl_coef` and the history."""
+        super().save_beside(folder)
+        if not self.is_deepspeed_enabled:  # whose own checkpoint holds it
+            weights = {name: whole_tensor(parameter) for name, parameter in self._critic_parameters().items()}
+            if self.args.should_save:
+                save_file(copies(weights), folder / CRITIC)
+        if self.args.should_save:
+            progress = {"kl_coef": self.kl_coef, "rollouts": self._rollouts}
+            (folder / PROGRESS).write_text(json.dumps(progress) + "\n", encoding="utf-8")
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:
+        """As of `PersonalGroupTrainer`; a resumed run has the history of the one before."""
+        point = self.agreed_resume_point(resume_from_checkpoint)
+        if point is not None and (Path(point) / PROGRESS).is_file():
+            progress = json.loads((Path(point) / PROGRESS).read_text(encoding="utf-8"))
+            self.kl_coef, self._rollouts = progress["kl_coef"], progress["rollouts"]
+        return super().train(resume_from_checkpoint, **options)
+
+    def read_weights(self, folder: Path) -> None:
+        """Policy and critic of a checkpoint, before anything is divided."""
+        model = self.accelerator.unwrap_model(self.model)
+        if isinstance(model, PeftModel):
+            set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"), model.active_adapter)
+        else:
+            with critic_set_aside(model):
+                GRPOTrainer._load_from_checkpoint(self, str(folder), model)
+        weights, own = load_file(folder / CRITIC), self._critic_parameters()
+        with torch.no_grad():
+            for name, values in weights.items():
+                set_whole(own[name], values)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """transformers' own, of the policy alone."""
+        model = self.accelerator.unwrap_model(self.model)
+        with critic_set_aside(model):
+            state_dict = model.state_dict() if state_dict is None else state_dict
+            # also what PEFT takes for the policy's: it leaves out the weights of adapters that it knows by name
+            state_dict = {name: value for name, value in state_dict.items() if not _is_critics(name)}
+            super()._save(output_dir, state_dict)
 
 
-def _last_file(policy: PreTrainedModel) -> str:
-    return "adapter_config.json" if isinstance(policy, PeftModel) else "config.json"
+def _sequences(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask (batch, context + time)."""
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    return ids, torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+
+
+def _is_critics(name: str) -> bool:
+    return name.startswith("critic.") or f".{ADAPTER}." in name

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 
 from palign.data.preferences import Preferences
+from palign.data.trained_rows import save_trained_rows
 from palign.functional.losses import plackett_luce, preference_loss
 from palign.models.embeddings import EmbeddingStore
 from palign.models.fsdp import outside_fsdp
@@ -301,6 +302,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             card, folder = pal_card(model, n_rows=len(self.train_rows)), output_dir or self.args.output_dir
             with saving(folder, "The reward model"):
                 model.save_pretrained(folder, card=card)
+                save_trained_rows(folder, self.train_rows)
 
     def read_weights(self, folder: Path) -> None:
         """Head, people and what was trained of the backbone, from a checkpoint of stage two."""

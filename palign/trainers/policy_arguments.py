@@ -11,23 +11,20 @@ from trl import ModelConfig
 
 from palign.command_line import CommandLine
 from palign.conditioning import PolicyConditioning
+from palign.data.reading_options import ReadingOptions
 from palign.writing import require_writable
 
-__all__ = ["PolicyArguments", "check_output", "check_quantization", "parse_over"]
+__all__ = ["PolicyArguments", "check_output", "check_quantization", "check_vllm", "parse_over"]
 
 
 @dataclass
-class PolicyArguments:
+class PolicyArguments(ReadingOptions):
     """What a policy is trained on, and what it is compared with."""
 
     dataset_name: str | None = field(
         default=None, metadata={"help": "Rows with a prompt and a person: a file, a folder, or a hub name."}
     )
     dataset_split: str | None = field(default=None, metadata={"help": "Split of a folder or hub data set."})
-    annotator_column: str = field(
-        default="annotator_id", metadata={"help": "Column with the id of the person who asks."}
-    )
-    prompt_column: str = field(default="prompt", metadata={"help": "Column with the prompt, a text or messages."})
     group_columns: list[str] = field(default_factory=list, metadata={"help": "Further columns to report by."})
     guard: str = field(
         default="stop",
@@ -42,6 +39,7 @@ class PolicyArguments:
     n_annotators: int = field(default=60, metadata={"help": "Embedded default: people."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.compare_with = [PolicyConditioning(name).value for name in self.compare_with]
         for name in ("n_eval_rows", "lm_steps", "n_annotators"):
             if getattr(self, name) < 1:
@@ -99,6 +97,22 @@ def check_output(args: TrainingArguments) -> None:
             f"--resume_from_checkpoint is {args.resume_from_checkpoint!r}; here it is true or false: every policy "
             "goes on from the last checkpoint of its own folder."
         )
+
+
+def check_vllm(args: Any, model_args: ModelConfig) -> None:
+    """Raise, before any model loads, where completions are to be drawn by vLLM and cannot be.
+
+    Raises:
+        ImportError: vLLM is not installed.
+        ValueError: no model of the user's.
+    """
+    if args.use_vllm and find_spec("vllm") is None:
+        raise ImportError(
+            "--use_vllm needs the package vllm, which is not installed: pip install 'trl[vllm]', or leave --use_vllm "
+            "out and generate with transformers."
+        )
+    if args.use_vllm and model_args.model_name_or_path is None:
+        raise ValueError("--use_vllm was given without --model_name_or_path; vLLM reads the model from its folder.")
 
 
 def check_quantization(model_args: ModelConfig) -> None:

@@ -75,7 +75,7 @@ def policy_card(
         POLICY, algorithm=algorithm, tag=algorithm.lower(),
         library="peft" if is_adapter else "transformers", what="A LoRA adapter" if is_adapter else "A copy",
         base=named(getattr(base, "name_or_path", None)), conditioning=conditioning.value,
-        types=TYPES[conditioning].replace("{reward}", reward), use=_use(is_adapter, conditioning, algorithm),
+        types=TYPES[conditioning].replace("{reward}", reward), use=_use(is_adapter, conditioning),
         n_rows=f"{len(rows.prompts):,}",
         n_annotators=f"{len(set(rows.annotator_ids)):,}", groups=table(groups or [("not trained yet", "–", "–")]),
         kl="–" if kl is None else f"{kl:.2f}",
@@ -107,10 +107,10 @@ def write_conditioning(folder: Path, args: PersonalPolicyConfig, who: WhoIsAskin
     write_whole(folder / CONDITIONING, json.dumps(record, indent=1) + "\n")
 
 
-def _use(is_adapter: bool, conditioning: PolicyConditioning, algorithm: str) -> str:
+def _use(is_adapter: bool, conditioning: PolicyConditioning) -> str:
     """Code that asks the policy as it was asked in training."""
     is_told = conditioning is PolicyConditioning.PROMPT
     imports = (WHO_IMPORTS if is_told else "") + RENDER_IMPORTS
-    special = "False" if algorithm == "PPO" else "isinstance(prompt, str)"  # TRL's GRPO begins plain texts with bos
+    special = "isinstance(prompt, str)"  # TRL begins plain texts with bos
     ask = ASK.format(who=WHO if is_told else "", special=special)
     return (LOAD_ADAPTER if is_adapter else LOAD_WHOLE).format(imports=imports) + ask

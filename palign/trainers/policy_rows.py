@@ -10,11 +10,23 @@ from transformers import TrainingArguments
 
 from palign.data.annotators import canonical_id
 from palign.data.checks import unknown_column_message
-from palign.data.loading import read_rows
+from palign.data.loading import read_table
+from palign.data.reading import Reading, print_reading
+from palign.data.reading_options import ReadingOptions
 from palign.data.rendering import render_prompt
+from palign.data.rows import RowReader
 from palign.models.architectures import special_ids
 
-__all__ = ["PolicyRows", "groups_of", "named_rows", "query_ids", "read_prompt_rows", "require_one_batch"]
+__all__ = [
+    "PolicyRows",
+    "cut_prompt",
+    "groups_of",
+    "named_rows",
+    "prompt_rows_and_reading",
+    "query_ids",
+    "read_prompt_rows",
+    "require_one_batch",
+]
 
 
 @dataclass
@@ -72,29 +84,35 @@ def query_ids(prompts: Sequence[Any], tokenizer: Any, *, max_length: int | None 
         max_length: tokens kept, bos and the end of the prompt; None keeps all.
     """
     before, _ = special_ids(tokenizer, is_causal=True)
-    opening, found = before or [tokenizer.bos_token_id], []
+    found = []
     for prompt in prompts:
         ids = tokenizer(render_prompt(prompt, tokenizer), add_special_tokens=False, verbose=False)["input_ids"]
         if isinstance(prompt, str) and ids[: len(before)] != before:
             ids = [*before, *ids]
-        if max_length is not None and len(ids) > max_length:
-            kept = opening if ids[: len(opening)] == opening and len(opening) < max_length else []
-            ids = [*kept, *ids[len(kept) - max_length :]]
-        found.append(ids)
+        found.append(ids if max_length is None else cut_prompt(ids, tokenizer, max_length))
     return found
 
 
+def cut_prompt(ids: Sequence[int], tokenizer: Any, max_length: int) -> list[int]:
+    """At most `max_length` ids of a prompt: what the tokenizer begins every text with, and the end."""
+    ids = list(ids)
+    if len(ids) <= max_length:
+        return ids
+    opening = special_ids(tokenizer, is_causal=True)[0] or [tokenizer.bos_token_id]
+    kept = opening if ids[: len(opening)] == opening and len(opening) < max_length else []
+    return [*kept, *ids[len(kept) - max_length :]]
+
+
 def require_one_batch(n_rows: int, args: TrainingArguments, name: str = "train_dataset") -> None:
-    """Raise `ValueError` where rows do not fill one batch: TRL's PPO would ask for one for ever, its GRPO train none.
+    """Raise `ValueError` where rows do not fill one batch: TRL would train none.
 
     Args:
         n_rows: rows to train on.
-        args: of PPO, or of GRPO or RLOO, which draw `num_generations` completions for each row.
+        args: with `num_generations`, the completions drawn for each row.
         name: of the rows, for the message.
     """
     n_each, n_processes = args.per_device_train_batch_size, PartialState().num_processes
-    steps = "gradient_accumulation_steps" if not hasattr(args, "num_generations") else "steps_per_generation"
-    n_generations = getattr(args, "num_generations", 1)
+    steps, n_generations = "steps_per_generation", args.num_generations
     n_batch = n_each * n_processes * getattr(args, steps)
     if n_rows >= n_batch // n_generations:
         return
@@ -106,47 +124,56 @@ def require_one_batch(n_rows: int, args: TrainingArguments, name: str = "train_d
     )
 
 
-def read_prompt_rows(
-    source: str,
-    *,
-    split: str | None = None,
-    annotator_column: str = "annotator_id",
-    prompt_column: str = "prompt",
-    group_columns: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+def read_prompt_rows(data: str, /, **options: Any) -> list[dict[str, Any]]:
+    """The rows alone of `prompt_rows_and_reading`, which takes the same arguments."""
+    return prompt_rows_and_reading(data, **options)[0]
+
+
+def prompt_rows_and_reading(
+    data: str, /, *, split: str | None = None, group_columns: Sequence[str] = (), **reading: Any
+) -> tuple[list[dict[str, Any]], Reading]:
     """Rows to train a policy on, from a file, a folder or the hub: `prompt`, `annotator_id` and the groups.
 
-    Preference rows will do: what is beside the prompt and the person is left out, and so are repeated rows. A group
-    that a row does not give is None.
+    Preference rows will do: the prompt is the one that a reward model reads of them; what is beside it and the person
+    is left out, and so are repeated rows. A group that a row does not give is None. How they were read is printed.
+
+    Args:
+        reading: as in `palign.data.reading_options.ReadingOptions`: annotator_column="worker", source="argilla", …
 
     Raises:
         ValueError: no rows, or a column that is missing or empty; the message names row and column.
     """
-    found, name = read_rows(source, split=split)
-    rows: dict[str, dict[str, Any]] = {}
+    options = ReadingOptions.reading(reading)
+    table = read_table(data, split=split, options=options)
+    there = table.columns()
     for column in group_columns:
-        if found and not any(column in row for row in found):
-            there = dict.fromkeys(key for row in found for key in row)
+        if len(table) and column not in there:
             advice = "Name groups with --group_columns and --group_column."
-            raise ValueError(unknown_column_message(column, there, name, advice))
-    for number, row in enumerate(found):
-        for column in (annotator_column, prompt_column):
-            if column not in row:
-                raise ValueError(
-                    f"{name}, row {number}: there is no column {column!r}; the row has {', '.join(map(repr, row))}. "
-                    "Every row must have a prompt and a person; say what they are called with --prompt_column and "
-                    "--annotator_column."
-                )
-        try:
-            person = canonical_id(row[annotator_column])
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name}, row {number}, column {annotator_column!r}: {error}") from error
-        if not row[prompt_column]:
-            raise ValueError(f"{name}, row {number}, column {prompt_column!r}: the prompt is empty. Drop the row.")
-        kept = {"prompt": row[prompt_column], "annotator_id": person}
-        groups = {column: row.get(column) for column in group_columns}
-        kept |= {column: None if group is None or group != group else str(group) for column, group in groups.items()}
-        rows.setdefault(repr((kept["prompt"], person)), kept)
+            raise ValueError(unknown_column_message(column, there, table.name, advice))
+    if len(table) and options.prompt_column not in there and not _has_answers(options, there):
+        advice = (
+            "Every row must have a prompt and a person; say what they are called with --prompt_column and "
+            "--annotator_column."
+        )
+        raise ValueError(unknown_column_message(options.prompt_column, there, table.name, advice))
+    read, summary = RowReader(options, None).read_prompts(table)
+    rows: dict[str, dict[str, Any]] = {}
+    groups = {column: table.column(column) for column in group_columns}
+    for prompt, person, row in read:
+        kept = {"prompt": prompt, "annotator_id": person}
+        for column, values in groups.items():
+            group = values[row]
+            kept[column] = None if group is None or group != group else str(group)
+        rows.setdefault(repr((prompt, person)), kept)
     if not rows:
-        raise ValueError(f"{name} has no rows; a policy needs prompts.")
-    return list(rows.values())
+        raise ValueError(f"{table.name} has no rows; a policy needs prompts.")
+    summary.left_out = {"repeat a prompt of the same person": len(read) - len(rows)}
+    summary.n_preferences = len(rows)
+    print_reading(summary)
+    return list(rows.values()), summary
+
+
+def _has_answers(options: ReadingOptions, columns: Sequence[str]) -> bool:
+    """Whether the prompt may be what the answers' conversations begin with."""
+    named = {options.first_column, options.second_column} - {None} or set(options.pair(True))
+    return named <= set(columns) or options.completions_column in columns

@@ -49,6 +49,7 @@ class PolicyRuns(ABC):
         args: of every run.
         peft_config: of every adapter; None trains the whole policy.
         judge: an independent judge, (completion, annotator_id) → utility; it trains nothing.
+        reading: how the rows were read, a line each, for the report.
     """
 
     model: PreTrainedModel
@@ -60,6 +61,7 @@ class PolicyRuns(ABC):
     args: PersonalPolicyConfig
     peft_config: PeftConfig | None = None
     judge: Callable[[str, str], float] | None = None
+    reading: Sequence[str] = ()
     _latest: PreTrainedModel | None = None
 
     def train(self, conditioning: PolicyConditioning | str) -> PolicyRun:

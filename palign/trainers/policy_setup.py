@@ -10,6 +10,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from palign.conditioning import WhoIsAsking
 from palign.data.guard import act_on, guard_prompts
+from palign.data.reading_options import ReadingOptions
 from palign.data.rendering import require_template
 from palign.models.checkpoints import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
@@ -18,7 +19,7 @@ from palign.rewards import PersonalizedReward
 from palign.trainers.embedded import make_embedded_default, train_embedded_reward
 from palign.trainers.policy_arguments import PolicyArguments
 from palign.trainers.policy_config import PersonalPolicyConfig
-from palign.trainers.policy_rows import read_prompt_rows, require_one_batch
+from palign.trainers.policy_rows import prompt_rows_and_reading, require_one_batch
 from palign.trainers.policy_runs import PolicyRuns
 
 Runs = TypeVar("Runs", bound=PolicyRuns)
@@ -96,12 +97,11 @@ def _reward_groups(script: PolicyArguments, args: Any) -> list[str]:
 
 def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remote_code: bool) -> dict[str, Any]:
     require_model_folder(model_args.model_name_or_path)
-    rows = read_prompt_rows(
+    rows, reading = prompt_rows_and_reading(
         script.dataset_name,
         split=script.dataset_split,
-        annotator_column=script.annotator_column,
-        prompt_column=script.prompt_column,
         group_columns=[*script.group_columns, *_reward_groups(script, args)],
+        **vars(ReadingOptions.reading(script)),
     )
     if len(rows) < 2:
         raise ValueError(
@@ -136,4 +136,5 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
         "reward_model": reward_model,
         "train_rows": [rows[i] for i in order[n_eval:]],
         "eval_rows": [rows[i] for i in order[:n_eval]],
+        "reading": reading.lines(),
     }

@@ -48,15 +48,16 @@ class CollapseGuard:
             return f"training stops: {reason}. {remedy} (kl_coef, beta)."
         return f"{reason} ({self.n_beyond} of {self.patience} updates in a row before training stops)."
 
-    def keep(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Remember weights after an update within the limits.
+    def keep(self, parameters: Mapping[str, nn.Parameter], *, are_good: bool = False) -> None:
+        """Remember weights within the limits.
 
-        What was measured in an update are the rollouts of the weights *before* its optimizer steps, so the weights
-        known
-        to be good are those handed over the time before.
+        Args:
+            parameters: after an update; what was measured in it are the completions of the weights *before* its
+                optimizer steps, so those known to be good are the ones handed over the time before.
+            are_good: it is these weights that were measured.
         """
-        self.good_weights = self.latest_weights
-        self.latest_weights = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        held = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self.good_weights, self.latest_weights = (held, {}) if are_good else (self.latest_weights, held)
 
     def restore(self, parameters: Mapping[str, nn.Parameter]) -> bool:
         """Copy the good weights back into `parameters`; False if there are none."""

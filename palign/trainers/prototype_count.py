@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from palign.functional.item_components import evidence_of_rows, independent_people
 from palign.functional.losses import pair_order, plackett_luce
 from palign.functional.mixture import sum_by_annotator
 from palign.functional.people_drawn import draw_people
@@ -55,7 +56,6 @@ POOLED_RIDGES = (1e-2, 3.0, 30.0)
 PERSONAL_RIDGES = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
 PERSONAL_WIDTH = 512
 PERSONAL_JUDGED = 0.25  # of a person's rows, where it is asked what their own part is worth
-INDEPENDENT = 0.6  # mean evidence of a row, from which on a person's rows pass for judgements of their own
 MOST_ASKED = 400  # people whose rows tell how much a person's own part is worth
 MIN_HELD_OUT = 4
 JUDGED = 0.4  # of a person's rows, or items, in each dealing
@@ -500,11 +500,10 @@ class _Trial:
         """Rows that some people held out are placed and judged by, and rewards (rows, max_items) of both under the
         heads of the others.
         """
-        counted = torch.ones(len(self.data)) if self.data.evidence is None else self.data.evidence
-        people = self.data.annotator_index
-        mean = sum_by_annotator(counted, people, self.n_people) / torch.bincount(people, minlength=self.n_people)
+        rows = [part.cpu().numpy() for part in (self.rows.item_indices, self.rows.ranks, self.rows.annotator_index)]
+        independent = independent_people(evidence_of_rows(*rows), rows[2])
         dealt = [
-            self._dealt(np.random.default_rng((self.seed, d)), PERSONAL_JUDGED, (mean >= INDEPENDENT).cpu().numpy())
+            self._dealt(np.random.default_rng((self.seed, d)), PERSONAL_JUDGED, independent)
             for d in range(self.n_dealings)
         ]
         sources = [self._joined([part.first for part in dealt]), self._joined([part.second for part in dealt])]

@@ -48,6 +48,7 @@ class RewardSetup:
         n_prototypes: K, chosen if it was to be.
         choice: what people held out chose, or None.
         variant: kind of head, where it was chosen.
+        dealt: rows that `train_rows` and `eval_rows` were dealt from; None where rows to evaluate on were named.
         guard_notes: what the guard said of the rows.
         newcomers: rows to place newcomers by and rows to judge by, or None.
     """
@@ -66,6 +67,7 @@ class RewardSetup:
     annotators: AnnotatorIndex = field(default_factory=AnnotatorIndex)
     guard_notes: list[str] = field(default_factory=list)
     variant: str | None = None
+    dealt: Preferences | None = None
 
     def config(self, n_prototypes: int) -> PALConfig:
         """The architecture with that K."""
@@ -133,6 +135,7 @@ def set_up_reward(
     if model_args.model_name_or_path is not None:
         require_model_folder(model_args.model_name_or_path)
     split_note: list[str] = []
+    dealt = None
     if data_args.dataset_name is None:
         train, evaluation, embeddings, newcomers = _embedded(args.seed)
     else:
@@ -143,8 +146,9 @@ def set_up_reward(
         if script.n_prototypes != "auto":
             check_prototype_count(int(script.n_prototypes), len(train.annotators()))
         if evaluation is None:
-            dealt = hold_out(train, fraction=script.eval_fraction, seed=args.seed)
-            train, evaluation, split_note = dealt.train, dealt.evaluation, [dealt.sentence]
+            dealt = train
+            held = hold_out(train, fraction=script.eval_fraction, seed=args.seed)
+            train, evaluation, split_note = held.train, held.evaluation, [held.sentence]
     options = GuardOptions(
         n_types=int(script.n_prototypes) if script.n_prototypes not in ("auto", "1") else None,
         prompts_are_new=data_args.eval_dataset_name is not None,
@@ -162,7 +166,7 @@ def set_up_reward(
     setup = RewardSetup(
         script, args, train, evaluation, embeddings, _backbone(script, model_args), model_args.model_name_or_path,
         newcomers, data_args.group_columns, annotators=train.annotators(), guard_notes=guard_notes,
-        trains_backbone=bool(model_args.use_peft or args.train_backbone),
+        trains_backbone=bool(model_args.use_peft or args.train_backbone), dealt=dealt,
     )  # fmt: skip
     _choose(setup)
     return setup

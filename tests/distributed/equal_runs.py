@@ -1,7 +1,5 @@
 """One short training of each trainer on planted rows, the same on any number of ranks: what they are compared by."""
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,12 +11,11 @@ from fsdp_on_cpu import UNITS, launch_fsdp2
 from grpo_helpers import make_trainer as group_trainer
 from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
 from policy_helpers import IdAndLength
-from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
 from ppo_helpers import lora as ppo_lora
+from ppo_helpers import named_rows, ppo_config, tiny_policy
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 from trl import GRPOTrainer, RLOOTrainer
-from trl.experimental.ppo import ppo_trainer
 
 from palign import PALRewardConfig, PALRewardModel, PALRewardTrainer, PersonalizedReward
 from palign.models.mixture_policy import MixturePolicy
@@ -156,45 +153,31 @@ def train_fair(folder: Path, stage: int, n_ranks: int, accumulation: int, mixtur
 
 
 def train_ppo(folder: Path, stage: int, n_ranks: int, accumulation: int) -> dict[str, Any]:
-    """PPO whose answers follow from the prompts, and whose advantages TRL does not whiten by process."""
+    """PPO whose completions follow from the prompts and differ in length; advantages are whitened over all of them."""
     launched(stage)
-    if stage > DDP:  # as the launcher says it: TRL's PPO cannot take a configuration as an argument
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"zero_{os.environ['RANK']}.json"
-        file.write_text(json.dumps(zero_config(stage)), encoding="utf-8")
-        os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
-    model, tokenizer = tiny_policy()
-    options = common(folder, 0, n_ranks, accumulation)
-    options["gradient_checkpointing"] = n_ranks > 1  # where activations are computed again, the steps are the same
-    args = ppo_config(options.pop("output_dir"), **options, total_episodes=40, num_ppo_epochs=2, num_mini_batches=1)
     policy_lora = ppo_lora()
     policy_lora.lora_dropout = 0.0
-    with (
-        mock.patch.object(ppo_trainer, "batch_generation", answers_by_prompt),
-        mock.patch.object(ppo_trainer, "masked_whiten", lambda values, mask, shift_mean=True: values),
-    ):
-        trainer = PALPPOTrainer(
-            model, PersonalizedReward(IdReward(), standardize=False), args, tokenizer, named_rows(GLOBAL_BATCH),
-            peft_config=policy_lora,
-        )  # fmt: skip
+    options = common(folder, stage, n_ranks, accumulation) | {"learning_rate": 2e-2}  # moves ratios and KL
+    # where activations are computed again the steps are the same (not under ZeRO-3, where that is refused)
+    options["gradient_checkpointing"] = n_ranks > 1 and stage in (DDP, ZERO_2)
+    model, tokenizer = tiny_policy()
+    trainer = PALPPOTrainer(
+        model, PersonalizedReward(IdAndLength(), standardize=False),
+        ppo_config(options.pop("output_dir"), **options, num_iterations=2, max_steps=6), tokenizer,
+        named_rows(GLOBAL_BATCH), peft_config=policy_lora,
+    )  # fmt: skip
+    with mock.patch.object(GRPOTrainer, "_generate_single_turn", completions_by_prompt):
         trainer.train()
     trainer.save_model()
-    names = ("loss/policy_avg", "loss/value_avg", "objective/scores", "objective/kl")
-    found = {name: [logs[name] for logs in trainer.history] for name in names}
-    return {**how(trainer), "loss": found.pop("loss/value_avg"), **found}
-
-
-def answers_by_prompt(
-    model: Any, queries: torch.Tensor, batch_size: int, pad_id: int, config: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """In place of sampling: tokens counted up from the sum of the prompt's, and the logits that precede them."""
-    length = config.max_new_tokens
-    answers = 20 + (queries.sum(1, keepdim=True) + torch.arange(length, device=queries.device)) % 40
-    sequences = torch.cat([queries, answers], dim=1)
-    mask = sequences != pad_id
-    positions = mask.cumsum(1) - mask.long()
-    logits = model(input_ids=sequences.masked_fill(~mask, 0), attention_mask=mask, position_ids=positions).logits
-    return sequences, logits[:, queries.shape[1] - 1 : -1] / (config.temperature + 1e-7)
+    trainer.accelerator.wait_for_everyone()
+    names = ("objective/reward", "objective/kl", "critic/explained_variance")
+    weights = load_file(folder / "adapter_model.safetensors")
+    norms = [row["grad_norm"] for row in trainer.state.log_history if "grad_norm" in row]
+    return {
+        **how(trainer), "loss": [row["loss/value"] for row in trainer.state.log_history if "loss/value" in row],
+        "grad_norm": norms, **{name: [row[name] for row in trainer.history] for name in names},
+        "weights": np.concatenate([weights[name].numpy().ravel() for name in sorted(weights)]).tolist(),
+    }  # fmt: skip
 
 
 def train_group(folder: Path, stage: int, n_ranks: int, accumulation: int, algorithm: str) -> dict[str, Any]:
@@ -225,7 +208,7 @@ def completions_by_prompt(trainer: Any, prompt_ids: list[list[int]], *_: Any) ->
     """In place of sampling: tokens counted up from the sum of the prompt's and the place in the group."""
     found = []
     for row, ids in enumerate(prompt_ids):
-        place = row % trainer.num_generations
+        place = row % trainer.num_generations if trainer.num_generations > 1 else sum(ids) % 4
         found.append([20 + (sum(ids) + 7 * place + token) % 40 for token in range(1 + place)])
     return found if isinstance(trainer, RLOOTrainer) else (found, None)
 

@@ -56,7 +56,9 @@ def test_a_recipe_under_fsdp2_ends_as_with_whole_models(
     monkeypatch.setattr(ranks, "TIMEOUT", 500)
     recipe = {"ppo_own": "ppo_pal", "grpo_own": "grpo_pal"}.get(name, name)
     if name == "ppo_own":
-        flags = policies_of_ones_own(tmp_path, "--total_episodes", "64", "--response_length", "4")
+        flags = policies_of_ones_own(
+            tmp_path, "--max_steps", "8", "--num_iterations", "2", "--max_completion_length", "4"
+        )
     elif name == "grpo_own":
         few = ["--num_generations", "4", "--max_steps", "4", "--max_completion_length", "4"]
         flags = policies_of_ones_own(tmp_path, *few)

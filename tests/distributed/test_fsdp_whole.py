@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from equal_runs import DDP, FSDP_2, common, launched, losses, reward_model
 from fsdp_on_cpu import UNITS
 from grpo_helpers import TRAINERS, grpo_config
 from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
 from policy_helpers import IdAndLength, named_rows, tiny_policy
-from ppo_helpers import IdReward, ppo_config
+from ppo_helpers import ppo_config
 from ranks import run_ranks
 from transformers import AutoModelForCausalLM
 
@@ -69,20 +68,29 @@ def test_a_policy_trained_whole_is_measured_against_a_reference_computed_as_it_i
     assert fsdp["total"] == pytest.approx(ddp["total"], abs=1e-3) and fsdp["saved"] == pytest.approx(fsdp["total"])
 
 
-def whole_ppo_policy(folder: Path, stage: int, bf16: bool, dtype: str) -> dict[str, Any]:
-    launched(stage)
+def saved_base(folder: Path) -> Path:
     model, tokenizer = tiny_policy()
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    return folder / "base"
+
+
+def whole_ppo_policy(folder: Path, stage: int, base: Path, bf16: bool, dtype: str) -> dict[str, Any]:
+    launched(stage)
     args = ppo_config(
-        folder, total_episodes=24, per_device_train_batch_size=4, learning_rate=1e-4, seed=0, bf16=bf16, use_cpu=True
-    )
-    reward = PersonalizedReward(IdReward(), standardize=False)
-    trainer = PALPPOTrainer(model.to(getattr(torch, dtype)), reward, args, tokenizer, named_rows(16))
+        folder, max_steps=3, per_device_train_batch_size=4, learning_rate=1e-4, seed=0, bf16=bf16, critic="layers:1",
+        model_init_kwargs={"dtype": dtype},
+    )  # fmt: skip
+    reward = PersonalizedReward(IdAndLength(), standardize=False)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base, dtype=dtype), tiny_policy()[1]
+    trainer = PALPPOTrainer(model, reward, args, tokenizer, named_rows(16))
     trainer.train()
     trainer.save_model()
     trainer.accelerator.wait_for_everyone()
-    names = ("objective/kl", "loss/value_avg", "loss/policy_avg", "policy/grad_norm", "objective/scores")
+    names = ("objective/kl", "objective/reward", "critic/explained_variance")
     found = {name: [row[name] for row in trainer.history] for name in names}
-    policy = trained_model(trainer, "policy")
+    found["loss"] = [row["loss/value"] for row in trainer.state.log_history if "loss/value" in row]
+    policy = trained_model(trainer)
     saved = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     return {
         **found, "is_divided": is_fsdp(policy), "patched": "forward" in policy.__dict__,
@@ -92,18 +100,19 @@ def whole_ppo_policy(folder: Path, stage: int, bf16: bool, dtype: str) -> dict[s
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_ppo_of_all_weights_takes_the_steps_of_ddp(tmp_path: Path, bf16: bool) -> None:
+    base = saved_base(tmp_path)
     ddp, fsdp = (
-        run_ranks(whole_ppo_policy, tmp_path / f"l{stage}", tmp_path / f"o{stage}", stage, bf16, "float32")[0]
+        run_ranks(whole_ppo_policy, tmp_path / f"l{stage}", tmp_path / f"o{stage}", stage, base, bf16, "float32")[0]
         for stage in (DDP, FSDP_2)
     )
-    assert not fsdp.pop("is_divided") and not fsdp.pop("patched")
+    assert not fsdp.pop("is_divided") and fsdp.pop("patched") == ddp["patched"]  # by TRL, from 1.13 on, or by nobody
     for name in fsdp:
         np.testing.assert_allclose(fsdp[name], ddp[name], atol=1e-4, rtol=1e-4, err_msg=name)
 
 
 def test_two_number_types_that_are_trained_are_refused_with_a_way_out(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"held in bfloat16 and float32(.|\n)*Give --bf16 true"):
-        run_ranks(whole_ppo_policy, tmp_path / "l", tmp_path / "o", FSDP_2, False, "bfloat16")
+        run_ranks(whole_ppo_policy, tmp_path / "l", tmp_path / "o", FSDP_2, saved_base(tmp_path), False, "bfloat16")
 
 
 def best_of(folder: Path, stage: int, kind: str) -> dict[str, Any]:

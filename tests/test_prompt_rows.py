@@ -1,18 +1,14 @@
-"""Rows for PPO: from files, checked with row and column, and what is bound for a batch of them."""
+"""Rows that a policy is trained on: from files, checked with row and column, and as the policy reads their prompts."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from ppo_helpers import IdReward, named_rows, ppo_config, tiny_policy
+from policy_helpers import tiny_policy
 from tokenizers.processors import TemplateProcessing
 
-from palign.conditioning import WhoIsAsking
 from palign.models.completions import prompt_ids
-from palign.rewards import PersonalizedReward
-from palign.trainers.pal_ppo_data import check_tokenizer, prepare_rows
 from palign.trainers.policy_rows import groups_of, query_ids, read_prompt_rows
 
 
@@ -45,25 +41,6 @@ def test_bad_rows_say_where(tmp_path: Path, bad: dict, message: str) -> None:
     good = {"prompt": "p", "annotator_id": "a"}
     with pytest.raises(ValueError, match=message):
         read_prompt_rows(write(tmp_path / "r.jsonl", [good, good, bad]))
-
-
-def test_prepared_rows_hold_what_is_bound(tmp_path: Path) -> None:
-    _, tokenizer = tiny_policy()
-    socket = PersonalizedReward(IdReward()).for_ppo(tokenizer)
-    who = WhoIsAsking.from_weights([str(i) for i in range(4)], np.eye(2)[[0, 1, 0, 1]])
-    rows = [{**row, "annotator_id": int(row["annotator_id"])} for row in named_rows(4)]
-    common = {"name": "rows", "tokenizer": tokenizer, "socket": socket}
-    prepared = prepare_rows(rows, args=ppo_config(tmp_path), who=who, **common)
-    bound = prepared.bound([3, 1], context_length=30, is_training=True)
-    assert bound.annotator_ids == ["3", "1"] and bound.groups == ["odd", "odd"]
-    assert bound.prompts == ["person 3 asks about the garden", "person 1 asks about the garden"]
-    assert tokenizer.decode(bound.query_ids[0]).strip() == "[reader: type 1] person 3 asks about the garden"
-    assert prepared.group_names == ["even", "odd"]
-    short = prepare_rows(rows, args=ppo_config(tmp_path, max_prompt_length=2), who=None, **common)
-    assert [tokenizer.decode(ids).strip() for ids in short.dataset["input_ids"]][0] == "the garden"  # the end is kept
-    assert short.prompts[0] == "person 0 asks about the garden"
-    plain = prepare_rows(rows, args=ppo_config(tmp_path, group_column=None), who=None, **common)
-    assert plain.groups == plain.group_names == []
 
 
 def test_a_group_that_is_not_given_is_none(tmp_path: Path) -> None:
@@ -119,10 +96,3 @@ def test_a_prompt_has_one_bos_and_no_eos_behind_it(single: str) -> None:
     assert query_ids(["the garden"], tokenizer, max_length=1) == [plain[-1:]]
     begun = [*messages, {"role": "assistant", "content": "the garden"}]
     assert query_ids([begun], tokenizer)[0][-2:] == plain  # an answer that is begun is gone on with
-
-
-def test_a_pad_token_that_begins_texts_is_refused() -> None:
-    tokenizer = tokenizer_with("<bos> $A")
-    tokenizer.pad_token = "<bos>"
-    with pytest.raises(ValueError, match="pads with '<bos>', which it also puts before every text"):
-        check_tokenizer(tokenizer)

@@ -1,0 +1,112 @@
+"""Exports of annotation tools and published data sets: recognised by their columns or files, or by their name."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from palign.data.reading_options import ReadingOptions
+from palign.data.sources import SOURCES, read_source
+from palign.data.table import Table
+
+__all__ = ["folder_export", "read_export", "recognised_export"]
+
+# what all of an export's files have, the more telling one first
+COLUMNS: tuple[tuple[str, frozenset[str]], ...] = tuple(
+    (name, frozenset(columns.split()))
+    for name, columns in (
+        ("argilla", "fields responses suggestions"),
+        ("label-studio", "data annotations"),
+        ("label-studio", "annotation_id annotator lead_time"),
+        ("arena", "model_a model_b winner conversation_a conversation_b"),
+        ("arena", "model_a model_b prompt response_a response_b winner_model_a winner_model_b winner_tie"),
+        ("community-alignment", "annotator_id first_turn_prompt first_turn_preferred_response first_turn_response_a"),
+        ("helpsteer", "context response1 response2 individual_preference"),
+        ("multipref", "text completion_a completion_b normal_worker_annotations"),
+        ("shp", "history human_ref_A human_ref_B labels"),
+        ("oasst", "message_id parent_id text role rank"),
+        ("personal-llm", "prompt response_1 response_2 response_1_gemma_2b"),
+        ("reward-bench-2", "prompt chosen rejected subset num_correct"),
+        ("ultrafeedback", "instruction completions models"),
+        ("tldr", "info summaries choice worker"),
+    )
+)
+FILES = {
+    "polis": ("comments.csv", "votes.csv"),
+    "prism": ("conversations.jsonl", "survey.jsonl"),
+    "llmfao": ("comparisons_public.csv", "prompts.csv", "responses.csv.gz"),
+}
+PREFLIB = (".soc", ".soi", ".toc", ".toi")
+
+
+def recognised_export(table: Table, options: ReadingOptions) -> str | None:
+    """The name of the export that these columns belong to; None where they belong to none, or columns were named."""
+    default = ReadingOptions()
+    if any(value != getattr(default, name) for name, value in vars(options).items() if name.endswith("_column")):
+        return None
+    there = set(table.columns())
+    if "annotator_id" in there and ({"chosen", "rejected"} <= there or "completions" in there):
+        return None
+    if any(name.endswith(".responses.users") for name in there):
+        return "argilla"
+    return next((name for name, columns in COLUMNS if columns <= there), None)
+
+
+def folder_export(path: Path, source: str | None) -> str | None:
+    """The name of the export whose files lie in a folder, or that a file's suffix names; None where there is none."""
+    if source is not None and source not in SOURCES:
+        raise ValueError(
+            f"--source is {source!r}, which is no export known here; there are {', '.join(sorted(SOURCES))}."
+        )
+    if path.is_file() and path.suffix.lower() in PREFLIB:
+        return "preflib"
+    if not path.is_dir():
+        return None
+    there = {file.name for file in path.iterdir() if file.is_file()}
+    if source in ("polis", "prism", "llmfao", "persona"):
+        return source
+    found = next((name for name, files in FILES.items() if set(files) <= there), None)
+    if found is None and any(name.endswith(".statements.csv") for name in there):
+        return "polis"
+    return found
+
+
+def read_export(name: str, data: Any, options: ReadingOptions) -> Table:
+    """The rows of an export as rows of judgements; the notes say what it was taken for and what was left out.
+
+    Raises:
+        ValueError: an unknown name, no row that holds a preference, or whatever the reader finds wrong.
+    """
+    if name not in SOURCES:
+        raise ValueError(
+            f"--source is {name!r}, which is no export known here; there are {', '.join(sorted(SOURCES))}."
+        )
+    reader, dropped = SOURCES[name], Counter()
+    called = data.name if isinstance(data, Table) else Path(data).name
+    own = {key: getattr(options, key) for key in reader.options() if getattr(options, key, None) is not None}
+    own = {key: value for key, value in own.items() if value != getattr(ReadingOptions(), key)}
+    try:
+        rows = list(read_source(name, data, dropped, **own))
+    except (KeyError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{called}: read as {name!r}, the rows are not of the form expected ({type(error).__name__}: "
+            f"{error}). Name its "
+            "columns instead, or say --source with another name."
+        ) from error
+    except ValueError as error:
+        raise ValueError(str(error) if called in str(error) else f"{called}, read as {name!r}: {error}") from error
+    left = ", ".join(f"{count:,} {what}" for what, count in dropped.items())
+    if not rows:
+        raise ValueError(f"{called}: read as {name!r}, no row holds a preference; left out were {left or 'none'}.")
+    how = "as asked" if options.source == name else "by its form (say --source NAME if it is another)"
+    notes = [
+        *(data.notes if isinstance(data, Table) else ()),
+        f"read as {name!r} {how}; an annotator is {reader.annotator}",
+    ]
+    if left:
+        notes.append(f"left out: {left}")
+    if all(row["annotator_id"] == "unknown" for row in rows):
+        notes.append("no column says who judged: all rows are of one 'unknown'")
+    for key, value in vars(ReadingOptions()).items():
+        if key.endswith("_column"):
+            setattr(options, key, value)
+    return Table(called, rows, notes=notes, path=data.path if isinstance(data, Table) else str(data))

@@ -1,0 +1,64 @@
+"""Rows that a model was trained on are left out of what is reported of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from palign.data.preferences import Preferences
+from palign.data.trained_rows import HELD_OUT, hash_judgements, read_trained_rows
+from palign.evaluation.model_kinds import ModelKind, ModelSource
+
+__all__ = ["UnseenRows", "unseen_rows"]
+
+KEEPS_HASHES = (ModelKind.PAL, ModelKind.MIXTURE, ModelKind.FAIR_POLICY)
+
+
+@dataclass(frozen=True)
+class UnseenRows:
+    """Rows to judge by, sentences for the report, how many were left out, and whether training rows are among them."""
+
+    rows: Preferences
+    notes: list[str]
+    n_left_out: int
+    has_training_rows: bool
+
+
+def unseen_rows(sources: Sequence[ModelSource], rows: Preferences, *, on_training_rows: bool = False) -> UnseenRows:
+    """Leave out every row that one of the models was trained on, by the hashes beside the models.
+
+    Args:
+        on_training_rows: keep them, and say so.
+
+    Raises:
+        ValueError: all rows are training rows; a file of hashes that is none.
+    """
+    own, seen, notes = hash_judgements(rows), np.zeros(len(rows), dtype=bool), []
+    for source in sources:
+        hashes = read_trained_rows(source.path)
+        if hashes is None:
+            if source.kind in KEEPS_HASHES:
+                notes.append(
+                    f"{source.name} keeps no hashes of its training rows: whether rows judged here are among them is "
+                    "not known."
+                )
+            continue
+        known = np.isin(own, hashes)
+        seen |= known
+        if known.any():
+            notes.append(f"{int(known.sum()):,} of the {len(rows):,} rows are training rows of {source.name}.")
+    if not seen.any():
+        return UnseenRows(rows, notes, 0, False)
+    if on_training_rows:
+        return UnseenRows(rows, [f"{notes[0]} They are judged here, too: no figure below is one for new rows.",
+                                 *notes[1:]], 0, True)  # fmt: skip
+    if seen.all():
+        raise ValueError(
+            f"All {len(rows):,} rows are rows that the models were trained on; a report on them would promise what "
+            f"new rows would not keep. Give rows held out ({HELD_OUT} beside a model that dealt them itself), or say "
+            "--on_training_rows, which marks the report."
+        )
+    left = int(seen.sum())
+    return UnseenRows(
+        rows.select(~seen), [*notes, f"{left:,} rows that a model was trained on are left out."], left, False
+    )
