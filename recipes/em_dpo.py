@@ -25,6 +25,7 @@ from palign.evaluation.scoring import score_table
 from palign.models.mixture_files import MixtureRecord
 from palign.models.model_card import add_measured
 from palign.models.sharded import is_sharded
+from palign.trainers.choice_sentences import people_in_no_number
 from palign.trainers.mixture_dpo_arguments import MixtureArguments, parse_mixture_arguments
 from palign.trainers.mixture_setup import MixtureSetup, set_up_mixture
 from palign.writing import write_whole
@@ -94,13 +95,18 @@ def judge(
     report = write_report(
         table, output_dir=output, metrics=("accuracy", "log_likelihood"), group_columns=setup.group_columns,
         title="EM mixture-DPO", main="em",
-        notes=[*setup.guard_notes, *choice_note(record), *check_notes(record)], extra=summary,
+        notes=[
+            *setup.guard_notes, *people_in_no_number(setup.train_rows, rows), *choice_note(record),
+            *check_notes(record),
+        ],
+        extra=summary,
         figures=FigureData(dict(zip(record.annotators.ids, record.responsibilities, strict=True))),
     )  # fmt: skip
     add_measured(output, report.headline)
     write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
     shown = table.groupby(["model", "type"], sort=False)["accuracy"].mean().unstack(0)
     print(f"\n{samples}\n{shown.round(3).to_string()}\n\n{pd.Series(summary).round(3).to_string()}")
+    print("", *report.conclusion, sep="\n")
     print(f"\nadapters: {output}\nsamples: {output / 'samples.md'}\nreport: {report.html_path}", flush=True)
     return summary
 

@@ -120,10 +120,8 @@ def report(
     write_whole(output / "scores.csv", table.to_csv(index=False))
     summary["total_seconds"] = time.monotonic() - start
     write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
-    print(
-        f"\n{pd.Series(summary).round(3).to_string()}\n\n{written.headline[0]}\nreport: {written.html_path}",
-        flush=True,
-    )
+    opening = " ".join([*written.conclusion, written.headline[0]])
+    print(f"\n{pd.Series(summary).round(3).to_string()}\n\n{opening}\nreport: {written.html_path}", flush=True)
     return summary
 
 

@@ -23,6 +23,7 @@ from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.figure_data import FigureData
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table
+from palign.evaluation.type_likes import type_likes
 from palign.models.model_card import add_measured
 from palign.trainers.pal_reward_arguments import parse_reward_arguments
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
@@ -77,9 +78,12 @@ def judge(
             summary[f"{name}/worst_type_accuracy"] = float(by_type.min())
     summary |= setup.newcomer_accuracies(trainer)
     summary["training_seconds"] = seconds
+    likes = type_likes(
+        [f"prototype_{k}" for k in range(setup.n_prototypes)], *trainer.prototype_scores(setup.eval_rows)
+    )
     report = write_report(
         table, output_dir=output, metrics=("accuracy", "log_likelihood"), group_columns=setup.group_columns,
-        title="PAL reward model", notes=setup.notes(), extra=summary,
+        title="PAL reward model", notes=[*setup.notes(), *likes], extra=summary,
         figures=FigureData(
             dict(zip(model.annotators.ids, model.people.all().detach().cpu().numpy(), strict=True)),
             [f"prototype_{k}" for k in range(setup.n_prototypes)],
@@ -87,7 +91,8 @@ def judge(
     )  # fmt: skip
     add_measured(output, report.headline)
     write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
-    print(f"\n{pd.Series(summary).round(4).to_string()}\n\nmodel: {output}\nreport: {report.html_path}", flush=True)
+    print(f"\n{pd.Series(summary).round(4).to_string()}\n", *report.conclusion, sep="\n")
+    print(f"\nmodel: {output}\nreport: {report.html_path}", flush=True)
     return summary
 
 

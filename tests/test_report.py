@@ -91,7 +91,7 @@ def test_json_is_strict_and_equals_the_frames(report: Report) -> None:
     assert all("Only what goes beyond that is unequal service" in page for page in pages)
 
 
-def test_it_opens_with_who_is_worst_served(report: Report) -> None:
+def test_it_concludes_and_then_says_who_is_worst_served(report: Report) -> None:
     assert re.match(
         r"pal: worst served is type 2 \(10 annotators\), whose accuracy is 0\.\d+ \(90 % interval", report.headline[0]
     )
@@ -100,7 +100,8 @@ def test_it_opens_with_who_is_worst_served(report: Report) -> None:
     expected = np.mean([0, 0.3, 0.4])
     assert f"accuracy {expected:+.3f}" in difference
     lines = report.markdown_path.read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "# Fairness report" and "worst served is type 2" in lines[2]
+    assert lines[0] == "# Fairness report" and lines[2].startswith("Judged by 300 judgements of 30 annotators, pal")
+    assert "worst served is type 2" in lines[4]
     text = "\n".join(lines)
     assert text.index("worst served") < text.index("What they do not show") < text.index("## Reward models")
 

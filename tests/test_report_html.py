@@ -104,8 +104,9 @@ def test_the_page_is_made_to_be_read_by_all(page: str) -> None:
     assert counts["figcaption"] == counts["figure"] == counts["svg"]
 
 
-def test_it_opens_with_who_is_worst_served(report: Report, page: str) -> None:
-    first = re.search(r"<p[^>]*>(.*?)</p>", page).group(1)
+def test_it_concludes_and_then_says_who_is_worst_served(report: Report, page: str) -> None:
+    conclusion, first = re.findall(r"<p[^>]*>(.*?)</p>", page)[:2]
+    assert conclusion.startswith("Judged by 600 judgements of 60 annotators, pal &lt;script&gt;")
     assert "worst served is type thorough" in first and "90 % interval" in first and "gap 0." in first
     assert first.startswith("pal &lt;script&gt;")  # the model that is nobody's baseline
     assert report.data["sections"][0]["main"] == f"pal {EVIL}"

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from palign.evaluation.comparison import compare_models
+from palign.evaluation.conclusion import conclusion
 from palign.evaluation.figure_data import FigureData
 from palign.evaluation.group_frame import GroupFrame
 from palign.evaluation.inequality import if_alike
@@ -46,6 +48,11 @@ class Report:
     html_path: Path
     headline: list[str]
     data: dict[str, Any]
+
+    @property
+    def conclusion(self) -> list[str]:
+        """What it concludes of the main reward model; empty where it is of policies."""
+        return self.data["conclusion"]
 
 
 @dataclass(frozen=True)
@@ -143,12 +150,14 @@ def write_report(
         "schema_version": SCHEMA_VERSION,
         "title": title,
         "palign_version": _version(),
+        "date": date.today().isoformat(),
         "settings": _settings_record(settings, _names(baseline), _names(reference)),
         "sections": _sections(table, _names(baseline), _names(reference), settings, main),
         "notes": list(notes),
         "extra": dict(extra or {}),
         "figures": _figures_record(figures or FigureData(), table, settings),
     }
+    data["conclusion"] = conclusion(data)
     data["headline"] = headline_sentences(data)
     return _written(_strict(data), Path(output_dir))
 

@@ -59,7 +59,8 @@ def render_page(data: dict[str, Any]) -> str:
     if any(p.section == "" for p in pictures) or data["extra"]:
         body += ["<section><h2>The run</h2>", *_pictures(p for p in pictures if p.section == ""), *_extra(data)]
         body += ["</section>"]
-    body.append(f"<footer>palign {text(data['palign_version'])}, report schema {data['schema_version']}.</footer>")
+    made = f"palign {text(data['palign_version'])}, report schema {data['schema_version']}, {text(data['date'])}"
+    body.append(f"<footer>{made}.</footer>")
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
@@ -77,7 +78,7 @@ def text(value: object) -> str:
 
 def _opening(data: dict[str, Any]) -> list[str]:
     """Who is worst served, and by how much: a sentence, the same as large numbers, then what else there is to say."""
-    lines, warnings, others = [], [], []
+    lines, warnings, others = [f'<p class="conclusion">{text(words)}</p>' for words in data["conclusion"]], [], []
     regrets = regret_sentences(data)
     if regrets:
         lines += [*(f'<p class="lead">{text(words)}</p>' for words in regrets), *_cards(regret_cards(data))]

@@ -37,7 +37,8 @@ def escape(text: object) -> str:
 def render_report(data: dict[str, Any]) -> str:
     """The whole page, from the content of report.json."""
     settings = data["settings"]
-    lines = [f"# {escape(data['title'])}", "", *_paragraphs(_escaped_sentence(s) for s in data["headline"])]
+    sentences = [*data.get("conclusion", []), *data["headline"]]
+    lines = [f"# {escape(data['title'])}", "", *_paragraphs(_escaped_sentence(s) for s in sentences)]
     lines += ["", *(line for text in WHAT_THE_NUMBERS_ARE for line in (text, ""))]
     unit = (
         "every judgement counts the same" if settings["weights"] == "judgements" else "every annotator counts the same"

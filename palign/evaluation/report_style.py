@@ -13,6 +13,7 @@ h1{font-size:1.15rem;font-weight:600;margin:0 0 .6rem;color:var(--soft)}
 h2{font-size:1.4rem;line-height:1.25;margin:2.6rem 0 .8rem;padding-top:.8rem;border-top:3px solid var(--ink)}
 h3{font-size:1.1rem;margin:2rem 0 .5rem}
 p,ul{margin:0 0 .8rem;max-width:46rem}
+p.conclusion{font-size:1.15rem;font-weight:500}
 p.lead{font-size:1.3rem;line-height:1.4;font-weight:500;border-left:6px solid var(--worst);padding-left:.8rem}
 p.second{font-size:1.1rem;border-left-width:3px}
 details{margin:0 0 1rem}

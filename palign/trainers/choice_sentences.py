@@ -1,10 +1,23 @@
 """What people held out chose, in sentences for the report."""
 
+from palign.data.preferences import Preferences
 from palign.trainers.prototype_count import PrototypeChoice
 
-__all__ = ["choice_sentences"]
+__all__ = ["choice_sentences", "people_in_no_number"]
 
 KINDS = {"fixed": "a network", "linear": "directions fitted by EM", "prompt": "a network that reads the prompt"}
+
+
+def people_in_no_number(train: Preferences, evaluation: Preferences) -> list[str]:
+    """Annotators who were trained on and have no row to be judged by, counted; nothing where there are none."""
+    known, judged = train.annotators(), set(evaluation.annotators().ids)
+    n_left = sum(name not in judged for name in known.ids)
+    if not n_left:
+        return []
+    return [
+        f"{n_left:,} of the {len(known):,} annotators trained on have no row held out, as too few of theirs "
+        "could be: they are in no number of this report."
+    ]
 
 
 def choice_sentences(choice: PrototypeChoice) -> list[str]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 
+from palign.data.guard_finding import plain_text
 from palign.data.preferences import Preferences
 from palign.data.trained_rows import save_trained_rows
 from palign.functional.losses import plackett_luce, preference_loss
@@ -24,7 +25,7 @@ from palign.models.embeddings import EmbeddingStore
 from palign.models.fsdp import outside_fsdp
 from palign.models.pal import PALRewardModel
 from palign.models.pal_files import BACKBONE, load_backbone_state, load_own_state, pal_card
-from palign.models.person_fit import fit_people
+from palign.models.person_fit import fit_people, linear_scores
 from palign.models.row_batch import RowTensors
 from palign.models.sharded import make_whole, whole
 from palign.trainers.checkpoints import CompleteCheckpoints
@@ -292,6 +293,20 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             parts.append(scores)
         scores = torch.cat(parts) if parts else torch.empty(data.ranks.shape, device=device)
         return scores.masked_fill(data.ranks < 0, 0.0).cpu()
+
+    @torch.no_grad()
+    def prototype_scores(self, rows: Preferences) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Every completion of the rows as text (n,), its reward for each prototype (n, n_prototypes), its row (n,).
+
+        Of vectors the text is "item" and the number of the vector.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        data = self._states(rows)
+        scores = linear_scores(model.head, data).cpu().numpy()
+        row, place = (rows.item_indices >= 0).nonzero()
+        numbers = rows.item_indices[row, place]
+        texts = [plain_text(rows.items[i][1]) if rows.is_text else f"item {i}" for i in numbers]
+        return texts, scores[row, place], row
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What `PALRewardModel.save_pretrained` writes, once, by the main process."""

@@ -23,7 +23,7 @@ from palign.models.checkpoints import read_tokenizer, require_model_folder
 from palign.models.embeddings import EmbeddingStore
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
-from palign.trainers.choice_sentences import choice_sentences
+from palign.trainers.choice_sentences import choice_sentences, people_in_no_number
 from palign.trainers.pal_reward_arguments import RewardArguments
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer, check_prototype_count, head_fit_options
@@ -125,7 +125,8 @@ class RewardSetup:
 
     def notes(self) -> list[str]:
         """Sentences for the report."""
-        return self.guard_notes if self.choice is None else [*self.guard_notes, *choice_sentences(self.choice)]
+        notes = [*self.guard_notes, *people_in_no_number(self.train_rows, self.eval_rows)]
+        return notes if self.choice is None else [*notes, *choice_sentences(self.choice)]
 
 
 def set_up_reward(

@@ -1,0 +1,82 @@
+"""What each prototype or type likes, in the words of the rows: the texts it scores highest and lowest, and its words.
+
+A score is taken against the mean over all types and, within each row, over the row's completions: what everybody
+likes, and what a prompt is about, says nothing of a type. Words are those whose texts a type scores higher than texts
+without them, by Welch's t over texts, of words that stand in `LEAST_TEXTS` texts or more.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = ["type_likes"]
+
+N_TEXTS, N_WORDS, LEAST_TEXTS = 3, 6, 5
+LONGEST = 80  # characters of a text that are shown
+SURE = 2.5  # t from which on a word is named
+MOST_TEXTS = 20_000  # that words are counted in
+_WORD = re.compile(r"[^\W\d_]{3,}")
+
+
+def type_likes(names: Sequence[str], texts: Sequence[str], scores: np.ndarray, rows: np.ndarray) -> list[str]:
+    """A sentence for each type; nothing for one type alone.
+
+    Args:
+        names: (n_types,).
+        texts: (n,) completions, or what names them where items are vectors.
+        scores: (n, n_types) reward of each completion to each type.
+        rows: (n,) which row each completion stands in.
+    """
+    if len(names) < 2 or len(texts) < 2 * N_TEXTS:
+        return []
+    own = _own(np.asarray(scores, dtype=float), np.asarray(rows))
+    keys, inverse = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
+    counts = np.bincount(inverse)
+    mean = np.stack([np.bincount(inverse, own[:, k]) / counts for k in range(len(names))], 1)
+    sentences = []
+    for k, name in enumerate(names):
+        order = np.argsort(-mean[:, k], kind="stable")
+        best, worst = ([_short(keys[i]) for i in part] for part in (order[:N_TEXTS], order[::-1][:N_TEXTS]))
+        liked, disliked = _words(keys[:MOST_TEXTS], mean[:MOST_TEXTS, k])
+        said = f"{name} against the others: likes {', '.join(best)} most and {', '.join(worst)} least."
+        if liked or disliked:
+            said += f" Words of what it likes: {', '.join(liked) or 'none stands out'}; of what it does not: "
+            said += f"{', '.join(disliked) or 'none stands out'}."
+        sentences.append(said)
+    return sentences
+
+
+def _own(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Less the mean over types, and less the mean of the row."""
+    scores = scores - scores.mean(1, keepdims=True)
+    row = np.unique(rows, return_inverse=True)[1]
+    counts = np.bincount(row)
+    means = np.stack([np.bincount(row, column) / counts for column in scores.T], 1)
+    return scores - means[row]
+
+
+def _words(texts: Sequence[str], values: np.ndarray) -> tuple[list[str], list[str]]:
+    """Words that tell, of the greatest and of the least t."""
+    found: dict[str, list[int]] = {}
+    for i, text in enumerate(texts):
+        for word in set(_WORD.findall(text.lower())):
+            found.setdefault(word, []).append(i)
+    n, total, squares = len(texts), values.sum(), np.square(values).sum()
+    tells = {}
+    for word, places in found.items():
+        m = len(places)
+        if not LEAST_TEXTS <= m <= n - LEAST_TEXTS:
+            continue
+        inside, square = values[places].sum(), np.square(values[places]).sum()
+        means = inside / m, (total - inside) / (n - m)
+        variance = (square / m - means[0] ** 2) / m + ((squares - square) / (n - m) - means[1] ** 2) / (n - m)
+        tells[word] = (means[0] - means[1]) / max(variance, 1e-12) ** 0.5
+    order = sorted(tells, key=lambda word: -tells[word])
+    liked = [word for word in order[:N_WORDS] if tells[word] > SURE]
+    return liked, [word for word in order[::-1][:N_WORDS] if tells[word] < -SURE]
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return f"“{text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}”"
