@@ -1,10 +1,11 @@
 """What a row counts for beside the rows that share its items."""
 
+import numpy as np
 import pytest
 import torch
 
 from palign.functional.evidence import row_evidence
-from palign.functional.item_components import item_components
+from palign.functional.item_components import item_components, ties_as_pairs
 
 PAIR = [0, 1]
 
@@ -58,3 +59,31 @@ def test_padding_is_not_an_item() -> None:
 def test_no_rows() -> None:
     nothing = torch.zeros(0, 2, dtype=torch.int64)
     assert row_evidence(nothing, nothing, torch.zeros(0, dtype=torch.int64)).shape == (0,)
+
+
+def as_pairs(items: list[list[int]], ranks: list[list[int]]) -> list[tuple[int, int, int, float]]:
+    parts = ties_as_pairs(np.array(items), np.array(ranks))
+    assert parts is not None
+    rows, pairs, places, base = parts
+    assert (places == [0, 1]).all()
+    return [(int(r), int(a), int(b), round(float(w), 6)) for r, (a, b), w in zip(rows, pairs, base, strict=True)]
+
+
+def test_votes_become_pairs_of_yes_over_no() -> None:
+    # two yes, two no: 4 pairs that count for 2yz / (y + z) = 2 in all
+    assert as_pairs([[5, 6, 7, 8]], [[0, 0, 1, 1]]) == [
+        (0, 5, 7, 0.5), (0, 5, 8, 0.5), (0, 6, 7, 0.5), (0, 6, 8, 0.5),
+    ]  # fmt: skip
+
+
+def test_beside_votes_a_row_without_ties_becomes_pairs_too() -> None:
+    # one yes over three no counts for 2·1·3 / 4 = 1.5, a ranking of three for its two stages, a pair for one
+    given = as_pairs([[5, 6, 7, 8], [1, 2, 3, 4], [1, 2, 3, 1], [1, 2, 1, 1]],
+                     [[0, 0, 1, 1], [0, 1, 1, 1], [0, 1, 2, -1], [0, 1, -1, -1]])  # fmt: skip
+    assert given[4:7] == [(1, 1, 2, 0.5), (1, 1, 3, 0.5), (1, 1, 4, 0.5)]
+    assert given[7:10] == [(2, 1, 2, round(2 / 3, 6)), (2, 1, 3, round(2 / 3, 6)), (2, 2, 3, round(2 / 3, 6))]
+    assert given[10:] == [(3, 1, 2, 1.0)]
+
+
+def test_rows_without_ties_above_the_last_tier_stay() -> None:
+    assert ties_as_pairs(np.array([[0, 1, 2], [3, 4, 5]]), np.array([[0, 1, 2], [0, 1, 1]])) is None

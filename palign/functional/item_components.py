@@ -92,47 +92,39 @@ def independent_people(evidence: np.ndarray, annotator_index: np.ndarray) -> np.
 def ties_as_pairs(
     item_indices: np.ndarray, ranks: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """Rows with ties above their last tier, as votes have them, as pairs; None where there is no such row.
+    """Rows as pairs where some have ties above their last tier, as votes have them; None where no row has.
 
     The likelihood of stages lets a winner meet everything below it at once, and who ties with it is not asked: of
     votes it is no likelihood. Pairs of a yes and a no are: p(yes, no | one of the two) = σ(difference of log-odds).
-    A row of n items gives at most `MOST_PAIRS` · n of its pairs, spread evenly over its winners and losers.
+    Where one row is read so, all are: one likelihood for all, and tensors two items wide. A row of n items gives at
+    most `MOST_PAIRS` · n of its pairs, spread evenly over its winners and losers.
 
     Args:
         item_indices: (rows, max_items) integers; what stands at padding is not read.
         ranks: (rows, max_items) integers, 0 is best, equal ranks tie, −1 is padding; a row's items stand best first.
 
     Returns:
-        rows (n,) int64, which of the given rows each was; item_indices (n, max_items) and ranks (n, max_items), −1 is
-        padding; base (n,) what each counts for by itself.
+        rows (n,) int64, which of the given rows each was; item_indices (n, 2) and ranks (n, 2), the better item first;
+        base (n,) what each counts for by itself.
     """
     present = ranks >= 0
     ties = present[:, 1:] & (ranks[:, 1:] == ranks[:, :-1]) & (ranks[:, 1:] < ranks.max(1, keepdims=True))
-    is_tied = ties.any(1)
-    if not is_tied.any():
+    if not ties.any():
         return None
-    kept = np.flatnonzero(~is_tied)
-    rows, items, base = [kept], [item_indices[kept].astype(np.int64)], [np.ones(len(kept))]
-    places = [ranks[kept].astype(np.int64)]
-    for row in np.flatnonzero(is_tied):
-        n = int(present[row].sum())
-        place, own = ranks[row, :n], item_indices[row, :n]
-        better, worse = np.nonzero(place[:, None] < place[None, :])
+    rows, items, base = [], [], []
+    for row, n in enumerate(present.sum(1)):
+        better, worse = np.nonzero(ranks[row, :n, None] < ranks[row, None, :n])
         n_ordered = len(better)
         if n_ordered > MOST_PAIRS * n:
             # by how far a pair lies from the diagonal, so that every item keeps about as many of its pairs
             turn = (better * 7919 + worse * 104729) % n_ordered
             chosen = np.sort(np.argsort(turn, kind="stable")[: MOST_PAIRS * n])
             better, worse = better[chosen], worse[chosen]
-        pairs = np.full((len(better), ranks.shape[1]), -1, dtype=np.int64)
-        pairs[:, 0], pairs[:, 1] = own[better], own[worse]
-        order = np.full(pairs.shape, -1, dtype=np.int64)
-        order[:, :2] = (0, 1)
         rows.append(np.full(len(better), row))
-        items.append(pairs)
-        places.append(order)
-        base.append(np.full(len(better), 2 * n_ordered / (n * len(better))))
-    return np.concatenate(rows), np.concatenate(items), np.concatenate(places), np.concatenate(base)
+        items.append(item_indices[row][np.stack([better, worse], axis=1)].astype(np.int64))
+        base.append(np.full(len(better), 2 * n_ordered / (n * max(len(better), 1))))
+    pairs = np.concatenate(items)
+    return np.concatenate(rows), pairs, np.broadcast_to(np.array([0, 1]), pairs.shape).copy(), np.concatenate(base)
 
 
 def _row_keys(nodes: np.ndarray, ranks: np.ndarray) -> np.ndarray:

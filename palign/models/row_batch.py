@@ -106,14 +106,12 @@ class RowTensors:
         if parts is None:
             return self
         rows, items, ranks, base = parts
-        width = max(2, int((ranks >= 0).sum(1).max()))
-        items = np.where(items < 0, items[:, :1], items)[:, :width]
         device = self.annotator_index.device
         numbers = torch.from_numpy(rows).to(device)
         people = self.annotator_index[numbers]
-        evidence = evidence_of_rows(items, ranks[:, :width], people.cpu().numpy(), base)
+        evidence = evidence_of_rows(items, ranks, people.cpu().numpy(), base)
         return replace(
-            self, item_indices=torch.from_numpy(items).to(device), ranks=torch.from_numpy(ranks[:, :width]).to(device),
+            self, item_indices=torch.from_numpy(items).to(device), ranks=torch.from_numpy(ranks).to(device),
             prompt_indices=self.prompt_indices[numbers], annotator_index=people,
             evidence=torch.from_numpy(evidence).float().to(device),
         )  # fmt: skip

@@ -143,7 +143,6 @@ def _fitted(
         numbers, items_of, ranks, base = parts
         people = annotator_index[torch.from_numpy(numbers)]
         evidence = torch.from_numpy(evidence_of_rows(items_of, ranks, people.numpy(), base))
-        items_of = np.where(items_of < 0, items_of[:, :1], items_of)
         said = (torch.from_numpy(items_of), torch.from_numpy(ranks), people, n_annotators)
     options = {"ridge": args.head_ridge, "temper_start": args.temper_start, "seed": args.seed}
     features = _features(rows, states, items, said, args, options)
