@@ -17,11 +17,13 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
+from palign.data.guard_finding import completion_texts
 from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.figure_data import FigureData
 from palign.evaluation.mixture_report import check_notes, choice_note, compare_types, side_by_side
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table
+from palign.evaluation.type_likes import type_likes
 from palign.models.mixture_files import MixtureRecord
 from palign.models.model_card import add_measured
 from palign.models.sharded import is_sharded
@@ -29,6 +31,9 @@ from palign.trainers.choice_sentences import people_in_no_number
 from palign.trainers.mixture_dpo_arguments import MixtureArguments, parse_mixture_arguments
 from palign.trainers.mixture_setup import MixtureSetup, set_up_mixture
 from palign.writing import write_whole
+
+LINEAR = "linear start"  # what the adapters began from, and must better to be worth their hours
+ONE_FOR_ALL = "one adapter for all (K = 1), since people held out gave no reason to tell annotators apart"
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -46,11 +51,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             continue
         began = time.monotonic()
         trainer = setup.trainer(name)
+        linear = trainer.linear_scores(setup.eval_rows) if name == "em" else None
+        if linear is not None:
+            scores = {LINEAR: linear.numpy()} | scores
         trainer.train(resume_from_checkpoint=resume if name == "em" else None)
         trainer.save_model()
         seconds[f"{name}/training_seconds"] = time.monotonic() - began
         policies[name] = trainer.mixture_policy()
-        scores[name] = policies[name].scores(setup.eval_rows, together=True).numpy()
+        rewards = policies[name].type_rewards(setup.eval_rows, together=True)
+        scores[name] = policies[name].expected_rewards(rewards, setup.eval_rows).numpy()
         if name != "em":
             setup.finish(name, scores[name], seconds[f"{name}/training_seconds"])
             setup.release(trainer)
@@ -65,7 +74,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if setup.dealt is not None:
         save_trained_rows(args.output_dir, setup.train_rows, dealt=setup.dealt, held_out=setup.eval_rows)
         write_held_out(args.output_dir, setup.eval_rows)
-    return judge(setup, script, policies["em"].record, scores, samples, seconds)
+    texts, row, place = completion_texts(setup.eval_rows)
+    likes = type_likes([f"type_{k}" for k in range(policies["em"].n_types)], texts, rewards.numpy()[row, place], row)
+    return judge(setup, script, policies["em"].record, scores, samples, seconds, likes)
 
 
 def judge(
@@ -75,6 +86,7 @@ def judge(
     scores: dict[str, Any],
     samples: str,
     seconds: dict[str, float],
+    likes: list[str],
 ) -> dict[str, float]:
     """Accuracy on held-out rows by declared type, agreement of the types found with it, report, summary."""
     output, rows = Path(setup.args.output_dir), setup.eval_rows
@@ -94,10 +106,11 @@ def judge(
     write_whole(output / "samples.md", samples)
     report = write_report(
         table, output_dir=output, metrics=("accuracy", "log_likelihood"), group_columns=setup.group_columns,
-        title="EM mixture-DPO", main="em",
+        title="EM mixture-DPO", main="em", baseline=("pooled", LINEAR), judgements="held-out judgements",
+        remarks=[ONE_FOR_ALL] if record.n_types == 1 and record.details.get("choice_of_k") else [],
         notes=[
             *setup.guard_notes, *people_in_no_number(setup.train_rows, rows), *choice_note(record),
-            *check_notes(record),
+            *check_notes(record), *likes,
         ],
         extra=summary,
         figures=FigureData(dict(zip(record.annotators.ids, record.responsibilities, strict=True))),

@@ -114,8 +114,8 @@ def report(
         table, output_dir=output, metrics=metrics, group_columns=groups, title=title,
         baseline=[source.name for source in baselines], main=judged[0].name, figures=found.figures,
         notes=[*said, *(f"{source.name} is a {source.kind}: {source.path}" for source in (*judged, *baselines))],
-        weights=script.weights, min_group_size=script.min_group_size, level=script.level, seed=script.seed,
-        n_resamples=script.n_resamples,
+        judgements=unseen.judgements, weights=script.weights, min_group_size=script.min_group_size, level=script.level,
+        seed=script.seed, n_resamples=script.n_resamples,
     )  # fmt: skip
     write_whole(output / "scores.csv", table.to_csv(index=False))
     summary["total_seconds"] = time.monotonic() - start

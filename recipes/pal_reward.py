@@ -30,6 +30,8 @@ from palign.trainers.pal_reward_trainer import PALRewardTrainer
 from palign.trainers.reward_setup import RewardSetup, dominant_prototypes, set_up_reward
 from palign.writing import write_whole
 
+ONE_FOR_ALL = "one reward for all (K = 1), since people held out gave no reason to tell annotators apart"
+
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Train PAL and the pooled baseline, place newcomers, report; returns what summary.json holds."""
@@ -83,7 +85,9 @@ def judge(
     )
     report = write_report(
         table, output_dir=output, metrics=("accuracy", "log_likelihood"), group_columns=setup.group_columns,
-        title="PAL reward model", notes=[*setup.notes(), *likes], extra=summary,
+        title="PAL reward model", judgements="held-out judgements",
+        remarks=[ONE_FOR_ALL] if setup.n_prototypes == 1 and setup.choice is not None else [],
+        notes=[*setup.notes(), *likes], extra=summary,
         figures=FigureData(
             dict(zip(model.annotators.ids, model.people.all().detach().cpu().numpy(), strict=True)),
             [f"prototype_{k}" for k in range(setup.n_prototypes)],

@@ -65,6 +65,21 @@ def test_planted_people_are_found(tmp_path: Path) -> None:
     assert own.mean() > 8 * np.log(1 / 3) > found.log_likelihoods.min(1).values.mean()
 
 
+def test_the_head_scores_items_that_it_was_not_fitted_on(tmp_path: Path) -> None:
+    """Items of everybody's own draw: the type that is placed on a side prefers new items of that side."""
+    prefs, states, truth = population(24, 8)
+    found = start(prefs, states, config(tmp_path, n_types="2"))
+    assert found.rewards is not None
+    new = np.random.default_rng(7).normal(size=(500, HIDDEN)).astype(np.float32)
+    rewards = found.rewards(new, None)
+    assert rewards.shape == (500, 2)
+    likes_it = int(
+        found.responsibilities[truth == 0].mean(0).argmax()
+    )  # of planted type 0, whose taste is +3 along it
+    signs = np.corrcoef(new[:, 0], rewards.T.numpy())[0, 1:]
+    assert signs[likes_it] > 0.8 and signs[1 - likes_it] < -0.8
+
+
 def test_states_in_other_units_say_the_same(tmp_path: Path) -> None:
     prefs, states, _ = population(16, 6)
     args = config(tmp_path, n_types="2")

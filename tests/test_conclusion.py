@@ -29,11 +29,14 @@ def table(right: dict[str, float], n_people: int = 40, n_rows: int = 20, seed: i
 @pytest.mark.parametrize(
     ("right", "expected"),
     [
-        ({"pooled": 0.6, "pal": 0.8}, "It is better than pooled: +"),
-        ({"pooled": 0.7, "pal": 0.7}, "It is no better than pooled, as far as these rows show: +0.0 points"),
-        ({"pooled": 0.8, "pal": 0.6}, "It is worse than pooled: -"),
-        ({"pooled": 0.3, "pal": 0.5}, "no better than a coin, as far as these rows show."),
-        ({"pooled": 0.3, "pal": 0.3}, "worse than a coin."),
+        ({"pooled": 0.6, "pal": 0.8}, ": better than pooled. Against pooled: +"),
+        (
+            {"pooled": 0.7, "pal": 0.7},
+            ": no better than pooled, as far as these rows show. Against pooled: +0.0 points",
+        ),
+        ({"pooled": 0.8, "pal": 0.6}, ": worse than pooled. Against pooled: -"),
+        ({"pooled": 0.3, "pal": 0.5}, ": no better than a coin, as far as these rows show; better than pooled."),
+        ({"pooled": 0.3, "pal": 0.3}, ": worse than a coin; no better than pooled, as far as these rows show."),
     ],
 )
 def test_the_first_sentence_concludes(tmp_path: Path, right: dict[str, float], expected: str) -> None:
@@ -44,6 +47,31 @@ def test_the_first_sentence_concludes(tmp_path: Path, right: dict[str, float], e
     assert sentence.split(" (")[0] in report.markdown_path.read_text(encoding="utf-8")
     page = report.html_path.read_text(encoding="utf-8")
     assert page.index("Judged by 800") < page.index("Every other model" if "Every other" in page else "<h2>")
+
+
+def test_baselines_of_one_verdict_stand_together(tmp_path: Path) -> None:
+    models = table({"pooled": 0.8, "linear start": 0.8, "em": 0.8})
+    report = write_report(
+        models, output_dir=tmp_path, n_resamples=200, baseline=("pooled", "linear start"), main="em",
+        judgements="held-out judgements", remarks=["one adapter for all"],
+    )  # fmt: skip
+    (sentence,) = report.conclusion
+    assert sentence.startswith("Judged by 800 held-out judgements of 40 annotators, em orders")
+    assert (
+        "): no better than pooled and linear start, as far as these rows show; one adapter for all. Against"
+        in sentence
+    )
+
+
+def test_the_gap_that_leads_is_one_that_chance_does_not_explain(tmp_path: Path) -> None:
+    rows = table({"pal": 0.75}, n_people=80)
+    person = rows["annotator_id"].str[1:].astype(int)
+    rows["coin"], rows["side"] = np.where(person % 2, "heads", "tails"), np.where(person < 40, "left", "right")
+    rows.loc[person < 40, "accuracy"] = (np.arange(40 * 20) % 20 < 12).astype(float)  # .6, of the others .75
+    options = {"group_columns": ["coin", "side"], "n_resamples": 200, "output_dir": tmp_path}
+    assert "side left" in write_report(rows, **options).headline[0]
+    rows["accuracy"] = (person * 7 + rows["row"]) % 4 > 0
+    assert "by coin" in write_report(rows.assign(accuracy=rows["accuracy"].astype(float)), **options).headline[0]
 
 
 def test_one_model_alone_concludes_without_a_comparison(tmp_path: Path) -> None:

@@ -73,12 +73,12 @@ def test_the_smoke_config_goes_from_nothing_to_a_report(recipe: ModuleType, tmp_
     assert summary == json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert finite(summary)
     wanted = {"n_types", "types/ari", "types/accuracy", "training_seconds", "em/training_seconds"}
-    models, metrics = ("pooled", "cluster", "oracle", "em"), ("accuracy", "log_likelihood")
+    models, metrics = ("pooled", "cluster", "oracle", "linear start", "em"), ("accuracy", "log_likelihood")
     wanted |= {f"{model}/{metric}" for model in models for metric in metrics}
     assert wanted <= set(summary) and summary["n_types"] == 2.0
     assert str(out / "report.html") in capsys.readouterr().out.splitlines()[-1]
     table = pd.read_csv(out / "scores.csv")
-    assert set(table["model"]) == {"pooled", "cluster", "oracle", "em"}
+    assert set(table["model"]) == {"pooled", "cluster", "oracle", "linear start", "em"}
     for name, part in table.groupby("model"):
         assert part["accuracy"].mean() == pytest.approx(summary[f"{name}/accuracy"])
     for file in ("mixture.json", "responsibilities.parquet", "README.md", "samples.md", "report.json"):

@@ -7,7 +7,7 @@ import torch
 from palign.data.preferences import Preferences
 from palign.models import item_features as module
 from palign.models.completions import TokenizedItems
-from palign.models.item_features import state_features, token_features
+from palign.models.item_features import state_features, token_features, token_projection
 
 
 def ragged() -> Preferences:
@@ -103,3 +103,13 @@ def test_token_features_do_not_depend_on_chance() -> None:
     rows = ragged()
     said = tokens(*(np.random.default_rng(1).integers(1, 9, size=(len(rows.items), 5)).tolist()))
     assert torch.equal(token_features(rows, said, 3), token_features(rows, said, 3))
+
+
+def test_a_projection_reads_tokens_that_training_never_saw() -> None:
+    said = tokens([1, 2], [1, 3], [2, 3], [4])
+    projection = token_projection(ragged(), said, 3)
+    table = projection(said)
+    again = projection(tokens([1, 2], [9, 1, 2], [9]))
+    torch.testing.assert_close(again[0], table[0])
+    torch.testing.assert_close(again[1], table[0])  # what was never seen counts for nothing
+    assert again[2].abs().max() == 0

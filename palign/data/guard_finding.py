@@ -13,7 +13,17 @@ import numpy as np
 from palign.data.checks import Text
 from palign.data.preferences import Preferences
 
-__all__ = ["ALPHA", "N_SAMPLED", "Finding", "Pairs", "both_tails", "plain_text", "row_hashes", "sample"]
+__all__ = [
+    "ALPHA",
+    "N_SAMPLED",
+    "Finding",
+    "Pairs",
+    "both_tails",
+    "completion_texts",
+    "plain_text",
+    "row_hashes",
+    "sample",
+]
 
 ALPHA = 0.002  # of one check; some ten checks are statistical
 N_SHOWN = 5  # rows to look at
@@ -131,3 +141,13 @@ def both_tails(k: int, n: int) -> float:
 def plain_text(text: Text) -> str:
     """A text as it is; of messages, what they say."""
     return text if isinstance(text, str) else "\n".join(message["content"] for message in text)
+
+
+def completion_texts(rows: Preferences) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Every completion of the rows as text (n,), the row (n,) and the place in it (n,) where it stands.
+
+    Of vectors the text is "item" and the number of the vector.
+    """
+    row, place = (rows.item_indices >= 0).nonzero()
+    numbers = rows.item_indices[row, place]
+    return [plain_text(rows.items[i][1]) if rows.is_text else f"item {i}" for i in numbers], row, place

@@ -7,12 +7,16 @@ from palign.evaluation.report_regrets import opens_with_regrets
 __all__ = ["conclusion"]
 
 COIN = 0.5  # accuracy of a pair by chance
+NO_BETTER = "no better than"
+UNSURE = ", as far as these rows show"
 
 
 def conclusion(data: dict[str, Any]) -> list[str]:
-    """Sentences on the main reward model, from the content of report.json; not yet escaped.
+    """One paragraph on the main reward model, from the content of report.json; not yet escaped.
 
-    Nothing for policies alone, and where regrets chose a policy: those have conclusions of their own.
+    Its first sentence says on what the model was judged and how it stands to a coin and to each baseline; one sentence
+    for each baseline with the differences follows. Nothing for policies alone, and where regrets chose a policy: those
+    have conclusions of their own.
     """
     if opens_with_regrets(data):
         return []
@@ -23,46 +27,64 @@ def conclusion(data: dict[str, Any]) -> list[str]:
     if "accuracy" not in main["metrics"]:
         return []
     level = f"{100 * data['settings']['level']:g} % interval"
-    sentences = [_judged(main, level), *_against(section, main["model"], level)]
-    return [" ".join(sentences)]
+    differences = _differences(section, main["model"])
+    verdicts = [*_coin(main), *_verdicts(differences), *data["settings"]["remarks"]]
+    first = _judged(main, level, data["settings"]["judgements"])
+    first += f": {'; '.join(verdicts)}." if verdicts else "."
+    shown = [f"Against {name}: {_shown(*pair, level)}." for name, pair in differences.items()]
+    return [" ".join([first, *shown])]
 
 
-def _judged(model: dict[str, Any], level: str) -> str:
+def _judged(model: dict[str, Any], level: str, judgements: str) -> str:
     own = model["frames"][0]["metrics"]["accuracy"]["overall"]
-    judgements, people = f"{model['n_judgements']:,} judgements", f"{model['n_annotators']:,} annotators"
-    text = f"Judged by {judgements} of {people}, {model['model']} orders {own['value']:.3f} of the pairs as they do"
-    low, high = own.get("low"), own.get("high")
-    if low is None or high is None or low != low or high != high:
-        return f"{text}."
-    text += f" ({level} {low:.3f} to {high:.3f})"
-    if low <= COIN <= high:
-        return f"{text}: no better than a coin, as far as these rows show."
-    return f"{text}: worse than a coin." if high < COIN else f"{text}."
+    judged = f"{model['n_judgements']:,} {judgements} of {model['n_annotators']:,} annotators"
+    text = f"Judged by {judged}, {model['model']} orders {own['value']:.3f} of the pairs as they do"
+    return text + (f" ({level} {own['low']:.3f} to {own['high']:.3f})" if _has_interval(own) else "")
 
 
-def _against(section: dict[str, Any], main: str, level: str) -> list[str]:
-    """Against each baseline in accuracy and, where it is there, in log-likelihood."""
-    if main in section["baselines"]:
+def _coin(model: dict[str, Any]) -> list[str]:
+    """Whether it is told from a coin; nothing where it is better."""
+    own = model["frames"][0]["metrics"]["accuracy"]["overall"]
+    if not _has_interval(own) or own["low"] > COIN:
         return []
-    sentences = []
+    return [f"no better than a coin{UNSURE}" if own["high"] >= COIN else "worse than a coin"]
+
+
+def _has_interval(value: dict[str, Any]) -> bool:
+    low, high = value.get("low"), value.get("high")
+    return low is not None and high is not None and low == low and high == high
+
+
+Pair = tuple[dict[str, float], dict[str, float] | None]  # of accuracy and, where it is there, of log-likelihood
+
+
+def _differences(section: dict[str, Any], main: str) -> dict[str, Pair]:
+    """The main model less each baseline that it is compared with."""
+    if main in section["baselines"]:
+        return {}
+    found = {}
     for baseline in section["baselines"]:
         accuracy = _difference(section, baseline, main, "accuracy")
-        if accuracy is None:
-            continue
-        nats = _difference(section, baseline, main, "log_likelihood")
-        sentences.append(f"{_verdict(baseline, accuracy, nats)}: {_shown(accuracy, nats, level)}.")
-    return sentences
+        if accuracy is not None:
+            found[baseline] = accuracy, _difference(section, baseline, main, "log_likelihood")
+    return found
 
 
-def _verdict(baseline: str, accuracy: dict[str, float], nats: dict[str, float] | None) -> str:
+def _verdicts(differences: dict[str, Pair]) -> list[str]:
+    """ "better than pooled", baselines of one verdict together."""
+    names: dict[str, list[str]] = {}
+    for name, pair in differences.items():
+        names.setdefault(_verdict(*pair), []).append(name)
+    return [f"{verdict} {' and '.join(of)}{UNSURE if verdict == NO_BETTER else ''}" for verdict, of in names.items()]
+
+
+def _verdict(accuracy: dict[str, float], nats: dict[str, float] | None) -> str:
     gains, losses = ([d for d in (accuracy, nats) if d is not None and test(d)] for test in (_is_gain, _is_loss))
     if losses and gains:
-        return f"It gains and loses against {baseline}"
+        return "better by one measure and worse by the other than"
     if losses:
-        return f"It is worse than {baseline}"
-    if _is_gain(accuracy) or (nats is not None and _is_gain(nats)):
-        return f"It is better than {baseline}"
-    return f"It is no better than {baseline}, as far as these rows show"
+        return "worse than"
+    return "better than" if gains else NO_BETTER
 
 
 def _shown(accuracy: dict[str, float], nats: dict[str, float] | None, level: str) -> str:

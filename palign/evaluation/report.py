@@ -9,7 +9,7 @@ masked or unknown is ``null`` there and "–" here.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from palign.evaluation.group_frame import GroupFrame
 from palign.evaluation.inequality import if_alike
 from palign.evaluation.report_html import render_page
 from palign.evaluation.report_markdown import render_report
-from palign.evaluation.report_words import headline_sentences
+from palign.evaluation.report_words import frame_of, headline_sentences, main_metric
 from palign.evaluation.scoring import RESERVED
 from palign.evaluation.tables import as_categories, check_columns, people_numbers
 from palign.writing import whole_file
@@ -98,6 +98,8 @@ def write_report(
     extra: Mapping[str, Any] | None = None,
     annotator_column: str = "annotator_id",
     weights: str = "judgements",
+    judgements: str = "judgements",
+    remarks: Sequence[str] = (),
     higher_is_better: Mapping[str, bool] | None = None,
     min_group_size: int = 1,
     level: float = 0.9,
@@ -111,13 +113,15 @@ def write_report(
             ``accuracy`` is a reward model; one that has none is a policy, whose rows are completions it wrote.
         metrics: columns to report; of each model those that it has any number of.
         group_columns: declared groups; a tuple of names is their intersection. ``type``, where the table has it, and
-            the annotators themselves are always reported; the report opens with the first one named here, or with
-            ``type``.
+            the annotators themselves are always reported; the report opens with the one named here whose gap chance
+            explains least, with the first where chance may explain all, or with ``type``.
         baseline: the reward model(s) that the others are compared with, those of them that are in the table;
             reference: likewise for policies.
         main: the model that the report opens with; the last one that is nobody's baseline, if unset.
         figures: what the page's figures need beyond the table.
         notes: sentences to print; extra: figures of the run to print and keep (name → number, text or list).
+        judgements: what the rows are called where the report concludes, such as "held-out judgements";
+            remarks: phrases that the first sentence of the conclusion ends with.
         weights, min_group_size: as :class:`GroupFrame`. With ``min_group_size`` above 1 no single person is listed.
         level, seed, n_resamples: of every interval.
 
@@ -146,13 +150,16 @@ def write_report(
         raise ValueError(
             f"the table has none of the metrics {', '.join(metrics)}; it has {', '.join(map(str, table))}."
         )
+    sections = _sections(table, _names(baseline), _names(reference), settings, main)
+    settings = replace(settings, opens_with=_leading(sections, asked) or settings.opens_with)
     data = {
         "schema_version": SCHEMA_VERSION,
         "title": title,
         "palign_version": _version(),
         "date": date.today().isoformat(),
-        "settings": _settings_record(settings, _names(baseline), _names(reference)),
-        "sections": _sections(table, _names(baseline), _names(reference), settings, main),
+        "settings": _settings_record(settings, _names(baseline), _names(reference))
+        | {"judgements": judgements, "remarks": list(remarks)},
+        "sections": sections,
         "notes": list(notes),
         "extra": dict(extra or {}),
         "figures": _figures_record(figures or FigureData(), table, settings),
@@ -160,6 +167,19 @@ def write_report(
     data["conclusion"] = conclusion(data)
     data["headline"] = headline_sentences(data)
     return _written(_strict(data), Path(output_dir))
+
+
+def _leading(sections: list[dict[str, Any]], asked: Sequence[Groups]) -> Groups | None:
+    """Of several groupings that were asked for, the one whose gap chance explains least; None where none is above it.
+
+    By the lower end of the gap's interval, for the main model of the first section.
+    """
+    section = sections[0]
+    model = next(model for model in section["models"] if model["model"] == section["main"])
+    metric = main_metric(section["name"], model["metrics"])
+    least = {groups: frame_of(model, list(_names(groups)))["metrics"][metric]["gap"]["low"] for groups in asked}
+    above = {groups: low for groups, low in least.items() if low is not None and low > 0}  # NaN is not above
+    return max(above, key=above.__getitem__) if above and len(asked) > 1 else None
 
 
 def _written(data: dict[str, Any], output_dir: Path) -> Report:

@@ -16,12 +16,28 @@ KEEPS_HASHES = (ModelKind.PAL, ModelKind.MIXTURE, ModelKind.FAIR_POLICY)
 
 @dataclass(frozen=True)
 class UnseenRows:
-    """Rows to judge by, sentences for the report, how many were left out, and whether training rows are among them."""
+    """Rows to judge models by.
+
+    Attributes:
+        rows: what is judged.
+        notes: sentences for the report.
+        n_left_out: training rows that are not in `rows`.
+        has_training_rows: whether training rows are in them.
+        is_known: whether every model keeps hashes of the rows it was trained on.
+    """
 
     rows: Preferences
     notes: list[str]
     n_left_out: int
     has_training_rows: bool
+    is_known: bool
+
+    @property
+    def judgements(self) -> str:
+        """What the rows are called in the report's first sentence."""
+        if self.has_training_rows:
+            return "judgements, rows it was trained on among them,"
+        return "held-out judgements" if self.is_known else "judgements"
 
 
 def unseen_rows(sources: Sequence[ModelSource], rows: Preferences, *, on_training_rows: bool = False) -> UnseenRows:
@@ -33,10 +49,11 @@ def unseen_rows(sources: Sequence[ModelSource], rows: Preferences, *, on_trainin
     Raises:
         ValueError: all rows are training rows; a file of hashes that is none.
     """
-    own, seen, notes = hash_judgements(rows), np.zeros(len(rows), dtype=bool), []
+    own, seen, notes, is_known = hash_judgements(rows), np.zeros(len(rows), dtype=bool), [], bool(sources)
     for source in sources:
         hashes = read_trained_rows(source.path)
         if hashes is None:
+            is_known = False
             if source.kind in KEEPS_HASHES:
                 notes.append(
                     f"{source.name} keeps no hashes of its training rows: whether rows judged here are among them is "
@@ -48,10 +65,10 @@ def unseen_rows(sources: Sequence[ModelSource], rows: Preferences, *, on_trainin
         if known.any():
             notes.append(f"{int(known.sum()):,} of the {len(rows):,} rows are training rows of {source.name}.")
     if not seen.any():
-        return UnseenRows(rows, notes, 0, False)
+        return UnseenRows(rows, notes, 0, False, is_known)
     if on_training_rows:
         return UnseenRows(rows, [f"{notes[0]} They are judged here, too: no figure below is one for new rows.",
-                                 *notes[1:]], 0, True)  # fmt: skip
+                                 *notes[1:]], 0, True, is_known)  # fmt: skip
     if seen.all():
         raise ValueError(
             f"All {len(rows):,} rows are rows that the models were trained on; a report on them would promise what "
@@ -59,6 +76,5 @@ def unseen_rows(sources: Sequence[ModelSource], rows: Preferences, *, on_trainin
             "--on_training_rows, which marks the report."
         )
     left = int(seen.sum())
-    return UnseenRows(
-        rows.select(~seen), [*notes, f"{left:,} rows that a model was trained on are left out."], left, False
-    )
+    notes.append(f"{left:,} rows that a model was trained on are left out.")
+    return UnseenRows(rows.select(~seen), notes, left, False, is_known)

@@ -5,6 +5,8 @@ more. Both are taken as differences between the items of one row: what these sha
 every comparison.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy import sparse
@@ -14,15 +16,77 @@ from torch import Tensor
 from palign.data.preferences import Preferences
 from palign.models.completions import TokenizedItems
 
-__all__ = ["state_features", "token_features"]
+__all__ = ["ItemFeatures", "state_features", "state_projection", "token_features", "token_projection"]
 
 MAX_ROWS = 50_000  # that principal components are taken from
 ROWS_AT_ONCE = 4096
 NEGLIGIBLE = 1e-10  # of the largest variance
 
 
+@dataclass(frozen=True, eq=False)
+class StateProjection:
+    """Principal directions of hidden states.
+
+    Attributes:
+        directions: (hidden, dim) float64.
+    """
+
+    directions: Tensor
+
+    def __call__(self, states: np.ndarray) -> Tensor:
+        """(n_items, dim) float64 of states (n_items, hidden)."""
+        parts = torch.from_numpy(np.array(states, dtype=np.float32)).split(ROWS_AT_ONCE)
+        return torch.cat([part.double() @ self.directions for part in parts])
+
+
+@dataclass(frozen=True, eq=False)
+class TokenProjection:
+    """Principal directions of the sets of tokens.
+
+    Attributes:
+        weights: (n_tokens,) float64, rare tokens weigh more; an id from n_tokens on counts for nothing.
+        directions: (n_tokens, dim) float64.
+    """
+
+    weights: np.ndarray
+    directions: np.ndarray
+
+    def __call__(self, items: TokenizedItems) -> Tensor:
+        """(n_items, dim) float64."""
+        return torch.from_numpy(np.ascontiguousarray(_token_table(items, self.weights) @ self.directions))
+
+
+@dataclass(frozen=True, eq=False)
+class ItemFeatures:
+    """What the linear start reads of an item: states, tokens or both, side by side."""
+
+    states: StateProjection | None = None
+    tokens: TokenProjection | None = None
+
+    def __call__(self, states: np.ndarray, items: TokenizedItems | None) -> Tensor:
+        """(n_items, dim) float64.
+
+        Args:
+            states: (n_items, hidden) pooled hidden states under the reference.
+            items: token ids of the same items; None where tokens are not read.
+        """
+        parts = [] if self.states is None else [self.states(states)]
+        parts += [] if self.tokens is None else [self.tokens(items)]
+        return torch.cat(parts, 1)
+
+
 def state_features(rows: Preferences, states: np.ndarray, n_dims: int) -> Tensor:
-    """Principal components of hidden states, of unit variance each: (n_items, ≤ n_dims) float64.
+    """(n_items, ≤ n_dims) float64: `state_projection` of the items that it was made from."""
+    return state_projection(rows, states, n_dims)(states)
+
+
+def token_features(rows: Preferences, items: TokenizedItems, n_dims: int) -> Tensor:
+    """(n_items, ≤ n_dims) float64: `token_projection` of the items that it was made from."""
+    return token_projection(rows, items, n_dims)(items)
+
+
+def state_projection(rows: Preferences, states: np.ndarray, n_dims: int) -> StateProjection:
+    """Principal components of hidden states, of unit variance each within the rows.
 
     Args:
         rows: which items are compared with which.
@@ -55,19 +119,19 @@ def state_features(rows: Preferences, states: np.ndarray, n_dims: int) -> Tensor
             "max_length if they are cut where they begin to differ, or look at the model's weights."
         )
     kept = values > values[0] * NEGLIGIBLE
-    directions = vectors[:, kept] / values[kept].sqrt()
-    return torch.cat([part.double() @ directions for part in states.split(ROWS_AT_ONCE)])
+    return StateProjection(vectors[:, kept] / values[kept].sqrt())
 
 
-def token_features(rows: Preferences, items: TokenizedItems, n_dims: int) -> Tensor:
-    """The same of the set of tokens in a completion, rare ones weighted up (tf–idf, length one): (n_items, ≤ n_dims).
+def token_projection(rows: Preferences, items: TokenizedItems, n_dims: int) -> TokenProjection:
+    """The same of the set of tokens in a completion, rare ones weighted up (tf–idf, length one).
 
     Args:
         rows: which items are compared with which.
         items: token ids of `rows.items`.
         n_dims: components at most.
     """
-    table = _token_table(items)
+    weights = _token_weights(items)
+    table = _token_table(items, weights)
     own, present = _spread_rows(rows)
     shares = present / present.sum(1, keepdims=True)
     n_rows, width = own.shape
@@ -82,20 +146,28 @@ def token_features(rows: Preferences, items: TokenizedItems, n_dims: int) -> Ten
     start = np.random.default_rng(0).normal(size=min(differences.shape))
     _, values, vectors = svds(differences, k=n_dims, v0=start, solver="arpack")
     kept = values > values.max() * NEGLIGIBLE**0.5
-    directions = vectors[kept][::-1].T * (len(slots) ** 0.5 / values[kept][::-1])
-    return torch.from_numpy(np.ascontiguousarray(table @ directions))
+    return TokenProjection(weights, vectors[kept][::-1].T * (len(slots) ** 0.5 / values[kept][::-1]))
 
 
-def _token_table(items: TokenizedItems) -> sparse.csr_array:
-    """(n_items, n_tokens) weights of the distinct tokens of each completion, rows of length one."""
+def _distinct_tokens(items: TokenizedItems) -> np.ndarray:
+    """(n, 2) int64: the number of an item and an id that its completion holds, each once."""
     position = np.arange(len(items.ids)) - np.repeat(items.ends - items.lengths, items.lengths)
     owner = np.repeat(np.arange(len(items)), items.lengths)
     is_completion = position >= np.repeat(items.prompt_lengths, items.lengths)
-    pairs = np.unique(np.stack([owner[is_completion], items.ids[is_completion]], 1), axis=0)
-    n_tokens = int(items.ids.max()) + 1
-    counts = np.bincount(pairs[:, 1], minlength=n_tokens)
-    weights = np.log(len(items) / np.maximum(counts, 1))[pairs[:, 1]]
-    table = sparse.csr_array((weights, (pairs[:, 0], pairs[:, 1])), (len(items), n_tokens))
+    return np.unique(np.stack([owner[is_completion], items.ids[is_completion]], 1), axis=0)
+
+
+def _token_weights(items: TokenizedItems) -> np.ndarray:
+    """(largest id + 1,) log of the inverse share of completions that hold a token."""
+    counts = np.bincount(_distinct_tokens(items)[:, 1], minlength=int(items.ids.max()) + 1)
+    return np.log(len(items) / np.maximum(counts, 1))
+
+
+def _token_table(items: TokenizedItems, weights: np.ndarray) -> sparse.csr_array:
+    """(n_items, n_tokens) weights of the distinct tokens of each completion, rows of length one."""
+    pairs = _distinct_tokens(items)
+    pairs = pairs[pairs[:, 1] < len(weights)]
+    table = sparse.csr_array((weights[pairs[:, 1]], (pairs[:, 0], pairs[:, 1])), (len(items), len(weights)))
     length = np.sqrt(table.multiply(table).sum(axis=1))
     return sparse.diags_array(1 / np.maximum(length, 1e-12)) @ table
 

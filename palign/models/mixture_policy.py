@@ -150,9 +150,11 @@ class MixturePolicy:
         `together` as in `type_rewards`.
         """
         prefs = Preferences.of(rows)
-        gamma = self.responsibilities_for(prefs.annotator_ids)
-        rewards = self.type_rewards(prefs, batch_size=batch_size, together=together)
-        return (rewards * gamma[:, None]).sum(2)
+        return self.expected_rewards(self.type_rewards(prefs, batch_size=batch_size, together=together), prefs)
+
+    def expected_rewards(self, rewards: Tensor, rows: Preferences) -> Tensor:
+        """(rows, max_items): the mean over types of rewards (rows, max_items, n_types), each row by its own person."""
+        return (rewards * self.responsibilities_for(rows.annotator_ids)[:, None]).sum(2)
 
     def posterior(self, rows: Rows, *, batch_size: int = 32) -> TypePosterior:
         """The types of people from their votes, mixing weights as the prior (Bayes; by stages, in log space).

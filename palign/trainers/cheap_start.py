@@ -24,14 +24,31 @@ from palign.functional.mixture_checks import length_confounder, longer_wins_rate
 from palign.functional.mixture_start import find_stages, spectral_start
 from palign.functional.type_count import TypeChoice, choose_n_types
 from palign.models.completions import TokenizedItems
-from palign.models.item_features import state_features, token_features
+from palign.models.item_features import ItemFeatures, state_projection, token_projection
 from palign.trainers.mixture_dpo_config import HeadFeatures, MixtureDPOConfig, TypesFrom
 from palign.trainers.processes import computed_once
 
-__all__ = ["CheapHead", "CheapStart", "cheap_start", "given_start"]
+__all__ = ["CheapHead", "CheapStart", "LinearRewards", "cheap_start", "given_start"]
 
 logger = logging.getLogger(__name__)
 DEFAULT_RIDGE = 1.0  # where too few people could be held out to choose it
+
+
+@dataclass(frozen=True, eq=False)
+class LinearRewards:
+    """The linear head's rewards, for items it was not fitted on, too.
+
+    Attributes:
+        theta: (n_types, dim) float64.
+        features: of items.
+    """
+
+    theta: Tensor
+    features: ItemFeatures
+
+    def __call__(self, states: np.ndarray, items: TokenizedItems | None) -> Tensor:
+        """(n_items, n_types) float64; arguments as `ItemFeatures` takes them."""
+        return self.features(states, items) @ self.theta.T
 
 
 @dataclass
@@ -45,6 +62,7 @@ class CheapStart:
         held_out: the same table also where K was given: one type and K, judged on people held out; empty where too few
             could be.
         checks: what the cheap head says of the types, as dicts with name, verdict, value and message.
+        rewards: of any item to each type under the cheap head; None where there was no fit.
     """
 
     responsibilities: Tensor
@@ -52,6 +70,7 @@ class CheapStart:
     choice: list[dict[str, float]] = field(default_factory=list)
     held_out: list[dict[str, float]] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
+    rewards: LinearRewards | None = None
 
     @property
     def n_types(self) -> int:
@@ -145,7 +164,8 @@ def _fitted(
         evidence = torch.from_numpy(evidence_of_rows(items_of, ranks, people.numpy(), base))
         said = (torch.from_numpy(items_of), torch.from_numpy(ranks), people, n_annotators)
     options = {"ridge": args.head_ridge, "temper_start": args.temper_start, "seed": args.seed}
-    features = _features(rows, states, items, said, args, options)
+    item_features = _features(rows, states, items, said, args, options)
+    features = item_features(states, items)
     choice = _choice(features, said, args, options)
     n_types = choice.n_types if args.n_types == "auto" else int(args.n_types)
     table = [] if choice is None else choice.table
@@ -166,7 +186,8 @@ def _fitted(
         clusters = spectral_start(features, find_stages(*said), n_types, seed=args.seed).argmax(1)
         gamma = torch.eye(n_types, dtype=torch.float64)[clusters]
     checks = _checks(fit, features, said, _lengths(rows, items), args, options)
-    return CheapStart(gamma, fit.log_likelihoods, checks=checks, **tables)
+    rewards = LinearRewards(fit.theta, item_features)
+    return CheapStart(gamma, fit.log_likelihoods, checks=checks, rewards=rewards, **tables)
 
 
 def _choice(
@@ -204,29 +225,30 @@ def _features(
     said: tuple[Any, ...],
     args: MixtureDPOConfig,
     options: dict[str, Any],
-) -> Tensor:
+) -> ItemFeatures:
     """What `args.head_features` names; of 'auto' the one under which people held out are most likely."""
     wanted = HeadFeatures(args.head_features) if items is not None else HeadFeatures.STATES
-    found: dict[str, Tensor] = {}
+    found: dict[str, ItemFeatures] = {}
     if wanted is not HeadFeatures.TOKENS:
-        found["states"] = state_features(rows, states, args.head_dim)
+        found["states"] = ItemFeatures(states=state_projection(rows, states, args.head_dim))
     if wanted is not HeadFeatures.STATES:
-        found["tokens"] = token_features(rows, items, args.head_dim)
+        found["tokens"] = ItemFeatures(tokens=token_projection(rows, items, args.head_dim))
     if len(found) == 1:
         return next(iter(found.values()))
-    found["both"] = torch.cat([found["states"], found["tokens"]], 1)
+    found["both"] = ItemFeatures(found["states"].states, found["tokens"].tokens)
     counts = torch.bincount(said[2])
     n_eligible = int((counts >= 2).sum())
     k = min(3, args.max_types) if args.n_types == "auto" else int(args.n_types)
     n_fitted = int((counts > 0).sum()) - (n_eligible + 1) // 2  # while one half is held out
     if wanted is HeadFeatures.BOTH or n_eligible < LEAST_FOR_AUTO or k > n_fitted:
         return found["both"]
-    judged = {
-        name: choose_n_types(table, *said, candidates=[k], n_folds=2, n_restarts=2, **options).table[0][
-            "log_likelihood"
-        ]
-        for name, table in found.items()
-    }
+    options = options | {"candidates": [k], "n_folds": 2, "n_restarts": 2}
+    try:
+        tables = {name: choose_n_types(of(states, items), *said, **options).table for name, of in found.items()}
+    except ValueError as error:  # too few people whose items can be dealt into two parts
+        logger.info("The cheap head reads states and tokens, without a choice: %s", error)
+        return found["both"]
+    judged = {name: table[0]["log_likelihood"] for name, table in tables.items()}
     best = max(judged, key=judged.get)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in judged.items())
     logger.info("The cheap head reads %s; nats a row of people held out: %s.", best, shown)

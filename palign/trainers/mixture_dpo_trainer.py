@@ -48,7 +48,7 @@ from palign.models.completions import TokenizedItems
 from palign.models.fsdp import divide_again, outside_fsdp
 from palign.models.mixture_files import WORDS, MixtureRecord, named_base, packed_prompts, save_mixture
 from palign.models.mixture_policy import MixturePolicy
-from palign.models.reference_logps import reference_pass
+from palign.models.reference_logps import ReferencePass, reference_pass
 from palign.models.type_scores import row_log_likelihoods
 from palign.trainers.cheap_start import CheapHead, CheapStart, cheap_start, given_start
 from palign.trainers.checkpoints import CompleteCheckpoints
@@ -123,11 +123,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             model.to(args.device)
         self._reference_dir = args.reference_cache_dir or str(Path(args.output_dir) / "reference_logps")
         self._autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        with torch.autocast(args.device.type, self._autocast_dtype, enabled=self._autocast_dtype is not None):
-            reference = reference_pass(
-                model.eval(), self.items, cache_dir=self._reference_dir, batch_size=args.e_step_batch_size,
-                rank=args.process_index, n_ranks=args.world_size, show_progress=not args.disable_tqdm,
-            )  # fmt: skip
+        reference = self._reference_pass(model.eval(), self.items, args)
         self.reference_logps = reference.logps
         self._reference_on_device = torch.from_numpy(reference.logps.astype(np.float32)).to(args.device)
         self.start: CheapStart = given or cheap_start(
@@ -166,6 +162,30 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
     def n_types(self) -> int:
         """K."""
         return self.mixture.n_types
+
+    def linear_scores(self, rows: Rows) -> Tensor | None:
+        """(rows, max_items) float64: rewards under the linear head that EM starts from, each row by its own person.
+
+        What the adapters must better to be worth their hours. None where no linear head was fitted: one type, or
+        types that were given. All processes call it, before `train`.
+        """
+        if self.start.rewards is None:
+            return None
+        prefs = Preferences.of(rows)
+        items = TokenizedItems.of(prefs, self.processing_class, max_length=self.args.max_length)
+        states = self._reference_pass(self.policies.policy, items, self.args).states
+        gamma = self.start.responsibilities.double()
+        index = torch.from_numpy(self.annotators.indices(prefs.annotator_ids, unknown=-1))
+        weights = torch.where(index[:, None] >= 0, gamma[index.clamp_min(0)], mixing_weights(gamma))
+        at = torch.from_numpy(np.where(prefs.item_indices < 0, prefs.item_indices[:, :1], prefs.item_indices))
+        return (self.start.rewards(states, items)[at] * weights[:, None]).sum(2)
+
+    def _reference_pass(self, model: nn.Module, items: TokenizedItems, args: MixtureDPOConfig) -> ReferencePass:
+        with torch.autocast(args.device.type, self._autocast_dtype, enabled=self._autocast_dtype is not None):
+            return reference_pass(
+                model, items, cache_dir=self._reference_dir, batch_size=args.e_step_batch_size,
+                rank=args.process_index, n_ranks=args.world_size, show_progress=not args.disable_tqdm,
+            )  # fmt: skip
 
     # training
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 
-from palign.data.guard_finding import plain_text
+from palign.data.guard_finding import completion_texts
 from palign.data.preferences import Preferences
 from palign.data.trained_rows import save_trained_rows
 from palign.functional.losses import plackett_luce, preference_loss
@@ -303,9 +303,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         model = self.accelerator.unwrap_model(self.model)
         data = self._states(rows)
         scores = linear_scores(model.head, data).cpu().numpy()
-        row, place = (rows.item_indices >= 0).nonzero()
-        numbers = rows.item_indices[row, place]
-        texts = [plain_text(rows.items[i][1]) if rows.is_text else f"item {i}" for i in numbers]
+        texts, row, place = completion_texts(rows)
         return texts, scores[row, place], row
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
