@@ -106,10 +106,11 @@ def test_token_features_do_not_depend_on_chance() -> None:
 
 
 def test_a_projection_reads_tokens_that_training_never_saw() -> None:
-    said = tokens([1, 2], [1, 3], [2, 3], [4])
-    projection = token_projection(ragged(), said, 3)
+    rows = ragged()
+    said = tokens([1, 2], *(np.random.default_rng(1).integers(1, 9, size=(len(rows.items) - 1, 5)).tolist()))
+    projection = token_projection(rows, said, 3)
     table = projection(said)
-    again = projection(tokens([1, 2], [9, 1, 2], [9]))
+    again = projection(tokens([1, 2], [19, 1, 2], [19]))
     torch.testing.assert_close(again[0], table[0])
     torch.testing.assert_close(again[1], table[0])  # what was never seen counts for nothing
     assert again[2].abs().max() == 0
