@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Votes of real people: does `palign reward` find the camps that there are, and lose nothing where there are none?
+
+    python scripts/measure_polis.py FOLDER [--conversations land-bank brexit] [--seeds 0 1 2] [--n_prototypes auto]
+
+FOLDER holds NAME.statements.csv and NAME.votes.csv.gz, as `scripts/prepare_polis.py` reads them. A voter's statements
+are split before any pair is drawn; of a fifth of the voters nothing is trained on: the newcomers, placed by the
+pairs of their first part and judged by those of their second. Statements are known by identity. Beside it stands
+EM on the votes themselves (a Bernoulli mixture with half a vote for a pass), told the K that was taken.
+"""
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure_votes import em_on_votes, judge
+from trl import ModelConfig
+
+from palign.data.annotators import AnnotatorIndex
+from palign.data.preferences import Preferences
+from palign.data.source_folders import polis_rows
+from palign.functional.partitions import adjusted_rand_index
+from palign.trainers.pal_reward_arguments import parse_reward_arguments
+from palign.trainers.pal_reward_trainer import PALRewardTrainer
+from palign.trainers.reward_setup import set_up_reward
+
+CONVERSATIONS = ["land-bank", "biodiversity", "brexit", "bg2050", "freshwater", "football"]
+Rows = list[dict[str, Any]]
+
+
+def read(folder: Path, conversation: str, seed: int) -> tuple[dict[str, Rows], int, dict[str, str]]:
+    """Pairs of "train", "test", "place" and "judge" (of newcomers) by number of statement; statements; groups."""
+    options = {"form": "pairs", "n_items": 4, "rows": 40, "min_votes": 10, "test_share": 0.2, "seed": seed}
+    rows = list(polis_rows(folder, Counter(), conversation=conversation, **options))
+    numbers: dict[str, int] = {}
+    people = sorted({str(row["annotator_id"]) for row in rows})
+    new = set(np.random.default_rng(seed).permutation(people)[: len(people) // 5].tolist())
+    parts: dict[str, Rows] = {"train": [], "test": [], "place": [], "judge": []}
+    for row in rows:
+        person = str(row["annotator_id"])
+        sides = {side: numbers.setdefault(row[side], len(numbers)) for side in ("chosen", "rejected")}
+        name = {"train": "place", "test": "judge"}[row["part"]] if person in new else row["part"]
+        parts[name].append({"annotator_id": person} | {f"{side}_index": i for side, i in sides.items()})
+    groups = {str(row["annotator_id"]): str(row.get("opinion_group")) for row in rows}
+    return parts, len(numbers), groups
+
+
+def measure(folder: Path, conversation: str, seed: int, n_prototypes: str) -> dict[str, Any]:
+    """One split through `palign reward`'s own set-up and trainer."""
+    parts, n_items, groups = read(folder, conversation, seed)
+    known = {row["annotator_id"] for row in parts["train"]}
+    parts["test"] = [row for row in parts["test"] if row["annotator_id"] in known]
+    prefs = {name: Preferences.from_rows(rows, embeddings=n_items) for name, rows in parts.items()}
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name)
+        np.save(out / "items.npy", 3 * np.eye(n_items, dtype=np.float32))
+        for part in ("train", "test"):
+            (out / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in parts[part]))
+        script, data_args, args, _ = parse_reward_arguments([
+            "--dataset_name", str(out / "train.jsonl"), "--eval_dataset_name", str(out / "test.jsonl"), "--embeddings",
+            str(out / "items.npy"), "--n_prototypes", n_prototypes, "--output_dir", str(out / "out"),
+            "--seed", str(seed), "--disable_tqdm", "True", "--guard", "off",
+        ])  # fmt: skip
+        setup = set_up_reward(script, data_args, args, ModelConfig())
+        record: dict[str, Any] = {"conversation": conversation, "seed": seed, "K": setup.n_prototypes}
+        record |= {"people": len(known), "newcomers": len({row["annotator_id"] for row in parts["judge"]})}
+        for model, k in {"pooled": 1, "pal": setup.n_prototypes}.items():
+            trainer = PALRewardTrainer(
+                setup.make_model(k), args, setup.train_rows, embeddings=setup.embeddings, choice=setup.choice_of(model)
+            )
+            trainer.train()
+            record |= {
+                f"{model}/{key}": v for key, v in judge(trainer.predict_scores(prefs["test"]), prefs["test"]).items()
+            }
+            record |= newcomers(trainer, prefs, setup.embeddings, model)
+        record |= agreement(trainer, groups)
+        if setup.choice is not None and setup.choice.table:
+            row = next(r for r in setup.choice.table if r["n_prototypes"] == setup.n_prototypes)
+            record |= {"promised": row["gain"], "promised_error": row["gain_error"]}
+    return record | em_beside(prefs, n_items, setup.n_prototypes)
+
+
+def newcomers(
+    trainer: PALRewardTrainer, prefs: dict[str, Preferences], embeddings: np.ndarray, model: str
+) -> dict[str, float]:
+    """Accuracy and log-likelihood on people who were in no training."""
+    fit = trainer.model.fit_annotators(prefs["place"], embeddings=embeddings)
+    rows = torch.from_numpy(AnnotatorIndex(fit.ids).indices(prefs["judge"].annotator_ids, unknown=-1))
+    weights = torch.where(rows[:, None] >= 0, fit.weights[rows.clamp_min(0)], trainer.model.people.mean.cpu())
+    own = {} if fit.deviations is None else {"deviations": fit.deviations[rows.clamp_min(0)]}
+    scores = trainer.predict_scores(prefs["judge"], weights=weights, **own)
+    return {f"{model}/newcomers/{key}": value for key, value in judge(scores, prefs["judge"]).items()}
+
+
+def agreement(trainer: PALRewardTrainer, groups: dict[str, str]) -> dict[str, float]:
+    """Adjusted Rand index of the largest weights with the conversation's own groups, over people who have one."""
+    model = trainer.model
+    people = [i for i, person in enumerate(model.annotators.ids) if groups[person] not in ("None", "nan", "")]
+    if not people:
+        return {}
+    types = model.people.all().detach().cpu().argmax(1)[people]
+    truth = np.unique([groups[model.annotators.ids[i]] for i in people], return_inverse=True)[1]
+    return {"ari": float(adjusted_rand_index(types, torch.from_numpy(truth)))}
+
+
+def em_beside(prefs: dict[str, Preferences], n_items: int, n_types: int) -> dict[str, float]:
+    """Pair accuracy of EM on who won and who lost in a person's pairs, read back as votes."""
+    ids = prefs["train"].annotators()
+    votes = np.full((len(ids), n_items), np.nan)
+    people = ids.indices(prefs["train"].annotator_ids)
+    for column, vote in ((0, 1.0), (1, 0.0)):
+        for person, item in zip(people, prefs["train"].item_indices[:, column], strict=True):
+            votes[person, item] = vote if np.isnan(votes[person, item]) else (votes[person, item] + vote) / 2
+    best = max((em_on_votes(votes, n_types, s) for s in range(5)), key=lambda fit: fit[1])[0]
+    rows = ids.indices(prefs["test"].annotator_ids)
+    scores = best[rows[:, None], prefs["test"].item_indices]
+    return {"em_on_votes": float((scores[:, 0] > scores[:, 1]).mean())}
+
+
+def main() -> None:
+    """Print a row for each conversation and seed, and means over seeds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--conversations", nargs="+", default=CONVERSATIONS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--n_prototypes", default="auto")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    table = []
+    for conversation in options.conversations:
+        rows = [measure(options.folder, conversation, seed, options.n_prototypes) for seed in options.seeds]
+        for row in rows:
+            print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+        means = {k: np.mean([row[k] for row in rows]) for k in rows[0] if isinstance(rows[0][k], float)}
+        shown = ", ".join(f"{k} {v:.3f}" for k, v in means.items())
+        print(f"{conversation}: K = {[row['K'] for row in rows]}; {shown}", flush=True)
+        table += rows
+    if options.out is not None:
+        options.out.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
