@@ -35,6 +35,23 @@ def test_the_rule_by_hand() -> None:
     assert [row["gain"] for row in choice.table] == pytest.approx([0.0, 0.9, 1.0])
 
 
+def test_one_type_stays_within_1_28_errors_and_others_within_one() -> None:
+    # differences of alternating sign around a mean: the error of the mean of n is sd / sqrt(n − 1)
+    n = 101
+    spread = torch.where(torch.arange(n) % 2 == 0, 1.0, -1.0).double()
+    spread = spread - spread.mean()
+    error = float((spread.square().sum() / (n - 1) / n).sqrt())
+    ones = torch.ones(n, dtype=torch.float64)
+
+    def chosen(errors: float, first: int) -> int:
+        table = [{"n_types": first}, {"n_types": first + 1}]
+        gain = spread + errors * error
+        return _one_standard_error(table, [-ones, -ones + gain], [ones] * 2, ones).n_types
+
+    assert chosen(1.2, 1) == 1 and chosen(1.4, 1) == 2
+    assert chosen(1.2, 2) == 3 and chosen(0.9, 2) == 2
+
+
 def test_a_sure_gain_that_is_not_worth_a_type() -> None:
     table, ones = [{"n_types": k} for k in (1, 2)], torch.ones(3, dtype=torch.float64)
     best = double([-1.0, -2.0, -3.0])

@@ -3,8 +3,8 @@
 Annotators are dealt into folds. A head is fitted on the others; each person held out is placed by one part of their
 rows and judged by the other part, row by row. The parts share no item (`palign.functional.row_parts`): who said a > b
 and c > d has nearly said a > d, and types would be credited for it. Rows are dealt `N_DEALINGS` times over, which
-costs next to nothing beside the fits. The smallest K within one standard error of the
-best is taken, the error being that of the paired differences between people (Breiman et al. 1984, one-SE rule).
+costs next to nothing beside the fits. The smallest K within one standard error of the best is taken, K = 1 within
+1.28, the error being that of the paired differences between people (Breiman et al. 1984, one-SE rule).
 
 Three things keep an over-confident head from asking for more types than there are:
 1. evidence is counted once (`palign.functional.item_components`), in fitting and in placing;
@@ -47,6 +47,7 @@ JUDGED = 0.3  # of a person's rows, or items, in each dealing
 COARSE = {"tolerance": 1e-4, "max_steps": 30}  # EM stops early: what is judged moves no more
 PATIENCE = 2  # numbers of types in a row that are not better than those before by more than their error
 WORTH = 0.003  # of the log-likelihood
+LEAVING_ONE = 1.28  # errors that the gain over one type must have: by chance one in ten does
 TEMPERATURES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 2.5)
 RIDGES = (3.0, 15.0)  # of types, where it is left open
 POOLED_RIDGES = (1e-2, 3.0, 30.0)
@@ -284,7 +285,8 @@ def _one_standard_error(
     table: list[dict[str, float]], judged: list[Tensor], right: list[Tensor], n_rows: Tensor
 ) -> TypeChoice:
     """The smallest K whose gap to the best is within its error, or not worth a type; never one that is less accurate
-    than one type by more than the error of that.
+    than one type by more than the error of that. That there are types at all is the larger claim, and the best of
+    several K is compared: K = 1 stays within `LEAVING_ONE` errors.
 
     Args:
         judged, right: (n_people,) sums of nats and of right pairs for each K.
@@ -300,7 +302,8 @@ def _one_standard_error(
             "accuracy": float(correct.sum() / n_rows.sum()),
         }  # fmt: skip
         worth = WORTH * abs(float(best.sum() / n_rows.sum()))
-        if chosen is None and gap <= max(error, worth):
+        errors = LEAVING_ONE if row["n_types"] == 1 else 1.0
+        if chosen is None and gap <= max(errors * error, worth):
             loss, loss_error = _paired(right[0], correct, n_rows)
             chosen = int(row["n_types"] if loss <= loss_error else table[0]["n_types"])
     return TypeChoice(chosen, table)

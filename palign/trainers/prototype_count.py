@@ -3,9 +3,10 @@
 Parts of the annotators are held out in turn and the head is fitted on the others. Each person held out is placed by
 one part of their answers and judged by the log-likelihood of the other part, row by row; the two parts share no item
 (`palign.functional.row_parts`), for who said a > b and c > d has nearly said a > d. The smallest K within one standard
-error of the best is taken; the error is that of the paired differences between people (Breiman et al. 1984, one-SE
-rule). That error does not hold the luck of a fit: a gain below three per cent (five, to leave K = 1) does not count
-either for heads trained by gradient steps, three per mille for linear heads, whose fits are convex given the people.
+error of the best is taken, K = 1 within 1.28 (one gain in ten is larger by chance, and the best of several is
+compared); the error is that of the paired differences between people (Breiman et al. 1984, one-SE rule). It does not
+hold the luck of a fit: a gain below three per cent (five, to leave K = 1) does not count either for heads trained by
+gradient steps, three per mille for linear heads, whose fits are convex given the people.
 
 Heads are over-confident by different amounts, so each K is first given the temperature that suits it best: K is
 chosen by what it knows, not by how loudly it says it. The temperature goes into the model.
@@ -31,6 +32,7 @@ from palign.functional.mixture import sum_by_annotator
 from palign.functional.people_drawn import draw_people
 from palign.functional.personal import fit_deviations, principal_basis
 from palign.functional.row_parts import RowParts, part_rows
+from palign.functional.type_count import LEAVING_ONE
 from palign.models.heads import PointHead
 from palign.models.pal_config import PALConfig
 from palign.models.people import AnnotatorWeights
@@ -552,7 +554,8 @@ def _one_standard_error(
         row |= {"log_likelihood": float(part[:, 0].sum() / n_answers.sum()), "standard_error": error}
         row["accuracy"] = float(part[:, 1].sum() / n_answers.sum())
         least = worth[0 if row["n_prototypes"] == 1 else 1] * abs(mean)
-        if chosen is None and gap <= max(error, least):
+        errors = LEAVING_ONE if row["n_prototypes"] == 1 else 1.0
+        if chosen is None and gap <= max(errors * error, least):
             loss, loss_error = paired_gain(per_person[0][:, 1], part[:, 1], n_answers)
             is_worse = loss > loss_error
             chosen = int(table[0]["n_prototypes"] if is_worse else row["n_prototypes"])
