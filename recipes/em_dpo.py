@@ -27,7 +27,7 @@ from palign.evaluation.type_likes import type_likes
 from palign.models.mixture_files import MixtureRecord
 from palign.models.model_card import add_measured
 from palign.models.sharded import is_sharded
-from palign.trainers.choice_sentences import people_in_no_number
+from palign.trainers.choice_sentences import people_in_no_number, trained_on
 from palign.trainers.mixture_dpo_arguments import MixtureArguments, parse_mixture_arguments
 from palign.trainers.mixture_setup import MixtureSetup, set_up_mixture
 from palign.writing import write_whole
@@ -109,7 +109,8 @@ def judge(
         title="EM mixture-DPO", main="em", baseline=("pooled", LINEAR), judgements="held-out judgements",
         remarks=[ONE_FOR_ALL] if record.n_types == 1 and record.details.get("choice_of_k") else [],
         notes=[
-            *setup.guard_notes, *people_in_no_number(setup.train_rows, rows), *choice_note(record),
+            trained_on(setup.train_rows, setup.base_name), *setup.guard_notes,
+            *people_in_no_number(setup.train_rows, rows), *choice_note(record),
             *check_notes(record), *likes,
         ],
         extra=summary,

@@ -3,9 +3,18 @@
 from palign.data.preferences import Preferences
 from palign.trainers.prototype_count import PrototypeChoice
 
-__all__ = ["choice_sentences", "people_in_no_number"]
+__all__ = ["choice_sentences", "people_in_no_number", "trained_on"]
 
 KINDS = {"fixed": "a network", "linear": "directions fitted by EM", "prompt": "a network that reads the prompt"}
+
+
+def trained_on(train: Preferences, base: str) -> str:
+    """What was trained on what, for the report.
+
+    Args:
+        base: the backbone or language model in words, such as its name or folder.
+    """
+    return f"Trained on {len(train):,} judgements of {len(train.annotators()):,} annotators, on {base}."
 
 
 def people_in_no_number(train: Preferences, evaluation: Preferences) -> list[str]:

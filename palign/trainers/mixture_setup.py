@@ -49,6 +49,7 @@ class MixtureSetup:
         truth: (n_annotators,) the declared type of each annotator of `train_rows`; None where there is none.
         group_columns: declared groups to report by.
         guard_notes: how rows were held out, and what the guard said of them.
+        base_name: the language model in words.
         dealt: rows that `train_rows` and `eval_rows` were dealt from; None where rows to evaluate on were named.
     """
 
@@ -62,6 +63,7 @@ class MixtureSetup:
     group_columns: list[str]
     guard_notes: list[str] = field(default_factory=list)
     dealt: Preferences | None = None
+    base_name: str = "the embedded language model"
 
     def trainer(self, name: str) -> MixtureDPOTrainer:
         """A trainer of the mixture ('em') or of a baseline ('pooled', 'cluster', 'oracle'); the model must be free."""
@@ -151,6 +153,7 @@ def set_up_mixture(
     return MixtureSetup(
         model, tokenizer, train, evaluation, args, get_peft_config(model_args),
         declared_types(train, script.type_column), data_args.group_columns, said, dealt,
+        model_args.model_name_or_path or "the embedded language model",
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from palign.models.checkpoints import read_tokenizer, require_model_folder
 from palign.models.embeddings import EmbeddingStore
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
-from palign.trainers.choice_sentences import choice_sentences, people_in_no_number
+from palign.trainers.choice_sentences import choice_sentences, people_in_no_number, trained_on
 from palign.trainers.pal_reward_arguments import RewardArguments
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer, check_prototype_count, head_fit_options
@@ -125,7 +125,9 @@ class RewardSetup:
 
     def notes(self) -> list[str]:
         """Sentences for the report."""
-        notes = [*self.guard_notes, *people_in_no_number(self.train_rows, self.eval_rows)]
+        base = "ready vectors" if self.backbone_name is None else f"states of {self.backbone_name}"
+        notes = [trained_on(self.train_rows, base), *self.guard_notes]
+        notes += people_in_no_number(self.train_rows, self.eval_rows)
         return notes if self.choice is None else [*notes, *choice_sentences(self.choice)]
 
 
