@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from palign.data.checks import Text, shorten
 
-__all__ = ["Reading", "first_row", "print_reading", "similar_ids"]
+__all__ = ["Reading", "first_row", "print_note", "print_reading", "similar_ids"]
 
 WIDTH = 26
 
@@ -97,3 +97,12 @@ def print_reading(reading: Reading | None) -> None:
     """Print how rows were read, in the main process only."""
     if reading is not None and os.environ.get("RANK", "0") == "0":
         print(reading, flush=True)
+
+
+def print_note(sentence: str | None) -> list[str]:
+    """Print a further line of the summary, in the main process only; returns it for the report, or nothing."""
+    if sentence is None:
+        return []
+    if os.environ.get("RANK", "0") == "0":
+        print(f"  note: {sentence}", flush=True)
+    return [sentence]

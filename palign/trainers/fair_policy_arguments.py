@@ -7,6 +7,7 @@ from typing import Any
 
 from palign.command_line import CommandLine
 from palign.data.arguments import DataArguments
+from palign.data.turns import PLAIN_PROMPTS
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.writing import require_writable
 
@@ -44,6 +45,9 @@ class FairPolicyArguments:
     pal_path: str | None = field(default=None, metadata={"help": "A PAL reward model, for types_from 'pal'."})
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "The base, where a mixture of rows of your own is to be trained first."}
+    )
+    plain_prompts: bool = field(
+        default=False, metadata={"help": f"Of a mixture that is trained first. {PLAIN_PROMPTS}"}
     )
     pooled_path: str | None = field(
         default=None,

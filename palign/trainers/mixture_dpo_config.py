@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from palign.data.turns import PLAIN_PROMPTS
 from palign.trainers.deepspeed_runs import prepare_deepspeed
 from palign.trainers.fsdp_runs import check_fsdp
 
@@ -44,6 +45,7 @@ class MixtureDPOConfig(TrainingArguments):
     """
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the adapters (AdamW)."})
+    plain_prompts: bool = field(default=False, metadata={"help": PLAIN_PROMPTS})
     n_types: str = field(
         default="auto",
         metadata={"help": "Latent types K, a number or 'auto': chosen by held-out likelihood on frozen embeddings."},

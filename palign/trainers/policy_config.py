@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from palign.conditioning import PolicyConditioning
+from palign.data.turns import PLAIN_PROMPTS
 
 __all__ = ["PersonalPolicyConfig"]
 
@@ -18,6 +19,7 @@ class PersonalPolicyConfig:
             "help": "How the policy knows who is asking: 'prompt', 'adapter' (one LoRA per prototype) or 'none'."
         },
     )
+    plain_prompts: bool = field(default=False, metadata={"help": PLAIN_PROMPTS})
     show_annotator_id: bool = field(
         default=False, metadata={"help": "Write the person's id behind their type in the prompt."}
     )
