@@ -286,6 +286,36 @@ def test_ultrafeedback_is_recognised(tmp_path: Path) -> None:
     assert orders(prefs) == [("helpfulness", ["two", "one"], [0, 1])]
 
 
+def test_all_bad_records_of_an_export_in_one_list(tmp_path: Path) -> None:
+    """Words that nobody knows in records 2 and 4, a record without its labels in 3: one list, and dropped on request."""
+    shp = {"history": "ask", "human_ref_A": "one", "human_ref_B": "two", "domain": "x_train"}
+    rows = [shp | {"labels": 0}, shp | {"labels": 1}, shp | {"labels": 2}, shp | {"label": 1}, shp | {"labels": 2}]
+    path = written(tmp_path / "shp.json", rows)
+    with pytest.raises(ValueError) as caught:
+        load_preferences(path)
+    said = str(caught.value)
+    assert said.startswith("shp.json: 3 of 5 rows are bad: 2 × SHP: labels is 2") and "(rows 2, 4)" in said
+    assert "1 × the record is not of the form of 'shp'" in said and said.endswith("with --bad_rows drop.")
+    prefs = load_preferences(path, bad_rows="drop")
+    assert orders(prefs) == [("r/x", ["two", "one"], [0, 1]), ("r/x", ["one", "two"], [0, 1])]
+    assert "dropped 3 bad rows" in str(prefs.reading) and "the file has 5 records" in str(prefs.reading)
+
+
+def test_bad_lines_of_a_csv_export_are_named_as_an_editor_counts(tmp_path: Path) -> None:
+    row = {"id": 1, "prompt": "ask\nagain", "text1": "one", "text2": "two", "annotator": 9, "annotation_id": 3, "lead_time": 2}  # noqa: E501  # fmt: skip
+    rows = [row | {"pw": "left"}, row | {"pw": '{"selected": "up"}'}, row | {"pw": '{"selected": "down"}'}]
+    with pytest.raises(ValueError, match=r"2 of 3 rows are bad.*\(lines 4, 6\)"):
+        load_preferences(written(tmp_path / "export.csv", rows))
+
+
+def test_replies_that_answer_each_other_come_to_an_end(tmp_path: Path) -> None:
+    base = {"role": "assistant", "text": "a", "rank": 0}
+    rows = [base | {"message_id": "a", "parent_id": "b"}, base | {"message_id": "b", "parent_id": "a", "text": "b"},
+            base | {"message_id": "c", "parent_id": "a", "text": "c", "rank": 1},
+            base | {"message_id": "d", "parent_id": "a", "text": "d", "rank": 2}]  # fmt: skip
+    assert orders(load_preferences(written(tmp_path / "oasst.json", rows)))[0][1] == ["b", "c", "d"]
+
+
 def test_columns_that_are_named_are_not_recognised(tmp_path: Path) -> None:
     rows = [VOTE | {"winner": "model_a", "judge": "j", "conversation_a": talk("ask", "one"),
                     "conversation_b": talk("ask", "two")}]  # fmt: skip
