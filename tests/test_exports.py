@@ -287,7 +287,7 @@ def test_ultrafeedback_is_recognised(tmp_path: Path) -> None:
 
 
 def test_all_bad_records_of_an_export_in_one_list(tmp_path: Path) -> None:
-    """Words that nobody knows in records 2 and 4, a record without its labels in 3: one list, and dropped on request."""
+    """Labels that nobody knows in records 2 and 4, none in record 3: one list, and dropped on request."""
     shp = {"history": "ask", "human_ref_A": "one", "human_ref_B": "two", "domain": "x_train"}
     rows = [shp | {"labels": 0}, shp | {"labels": 1}, shp | {"labels": 2}, shp | {"label": 1}, shp | {"labels": 2}]
     path = written(tmp_path / "shp.json", rows)

@@ -12,7 +12,7 @@ __all__ = ["BadRow", "BadRows"]
 N_SHOWN = 3  # of each kind
 MOST_KINDS = 12
 _PLACE = re.compile(r"^.*?row \d+(?: \(counting from 0\))?, (column .+?)(?=[:,] )[:,] (.*)$", re.S)
-_ROW = re.compile(r"^[^\n]*?, row \d+: (.*)$", re.S)
+_ROW = re.compile(r"^[^\n]*?, row \d+(?: \(counting from 0\))?: (.*)$", re.S)
 _VALUE = re.compile(r"'(?:[^'\\]|\\.)*'…?|\"(?:[^\"\\]|\\.)*\"…?|-?\d[\d,.]*")
 
 

@@ -139,10 +139,10 @@ def _bad_records(name: str, data: Table, own: dict[str, Any], mode: str) -> BadR
                 pass
         except (KeyError, AttributeError, TypeError, IndexError, RecursionError) as error:
             what = f"the record is not of the form of {name!r} ({type(error).__name__}: {error})"
-            bad.add(number, ValueError(f"{data.name}, row {number}: {what}"))
+            bad.add(number, ValueError(f"{data.name}, row {number} (counting from 0): {what}"))
         except ValueError as error:
             told = re.sub(r"^row 0( \(counting from 0\))?[:,] ", "", str(error).removeprefix(f"{data.name}, "))
-            bad.add(number, ValueError(f"{data.name}, row {number}: {told}"))
+            bad.add(number, ValueError(f"{data.name}, row {number} (counting from 0): {told}"))
     return bad
 
 
