@@ -115,6 +115,13 @@ def in_one_form(prompt: Text | None, texts: list[Text], place: Place) -> tuple[T
         )
     if not all(texts):
         raise ValueError(f"{place}: a completion without a message of its own. Correct or drop the row.")
+    asked = next((text[0] for text in texts if text[0]["role"] == "user"), None)
+    if asked is not None:
+        raise ValueError(
+            f"{place}: behind what the conversations share they ask different things "
+            f"({shorten(asked['content'], 40)}), so their answers cannot be compared. Give conversations that differ "
+            "from an answer on, or drop the row."
+        )
     return prompt, texts
 
 

@@ -13,7 +13,7 @@ from palign.data.bad_rows import BadRows
 from palign.data.checks import Place, Text, shorten
 from palign.data.columns import check_columns, one_hot_columns
 from palign.data.messages import in_one_form, text_of_cell
-from palign.data.reading import Reading, first_row, similar_ids
+from palign.data.reading import Reading, first_row, odd_texts, similar_ids
 from palign.data.reading_options import ReadingOptions
 from palign.data.table import Table
 from palign.data.winners import FIRST, TIE, Winners, plain_value
@@ -121,6 +121,7 @@ class RowReader:
         reading = self._reading(available, names, n_ties, [*dropped, *similar_ids(names)])
         reading.n_preferences = len(kept)
         if self.is_text:
+            reading.notes += odd_texts(self.texts.prompts, [text for _, text in self.texts.items])
             texts = [self.texts.items[i][1] for i in item_indices[0]]
             reading.first = first_row(ids[0], self.texts.prompts[prompt_indices[0]], texts, ranks[0])
         return {
