@@ -113,6 +113,16 @@ def test_label_studio_min_and_csv(tmp_path: Path, suffix: str) -> None:
     assert orders(prefs) == [("9", ["one", "two"], [0, 1]), ("9", ["two", "one"], [0, 1])]
 
 
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_label_studio_rankings_in_min_and_csv(tmp_path: Path, suffix: str) -> None:
+    """As the converter writes them: the list of results under the tag's name; in CSV lists are JSON in a cell."""
+    items = [{"id": "a", "title": "A", "body": "one"}, {"id": "b", "title": "B", "body": "two"}]
+    lists = {"items": items, "rank": [{"ranker": {"rank": ["b", "a"]}}]}
+    row = {"annotation_id": 3, "annotator": "9", "created_at": "2026-01-01", "id": 1, "lead_time": 2.5, "prompt": "ask",  # noqa: E501
+           "updated_at": "2026-01-01", **(lists if suffix == "json" else {k: json.dumps(v) for k, v in lists.items()})}  # noqa: E501  # fmt: skip
+    assert orders(load_preferences(written(tmp_path / f"x.{suffix}", [row]))) == [("9", ["two", "one"], [0, 1])]
+
+
 def test_label_studio_fields_that_nothing_names(tmp_path: Path) -> None:
     row = task(annotation(3, {"selected": "right"}))
     row["data"] = {"prompt": "ask", "ours": "one", "theirs": "two"}

@@ -239,14 +239,25 @@ def _ranker(value: Mapping[str, Any], data: Row, dropped: Counter) -> tuple[Row 
             dropped["items picked into buckets, which are no order"] += 1
             return None, ()
         ranked = next(iter(ranked.values()))
-    for name, items in data.items():
-        if isinstance(items, list) and items and all(isinstance(item, Mapping) and "id" in item for item in items):
+    for name, cell in data.items():
+        items = _list_of_cell(cell)
+        if items and all(isinstance(item, Mapping) and "id" in item for item in items):
             text = {str(item["id"]): item.get("body") or item.get("html") or item.get("title") for item in items}
             texts = [text.get(str(one)) for one in ranked]
             if len(texts) > 1 and all(texts):
                 return {"completions": texts}, (name,)
     dropped["rankings whose items are not in the task"] += 1
     return None, ()
+
+
+def _list_of_cell(cell: Any) -> list[Any]:
+    """A list, or the JSON of one, as CSV holds a task's list; nothing of anything else."""
+    if isinstance(cell, str) and cell.lstrip()[:1] == "[":
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError):
+            return []
+    return cell if isinstance(cell, list) else []
 
 
 # PrefLib
