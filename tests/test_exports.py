@@ -62,6 +62,18 @@ def test_argilla_to_datasets_with_drafts_and_labels(tmp_path: Path) -> None:
         assert "1 draft answers" in text and "1 discarded answers" in text and "1 ties" in text
 
 
+def test_argilla_answers_about_an_empty_field(tmp_path: Path) -> None:
+    record = argilla(best=[{"value": "response-2", "user_id": "u1"}], order=[
+        {"value": ["response-2", "response-1", "response-3"], "user_id": "u2"}])  # fmt: skip
+    record["fields"] |= {"response-1": None}
+    prefs = load_preferences(written(tmp_path / "r.json", [record, argilla(best=[{"value": "response-1", "user_id": "u"}])]))  # noqa: E501  # fmt: skip
+    assert ("u2", ["two", "three"], [0, 1]) in orders(prefs)
+    record["responses"] = {"best": [{"value": "response-2", "user_id": "u1"}]}
+    record["fields"] |= {"response-3": None}
+    prefs = load_preferences(written(tmp_path / "r.json", [record, argilla(best=[{"value": "response-1", "user_id": "u"}])]))  # noqa: E501  # fmt: skip
+    assert prefs.annotators().ids == ["u"] and "1 answers about a field that is empty" in str(prefs.reading)
+
+
 def test_argilla_labels_that_call_sides(tmp_path: Path) -> None:
     record = argilla(
         preference=[{"value": "A", "user_id": "u1", "status": "submitted"}, {"value": "B", "user_id": "u2"}]

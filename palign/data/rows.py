@@ -329,6 +329,11 @@ class RowReader:
             return held, [min(position, n_ranked) for position in range(len(held))]
         values = checks.check_ratings(self._list(_cell(record, given[0]), place, "ratings"), len(held), place)
         more_is_better = given[0] == names.ratings_column
+        if not more_is_better and min(values) < 0:
+            raise ValueError(
+                f"{place}: a rank is {min(values):g}; ranks count up from the best, 1 (or 0). If it stands for an "
+                "answer that was not ranked, leave that answer out; if more is better, name the column with --ratings_column."
+            )
         rank_of = {value: rank for rank, value in enumerate(sorted(set(values), reverse=more_is_better))}
         best_first = sorted(range(len(held)), key=lambda position: rank_of[values[position]])
         return [held[position] for position in best_first], [rank_of[values[position]] for position in best_first]

@@ -42,12 +42,16 @@ def argilla_rows(source: Any, dropped: Counter, *, prompt_column: str = "") -> I
                 judged = _argilla_order(value, fields, known[question])
                 if judged is None:
                     dropped[f"answers to {question!r}, which compares no fields"] += 1
-                elif len(set(judged.values())) < 2:
+                    continue
+                there = {name: rank for name, rank in judged.items() if fields.get(name) is not None}
+                if len(there) < 2 and len(judged) > 1:
+                    dropped["answers about a field that is empty"] += 1
+                elif len(set(there.values())) < 2:
                     dropped["ties"] += 1
                 else:
                     head = {"annotator_id": user, "prompt": _prompt_of(fields, judged, prompt_column)}
-                    texts = [fields[name] for name in judged]
-                    ranks = list(judged.values())
+                    texts = [fields[name] for name in there]
+                    ranks = list(there.values())
                     yield (
                         further
                         | head
@@ -104,7 +108,7 @@ def _argilla_order(value: Any, fields: Row, candidates: list[str]) -> dict[str, 
         ranks = dict.fromkeys(candidates, 1) if side == TIE else {candidates[side]: 1, candidates[1 - side]: 2}
     else:
         return None
-    return {name: rank for name, rank in ranks.items() if fields.get(name) is not None}
+    return ranks
 
 
 def _plain(word: Any) -> str:
@@ -143,7 +147,7 @@ def label_studio_rows(
                 continue
             head = {"annotator_id": _completed_by(annotation)}
             judged = 0
-            for kind, value, names in _results(annotation):
+            for kind, value, names, tag in _results(annotation):
                 if kind == "pairwise":
                     pair = (first_column, second_column) if first_column else _shown_pair(data, names)
                     judgement = _pairwise(value, data, pair, dropped)
@@ -152,7 +156,9 @@ def label_studio_rows(
                     judgement, used = _ranker(value, data, dropped)
                 judged += 1
                 if judgement is not None:
-                    further = {k: v for k, v in data.items() if isinstance(v, (str, int, float)) and k not in used}
+                    further = {
+                        k: v for k, v in data.items() if isinstance(v, (str, int, float)) and k not in (*used, tag)
+                    }
                     prompt = _prompt_of(data, used, prompt_column)
                     yield further | head | {"prompt": prompt} | judgement
             if not judged:
@@ -179,15 +185,15 @@ def _completed_by(annotation: Mapping[str, Any]) -> str:
     return str(by).strip()
 
 
-def _results(annotation: Mapping[str, Any]) -> Iterator[tuple[str, Any, list[str]]]:
-    """(tag, value, names of the tags that it is about) of each comparison."""
+def _results(annotation: Mapping[str, Any]) -> Iterator[tuple[str, Any, list[str], str]]:
+    """(kind of tag, value, names of the tags that it is about, its own name) of each comparison."""
     if isinstance(annotation.get("result"), list):
         for result in annotation["result"]:
             if result.get("type") in ("pairwise", "ranker"):
                 names = [name.strip() for name in str(result.get("to_name", "")).split(",")]
-                yield result["type"], (result.get("value") or {}), names
+                yield result["type"], (result.get("value") or {}), names, str(result.get("from_name"))
         return
-    for value in annotation.values():  # JSON-MIN and CSV: the value under the name of its tag
+    for tag, value in annotation.items():  # JSON-MIN and CSV: the value under the name of its tag
         parsed = value
         if isinstance(value, str) and value[:1] in "{[":
             try:
@@ -197,11 +203,11 @@ def _results(annotation: Mapping[str, Any]) -> Iterator[tuple[str, Any, list[str
         if isinstance(parsed, list) and len(parsed) == 1 and isinstance(parsed[0], Mapping):
             parsed = parsed[0]
         if isinstance(parsed, Mapping) and "selected" in parsed:
-            yield "pairwise", parsed, []
+            yield "pairwise", parsed, [], tag
         elif isinstance(parsed, Mapping) and "ranker" in parsed:
-            yield "ranker", parsed, []
+            yield "ranker", parsed, [], tag
         elif isinstance(parsed, str) and parsed.strip().lower() in ("left", "right"):
-            yield "pairwise", {"selected": parsed}, []
+            yield "pairwise", {"selected": parsed}, [], tag
 
 
 def _shown_pair(data: Row, names: list[str]) -> tuple[str, str]:
