@@ -308,6 +308,52 @@ def test_ultrafeedback_is_recognised(tmp_path: Path) -> None:
     assert orders(prefs) == [("helpfulness", ["two", "one"], [0, 1])]
 
 
+def arena(**more: Any) -> dict[str, Any]:
+    return {"model_a": "x", "model_b": "y", "winner": "model_a", "judge": "j", "conversation_a": talk("ask", "one"),
+            "conversation_b": talk("ask", "two")} | more  # fmt: skip
+
+
+def test_an_arena_names_the_model_that_won(tmp_path: Path) -> None:
+    """Also where a model's name is a word for a side: "y" by itself is the second."""
+    rows = [arena(model_a="gpt", model_b="llama", winner="llama"), arena(model_a="y", model_b="x", winner="y")]
+    prefs = load_preferences(written(tmp_path / "a.json", rows))
+    assert [order for _, order, _ in orders(prefs)] == [["two", "one"], ["one", "two"]]
+
+
+ODD = {
+    "arena": ([arena(), arena(winner="claude")], "the winner 'claude' is not understood"),
+    "arena that asks two things": (
+        [arena(), arena(conversation_b=talk("else", "two"))], "the two conversations begin with different messages",
+    ),
+    "helpsteer": (
+        [PUBLIC["helpsteer"][0][0], PUBLIC["helpsteer"][0][0] | {"individual_preference": [{"score": "high"}]}],
+        "the score 'high' is not understood; numbers from -3",
+    ),
+    "multipref": (
+        [PUBLIC["multipref"][0][0], PUBLIC["multipref"][0][0]
+         | {"normal_worker_annotations": [{"evaluator": "n", "overall_pref": "A is better"}]}],
+        "the preference 'A is better' is not understood",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_word_of_a_public_set_that_is_not_understood_is_never_dropped(tmp_path: Path, name: str) -> None:
+    rows, words = ODD[name]
+    path = written(tmp_path / "a.json", rows)
+    with pytest.raises(ValueError, match=f"row 1 .*{words}"):
+        load_preferences(path)
+    prefs = load_preferences(path, bad_rows="drop")
+    assert len(prefs) and "dropped 1 bad rows" in str(prefs.reading)
+
+
+def test_letters_among_preflib_numbers(tmp_path: Path) -> None:
+    head = "# ALTERNATIVE NAME 1: A\n# ALTERNATIVE NAME 2: B\n"
+    (tmp_path / "a.soi").write_text(head + "2: 1,2\n1: x,2\n")
+    with pytest.raises(ValueError, match="a.soi, line 4: 'x' is no number of an alternative"):
+        load_preferences(tmp_path / "a.soi")
+
+
 def test_all_bad_records_of_an_export_in_one_list(tmp_path: Path) -> None:
     """Labels that nobody knows in records 2 and 4, none in record 3: one list, and dropped on request."""
     shp = {"history": "ask", "human_ref_A": "one", "human_ref_B": "two", "domain": "x_train"}

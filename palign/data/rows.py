@@ -332,7 +332,8 @@ class RowReader:
         if not more_is_better and min(values) < 0:
             raise ValueError(
                 f"{place}: a rank is {min(values):g}; ranks count up from the best, 1 (or 0). If it stands for an "
-                "answer that was not ranked, leave that answer out; if more is better, name the column with --ratings_column."
+                "answer that was not ranked, leave that answer out; if more is better, name the column with "
+                "--ratings_column."
             )
         rank_of = {value: rank for rank, value in enumerate(sorted(set(values), reverse=more_is_better))}
         best_first = sorted(range(len(held)), key=lambda position: rank_of[values[position]])

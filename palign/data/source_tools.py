@@ -281,10 +281,14 @@ def preflib_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
     names, ballots, title = _preflib_parts(text, path.name)
     voter = 0
     for line, count, order in ballots:
-        tiers = [
-            [int(n) for n in tier.strip("{} ").split(",") if n.strip()]
+        words = [
+            [n.strip() for n in tier.strip("{} ").split(",") if n.strip()]
             for tier in re.findall(r"\{[^}]*\}|[^,{}]+", order)
         ]
+        odd = next((n for tier in words for n in tier if not n.isdecimal()), None)
+        if odd is not None:
+            raise ValueError(f"{path.name}, line {line}: {shorten(odd)} is no number of an alternative.")
+        tiers = [[int(n) for n in tier] for tier in words]
         items = [(number, rank) for rank, tier in enumerate(filter(None, tiers), start=1) for number in tier]
         strange = [number for number, _ in items if number not in names]
         if strange:
@@ -316,6 +320,8 @@ def _preflib_parts(text: str, name: str) -> tuple[dict[int, str], list[tuple[int
             n_names = int(line) if line.isdigit() else -1
         elif is_old and at <= n_names:
             key, _, value = line.partition(",")
+            if not key.strip().isdecimal():
+                raise ValueError(f"{name}, line {number}: {shorten(line)} is no alternative (number,name).")
             names[int(key)] = value.strip()
         elif is_old and at == n_names + 1:
             continue  # voters, votes, different orders
