@@ -1,6 +1,7 @@
 """Plain rows of an instruct model are read through its template, alike in every socket, unless told to stay plain."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from grpo_helpers import grpo_config
+from mixture_helpers import colour_lm, colour_tokenizer, planted_rows
 from policy_helpers import lora, tiny_policy
 
 from palign.conditioning import WhoIsAsking
@@ -18,10 +20,14 @@ from palign.data.turns import as_turn, in_turns, reads_plain, turns_sentence
 from palign.evaluation.model_kinds import recognise
 from palign.evaluation.model_scores import score_source
 from palign.models.completions import TokenizedItems, prompt_ids
+from palign.models.mixture_files import MixtureRecord
+from palign.models.mixture_policy import MixturePolicy
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
 from palign.models.tiny import make_tiny_lm, make_tiny_tokenizer
 from palign.rewards import PersonalizedReward
+from palign.trainers.mixture_dpo_config import MixtureDPOConfig
+from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
@@ -83,6 +89,44 @@ def test_the_summary_says_so() -> None:
     assert "read bare" in turns_sentence(["ask"], made, True)
     assert turns_sentence([as_turn("ask")], made, False) is None
     assert turns_sentence(["ask"], tokenizer(None), False) is None
+
+
+def test_prompts_that_a_template_has_written_are_not_written_twice() -> None:
+    made = tokenizer()
+    written = str(render_prompt(as_turn("ask"), made))
+    with pytest.raises(ValueError, match="holds '<user>', which the tokenizer's chat template.*--plain_prompts"):
+        turns_sentence(["ask", written], made, False)
+    assert "read bare" in turns_sentence(["ask", written], made, True)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_mixture_keeps_how_it_read_plain_rows(plain: bool, tmp_path: Path) -> None:
+    """Rows score as the same rows written as messages do, where they are turns; a reload scores as the trainer did."""
+    made = deepcopy(colour_tokenizer())
+    made.chat_template = CHAT
+    args = MixtureDPOConfig(
+        output_dir=str(tmp_path), n_types="2", max_steps=2, learning_rate=1e-2, use_cpu=True, report_to=[],
+        disable_tqdm=True, plain_prompts=plain, n_rounds=1,
+    )  # fmt: skip
+    trainer = MixtureDPOTrainer(colour_lm(), args, planted_rows(), processing_class=made, peft_config=lora())
+    trainer.train()
+    trainer.save_model()
+    messages = Preferences.from_rows(as_messages(planted_rows()))
+    found = trainer.mixture_policy().scores(planted_rows())
+    assert found.abs().max() > 0
+    as_conversations = trainer.mixture_policy().scores(messages)
+    assert torch.allclose(found, as_conversations, atol=1e-6) is not plain
+    again = MixturePolicy.from_pretrained(tmp_path)
+    assert again.record.plain_prompts is plain and torch.allclose(again.scores(planted_rows()), found, atol=1e-5)
+    (said,) = again.generate(["what colour is the hat?"], type=0, max_new_tokens=3, temperature=0)
+    (asked,) = again.generate([as_turn("what colour is the hat?")], type=0, max_new_tokens=3, temperature=0)
+    assert plain or said == asked
+    assert recognise(str(tmp_path / "type_0")).plain_prompts is plain  # one adapter, beside the mixture's own file
+
+
+def test_a_mixture_of_before_reads_bare() -> None:
+    record = MixtureRecord(AnnotatorIndex(["a"]), np.ones((1, 1)), np.ones(1), np.ones(1), 0.1, 64, None)
+    assert record.plain_prompts
 
 
 def test_policies_read_what_a_user_would_have_written() -> None:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from palign.data.checks import Text
-from palign.data.rendering import Written, render_completion
+from palign.data.checks import Text, shorten
+from palign.data.rendering import Written, render_completion, render_prompt
 
 if TYPE_CHECKING:
     from palign.data.preferences import Preferences
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["PLAIN_PROMPTS", "answers_as_turns", "as_turn", "as_turns", "in_turns", "reads_plain", "turns_sentence"]
 
 PLAIN_PROMPTS = "Read plain prompts bare, though the tokenizer has a chat template; else each is a user's turn."
+_PROBE = "\u2603"  # stands in no template
 _TAKES_TURNS: dict[str, bool] = {}
 
 
@@ -41,6 +42,13 @@ def takes_turns(tokenizer: Any) -> bool:
         except ValueError:
             _TAKES_TURNS[key] = False
     return _TAKES_TURNS[key]
+
+
+def _mark_of_user(tokenizer: Any) -> str:
+    """What the template writes before a user's words, its last line; "" where it is too short to tell by."""
+    before = render_prompt([{"role": "user", "content": _PROBE}], tokenizer).partition(_PROBE)[0]
+    mark = next((line.strip() for line in reversed(before.splitlines()) if line.strip()), "")
+    return mark if len(mark) > 3 else ""
 
 
 def as_turn(prompt: Text) -> Text:
@@ -73,9 +81,22 @@ def in_turns(prefs: "Preferences") -> "Preferences":
 
 
 def turns_sentence(prompts: Iterable[Text], tokenizer: Any, plain_prompts: bool) -> str | None:
-    """What a summary says of plain prompts where the tokenizer has a chat template; None where there is nothing."""
-    if not takes_turns(tokenizer) or all(as_turn(prompt) is prompt for prompt in prompts):
+    """What a summary says of plain prompts where the tokenizer has a chat template; None where there is nothing.
+
+    Raises:
+        ValueError: prompts hold the marks of the template: they would go through it twice.
+    """
+    plain = [prompt for prompt in prompts if as_turn(prompt) is not prompt] if takes_turns(tokenizer) else []
+    if not plain:
         return None
+    mark = _mark_of_user(tokenizer)
+    written = next((prompt for prompt in plain if mark and mark in prompt), None)
+    if written is not None and not plain_prompts:
+        raise ValueError(
+            f"A prompt holds {mark!r}, which the tokenizer's chat template writes ({shorten(written)}): it has gone "
+            "through a template already, and would go through it twice. Say --plain_prompts, which reads prompts as "
+            "they stand, or give the messages."
+        )
     if plain_prompts:
         return (
             "Prompts are plain texts and are read bare, as they stand, though the tokenizer has a chat template: "
