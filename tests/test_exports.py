@@ -352,6 +352,11 @@ def test_letters_among_preflib_numbers(tmp_path: Path) -> None:
     (tmp_path / "a.soi").write_text(head + "2: 1,2\n1: x,2\n")
     with pytest.raises(ValueError, match="a.soi, line 4: 'x' is no number of an alternative"):
         load_preferences(tmp_path / "a.soi")
+    (tmp_path / "a.soi").write_text(head + "2: 1,2\n1: x,2\n1: 9,1\n1: 1,1\n")
+    with pytest.raises(ValueError, match="line 4: 'x'.*; line 5: alternative 9 has no name.*; line 6: .* twice"):
+        load_preferences(tmp_path / "a.soi")
+    prefs = load_preferences(tmp_path / "a.soi", bad_rows="drop")
+    assert len(prefs) == 2 and "3 lines that are no ballots" in str(prefs.reading)
 
 
 def test_all_bad_records_of_an_export_in_one_list(tmp_path: Path) -> None:

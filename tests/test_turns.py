@@ -28,6 +28,8 @@ from palign.models.tiny import make_tiny_lm, make_tiny_tokenizer
 from palign.rewards import PersonalizedReward
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
+from palign.trainers.pal_grpo_runs import GRPORuns
+from palign.trainers.reward_collator import RewardCollator
 
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
@@ -160,6 +162,34 @@ def test_a_reward_model_reads_plain_rows_as_conversations_in_every_socket(varian
     own = [row["prompt"] for row in turns], [row["chosen"] for row in turns]
     for prompts, completions in ((asked, said), (written, said), own):
         assert reward.score(prompts, completions, people).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_training_batches_are_those_of_conversations() -> None:
+    model = reward_model("prompt")
+    batches = []
+    for rows, plain in ((PLAIN, False), (as_messages(PLAIN), True), (PLAIN, True)):
+        prefs = Preferences.from_rows(rows)
+        collate = RewardCollator(model.backbone, prefs, model.annotators, True, plain_prompts=plain)
+        batches.append(collate([0, 1, 5]))
+    turned, messages, bare = batches
+    assert all(torch.equal(turned[name], messages[name]) for name in messages)
+    assert turned["input_ids"].shape != bare["input_ids"].shape
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_policies_are_judged_on_prompts_as_they_are_trained(plain: bool, tmp_path: Path) -> None:
+    model, made = tiny_policy()
+    made.chat_template = CHAT
+    who = WhoIsAsking({"a": 1}, 2)
+    runs = GRPORuns(
+        model=model, tokenizer=made, reward=None, who=who, train_rows=[],
+        eval_rows=[{"prompt": "ask 1", "annotator_id": "a"}], args=grpo_config(tmp_path, plain_prompts=plain),
+    )  # fmt: skip
+    told = {False: "<system>The reader is type 1.</s><user>ask 1</s><assistant>", True: "[reader: type 1] ask 1"}
+    bare = {False: "<user>ask 1</s><assistant>", True: "ask 1"}
+    for conditioning, texts in (("prompt", told), ("none", bare), (None, bare)):
+        (ids,) = runs.eval_prompts(conditioning)
+        assert made.decode(ids).replace("<bos>", "").strip() == made.decode(made(texts[plain])["input_ids"]).strip()
 
 
 def test_models_of_before_read_plain_rows_bare(tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ def _list_of_cell(cell: Any) -> list[Any]:
 # PrefLib
 
 
-def preflib_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
+def preflib_rows(source: str | Path, dropped: Counter, *, bad_rows: str = "stop") -> Iterator[Row]:
     """PrefLib's orders (.soc, .soi, .toc, .toi), of today (`# ALTERNATIVE NAME 1: …`) and of before 2022.
 
     The ballots are anonymous: every voter is a person of one ballot, `voter_1` and so on. What a ballot does not
@@ -279,20 +279,20 @@ def preflib_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
     path = Path(source)
     text, _ = text_of(path)
     names, ballots, title = _preflib_parts(text, path.name)
-    voter = 0
+    voter, bad = 0, {}
+    orders = []
     for line, count, order in ballots:
-        words = [
-            [n.strip() for n in tier.strip("{} ").split(",") if n.strip()]
-            for tier in re.findall(r"\{[^}]*\}|[^,{}]+", order)
-        ]
-        odd = next((n for tier in words for n in tier if not n.isdecimal()), None)
-        if odd is not None:
-            raise ValueError(f"{path.name}, line {line}: {shorten(odd)} is no number of an alternative.")
-        tiers = [[int(n) for n in tier] for tier in words]
-        items = [(number, rank) for rank, tier in enumerate(filter(None, tiers), start=1) for number in tier]
-        strange = [number for number, _ in items if number not in names]
-        if strange:
-            raise ValueError(f"{path.name}, line {line}: alternative {strange[0]} has no name in the header.")
+        try:
+            orders.append((count, _preflib_order(order, names)))
+        except ValueError as error:
+            bad[line] = str(error)
+    if bad and (bad_rows == "stop" or not orders):
+        told = "; ".join(f"line {line}: {why}" for line, why in list(bad.items())[:3])
+        more = f"; and {len(bad) - 3} more of {len(ballots)} lines" if len(bad) > 3 else ""
+        raise ValueError(f"{path.name}, {told}{more}. Mend them, or leave them out with --bad_rows drop.")
+    if bad:
+        dropped[f"lines that are no ballots (--bad_rows drop; {', '.join(map(str, list(bad)[:3]))})"] += len(bad)
+    for count, items in orders:
         if len({rank for _, rank in items}) < 2:
             dropped["ballots that compare nothing"] += count
             voter += count
@@ -301,6 +301,23 @@ def preflib_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
         for _ in range(count):
             voter += 1
             yield {"annotator_id": f"voter_{voter}", "prompt": title} | ranked
+
+
+def _preflib_order(order: str, names: Mapping[int, str]) -> list[tuple[int, int]]:
+    """(alternative, rank from 1) of what a ballot names: `3,{1,2}`; ValueError says what is wrong with it."""
+    items: list[tuple[int, int]] = []
+    for rank, tier in enumerate(re.findall(r"\{[^}]*\}|[^,{}]+", order), start=1):
+        for word in (part.strip() for part in tier.strip("{} ").split(",")):
+            if not word:
+                continue
+            if not word.isdecimal():
+                raise ValueError(f"{shorten(word)} is no number of an alternative")
+            if int(word) not in names:
+                raise ValueError(f"alternative {int(word)} has no name in the header")
+            if int(word) in (number for number, _ in items):
+                raise ValueError(f"alternative {int(word)} stands there twice")
+            items.append((int(word), rank))
+    return items
 
 
 def _preflib_parts(text: str, name: str) -> tuple[dict[int, str], list[tuple[int, int, str]], str]:
