@@ -17,9 +17,8 @@ from palign.data.rendering import Written, render_completion, render_prompt
 if TYPE_CHECKING:
     from palign.data.preferences import Preferences
 
-__all__ = ["PLAIN_PROMPTS", "answers_as_turns", "as_turn", "as_turns", "in_turns", "reads_plain", "turns_sentence"]
+__all__ = ["answers_as_turns", "as_turn", "as_turns", "in_turns", "reads_plain", "turns_sentence"]
 
-PLAIN_PROMPTS = "Read plain prompts bare, though the tokenizer has a chat template; else each is a user's turn."
 _PROBE = "\u2603"  # stands in no template
 _TAKES_TURNS: dict[str, bool] = {}
 

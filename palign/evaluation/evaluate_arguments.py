@@ -9,7 +9,6 @@ from pathlib import Path
 from palign.command_line import CommandLine
 from palign.data.arguments import DataArguments
 from palign.data.preferences import Preferences
-from palign.data.turns import PLAIN_PROMPTS
 from palign.evaluation.evaluate import group_names
 from palign.evaluation.model_kinds import ModelKind, ModelSource, recognise
 from palign.writing import require_writable
@@ -49,7 +48,10 @@ class EvaluationArguments:
         default=None, metadata={"help": "Of implicit rewards, where no file of the model says it; 0.1 if unset."}
     )
     plain_prompts: bool = field(
-        default=False, metadata={"help": f"Of models that no file of theirs says it of. {PLAIN_PROMPTS}"}
+        default=False,
+        metadata={
+            "help": "Read plain prompts bare, though there is a chat template, where no file of a model says how."
+        },
     )
     on_training_rows: bool = field(
         default=False,

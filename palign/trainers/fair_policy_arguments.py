@@ -7,7 +7,6 @@ from typing import Any
 
 from palign.command_line import CommandLine
 from palign.data.arguments import DataArguments
-from palign.data.turns import PLAIN_PROMPTS
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.writing import require_writable
 
@@ -47,7 +46,10 @@ class FairPolicyArguments:
         default=None, metadata={"help": "The base, where a mixture of rows of your own is to be trained first."}
     )
     plain_prompts: bool = field(
-        default=False, metadata={"help": f"Of a mixture that is trained first. {PLAIN_PROMPTS}"}
+        default=False,
+        metadata={
+            "help": "Read plain prompts bare, though there is a chat template (of a mixture that is trained first)."
+        },
     )
     pooled_path: str | None = field(
         default=None,
