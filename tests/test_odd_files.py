@@ -95,6 +95,17 @@ def test_a_column_that_speaks_of_one_answer_is_asked_about(
     assert sides(tmp_path / "a.csv", text, winner_column=column, winner_values=values) == "right left"
 
 
+def test_a_winner_column_that_python_does_not_use_is_said(tmp_path: Path) -> None:
+    """The trap: `--chosen_column answer_a` where the winner column says otherwise; in a command the guard stops."""
+    path = tmp_path / "a.csv"
+    path.write_text(table("A", "B", "B", "tie"))
+    names = {"annotator_column": "rater", "prompt_column": "question"}
+    pair = {"chosen_column": "answer_a", "rejected_column": "answer_b"}
+    said = str(load_preferences(path, **names, **pair).reading)
+    assert "'winner' looks as if it named winners, and is not used" in said
+    assert "not used" not in str(load_preferences(path, **NAMES).reading)
+
+
 def test_ranks_below_zero_are_no_ranks(tmp_path: Path) -> None:
     row = {"annotator_id": "a", "completions": ["x", "y", "z"], "ranks": [1, -1, 2]}
     (tmp_path / "a.json").write_text(json.dumps([row]))

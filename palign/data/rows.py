@@ -15,6 +15,7 @@ from palign.data.columns import check_columns, one_hot_columns
 from palign.data.messages import in_one_form, text_of_cell
 from palign.data.reading import Reading, first_row, odd_texts, similar_ids
 from palign.data.reading_options import ReadingOptions
+from palign.data.suggestions import winner_columns
 from palign.data.table import Table
 from palign.data.winners import FIRST, TIE, Winners, plain_value
 
@@ -120,6 +121,8 @@ class RowReader:
         self._report_blanks(names)
         reading = self._reading(available, names, n_ties, [*dropped, *similar_ids(names)])
         reading.n_preferences = len(kept)
+        columns = self._further_columns(np.array(kept, dtype=np.int64), available, sides)
+        reading.notes += self._unused_winners(columns)
         if self.is_text:
             reading.notes += odd_texts(self.texts.prompts, [text for _, text in self.texts.items])
             texts = [self.texts.items[i][1] for i in item_indices[0]]
@@ -131,7 +134,7 @@ class RowReader:
             "prompt_indices": np.array(prompt_indices, dtype=np.int64),
             "prompts": self.texts.prompts if self.is_text else None,
             "items": self.texts.items if self.is_text else None,
-            "columns": self._further_columns(np.array(kept, dtype=np.int64), available, sides),
+            "columns": columns,
             "reading": reading,
         }
 
@@ -441,6 +444,18 @@ class RowReader:
                 ("better", self.list_column, ", ".join(orders) or "best first, in the order of the file")
             )
         return reading
+
+    def _unused_winners(self, columns: Mapping[str, Any]) -> list[str]:
+        """A sentence where a further column seems to say who won, and the pair's columns are not called chosen and
+        rejected: the guard stops there, and who reads in Python should see it, too.
+        """
+        if self.winners is not None or self.pair_columns[0] in ("chosen", "chosen_index"):
+            return []
+        return [
+            f"the column {name!r} looks as if it named winners, and is not used: {self.pair_columns[0]!r} is taken "
+            "for the better answer in every row (else say --first_column, --second_column and --winner_column)"
+            for name in winner_columns(list(columns), columns.__getitem__)
+        ]
 
     def _further_columns(self, kept: np.ndarray, available: list[str], sides: list[int]) -> dict[str, np.ndarray]:
         """Every column that is not part of the judgement itself; of winners, where the chosen one stood and how much
