@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,8 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a sub-command; returns the exit status (2: no such sub-command or configuration)."""
+    """Run a sub-command; returns the exit status (1: the guard stopped; 2: no such sub-command or configuration, or
+    rows that cannot be read)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview())
@@ -124,8 +126,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"palign {name}: error: {error}", file=sys.stderr)
         return 2
     sys.argv[0] = f"palign {name}"  # what a parser calls itself
-    load_recipe(COMMANDS[name].recipe).main(["--help" if flag == "--help-all" else flag for flag in flags])
+    try:
+        load_recipe(COMMANDS[name].recipe).main(["--help" if flag == "--help-all" else flag for flag in flags])
+    except (FileNotFoundError, TypeError, ValueError) as error:
+        if not is_of_the_rows(error):
+            raise
+        print(f"palign {name}: error: {error}", file=sys.stderr)
+        return 1 if type(error).__name__ == "GuardError" else 2
     return 0
+
+
+def is_of_the_rows(error: BaseException) -> bool:
+    """Whether `palign.data` raised it on purpose: a sentence on the user's rows, to which a traceback adds nothing."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).parent == HERE / "data" and (last.line or "").startswith("raise ")
 
 
 def recipe_folder() -> Path:

@@ -127,10 +127,17 @@ class WhoIsAsking:
 
 
 def conditioning_record(
-    conditioning: PolicyConditioning, who: WhoIsAsking | None, reward_model: str | None = None
+    conditioning: PolicyConditioning,
+    who: WhoIsAsking | None,
+    reward_model: str | None = None,
+    *,
+    plain_prompts: bool = True,
 ) -> dict[str, Any]:
-    """What `conditioning.json` of a policy holds; `reward_model` is the name of the one that placed the people."""
+    """What `conditioning.json` of a policy holds; `reward_model` is the name of the one that placed the people, and
+    `plain_prompts` says whether it reads plain prompts bare, or as turns (`palign.data.turns`).
+    """
     record: dict[str, Any] = {"policy_conditioning": conditioning.value, "reward_model": reward_model}
+    record["plain_prompts"] = plain_prompts
     if who is not None:
         record |= {"show_annotator_id": who.show_annotator_id, "n_types": who.n_types, "types": dict(who.types)}
     return record
@@ -144,6 +151,12 @@ def conditioning_of(folder: str) -> PolicyConditioning | None:
     """
     record = _record(folder)
     return None if record is None else PolicyConditioning(record["policy_conditioning"])
+
+
+def reads_plain_prompts(folder: str) -> bool | None:
+    """Whether a saved policy reads plain prompts bare; None where no file says how it was trained."""
+    record = _record(folder)
+    return None if record is None else bool(record.get("plain_prompts", True))
 
 
 def _record(folder: str) -> dict[str, Any] | None:

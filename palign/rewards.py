@@ -14,6 +14,7 @@ from torch import nn
 
 from palign.data.annotators import canonical_id
 from palign.data.rendering import answer_marks, render_completion, render_prompt
+from palign.data.turns import as_turn
 from palign.functional.reward_scales import RewardScales
 
 
@@ -123,10 +124,12 @@ class PersonalizedReward:
                 "to the reward; give three lists of one length, row for row."
             )
         tokenizer = getattr(self.model, "tokenizer", None)
-        texts = [render_prompt(prompt, tokenizer) for prompt in prompts]
+        asked = [self._asked(prompt) for prompt in prompts]
+        texts = [render_prompt(prompt, tokenizer) for prompt in asked]
         closing, answers = self._marks[1].strip(), []
-        for prompt, completion in zip(prompts, completions, strict=True):
-            answer = render_completion(prompt, completion, tokenizer).strip()
+        for prompt, turn, completion in zip(prompts, asked, completions, strict=True):
+            kept = prompt if isinstance(completion, str) else turn
+            answer = render_completion(kept, completion, tokenizer).strip()
             answers.append(answer if isinstance(completion, str) else answer.removesuffix(closing).strip())
         raw = self._raw(texts, answers, people)
         return self._finish(raw, texts, answers, people)
@@ -138,7 +141,7 @@ class PersonalizedReward:
         """Fit every person's mean and standard deviation on the same reference completions.
 
         Args:
-            prompts: list of `n_reference` prompts.
+            prompts: list of `n_reference` prompts, texts or conversations.
             completions: list of `n_reference` completions of the reference policy; empty ones are left out.
             annotator_ids: whose scales to fit; None with fixed weights.
 
@@ -154,7 +157,9 @@ class PersonalizedReward:
                 f"{len(rows)} of the {len(completions)} reference completions hold any text; at least two are needed "
                 "to standardize rewards. Give more reference completions, or set standardize=False."
             )
-        texts, answers = [prompts[i] for i in rows], [completions[i].strip() for i in rows]
+        tokenizer = getattr(self.model, "tokenizer", None)
+        texts = [render_prompt(self._asked(prompts[i]), tokenizer) for i in rows]
+        answers = [completions[i].strip() for i in rows]
         people = list(dict.fromkeys(annotator_ids)) if annotator_ids is not None else [None]
         has_own = getattr(self.model, "deviations", None) is not None
         if self.weights is None and hasattr(self.model, "score_for_weights") and not has_own:
@@ -169,6 +174,10 @@ class PersonalizedReward:
         """`answer` as reward models learned to read it: after a conversation with the template's end of turn."""
         before, behind = self._marks
         return answer + behind if before and prompt.endswith(before) else answer
+
+    def _asked(self, prompt: Any) -> Any:
+        """A plain prompt as a user's turn, where the reward model learned to read it so."""
+        return prompt if getattr(self.model, "plain_prompts", True) else as_turn(prompt)
 
     @cached_property
     def _marks(self) -> tuple[str, str]:

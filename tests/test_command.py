@@ -8,11 +8,12 @@ import subprocess
 import sys
 import typing
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from palign import command, option_help
+from palign.data.loading import load_preferences
 
 ROOT = Path(__file__).parents[1]
 PARSERS = {
@@ -144,3 +145,25 @@ def test_a_sub_command_runs_its_recipe_in_two_processes(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "summary.json").is_file() and done.stdout.count("report: ") == 1
+
+
+def test_faults_of_rows_end_in_a_sentence_and_others_in_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `palign.data` says of the rows is all that is printed; whatever else goes wrong keeps its traceback."""
+    rows = tmp_path / "rows.csv"
+    rows.write_text("who,question,answer_a,answer_b,winner\nr,q,left,right,perhaps\n")
+    names = ["--annotator_column", "who", "--prompt_column", "question", "--first_column", "answer_a"]
+    names += ["--second_column", "answer_b", "--winner_column", "winner"]
+
+    def recipe(_: str) -> SimpleNamespace:
+        return SimpleNamespace(main=lambda flags: load_preferences(rows, **dict(zip(keys, names[1::2], strict=True))))
+
+    keys = [name.removeprefix("--") for name in names[::2]]
+    monkeypatch.setattr(command, "load_recipe", recipe)
+    assert command.main(["reward", "--dataset_name", str(rows), *names]) == 2
+    err = capsys.readouterr().err.strip()
+    assert err.startswith("palign reward: error: rows.csv, column 'winner': 1 rows name a winner") and "\n" not in err
+    monkeypatch.setattr(command, "load_recipe", lambda _: SimpleNamespace(main=lambda flags: int("x")))
+    with pytest.raises(ValueError, match="invalid literal"):
+        command.main(["reward"])

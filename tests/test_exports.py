@@ -62,6 +62,18 @@ def test_argilla_to_datasets_with_drafts_and_labels(tmp_path: Path) -> None:
         assert "1 draft answers" in text and "1 discarded answers" in text and "1 ties" in text
 
 
+def test_argilla_answers_about_an_empty_field(tmp_path: Path) -> None:
+    record = argilla(best=[{"value": "response-2", "user_id": "u1"}], order=[
+        {"value": ["response-2", "response-1", "response-3"], "user_id": "u2"}])  # fmt: skip
+    record["fields"] |= {"response-1": None}
+    prefs = load_preferences(written(tmp_path / "r.json", [record, argilla(best=[{"value": "response-1", "user_id": "u"}])]))  # noqa: E501  # fmt: skip
+    assert ("u2", ["two", "three"], [0, 1]) in orders(prefs)
+    record["responses"] = {"best": [{"value": "response-2", "user_id": "u1"}]}
+    record["fields"] |= {"response-3": None}
+    prefs = load_preferences(written(tmp_path / "r.json", [record, argilla(best=[{"value": "response-1", "user_id": "u"}])]))  # noqa: E501  # fmt: skip
+    assert prefs.annotators().ids == ["u"] and "1 answers about a field that is empty" in str(prefs.reading)
+
+
 def test_argilla_labels_that_call_sides(tmp_path: Path) -> None:
     record = argilla(
         preference=[{"value": "A", "user_id": "u1", "status": "submitted"}, {"value": "B", "user_id": "u2"}]
@@ -111,6 +123,16 @@ def test_label_studio_min_and_csv(tmp_path: Path, suffix: str) -> None:
     ]
     prefs = load_preferences(written(tmp_path / f"export.{suffix}", rows))
     assert orders(prefs) == [("9", ["one", "two"], [0, 1]), ("9", ["two", "one"], [0, 1])]
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_label_studio_rankings_in_min_and_csv(tmp_path: Path, suffix: str) -> None:
+    """As the converter writes them: the list of results under the tag's name; in CSV lists are JSON in a cell."""
+    items = [{"id": "a", "title": "A", "body": "one"}, {"id": "b", "title": "B", "body": "two"}]
+    lists = {"items": items, "rank": [{"ranker": {"rank": ["b", "a"]}}]}
+    row = {"annotation_id": 3, "annotator": "9", "created_at": "2026-01-01", "id": 1, "lead_time": 2.5, "prompt": "ask",  # noqa: E501
+           "updated_at": "2026-01-01", **(lists if suffix == "json" else {k: json.dumps(v) for k, v in lists.items()})}  # noqa: E501  # fmt: skip
+    assert orders(load_preferences(written(tmp_path / f"x.{suffix}", [row]))) == [("9", ["two", "one"], [0, 1])]
 
 
 def test_label_studio_fields_that_nothing_names(tmp_path: Path) -> None:
@@ -284,6 +306,87 @@ def test_ultrafeedback_is_recognised(tmp_path: Path) -> None:
     }
     prefs = load_preferences(written(tmp_path / "u.jsonl", [row]))
     assert orders(prefs) == [("helpfulness", ["two", "one"], [0, 1])]
+
+
+def arena(**more: Any) -> dict[str, Any]:
+    return {"model_a": "x", "model_b": "y", "winner": "model_a", "judge": "j", "conversation_a": talk("ask", "one"),
+            "conversation_b": talk("ask", "two")} | more  # fmt: skip
+
+
+def test_an_arena_names_the_model_that_won(tmp_path: Path) -> None:
+    """Also where a model's name is a word for a side: "y" by itself is the second."""
+    rows = [arena(model_a="gpt", model_b="llama", winner="llama"), arena(model_a="y", model_b="x", winner="y")]
+    prefs = load_preferences(written(tmp_path / "a.json", rows))
+    assert [order for _, order, _ in orders(prefs)] == [["two", "one"], ["one", "two"]]
+
+
+ODD = {
+    "arena": ([arena(), arena(winner="claude")], "the winner 'claude' is not understood"),
+    "arena that asks two things": (
+        [arena(), arena(conversation_b=talk("else", "two"))], "the two conversations begin with different messages",
+    ),
+    "helpsteer": (
+        [PUBLIC["helpsteer"][0][0], PUBLIC["helpsteer"][0][0] | {"individual_preference": [{"score": "high"}]}],
+        "the score 'high' is not understood; numbers from -3",
+    ),
+    "multipref": (
+        [PUBLIC["multipref"][0][0], PUBLIC["multipref"][0][0]
+         | {"normal_worker_annotations": [{"evaluator": "n", "overall_pref": "A is better"}]}],
+        "the preference 'A is better' is not understood",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_word_of_a_public_set_that_is_not_understood_is_never_dropped(tmp_path: Path, name: str) -> None:
+    rows, words = ODD[name]
+    path = written(tmp_path / "a.json", rows)
+    with pytest.raises(ValueError, match=f"row 1 .*{words}"):
+        load_preferences(path)
+    prefs = load_preferences(path, bad_rows="drop")
+    assert len(prefs) and "dropped 1 bad rows" in str(prefs.reading)
+
+
+def test_letters_among_preflib_numbers(tmp_path: Path) -> None:
+    head = "# ALTERNATIVE NAME 1: A\n# ALTERNATIVE NAME 2: B\n"
+    (tmp_path / "a.soi").write_text(head + "2: 1,2\n1: x,2\n")
+    with pytest.raises(ValueError, match="a.soi, line 4: 'x' is no number of an alternative"):
+        load_preferences(tmp_path / "a.soi")
+    (tmp_path / "a.soi").write_text(head + "2: 1,2\n1: x,2\n1: 9,1\n1: 1,1\n")
+    with pytest.raises(ValueError, match="line 4: 'x'.*; line 5: alternative 9 has no name.*; line 6: .* twice"):
+        load_preferences(tmp_path / "a.soi")
+    prefs = load_preferences(tmp_path / "a.soi", bad_rows="drop")
+    assert len(prefs) == 2 and "3 lines that are no ballots" in str(prefs.reading)
+
+
+def test_all_bad_records_of_an_export_in_one_list(tmp_path: Path) -> None:
+    """Labels that nobody knows in records 2 and 4, none in record 3: one list, and dropped on request."""
+    shp = {"history": "ask", "human_ref_A": "one", "human_ref_B": "two", "domain": "x_train"}
+    rows = [shp | {"labels": 0}, shp | {"labels": 1}, shp | {"labels": 2}, shp | {"label": 1}, shp | {"labels": 2}]
+    path = written(tmp_path / "shp.json", rows)
+    with pytest.raises(ValueError) as caught:
+        load_preferences(path)
+    said = str(caught.value)
+    assert said.startswith("shp.json: 3 of 5 rows are bad: 2 × SHP: labels is 2") and "(rows 2, 4)" in said
+    assert "1 × the record is not of the form of 'shp'" in said and said.endswith("with --bad_rows drop.")
+    prefs = load_preferences(path, bad_rows="drop")
+    assert orders(prefs) == [("r/x", ["two", "one"], [0, 1]), ("r/x", ["one", "two"], [0, 1])]
+    assert "dropped 3 bad rows" in str(prefs.reading) and "the file has 5 records" in str(prefs.reading)
+
+
+def test_bad_lines_of_a_csv_export_are_named_as_an_editor_counts(tmp_path: Path) -> None:
+    row = {"id": 1, "prompt": "ask\nagain", "text1": "one", "text2": "two", "annotator": 9, "annotation_id": 3, "lead_time": 2}  # noqa: E501  # fmt: skip
+    rows = [row | {"pw": "left"}, row | {"pw": '{"selected": "up"}'}, row | {"pw": '{"selected": "down"}'}]
+    with pytest.raises(ValueError, match=r"2 of 3 rows are bad.*\(lines 4, 6\)"):
+        load_preferences(written(tmp_path / "export.csv", rows))
+
+
+def test_replies_that_answer_each_other_come_to_an_end(tmp_path: Path) -> None:
+    base = {"role": "assistant", "text": "a", "rank": 0}
+    rows = [base | {"message_id": "a", "parent_id": "b"}, base | {"message_id": "b", "parent_id": "a", "text": "b"},
+            base | {"message_id": "c", "parent_id": "a", "text": "c", "rank": 1},
+            base | {"message_id": "d", "parent_id": "a", "text": "d", "rank": 2}]  # fmt: skip
+    assert orders(load_preferences(written(tmp_path / "oasst.json", rows)))[0][1] == ["b", "c", "d"]
 
 
 def test_columns_that_are_named_are_not_recognised(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def save(folder: Path, conditioning: str, *, algorithm: str = "PPO", adapter: bo
         policy_conditioning=PolicyConditioning(conditioning),
         reward_model_path="/home/jane/pal",
         show_annotator_id=False,
+        plain_prompts=not chat,
     )
     who = WhoIsAsking({"a": 0, EVIL: 2}, 3) if conditioning == "prompt" else None
     write_policy_card(folder / "p", policy, args, ROWS, [], algorithm=algorithm, who=who)
@@ -60,16 +61,19 @@ def test_messages_are_told_by_a_system_message(tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     exec(code.replace('"How is it?"', '[{"role": "user", "content": "How is it?"}]'), names)
     assert names["text"] == "<system>The reader is type 0.<user>How is it?<assistant>"
+    exec(code, names := {})  # a plain prompt is a user's turn, as it was in training
+    assert names["text"] == "<system>The reader is type 0.<user>How is it?<assistant>"
 
 
 def test_ids_are_data_and_of_the_reward_model_only_the_last_part_is_kept(tmp_path: Path) -> None:
     save(tmp_path, "prompt")
     record = json.loads((tmp_path / "p" / "conditioning.json").read_text(encoding="utf-8"))
     assert record == {
-        "policy_conditioning": "prompt", "reward_model": "pal", "show_annotator_id": False, "n_types": 3,
+        "policy_conditioning": "prompt", "reward_model": "pal", "plain_prompts": True, "show_annotator_id": False,
+        "n_types": 3,
         "types": {"a": 0, EVIL: 2},
     }  # fmt: skip
     assert WhoIsAsking.load(tmp_path / "p") == WhoIsAsking({"a": 0, EVIL: 2}, 3)
     save(tmp_path / "n", "none")
     record = json.loads((tmp_path / "n" / "p" / "conditioning.json").read_text(encoding="utf-8"))
-    assert record == {"policy_conditioning": "none", "reward_model": "pal"}
+    assert record == {"policy_conditioning": "none", "reward_model": "pal", "plain_prompts": True}

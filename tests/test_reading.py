@@ -240,7 +240,7 @@ def test_a_folder_of_a_configuration_and_arrow(tmp_path: Path) -> None:
         load_preferences(tmp_path / "set", **NAMES)
 
 
-def test_ids_that_became_numbers_do_not_merge_people(tmp_path: Path) -> None:
+def test_ids_that_became_numbers_do_not_merge_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     frame = judged("A", "B").assign(rater=["007", "7"])
     frame.to_csv(tmp_path / "a.csv", index=False)
@@ -248,7 +248,8 @@ def test_ids_that_became_numbers_do_not_merge_people(tmp_path: Path) -> None:
     read = datasets.Dataset.from_csv(str(tmp_path / "a.csv"), cache_dir=str(tmp_path / "cache"))
     assert read["rater"][:] == [7, 7]
     read.save_to_disk(tmp_path / "saved")
-    for data in (read, tmp_path / "saved"):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: read)  # as a CSV on the hub comes
+    for data in (read, tmp_path / "saved", "org/name"):
         with pytest.raises(ValueError, match="'007' and '7' would be one person now"):
             load_preferences(data, **NAMES)
     datasets.Dataset.from_pandas(frame).save_to_disk(tmp_path / "texts")

@@ -127,6 +127,19 @@ def test_options_of_other_versions_are_not_compared(tmp_path: Path) -> None:
     refuse_another_run(tmp_path, words(tmp_path, weight_decay=0.5))
 
 
+def test_runs_of_before_read_plain_prompts_bare(tmp_path: Path) -> None:
+    """Their checkpoints say nothing of it, and a run that would read turns is another one."""
+    then = words(tmp_path)
+    assert "plain_prompts" not in then["options"]
+    (tmp_path / RUN).write_text(json.dumps(then), encoding="utf-8")
+    bare = words(tmp_path)
+    bare["options"]["plain_prompts"] = True
+    refuse_another_run(tmp_path, bare)
+    bare["options"]["plain_prompts"] = False
+    with pytest.raises(ValueError, match="plain_prompts True .now False."):
+        refuse_another_run(tmp_path, bare)
+
+
 def test_a_checkpoint_of_an_earlier_version(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Taken with a warning; its random states say how many processes wrote it."""
     now = words(tmp_path)

@@ -154,12 +154,12 @@ def test_multipref(tmp_path: Path) -> None:
 
     row = {"comparison_id": "1", "text": "ask", "completion_a": "aa", "completion_b": "bb", "source": "s",
            "normal_worker_annotations": [judged("7", "A-is-clearly-better"), judged("8", "Tie")],
-           "expert_worker_annotations": [judged("7", "B-is-slightly-better"), judged("9", "?")]}  # fmt: skip
+           "expert_worker_annotations": [judged("7", "B-is-slightly-better"), judged("9", "")]}  # fmt: skip
     path = write(tmp_path / "train.parquet", [row])
     rows, dropped = read("multipref", path)
     assert [(r["annotator_id"], r["chosen"], r["annotator_kind"]) for r in rows] == [
         ("normal_7", "aa", "normal"), ("expert_7", "bb", "expert")]  # fmt: skip
-    assert dropped == {"ties": 1, "judgements without a overall preference": 1}
+    assert dropped == {"ties": 1, "judgements without a preference (overall)": 1}
     assert {r["chosen"] for r in read("multipref", path, aspect="helpful")[0]} == {"bb"}
 
 

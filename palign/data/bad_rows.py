@@ -12,6 +12,7 @@ __all__ = ["BadRow", "BadRows"]
 N_SHOWN = 3  # of each kind
 MOST_KINDS = 12
 _PLACE = re.compile(r"^.*?row \d+(?: \(counting from 0\))?, (column .+?)(?=[:,] )[:,] (.*)$", re.S)
+_ROW = re.compile(r"^[^\n]*?, row \d+(?: \(counting from 0\))?: (.*)$", re.S)
 _VALUE = re.compile(r"'(?:[^'\\]|\\.)*'…?|\"(?:[^\"\\]|\\.)*\"…?|-?\d[\d,.]*")
 
 
@@ -104,6 +105,8 @@ def _told(bad: BadRow) -> str:
     text = str(bad.error)
     if (m := _PLACE.match(text)) is not None:
         text = f"{m[1]}: {m[2]}"
+    elif (m := _ROW.match(text)) is not None:
+        text = m[1]
     elif bad.row is None:
         text = re.sub(r"^.*?line \d+ \(counting from 1\): ", "", text)
     text = text.split(". ")[0]

@@ -1,9 +1,11 @@
 """Exports of annotation tools and published data sets: recognised by their columns or files, or by their name."""
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from palign.data.bad_rows import BadRows
 from palign.data.reading_options import ReadingOptions
 from palign.data.sources import SOURCES, read_source
 from palign.data.table import Table
@@ -84,24 +86,26 @@ def read_export(name: str, data: Any, options: ReadingOptions) -> Table:
     called = data.name if isinstance(data, Table) else Path(data).name
     own = {key: getattr(options, key) for key in reader.options() if getattr(options, key, None) is not None}
     own = {key: value for key, value in own.items() if value != getattr(ReadingOptions(), key)}
+    told: list[str] = []
     try:
-        rows = list(read_source(name, data, dropped, **own))
-    except (KeyError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"{called}: read as {name!r}, the rows are not of the form expected ({type(error).__name__}: "
-            f"{error}). Name its "
-            "columns instead, or say --source with another name."
-        ) from error
+        rows = _read(name, data, dropped, own)
     except ValueError as error:
-        raise ValueError(str(error) if called in str(error) else f"{called}, read as {name!r}: {error}") from error
+        bad = _bad_records(name, data, own, options.bad_rows) if isinstance(data, Table) else None
+        if bad is None or len(bad) in (0, len(data)):  # no slip of a record, but another form
+            raise error from None
+        told = bad.settle(len(data) - len(bad))
+        dropped.clear()
+        rows = _read(name, _without(data, bad), dropped, own)
     left = ", ".join(f"{count:,} {what}" for what, count in dropped.items())
     if not rows:
         raise ValueError(f"{called}: read as {name!r}, no row holds a preference; left out were {left or 'none'}.")
     how = "as asked" if options.source == name else "by its form (say --source NAME if it is another)"
     notes = [
         *(data.notes if isinstance(data, Table) else ()),
-        f"read as {name!r} {how}; an annotator is {reader.annotator}",
+        f"read as {name!r} {how}; an annotator is {reader.annotator}"
+        + (f"; the file has {len(data):,} records" if isinstance(data, Table) else ""),
     ]
+    notes += told
     if left:
         notes.append(f"left out: {left}")
     if all(row["annotator_id"] == "unknown" for row in rows):
@@ -110,3 +114,39 @@ def read_export(name: str, data: Any, options: ReadingOptions) -> Table:
         if key.endswith("_column"):
             setattr(options, key, value)
     return Table(called, rows, notes=notes, path=data.path if isinstance(data, Table) else str(data))
+
+
+def _read(name: str, data: Any, dropped: Counter, own: dict[str, Any]) -> list[dict[str, Any]]:
+    """All rows that the reader makes; whatever it stumbles over as one sentence."""
+    called = data.name if isinstance(data, Table) else Path(data).name
+    try:
+        return list(read_source(name, data, dropped, **own))
+    except (KeyError, AttributeError, TypeError, IndexError, RecursionError) as error:
+        raise ValueError(
+            f"{called}: read as {name!r}, the rows are not of the form expected ({type(error).__name__}: "
+            f"{error}). Name its columns instead, or say --source with another name."
+        ) from error
+    except ValueError as error:
+        raise ValueError(str(error) if called in str(error) else f"{called}, read as {name!r}: {error}") from error
+
+
+def _bad_records(name: str, data: Table, own: dict[str, Any], mode: str) -> BadRows:
+    """The records that the reader stumbles over when it is given each by itself: all of them, for one list."""
+    bad = BadRows(data, mode)
+    for number, record in enumerate(data):
+        try:
+            for _ in read_source(name, Table(data.name, [record]), Counter(), **own):
+                pass
+        except (KeyError, AttributeError, TypeError, IndexError, RecursionError) as error:
+            what = f"the record is not of the form of {name!r} ({type(error).__name__}: {error})"
+            bad.add(number, ValueError(f"{data.name}, row {number} (counting from 0): {what}"))
+        except ValueError as error:
+            told = re.sub(r"^row 0( \(counting from 0\))?[:,] ", "", str(error).removeprefix(f"{data.name}, "))
+            bad.add(number, ValueError(f"{data.name}, row {number} (counting from 0): {told}"))
+    return bad
+
+
+def _without(data: Table, bad: BadRows) -> Table:
+    left = {one.row for one in bad.rows}
+    rows = [record for number, record in enumerate(data) if number not in left]
+    return Table(data.name, rows, notes=data.notes, path=data.path)

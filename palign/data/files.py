@@ -152,6 +152,10 @@ def text_of(path: Path) -> tuple[str, list[str]]:
             f"{path.name} holds zero bytes: a file of another kind under this name, or UTF-16 without its mark. Save "
             "it as UTF-8."
         )
+    if text.startswith("version https://git-lfs.github.com/spec/"):
+        raise ValueError(f"{path.name} is a pointer of Git LFS and not the data: get the file itself (git lfs pull).")
+    if text[:1000].lstrip().lower().startswith(("<!doctype html", "<html")):
+        raise ValueError(f"{path.name} is a web page and not the data: download the file itself (its raw form).")
     return text, [f"the file is {encoding.upper()}, as its mark says"] if encoding.startswith(
         ("utf-16", "utf-32")
     ) else []

@@ -201,7 +201,7 @@ def _hub_table(name: str, split: str | None) -> Table:
     import datasets
 
     try:
-        return Table(name, datasets.load_dataset(name, split=split or "train").to_list())
+        return _dataset_table(datasets.load_dataset(name, split=split or "train"), name)
     except ValueError as error:
         if "split" not in str(error).lower():
             raise

@@ -14,6 +14,7 @@ __all__ = ["common_beginning", "in_one_form", "text_of_cell"]
 
 _LOOKS_LIKE_MESSAGES = re.compile(r"\s*(?:array\(|\()?\s*\[\s*\{\s*[\"'](?:role|content|from|value)[\"']", re.S)
 _ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "prompter": "user", "bot": "assistant"}
+_NO_TEXT = ("tool_calls", "function_call", "images", "image", "audio", "videos")
 
 
 def text_of_cell(value: Any, place: Place) -> Any:
@@ -54,16 +55,26 @@ def _messages(messages: Any, place: Place) -> list[Any]:
     for position, message in enumerate(messages):
         if "from" in message and "value" in message and "role" not in message:  # ShareGPT's names
             message = {"role": _ROLES.get(message["from"], message["from"]), "content": message["value"]}
+        unread = next((name for name in _NO_TEXT if _holds_something(message.get(name))), None)
+        if unread is not None:
+            raise ValueError(
+                f"{place}: message {position} holds {unread!r}, which is no text. Only texts are read here; drop the "
+                "row, or write what it does as text."
+            )
         content = message.get("content")
         if hasattr(content, "tolist"):
             content = content.tolist()
         if isinstance(content, (list, tuple)):
             content = _joined_parts(content, place, position)
         if isinstance(message.get("role"), str) and isinstance(content, str):
-            found.append({"role": message["role"], "content": content})
+            found.append({"role": _ROLES.get(message["role"], message["role"]), "content": content})
         else:
             found.append(dict(message))
     return found
+
+
+def _holds_something(value: Any) -> bool:
+    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
 
 
 def _joined_parts(parts: Any, place: Place, position: int) -> str:
@@ -115,6 +126,13 @@ def in_one_form(prompt: Text | None, texts: list[Text], place: Place) -> tuple[T
         )
     if not all(texts):
         raise ValueError(f"{place}: a completion without a message of its own. Correct or drop the row.")
+    asked = next((text[0] for text in texts if text[0]["role"] == "user"), None)
+    if asked is not None:
+        raise ValueError(
+            f"{place}: behind what the conversations share they ask different things "
+            f"({shorten(asked['content'], 40)}), so their answers cannot be compared. Give conversations that differ "
+            "from an answer on, or drop the row."
+        )
     return prompt, texts
 
 

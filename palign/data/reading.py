@@ -1,14 +1,19 @@
 """What was read: the summary that one can check at a glance, printed by every command and kept in the report."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from palign.data.checks import Text, shorten
 
-__all__ = ["Reading", "first_row", "print_reading", "similar_ids"]
+__all__ = ["Reading", "first_row", "odd_texts", "print_note", "print_reading", "similar_ids"]
 
 WIDTH = 26
+N_ODD = 0.01  # share of the texts from which on it is said
+_FLOAT = re.compile(r"^(\d+)\.0$")
+_ESCAPED = re.compile(r"&(?:amp|lt|gt|quot|nbsp|#0?39|#x27);")
+_TRANSCRIPT = re.compile(r"\s*(?:Human|User):.*?\n\s*(?:Assistant|AI|Bot):", re.S)
 
 
 @dataclass
@@ -75,18 +80,38 @@ def glance(text: Text, width: int = 48) -> str:
 
 
 def similar_ids(names: Sequence[str]) -> list[str]:
-    """A sentence where ids differ only by case or outer blanks; they are kept as different people."""
+    """A sentence where ids differ only by case, outer blanks or `.0`; they are kept as different people."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(name.strip().casefold(), []).append(name)
+        groups.setdefault(_FLOAT.sub(r"\1", name.strip().casefold()), []).append(name)
     alike = [group for group in groups.values() if len(group) > 1]
     if not alike:
         return []
     shown = "; ".join(" and ".join(map(repr, group[:3])) for group in alike[:3])
     return [
-        f"{len(alike):,} ids differ only by case or outer blanks and are kept as different people: {shown}"
-        f"{'; …' if len(alike) > 3 else ''}"
+        f"{len(alike):,} ids differ only by case or outer blanks, or by '.0' behind a number, and are kept as "
+        f"different people: {shown}{'; …' if len(alike) > 3 else ''}"
     ]
+
+
+def odd_texts(prompts: Sequence[Text], completions: Sequence[Text]) -> list[str]:
+    """Sentences on texts that are read as they stand and were probably meant otherwise: escaped HTML, transcripts."""
+    plain = [text for text in (*prompts, *completions) if isinstance(text, str) and text]
+    notes = []
+    n_escaped = sum("&" in text and _ESCAPED.search(text) is not None for text in plain)
+    if n_escaped > N_ODD * len(plain):
+        notes.append(
+            f"{n_escaped:,} of {len(plain):,} texts hold escaped HTML (&amp;, &lt;, …) and are read as they stand: "
+            "unescape them, if people saw the signs themselves"
+        )
+    held = [text for text in completions if isinstance(text, str) and text]
+    n_transcripts = sum(_TRANSCRIPT.match(text) is not None for text in held)
+    if n_transcripts > N_ODD * len(held):
+        notes.append(
+            f"{n_transcripts:,} of {len(held):,} completions are transcripts (Human: … Assistant: …), the question "
+            "among them: give them as messages, or the question as the prompt"
+        )
+    return notes
 
 
 def _plural(word: str, count: int) -> str:
@@ -97,3 +122,12 @@ def print_reading(reading: Reading | None) -> None:
     """Print how rows were read, in the main process only."""
     if reading is not None and os.environ.get("RANK", "0") == "0":
         print(reading, flush=True)
+
+
+def print_note(sentence: str | None) -> list[str]:
+    """Print a further line of the summary, in the main process only; returns it for the report, or nothing."""
+    if sentence is None:
+        return []
+    if os.environ.get("RANK", "0") == "0":
+        print(f"  note: {sentence}", flush=True)
+    return [sentence]

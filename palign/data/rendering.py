@@ -1,6 +1,5 @@
 """Prompts and completions as the plain text that a tokenizer reads."""
 
-import logging
 import os.path
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,16 +8,21 @@ from typing import Any
 
 from palign.data.checks import Text
 
-__all__ = ["answer_marks", "note_plain", "render_completion", "render_prompt", "render_whole", "require_template"]
+__all__ = ["Written", "answer_marks", "render_completion", "render_prompt", "render_whole", "require_template"]
 __all__ += ["template_ids"]
 
 
-logger = logging.getLogger(__name__)
 EMPTY_THOUGHT = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
 READER = re.compile(
     r"The reader is [^.\n]{1,200}\."
 )  # the whole message is ours: who is asking, nothing of the user's
 PROBE = "\u2603"  # stands in no template
+
+
+class Written(str):
+    """A text that a chat template has written: it is read as it stands, and never taken for somebody's words."""
+
+    __slots__ = ()
 
 
 def render_prompt(prompt: Text, tokenizer: Any = None) -> str:
@@ -33,9 +37,9 @@ def render_prompt(prompt: Text, tokenizer: Any = None) -> str:
     if isinstance(prompt, str):
         return prompt
     if not prompt:
-        return ""
+        return Written()
     continues = prompt[-1]["role"] == "assistant"
-    return _written(prompt, tokenizer, add_generation_prompt=not continues, continue_final_message=continues)
+    return Written(_written(prompt, tokenizer, add_generation_prompt=not continues, continue_final_message=continues))
 
 
 def render_completion(prompt: Text, completion: Text, tokenizer: Any = None) -> str:
@@ -185,21 +189,6 @@ def answer_marks(tokenizer: Any) -> tuple[str, str]:
         return "", ""
     before = before[len(asked) :] if before.startswith(asked) else ""
     return (before, whole.rpartition(answer)[2]) if before else ("", "")
-
-
-def note_plain(texts: Iterable[Text], tokenizer: Any) -> None:
-    """Say once for each tokenizer where plain texts are read bare, though it has a chat template."""
-    key = str(getattr(tokenizer, "chat_template", None) or "")
-    if not key or key in _NOTED or any(not isinstance(text, str) for text in texts):
-        return
-    _NOTED.add(key)
-    logger.warning(
-        "The prompts are plain texts, and the tokenizer has a chat template: they are read bare, as they stand. For "
-        "an instruct model give prompts and answers as lists of messages."
-    )
-
-
-_NOTED: set[str] = set()
 
 
 def require_template(texts: Iterable[Text], tokenizer: Any) -> None:

@@ -13,8 +13,9 @@ from palign.data.bad_rows import BadRows
 from palign.data.checks import Place, Text, shorten
 from palign.data.columns import check_columns, one_hot_columns
 from palign.data.messages import in_one_form, text_of_cell
-from palign.data.reading import Reading, first_row, similar_ids
+from palign.data.reading import Reading, first_row, odd_texts, similar_ids
 from palign.data.reading_options import ReadingOptions
+from palign.data.suggestions import winner_columns
 from palign.data.table import Table
 from palign.data.winners import FIRST, TIE, Winners, plain_value
 
@@ -120,7 +121,10 @@ class RowReader:
         self._report_blanks(names)
         reading = self._reading(available, names, n_ties, [*dropped, *similar_ids(names)])
         reading.n_preferences = len(kept)
+        columns = self._further_columns(np.array(kept, dtype=np.int64), available, sides)
+        reading.notes += self._unused_winners(columns)
         if self.is_text:
+            reading.notes += odd_texts(self.texts.prompts, [text for _, text in self.texts.items])
             texts = [self.texts.items[i][1] for i in item_indices[0]]
             reading.first = first_row(ids[0], self.texts.prompts[prompt_indices[0]], texts, ranks[0])
         return {
@@ -130,7 +134,7 @@ class RowReader:
             "prompt_indices": np.array(prompt_indices, dtype=np.int64),
             "prompts": self.texts.prompts if self.is_text else None,
             "items": self.texts.items if self.is_text else None,
-            "columns": self._further_columns(np.array(kept, dtype=np.int64), available, sides),
+            "columns": columns,
             "reading": reading,
         }
 
@@ -328,6 +332,12 @@ class RowReader:
             return held, [min(position, n_ranked) for position in range(len(held))]
         values = checks.check_ratings(self._list(_cell(record, given[0]), place, "ratings"), len(held), place)
         more_is_better = given[0] == names.ratings_column
+        if not more_is_better and min(values) < 0:
+            raise ValueError(
+                f"{place}: a rank is {min(values):g}; ranks count up from the best, 1 (or 0). If it stands for an "
+                "answer that was not ranked, leave that answer out; if more is better, name the column with "
+                "--ratings_column."
+            )
         rank_of = {value: rank for rank, value in enumerate(sorted(set(values), reverse=more_is_better))}
         best_first = sorted(range(len(held)), key=lambda position: rank_of[values[position]])
         return [held[position] for position in best_first], [rank_of[values[position]] for position in best_first]
@@ -434,6 +444,18 @@ class RowReader:
                 ("better", self.list_column, ", ".join(orders) or "best first, in the order of the file")
             )
         return reading
+
+    def _unused_winners(self, columns: Mapping[str, Any]) -> list[str]:
+        """A sentence where a further column seems to say who won, and the pair's columns are not called chosen and
+        rejected: the guard stops there, and who reads in Python should see it, too.
+        """
+        if self.winners is not None or self.pair_columns[0] in ("chosen", "chosen_index"):
+            return []
+        return [
+            f"the column {name!r} looks as if it named winners, and is not used: {self.pair_columns[0]!r} is taken "
+            "for the better answer in every row (else say --first_column, --second_column and --winner_column)"
+            for name in winner_columns(list(columns), columns.__getitem__)
+        ]
 
     def _further_columns(self, kept: np.ndarray, available: list[str], sides: list[int]) -> dict[str, np.ndarray]:
         """Every column that is not part of the judgement itself; of winners, where the chosen one stood and how much

@@ -143,9 +143,14 @@ def multipref_rows(source: str | Path, dropped: Counter, *, aspect: str = "overa
             for judged in row.get(f"{kind}_worker_annotations") or ():
                 said = judged.get(f"{aspect}_pref")
                 found = PREFERENCE.fullmatch(said or "")
-                if found is None and said != "Tie":
-                    dropped[f"judgements without a {aspect} preference"] += 1
+                if not said:
+                    dropped[f"judgements without a preference ({aspect})"] += 1
                     continue
+                if found is None and said != "Tie":
+                    raise ValueError(
+                        f"MultiPref: the preference {shorten(said)} is not understood; A-is-clearly-better, "
+                        "A-is-slightly-better, the same of B, and Tie are."
+                    )
                 head = {"annotator_id": f"{kind}_{judged['evaluator']}", "prompt": row["text"]}
                 head |= {"annotator_kind": kind, "source": row.get("source")}
                 winner = None if found is None else "AB".index(found[1])
@@ -160,10 +165,15 @@ def helpsteer_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
     """
     for row in stream_table(source, table="preference"):
         for slot, judged in enumerate(row.get("individual_preference") or ()):
-            score = judged.get("score")
+            score = plain_value(judged.get("score"))
             if score is None:
                 dropped["judgements without a score"] += 1
                 continue
+            if not isinstance(score, float) or abs(score) > 3:
+                raise ValueError(
+                    f"HelpSteer: the score {shorten(judged['score'])} is not understood; numbers from -3 (the first "
+                    "is much better) to 3 are."
+                )
             head = {"annotator_id": judged.get("annotator_id") or f"slot_{slot}", "prompt": row["context"]}
             head |= {name: row.get(name) for name in ("domain", "language")}
             pair = judged_pair(
@@ -202,7 +212,11 @@ def arena_rows(source: Any, dropped: Counter) -> Iterator[Row]:
         if n_alike is None or winner is None:
             dropped["ties" if winner is None else "pairs of equal conversations"] += 1
             continue
-        n_alike = max(n_alike, 1)
+        if n_alike == 0:
+            raise ValueError(
+                f"row {number} (counting from 0): the two conversations begin with different messages, so their "
+                "answers cannot be compared."
+            )
         texts = [side[n_alike:] for side in pair]
         head = {"annotator_id": judge, "prompt": pair[0][:n_alike]}
         head |= {"language": row.get("language"), "turn": row.get("turn")}
@@ -212,6 +226,9 @@ def arena_rows(source: Any, dropped: Counter) -> Iterator[Row]:
 
 def _arena_winner(row: Mapping[str, Any], number: int) -> int | None:
     if "winner" in row:
+        models = [row.get(f"model_{side}") for side in "ab"]
+        if models[0] != models[1] and row["winner"] in models and row["winner"] is not None:
+            return models.index(row["winner"])
         return _side(row["winner"], f"row {number} (counting from 0)")
     marks = [str(row.get(name)).removesuffix(".0") for name in ("winner_model_a", "winner_model_b", "winner_tie")]
     if sorted(marks) != ["0", "0", "1"]:

@@ -72,8 +72,9 @@ def oasst_rows(source: Any, dropped: Counter) -> Iterator[Row]:
             dropped["messages with one ranked reply"] += 1
             continue
         prompt = []
-        at = messages.get(parent)
-        while at is not None:
+        at, seen = messages.get(parent), set()
+        while at is not None and at["message_id"] not in seen:
+            seen.add(at["message_id"])
             role = "assistant" if at["role"] == "assistant" else "user"
             prompt.insert(0, {"role": role, "content": at["text"]})
             at = messages.get(at.get("parent_id"))

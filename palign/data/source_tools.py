@@ -42,12 +42,16 @@ def argilla_rows(source: Any, dropped: Counter, *, prompt_column: str = "") -> I
                 judged = _argilla_order(value, fields, known[question])
                 if judged is None:
                     dropped[f"answers to {question!r}, which compares no fields"] += 1
-                elif len(set(judged.values())) < 2:
+                    continue
+                there = {name: rank for name, rank in judged.items() if fields.get(name) is not None}
+                if len(there) < 2 and len(judged) > 1:
+                    dropped["answers about a field that is empty"] += 1
+                elif len(set(there.values())) < 2:
                     dropped["ties"] += 1
                 else:
                     head = {"annotator_id": user, "prompt": _prompt_of(fields, judged, prompt_column)}
-                    texts = [fields[name] for name in judged]
-                    ranks = list(judged.values())
+                    texts = [fields[name] for name in there]
+                    ranks = list(there.values())
                     yield (
                         further
                         | head
@@ -104,7 +108,7 @@ def _argilla_order(value: Any, fields: Row, candidates: list[str]) -> dict[str, 
         ranks = dict.fromkeys(candidates, 1) if side == TIE else {candidates[side]: 1, candidates[1 - side]: 2}
     else:
         return None
-    return {name: rank for name, rank in ranks.items() if fields.get(name) is not None}
+    return ranks
 
 
 def _plain(word: Any) -> str:
@@ -143,7 +147,7 @@ def label_studio_rows(
                 continue
             head = {"annotator_id": _completed_by(annotation)}
             judged = 0
-            for kind, value, names in _results(annotation):
+            for kind, value, names, tag in _results(annotation):
                 if kind == "pairwise":
                     pair = (first_column, second_column) if first_column else _shown_pair(data, names)
                     judgement = _pairwise(value, data, pair, dropped)
@@ -152,7 +156,9 @@ def label_studio_rows(
                     judgement, used = _ranker(value, data, dropped)
                 judged += 1
                 if judgement is not None:
-                    further = {k: v for k, v in data.items() if isinstance(v, (str, int, float)) and k not in used}
+                    further = {
+                        k: v for k, v in data.items() if isinstance(v, (str, int, float)) and k not in (*used, tag)
+                    }
                     prompt = _prompt_of(data, used, prompt_column)
                     yield further | head | {"prompt": prompt} | judgement
             if not judged:
@@ -179,15 +185,15 @@ def _completed_by(annotation: Mapping[str, Any]) -> str:
     return str(by).strip()
 
 
-def _results(annotation: Mapping[str, Any]) -> Iterator[tuple[str, Any, list[str]]]:
-    """(tag, value, names of the tags that it is about) of each comparison."""
+def _results(annotation: Mapping[str, Any]) -> Iterator[tuple[str, Any, list[str], str]]:
+    """(kind of tag, value, names of the tags that it is about, its own name) of each comparison."""
     if isinstance(annotation.get("result"), list):
         for result in annotation["result"]:
             if result.get("type") in ("pairwise", "ranker"):
                 names = [name.strip() for name in str(result.get("to_name", "")).split(",")]
-                yield result["type"], (result.get("value") or {}), names
+                yield result["type"], (result.get("value") or {}), names, str(result.get("from_name"))
         return
-    for value in annotation.values():  # JSON-MIN and CSV: the value under the name of its tag
+    for tag, value in annotation.items():  # JSON-MIN and CSV: the value under the name of its tag
         parsed = value
         if isinstance(value, str) and value[:1] in "{[":
             try:
@@ -197,11 +203,11 @@ def _results(annotation: Mapping[str, Any]) -> Iterator[tuple[str, Any, list[str
         if isinstance(parsed, list) and len(parsed) == 1 and isinstance(parsed[0], Mapping):
             parsed = parsed[0]
         if isinstance(parsed, Mapping) and "selected" in parsed:
-            yield "pairwise", parsed, []
+            yield "pairwise", parsed, [], tag
         elif isinstance(parsed, Mapping) and "ranker" in parsed:
-            yield "ranker", parsed, []
+            yield "ranker", parsed, [], tag
         elif isinstance(parsed, str) and parsed.strip().lower() in ("left", "right"):
-            yield "pairwise", {"selected": parsed}, []
+            yield "pairwise", {"selected": parsed}, [], tag
 
 
 def _shown_pair(data: Row, names: list[str]) -> tuple[str, str]:
@@ -239,8 +245,9 @@ def _ranker(value: Mapping[str, Any], data: Row, dropped: Counter) -> tuple[Row 
             dropped["items picked into buckets, which are no order"] += 1
             return None, ()
         ranked = next(iter(ranked.values()))
-    for name, items in data.items():
-        if isinstance(items, list) and items and all(isinstance(item, Mapping) and "id" in item for item in items):
+    for name, cell in data.items():
+        items = _list_of_cell(cell)
+        if items and all(isinstance(item, Mapping) and "id" in item for item in items):
             text = {str(item["id"]): item.get("body") or item.get("html") or item.get("title") for item in items}
             texts = [text.get(str(one)) for one in ranked]
             if len(texts) > 1 and all(texts):
@@ -249,10 +256,20 @@ def _ranker(value: Mapping[str, Any], data: Row, dropped: Counter) -> tuple[Row 
     return None, ()
 
 
+def _list_of_cell(cell: Any) -> list[Any]:
+    """A list, or the JSON of one, as CSV holds a task's list; nothing of anything else."""
+    if isinstance(cell, str) and cell.lstrip()[:1] == "[":
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError):
+            return []
+    return cell if isinstance(cell, list) else []
+
+
 # PrefLib
 
 
-def preflib_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
+def preflib_rows(source: str | Path, dropped: Counter, *, bad_rows: str = "stop") -> Iterator[Row]:
     """PrefLib's orders (.soc, .soi, .toc, .toi), of today (`# ALTERNATIVE NAME 1: …`) and of before 2022.
 
     The ballots are anonymous: every voter is a person of one ballot, `voter_1` and so on. What a ballot does not
@@ -262,16 +279,20 @@ def preflib_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
     path = Path(source)
     text, _ = text_of(path)
     names, ballots, title = _preflib_parts(text, path.name)
-    voter = 0
+    voter, bad = 0, {}
+    orders = []
     for line, count, order in ballots:
-        tiers = [
-            [int(n) for n in tier.strip("{} ").split(",") if n.strip()]
-            for tier in re.findall(r"\{[^}]*\}|[^,{}]+", order)
-        ]
-        items = [(number, rank) for rank, tier in enumerate(filter(None, tiers), start=1) for number in tier]
-        strange = [number for number, _ in items if number not in names]
-        if strange:
-            raise ValueError(f"{path.name}, line {line}: alternative {strange[0]} has no name in the header.")
+        try:
+            orders.append((count, _preflib_order(order, names)))
+        except ValueError as error:
+            bad[line] = str(error)
+    if bad and (bad_rows == "stop" or not orders):
+        told = "; ".join(f"line {line}: {why}" for line, why in list(bad.items())[:3])
+        more = f"; and {len(bad) - 3} more of {len(ballots)} lines" if len(bad) > 3 else ""
+        raise ValueError(f"{path.name}, {told}{more}. Mend them, or leave them out with --bad_rows drop.")
+    if bad:
+        dropped[f"lines that are no ballots (--bad_rows drop; {', '.join(map(str, list(bad)[:3]))})"] += len(bad)
+    for count, items in orders:
         if len({rank for _, rank in items}) < 2:
             dropped["ballots that compare nothing"] += count
             voter += count
@@ -280,6 +301,23 @@ def preflib_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
         for _ in range(count):
             voter += 1
             yield {"annotator_id": f"voter_{voter}", "prompt": title} | ranked
+
+
+def _preflib_order(order: str, names: Mapping[int, str]) -> list[tuple[int, int]]:
+    """(alternative, rank from 1) of what a ballot names: `3,{1,2}`; ValueError says what is wrong with it."""
+    items: list[tuple[int, int]] = []
+    for rank, tier in enumerate(re.findall(r"\{[^}]*\}|[^,{}]+", order), start=1):
+        for word in (part.strip() for part in tier.strip("{} ").split(",")):
+            if not word:
+                continue
+            if not word.isdecimal():
+                raise ValueError(f"{shorten(word)} is no number of an alternative")
+            if int(word) not in names:
+                raise ValueError(f"alternative {int(word)} has no name in the header")
+            if int(word) in (number for number, _ in items):
+                raise ValueError(f"alternative {int(word)} stands there twice")
+            items.append((int(word), rank))
+    return items
 
 
 def _preflib_parts(text: str, name: str) -> tuple[dict[int, str], list[tuple[int, int, str]], str]:
@@ -299,6 +337,8 @@ def _preflib_parts(text: str, name: str) -> tuple[dict[int, str], list[tuple[int
             n_names = int(line) if line.isdigit() else -1
         elif is_old and at <= n_names:
             key, _, value = line.partition(",")
+            if not key.strip().isdecimal():
+                raise ValueError(f"{name}, line {number}: {shorten(line)} is no alternative (number,name).")
             names[int(key)] = value.strip()
         elif is_old and at == n_names + 1:
             continue  # voters, votes, different orders

@@ -144,7 +144,15 @@ def _lists_or_votes(columns: Sequence[str], sample: Sequence[Any], taken: set[st
     item = next((c for c in free if c != vote and any(c.lower().startswith(word) for word in ITEM_WORDS)), None)
     if vote and item:
         return "votes, one a row", {"item_column": item, "vote_column": vote}
+    if len([column for column in free if _are_votes(sample, column)]) > max(2, len(free) // 2):
+        return "a matrix of votes, ITEMS.csv giving each column's text", {"items_name": "ITEMS.csv"}
     return "", {}
+
+
+def _are_votes(sample: Sequence[Any], column: str) -> bool:
+    """Whether a column holds a few small numbers and nothing else."""
+    held = {v for v in (plain_value(row.get(column)) for row in sample) if v is not None}
+    return 0 < len(held) <= 11 and all(isinstance(v, float) and -10 <= v <= 10 for v in held)
 
 
 def _first(columns: Sequence[str], words: Sequence[str], exact: set[str]) -> str | None:

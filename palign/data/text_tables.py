@@ -22,6 +22,7 @@ __all__ = ["csv_table", "xlsx_table"]
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 N_SNIFFED = 200  # lines
 MOST_UNPACKED = 4 << 30  # bytes of a workbook
+SHEETS = "xl/worksheets/"
 
 
 def csv_table(text: str, name: str, path: str = "", *, separator: str | None = None) -> Table:
@@ -93,6 +94,8 @@ def _records(
                 continue
             if not header:
                 header, n_header = [cell.strip() for cell in row], len(row)
+            elif row[0].strip() == header[0] and [cell.strip() for cell in row] == header:
+                ragged.append(RaggedLine(line, "the header once more, as where files were put behind one another"))
             elif len(row) == n_header:
                 # short cells (people, labels, groups) come again and again: one text for all of them
                 cells.append([known.setdefault(c, c) if len(c) < 25 and len(known) < 100_000 else c for c in row])
@@ -146,14 +149,19 @@ def xlsx_table(path: Path, sheet: str | None) -> Table:
     try:
         with zipfile.ZipFile(path) as parts:
             n_bytes = sum(part.file_size for part in parts.infolist())
-        if n_bytes > MOST_UNPACKED:
-            raise ValueError(f"unpacked it is {n_bytes:,} bytes, and {MOST_UNPACKED:,} are the limit")
+            if n_bytes > MOST_UNPACKED:
+                raise ValueError(f"unpacked it is {n_bytes:,} bytes, and {MOST_UNPACKED:,} are the limit")
+            has_formulas = any(
+                re.search(rb"<f[ >]", parts.read(part)) for part in parts.namelist() if part.startswith(SHEETS)
+            )
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except Exception as error:  # openpyxl lets what its parts raise through: KeyError, XML errors, BadZipFile
         text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise ValueError(
             f"{path.name} is no readable workbook ({text}). Save it as .xlsx again, or as CSV."
         ) from error
+    if has_formulas:
+        _refuse_formulas_without_values(book, openpyxl.load_workbook(path, read_only=True), path.name)
     sheets = {page.title: _sheet_rows(page) for page in book.worksheets}
     filled = [title for title, rows in sheets.items() if rows]
     if sheet is not None and sheet not in sheets:
@@ -175,6 +183,19 @@ def _sheet_rows(page: Any) -> list[tuple[int, list[str]]]:
         if any(cells):
             rows.append((number, cells))
     return rows
+
+
+def _refuse_formulas_without_values(values: Any, formulas: Any, name: str) -> None:
+    """ValueError for a formula that no spreadsheet program has computed: its cell would pass for an empty one."""
+    for page in formulas.worksheets:
+        for row, computed in zip(page.iter_rows(), values[page.title].iter_rows(), strict=False):
+            for cell, value in zip(row, computed, strict=False):
+                if cell.data_type == "f" and value.value is None:
+                    raise ValueError(
+                        f"{name}, sheet {page.title!r}, cell {cell.coordinate}: a formula ({shorten(cell.value)}) "
+                        "whose value is not in the file. Open it in a spreadsheet program and save it, or paste "
+                        "values in place of formulas."
+                    )
 
 
 def _cell_text(cell: Any, title: str) -> str:

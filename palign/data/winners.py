@@ -26,6 +26,7 @@ _SIDE_WORDS = {
     **dict.fromkeys(("a", "left", "first", "1st", "one", "x"), FIRST),
     **dict.fromkeys(("b", "right", "second", "2nd", "two", "y"), SECOND),
 }
+_SIDES_IN_NAMES = {"a", "b", "left", "right", "first", "second"}
 _NUMBERED = {"1": FIRST, "2": SECOND}
 _SIDE = rf"(?P<side>{'|'.join(_SIDE_WORDS)}|1|2)"
 _DEGREE = (
@@ -130,7 +131,7 @@ class Winners:
 
     def _number_sides(self, cells: Sequence[Any]) -> dict[float, int]:
         numbers = {n for n in (plain_value(cell) for cell in _distinct(cells)) if isinstance(n, float)}
-        if not numbers:
+        if not numbers or self._names_a_side():
             return {}
         if min(numbers) < 0:
             self.is_strength = True
@@ -143,6 +144,15 @@ class Winners:
                 self.assumption = f"{low:g} means {self.first} and {high:g} {self.second}"
                 return {low: FIRST, high: SECOND}
         return {}
+
+    def _names_a_side(self) -> bool:
+        """Whether the column's own name speaks of one answer ("a_is_better", "winner_model_b"): then 1 may well mean
+        that it is so, and what numbers mean is not taken from their order.
+        """
+        words = re.split(r"[\W_]+", self.column.casefold())
+        return bool(_SIDES_IN_NAMES & set(words)) or any(
+            name.casefold() in self.column.casefold() for name in (self.first, self.second)
+        )
 
     def side(self, cell: Any, record: Mapping[str, Any]) -> int | None:
         """FIRST, SECOND or TIE; None where it is not understood (then it is counted in `unknown`)."""
@@ -197,10 +207,13 @@ class Winners:
         example = "--winner_values first=A second=B tie=C"
         if numbers:
             example = f"--winner_values first={numbers[0]} second={numbers[-1] if len(numbers) > 1 else 'B'}"
+        named = ""
+        if numbers and self._names_a_side():
+            named = f" ({self.column!r} speaks of one answer: does 1 mean that it is so?)"
         return (
             f"{f'{source}, c' if source else 'C'}olumn {self.column!r}: {sum(self.unknown.values()):,} rows "
             "name a winner "
-            f"that is not understood: {shown}{f' and {rest} more' if rest > 0 else ''}. Say which value means "
+            f"that is not understood: {shown}{f' and {rest} more' if rest > 0 else ''}{named}. Say which value means "
             f"{self.first!r}, which {self.second!r}, and which a tie, for example {example}; several values are "
             "joined by "
             "commas."

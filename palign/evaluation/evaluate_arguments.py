@@ -3,7 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from palign.command_line import CommandLine
@@ -46,6 +46,12 @@ class EvaluationArguments:
     )
     beta: float | None = field(
         default=None, metadata={"help": "Of implicit rewards, where no file of the model says it; 0.1 if unset."}
+    )
+    plain_prompts: bool = field(
+        default=False,
+        metadata={
+            "help": "Read plain prompts bare, though there is a chat template, where no file of a model says how."
+        },
     )
     on_training_rows: bool = field(
         default=False,
@@ -115,6 +121,7 @@ def sources_of(script: EvaluationArguments) -> tuple[list[ModelSource], list[Mod
     short = Counter(Path(path).name for path in paths)
     options = {"reference": script.reference_path, "base": script.base_path, "beta": script.beta}
     found = [recognise(p, name=p if short[Path(p).name] > 1 else Path(p).name, **options) for p in paths]
+    found = [s if s.plain_prompts is not None else replace(s, plain_prompts=script.plain_prompts) for s in found]
     types = None if script.types_path is None else recognise(script.types_path, **options)
     if types is not None and types.kind not in (ModelKind.PAL, ModelKind.MIXTURE):
         raise ValueError(

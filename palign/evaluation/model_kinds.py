@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from palign.conditioning import PolicyConditioning, conditioning_of
+from palign.conditioning import PolicyConditioning, conditioning_of, reads_plain_prompts
 from palign.models.checkpoints import looks_like_path, read_json, require_model_folder
 from palign.models.fair_files import GAME
 from palign.models.mixture_files import BASE, load_mixture
@@ -45,6 +45,8 @@ class ModelSource:
         beta: of implicit rewards β·(log π − log π_ref); None where the kind has none.
         reads_vectors: of a PAL model, whether its items are vectors.
         conditioning: of a policy, how it was told who is asking; None where no file says so.
+        plain_prompts: whether it reads plain prompts bare, or as turns (`palign.data.turns`); None where no file says
+            so, and the user or the tokenizer decides.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ModelSource:
     beta: float | None = None
     reads_vectors: bool = False
     conditioning: PolicyConditioning | None = None
+    plain_prompts: bool | None = None
 
 
 def recognise(
@@ -104,7 +107,8 @@ def _adapter(path: str, name: str, config: dict[str, Any], base: str | None, bet
         return ModelSource(name, path, ModelKind.REWARD_ADAPTER, base=str(under))
     game = read_json(path, GAME, None)
     if isinstance(game, dict) and "beta" in game:
-        return ModelSource(name, path, ModelKind.FAIR_POLICY, base=str(under), beta=float(game["beta"]))
+        return ModelSource(name, path, ModelKind.FAIR_POLICY, base=str(under), beta=float(game["beta"]),
+                           plain_prompts=bool(game.get("plain_prompts", True)))  # fmt: skip
     return _policy(name, path, ModelKind.ADAPTER, str(under), beta)
 
 
@@ -135,7 +139,11 @@ def _whole(path: str, name: str, config: dict[str, Any], reference: str | None, 
 
 def _policy(name: str, path: str, kind: ModelKind, base: str, beta: float | None) -> ModelSource:
     beta = DEFAULT_BETA if beta is None else beta
-    return ModelSource(name, path, kind, base=base, beta=beta, conditioning=conditioning_of(path))
+    plain = reads_plain_prompts(path)
+    if plain is None and looks_like_path(path):  # the adapter of one type, beside the mixture's own file
+        words = read_json(str(Path(path).expanduser().resolve().parent), "mixture.json", None)
+        plain = bool(words.get("plain_prompts", True)) if isinstance(words, dict) else None
+    return ModelSource(name, path, kind, base=base, beta=beta, conditioning=conditioning_of(path), plain_prompts=plain)
 
 
 def _contents(path: str) -> str:

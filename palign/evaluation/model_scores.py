@@ -12,6 +12,7 @@ from torch import nn
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.preferences import Preferences
 from palign.data.rendering import render_completion, render_prompt
+from palign.data.turns import in_turns, reads_plain
 from palign.evaluation.model_kinds import ModelKind, ModelSource
 from palign.evaluation.told_prompts import tell_readers
 from palign.models.architectures import sees_only_the_past
@@ -74,6 +75,8 @@ def score_source(
         return _pal(source, rows, vectors, batch_size, torch.device(device))
     if source.kind is ModelKind.MIXTURE:
         return _mixture(source, rows, **options)
+    if not reads_plain(_tokenizer(source), bool(source.plain_prompts)):
+        rows = in_turns(rows)
     if source.kind in (ModelKind.REWARD, ModelKind.REWARD_ADAPTER):
         return ModelScores(_per_item(rows, _rewards(source, rows, max_length=max_length, **options)))
     if source.conditioning is PolicyConditioning.PROMPT:

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from palign.data.preferences import Preferences
-from palign.data.rendering import note_plain, render_completion, render_prompt, render_whole, template_ids
+from palign.data.rendering import render_completion, render_prompt, render_whole, template_ids
+from palign.data.turns import as_turns, in_turns
 from palign.functional.logprobs import token_logps
 from palign.models.architectures import special_ids
 
@@ -59,7 +60,9 @@ class TokenizedItems:
         return self.ids[(self.ends[number - 1] if number else 0) : self.ends[number]]
 
     @classmethod
-    def of(cls, prefs: Preferences, tokenizer: Any, *, max_length: int | None = 1024) -> "TokenizedItems":
+    def of(
+        cls, prefs: Preferences, tokenizer: Any, *, max_length: int | None = 1024, plain_prompts: bool = True
+    ) -> "TokenizedItems":
         """Tokenise every item of text preferences once, row for row `prefs.items`.
 
         Args:
@@ -67,6 +70,7 @@ class TokenizedItems:
             tokenizer: with an eos token, and a chat template for conversational rows; it is not changed.
             max_length: tokens of prompt and completion together; what is beyond is cut off (TRL's `keep_start`),
                 with one warning. None cuts nothing.
+            plain_prompts: plain rows are read bare; else as turns (`palign.data.turns`).
 
         Raises:
             ValueError: the rows name vectors; no eos token or no chat template; a text without a prompt and no bos
@@ -78,7 +82,8 @@ class TokenizedItems:
             raise ValueError(
                 f"max_length is {max_length}; prompt and completion need at least 2 tokens, or give None."
             )
-        note_plain(prefs.prompts, tokenizer)
+        if not plain_prompts:
+            prefs = in_turns(prefs)
         reader = _Reader(tokenizer)
         parts, ends, prompt_lengths = [], [], []
         for start in range(0, len(prefs.items), TEXTS_AT_ONCE):
@@ -150,14 +155,15 @@ class TokenizedItems:
             start += room
 
 
-def prompt_ids(prompts: Sequence[Any], tokenizer: Any) -> list[list[int]]:
+def prompt_ids(prompts: Sequence[Any], tokenizer: Any, *, plain_prompts: bool = True) -> list[list[int]]:
     """What a policy reads before it answers: the ids that `TokenizedItems` gives the prompt's part of an item.
 
     Args:
         prompts: texts, or lists of messages.
         tokenizer: with a chat template for the latter.
+        plain_prompts: plain texts are read bare; else each as a user's turn.
     """
-    reader = _Reader(tokenizer)
+    reader, prompts = _Reader(tokenizer), prompts if plain_prompts else as_turns(prompts)
     return [reader.opening(prompt) for prompt in prompts]
 
 

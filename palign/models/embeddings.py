@@ -283,6 +283,7 @@ def embed_preferences(
     batch_size: int = 32,
     progress: bool = True,
     together: bool = False,
+    plain_prompts: bool = True,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Vectors of every item and, on request, of every prompt of text preferences.
 
@@ -292,9 +293,10 @@ def embed_preferences(
 
     `together`: all processes call this with the same rows, and each computes its share.
     With a causal backbone the prompts come out of the items' own passes; an encoder reads each prompt once by itself.
-    Rows of vectors instead of text raise ValueError.
+    Rows of vectors instead of text raise ValueError. `plain_prompts`: plain rows are read bare, else as turns.
     """
-    from palign.data.rendering import note_plain, render_completion, render_prompt
+    from palign.data.rendering import render_completion, render_prompt
+    from palign.data.turns import in_turns
 
     if prefs.items is None or prefs.prompts is None:
         raise ValueError(
@@ -302,7 +304,8 @@ def embed_preferences(
             "of "
             "asking a backbone for vectors."
         )
-    note_plain(prefs.prompts, backbone.tokenizer)
+    if not plain_prompts:
+        prefs = in_turns(prefs)
     prompts = [render_prompt(prompt, backbone.tokenizer) for prompt in prefs.prompts]
     completions = [
         render_completion(prefs.prompts[index], completion, backbone.tokenizer) for index, completion in prefs.items

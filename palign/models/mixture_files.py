@@ -54,6 +54,11 @@ class MixtureRecord:
         """K."""
         return len(self.mixing_weights)
 
+    @property
+    def plain_prompts(self) -> bool:
+        """Whether plain rows are read bare, or as turns (`palign.data.turns`); a mixture that says nothing does."""
+        return bool(self.details.get("plain_prompts", True))
+
     def was_trained_on(self, prompts: Sequence[Any]) -> np.ndarray | None:
         """(n_prompts,) bool, by the hashes that `packed_prompts` made; None of a mixture that keeps none."""
         packed = self.details.get("trained_prompts")

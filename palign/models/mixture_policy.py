@@ -122,6 +122,13 @@ class MixturePolicy:
         known = np.concatenate([self.record.responsibilities, self.record.mixing_weights[None]])
         return torch.from_numpy(known[rows])
 
+    def items_of(self, prefs: Preferences) -> TokenizedItems:
+        """Rows as the types read them in training."""
+        record = self.record
+        return TokenizedItems.of(
+            prefs, self.tokenizer, max_length=record.max_length, plain_prompts=record.plain_prompts
+        )
+
     # judging
 
     def type_rewards(self, rows: Rows, *, batch_size: int = 32, together: bool = False) -> Tensor:
@@ -131,7 +138,7 @@ class MixturePolicy:
             together: all processes call this with the same rows; each computes its share, all get the whole.
         """
         prefs = Preferences.of(rows)
-        items = TokenizedItems.of(prefs, self.tokenizer, max_length=self.record.max_length)
+        items = self.items_of(prefs)
         used = np.zeros(len(prefs.items), dtype=bool)
         used[prefs.item_indices[prefs.item_indices >= 0]] = True
         share = {"rank": PartialState().process_index, "n_ranks": PartialState().num_processes} if together else {}
@@ -209,7 +216,7 @@ class MixturePolicy:
         if isinstance(prompts, str) or any(isinstance(prompt, Mapping) for prompt in prompts):
             raise TypeError("prompts is a single prompt; a list of prompts is needed: give [prompt].")
         types = self._types_for(len(prompts), annotator_ids, type, weights, seed)
-        ids = prompt_ids(prompts, self.tokenizer)
+        ids = prompt_ids(prompts, self.tokenizer, plain_prompts=self.record.plain_prompts)
         answers = [""] * len(ids)
         self.policies.eval()
         with torch.random.fork_rng():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from palign.data.annotators import AnnotatorIndex, canonical_ids
 from palign.data.preferences import Preferences
+from palign.data.turns import reads_plain
 from palign.models.deviations import PersonalDeviations
 from palign.models.embeddings import EmbeddingStore, embed_preferences
 from palign.models.pal_config import PALConfig
@@ -90,12 +91,14 @@ class PALRewardModel(nn.Module):
         trust_remote_code: bool = False,
         pooling: str | None = None,
         max_length: int = 1024,
+        plain_prompts: bool = False,
         **options: Any,
     ) -> "PALRewardModel":
         """A fresh model on a hub name, a folder, or a transformers model with its tokenizer.
 
         Args:
             annotators: everybody who gets weights of their own.
+            plain_prompts: read plain rows bare even where the tokenizer has a chat template.
             options: further fields of `PALConfig` (`variant`, `mixing`, `preference_dim`, …).
         """
         from palign.models.backbones import Backbone
@@ -114,7 +117,8 @@ class PALRewardModel(nn.Module):
             source = str(name_or_path_or_model)
         config = PALConfig(
             hidden_size=backbone.hidden_size, n_prototypes=n_prototypes, backbone=source, backbone_revision=revision,
-            pooling=backbone.pooling, normalize=backbone.normalize, max_length=backbone.max_length, **options,
+            pooling=backbone.pooling, normalize=backbone.normalize, max_length=backbone.max_length,
+            plain_prompts=reads_plain(backbone.tokenizer, plain_prompts), **options,
         )  # fmt: skip
         return cls(config, annotators, backbone)
 
@@ -134,6 +138,11 @@ class PALRewardModel(nn.Module):
     def tokenizer(self) -> Any:
         """The backbone's tokenizer; None when items are vectors."""
         return None if self.backbone is None else self.backbone.tokenizer
+
+    @property
+    def plain_prompts(self) -> bool:
+        """Whether plain prompts and completions are read bare, or as turns (`palign.data.turns`)."""
+        return self.config.plain_prompts
 
     @property
     def device(self) -> torch.device:
@@ -304,7 +313,8 @@ class PALRewardModel(nn.Module):
     def _states(self, prompts: Any, completions: Any) -> tuple[Tensor, Tensor | None]:
         """Pooled states of completions (batch, hidden) and, for PAL-B, of their prompts."""
         if self.backbone is not None:
-            return text_states(self.backbone, prompts, completions, with_prompts=self.needs_prompts)
+            options = {"with_prompts": self.needs_prompts, "plain_prompts": self.plain_prompts}
+            return text_states(self.backbone, prompts, completions, **options)
         states = vector_states(completions, self.config.hidden_size, self.device)
         return states, vector_states(prompts, self.config.hidden_size, self.device) if self.needs_prompts else None
 
@@ -340,7 +350,7 @@ class PALRewardModel(nn.Module):
         with self._evaluating(), torch.no_grad():
             items, prompts = embed_preferences(
                 self.backbone, prefs, store, with_prompts=self.needs_prompts, batch_size=batch_size,
-                progress=show_progress, together=together,
+                progress=show_progress, together=together, plain_prompts=self.plain_prompts,
             )  # fmt: skip
         return RowTensors.of(prefs, annotator_index, items, prompts).to(self.device)
 

@@ -52,6 +52,8 @@ class PALConfig:
         backbone_revision: of the hub name.
         backbone_adapter: whether the saved model holds LoRA weights for the backbone.
         pooling, normalize, max_length: of the backbone.
+        plain_prompts: whether plain prompts and completions are read bare, or as turns (`palign.data.turns`); models
+            saved before there was a choice read them bare.
     """
 
     hidden_size: int
@@ -73,6 +75,7 @@ class PALConfig:
     pooling: str | None = None
     normalize: bool = False
     max_length: int = 1024
+    plain_prompts: bool = True
     model_type: str = "palign_pal_reward"
 
     def __post_init__(self) -> None:

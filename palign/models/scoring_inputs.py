@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from palign.data.rendering import render_completion, render_prompt
+from palign.data.turns import answers_as_turns, as_turns
 
 if TYPE_CHECKING:
     from palign.models.backbones import Backbone
@@ -71,13 +72,21 @@ def vector_states(vectors: Any, hidden_size: int, device: torch.device) -> Tenso
 
 
 def text_states(
-    backbone: "Backbone", prompts: Sequence[Any], completions: Sequence[Any], *, with_prompts: bool
+    backbone: "Backbone",
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    *,
+    with_prompts: bool,
+    plain_prompts: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Pooled states of completions (batch, hidden) and, on request, of their prompts.
 
     A causal pass holds the prompt's state too. It is read alone, each different one once, by an encoder, and where
     prompts were cut to make room for their completions: a prompt then has one state whatever follows it.
+    `plain_prompts`: plain texts are read bare; else as turns.
     """
+    if not plain_prompts:
+        prompts, completions = as_turns(prompts), answers_as_turns(prompts, completions)
     rendered = [render_prompt(prompt, backbone.tokenizer) for prompt in prompts]
     held = [render_completion(p, c, backbone.tokenizer) for p, c in zip(prompts, completions, strict=True)]
     texts = backbone.tokenize(rendered, held)

@@ -265,7 +265,7 @@ class RouteBuilder:
         return {"merge_type": self.args.merge_type}
 
     def _vote_items(self) -> TokenizedItems:
-        return TokenizedItems.of(self.rows, self.mixture.tokenizer, max_length=self.mixture.record.max_length)
+        return self.mixture.items_of(self.rows)
 
     def _reference(self, items: TokenizedItems) -> np.ndarray:
         return cached_reference(self.mixture, items, self.output_dir)

@@ -45,6 +45,12 @@ class FairPolicyArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "The base, where a mixture of rows of your own is to be trained first."}
     )
+    plain_prompts: bool = field(
+        default=False,
+        metadata={
+            "help": "Read plain prompts bare, though there is a chat template (of a mixture that is trained first)."
+        },
+    )
     pooled_path: str | None = field(
         default=None,
         metadata={

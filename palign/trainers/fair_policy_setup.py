@@ -13,8 +13,10 @@ from palign.data.arguments import DataArguments
 from palign.data.guard import GuardOptions
 from palign.data.loading import read_rows
 from palign.data.preferences import Preferences
+from palign.data.reading import print_note
 from palign.data.splits import split_by_prompt
 from palign.data.synthetic_text import gold_utility, make_prompts, make_text_population
+from palign.data.turns import as_turns, turns_sentence
 from palign.models.adapters import CONFIG
 from palign.models.checkpoints import looks_like_path, require_model_folder
 from palign.models.mixture_files import BASE, MixtureRecord, load_mixture
@@ -79,6 +81,8 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
     if script.pooled_path or pooled.is_dir():
         require_adapter_folder(pooled)
     mixture = MixturePolicy.from_pretrained(folder, dtype=script.dtype, trust_remote_code=script.trust_remote_code)
+    if own is not None:
+        said += print_note(turns_sentence(train.prompts, mixture.tokenizer, record.plain_prompts))
     names = type_labels(record, train, script.type_column)
     trainer = FairPolicyTrainer(
         mixture, args, train, evaluation, prompts=prompts, eval_prompts=fresh,
@@ -226,6 +230,8 @@ def _check(folder: Path, record: MixtureRecord, args: FairPolicyConfig, train: l
             )
     prompts = prompts_of(train, args.n_prompts, seed=args.seed)
     prompts += prompts_of(fresh, args.n_eval_prompts, seed=args.seed, without=train, what="fresh")
+    if not record.plain_prompts:
+        prompts = as_turns(prompts)
     if looks_like_path(base):
         own = folder if (folder / "tokenizer_config.json").is_file() else base
         readable_prompts(
@@ -261,6 +267,7 @@ def _mixture_arguments(
                 "There is no mixture yet: give --mixture_path, a folder that recipes/em_dpo.py wrote, or "
                 "--model_name_or_path with --types_from to train one first."
             )
+        flags += ["--plain_prompts", str(script.plain_prompts)]
         flags += ["--model_name_or_path", script.model_name_or_path, "--dataset_name", data_args.dataset_name]
         flags += ["--num_train_epochs", str(args.num_train_epochs), "--learning_rate", str(args.learning_rate)]
         flags += ["--per_device_train_batch_size", str(args.per_device_train_batch_size)]

@@ -25,10 +25,10 @@ from transformers import TrainingArguments
 
 from palign.data.preferences import Preferences
 from palign.data.trained_rows import save_trained_rows
+from palign.data.turns import as_turns
 from palign.functional.losses import pair_order
 from palign.functional.regret import kl_regret_matrix, relative_regret_matrix, value_bounds
 from palign.functional.regret_estimates import GameIntervals, Interval, bootstrap_game
-from palign.models.completions import TokenizedItems
 from palign.models.fair_files import GAME, save_game
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.model_card import decimals
@@ -96,6 +96,8 @@ class FairPolicyTrainer:
         fresh = used_prompts(self.eval_rows) if eval_prompts is None else eval_prompts
         self.train_prompts = prompts_of(train, args.n_prompts, seed=args.seed)
         self.eval_prompts = prompts_of(fresh, args.n_eval_prompts, seed=args.seed, without=train, what="fresh")
+        if not mixture.record.plain_prompts:
+            self.train_prompts, self.eval_prompts = as_turns(self.train_prompts), as_turns(self.eval_prompts)
         self.output_dir = Path(args.output_dir)
         self.model = mixture.policies.policy.to(args.device)
         for parameter in self.model.parameters():
@@ -227,6 +229,7 @@ class FairPolicyTrainer:
             "format": 1, "types": self.type_names, "mixing_weights": self.mixture.record.mixing_weights.tolist(),
             "beta": self.beta, "base_model": self.model.peft_config["type_0"].base_model_name_or_path,
             "game": self._game_record(), "table": rows, "chosen": chosen, "kl_budget": budget,
+            "plain_prompts": self.mixture.record.plain_prompts,
             "n_prompts": len(self.train_prompts), "n_eval_prompts": len(self.eval_prompts),
             "settings": {key: getattr(self.args, key) for key in sorted(
                 {f.name for f in fields(FairPolicyConfig)} - {f.name for f in fields(TrainingArguments)}
@@ -252,7 +255,7 @@ class FairPolicyTrainer:
     def _votes(self, candidates: Sequence[Candidate]) -> dict[str, dict[str, Any]]:
         """Held-out votes of confidently typed annotators on every policy's own implicit reward."""
         rows = self.eval_rows
-        items = TokenizedItems.of(rows, self.mixture.tokenizer, max_length=self.mixture.record.max_length)
+        items = self.mixture.items_of(rows)
         gamma = self.mixture.responsibilities_for(rows.annotator_ids).numpy()
         types = np.where(gamma.max(1) >= self.args.sure, gamma.argmax(1), -1)
         names = [c.name for c in candidates if c.weights is None and c.name != "reference"]

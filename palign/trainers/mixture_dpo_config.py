@@ -44,6 +44,12 @@ class MixtureDPOConfig(TrainingArguments):
     """
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the adapters (AdamW)."})
+    plain_prompts: bool = field(
+        default=False,
+        metadata={
+            "help": "Read plain prompts bare, though the tokenizer has a chat template; else each is a user's turn."
+        },
+    )
     n_types: str = field(
         default="auto",
         metadata={"help": "Latent types K, a number or 'auto': chosen by held-out likelihood on frozen embeddings."},

@@ -28,6 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from palign.data.preferences import Preferences
 from palign.data.trained_rows import save_trained_rows
+from palign.data.turns import reads_plain
 from palign.data.vote_counts import VoteCounts, count_votes
 from palign.functional.item_components import evidence_of_rows
 from palign.functional.losses import pair_order, plackett_luce
@@ -118,7 +119,10 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         self.row_weights = torch.from_numpy(
             evidence_of_rows(rows.item_indices, rows.ranks, self.annotator_index.numpy())
         )
-        self.items = TokenizedItems.of(self.train_rows, processing_class, max_length=args.max_length)
+        args.plain_prompts = reads_plain(processing_class, args.plain_prompts)
+        self.items = TokenizedItems.of(
+            self.train_rows, processing_class, max_length=args.max_length, plain_prompts=args.plain_prompts
+        )
         if not getattr(model, "is_quantized", False):  # a base in four bits lies where it was loaded
             model.to(args.device)
         self._reference_dir = args.reference_cache_dir or str(Path(args.output_dir) / "reference_logps")
@@ -364,6 +368,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             torch.bincount(self.annotator_index, minlength=n_people).numpy(), state.mixing_weights.numpy(),
             self.args.beta, self.args.max_length, self._base_model, state.history,
             {
+                "plain_prompts": self.args.plain_prompts,
                 "seed": self.args.seed, "types_from": self.args.types_from, "m_step": self.args.m_step,
                 "trained_prompts": packed_prompts(self.train_rows.prompts, self.train_rows.prompt_indices),
                 "votes": asdict(self.votes), "configuration": self.args.recorded_options(),

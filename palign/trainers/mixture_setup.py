@@ -18,8 +18,10 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from palign.data.arguments import DataArguments
 from palign.data.guard import GuardOptions
 from palign.data.preferences import Preferences
+from palign.data.reading import print_note
 from palign.data.rendering import require_template
 from palign.data.splits import hold_out, split_by_prompt
+from palign.data.turns import turns_sentence
 from palign.data.vote_counts import count_votes
 from palign.models.checkpoints import read_tokenizer, require_model_folder
 from palign.models.mixture_files import named_base
@@ -150,6 +152,7 @@ def set_up_mixture(
         count_votes(train, args.n_types)
         said = split_note + data_args.look_at(train, evaluation, options=options)
         model, tokenizer = _load(model_args, script.trust_remote_code, train)
+        said += print_note(turns_sentence(train.prompts, tokenizer, args.plain_prompts))
     return MixtureSetup(
         model, tokenizer, train, evaluation, args, get_peft_config(model_args),
         declared_types(train, script.type_column), data_args.group_columns, said, dealt,

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from palign.conditioning import WhoIsAsking
 from palign.data.rendering import render_prompt
+from palign.data.turns import as_turns
 from palign.trainers.policy_rows import PolicyRows, groups_of, named_rows
 
 __all__ = ["prepare_group_rows"]
@@ -20,6 +21,8 @@ def prepare_group_rows(
     group_column: str | None,
     tokenizer: PreTrainedTokenizerBase,
     who: WhoIsAsking | None,
+    plain_prompts: bool = True,
+    reward_reads_plain: bool = True,
 ) -> PolicyRows:
     """Check rows, and write who is asking into the prompts (`who` not None).
 
@@ -29,6 +32,8 @@ def prepare_group_rows(
         group_column: column to report rewards by.
         tokenizer: the reward model's, which renders conversational prompts for it.
         who: names for the people.
+        plain_prompts: the policy reads plain prompts bare; else each as a user's turn.
+        reward_reads_plain: the same of the reward model.
 
     Returns:
         Rows whose `dataset` has `prompt` (as the policy meets it), `reward_prompt` (as the reward model knows it),
@@ -48,8 +53,9 @@ def prepare_group_rows(
             f"{name}, row {odd}, column 'prompt': it is {other}, and that of row 0 is {first}. TRL reads a data "
             "set of one kind; give all prompts as texts or all as lists of messages."
         )
-    prompts, groups = [render_prompt(prompt, tokenizer) for prompt in raw], groups_of(rows, group_column)
-    columns = {"prompt": raw if who is None else who.condition(raw, people), "reward_prompt": prompts}
+    asked, met = raw if reward_reads_plain else as_turns(raw), raw if plain_prompts else as_turns(raw)
+    prompts, groups = [render_prompt(prompt, tokenizer) for prompt in asked], groups_of(rows, group_column)
+    columns = {"prompt": met if who is None else who.condition(met, people), "reward_prompt": prompts}
     columns |= {"annotator_id": people} | ({"group": groups} if groups else {})
     return PolicyRows(
         dataset=Dataset.from_dict(columns),

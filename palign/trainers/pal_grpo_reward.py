@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from palign.data.rendering import Written
 from palign.rewards import PersonalizedReward, ScoredRow
 from palign.trainers.policy_metrics import reward_metrics
 
@@ -73,6 +74,7 @@ class RecordedReward:
             RuntimeError: a reward is not finite; the message shows the row.
         """
         texts = [_text(completion).strip() for completion in completions]
+        reward_prompt = [Written(prompt) for prompt in reward_prompt]  # `prepare_group_rows` has rendered it
         scored = self.reward.batch(reward_prompt, texts, annotator_id)
         groups = group or [""] * len(texts)
         columns = (reward_prompt, annotator_id, groups, texts, scored.raw.tolist(), scored.standardized.tolist())

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOTrainer, RLOOTrainer
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking
+from palign.data.turns import reads_plain
 from palign.models.completions import prompt_ids
 from palign.models.fsdp import kept_whole
 from palign.models.sharded import whole
@@ -103,7 +104,10 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             )
         self._check_reference(model, args, peft_config)
         reward_tokenizer = getattr(reward.model, "tokenizer", None) or processing_class
+        args.plain_prompts = reads_plain(processing_class, args.plain_prompts)
         prepare = {"group_column": args.group_column, "tokenizer": reward_tokenizer, "who": who}
+        prepare |= {"plain_prompts": args.plain_prompts}
+        prepare |= {"reward_reads_plain": getattr(reward.model, "plain_prompts", True)}
         self.train_rows = prepare_group_rows(train_dataset, name="train_dataset", **prepare)
         self.eval_rows = None
         if eval_dataset is not None:

@@ -56,6 +56,12 @@ class RewardArguments:
     partition: bool = field(default=False, metadata={"help": "One-hot weights at evaluation."})
     pooling: str | None = field(default=None, metadata={"help": "'last', 'mean', 'first' or 'max'; as the model."})
     max_length: int = field(default=1024, metadata={"help": "Tokens of prompt and completion that are read."})
+    plain_prompts: bool = field(
+        default=False,
+        metadata={
+            "help": "Read plain prompts bare, though the tokenizer has a chat template; else each is a user's turn."
+        },
+    )
     pooled_baseline: bool = field(default=True, metadata={"help": "Train the K = 1 model and report it beside."})
     eval_fraction: float = field(
         default=0.2, metadata={"help": "Share of everybody's rows held out where no rows to evaluate on are named."}

@@ -111,7 +111,13 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             args=args,
             train_dataset=PairDataset(self.train_rows),
             eval_dataset=None if self.eval_rows is None else PairDataset(self.eval_rows),
-            data_collator=RewardCollator(model.backbone, self.train_rows, model.annotators, model.needs_prompts),
+            data_collator=RewardCollator(
+                model.backbone,
+                self.train_rows,
+                model.annotators,
+                model.needs_prompts,
+                plain_prompts=model.plain_prompts,
+            ),
             callbacks=callbacks,
         )
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps

@@ -36,13 +36,15 @@ LOAD_WHOLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("PATH")"""
 WHO_IMPORTS = "\nfrom palign.conditioning import WhoIsAsking"
 RENDER_IMPORTS = "\nfrom palign.data.rendering import render_prompt\n"
+TURN_IMPORTS = RENDER_IMPORTS + "from palign.data.turns import as_turn\n"
 ASK = """
 tokenizer = AutoTokenizer.from_pretrained("PATH")
 prompt = "How is it?"  # or a list of messages
-{who}text = render_prompt(prompt, tokenizer)
+{turn}{who}text = render_prompt(prompt, tokenizer)
 inputs = tokenizer(text, add_special_tokens={special}, return_tensors="pt")
 answer = model.generate(input_ids=inputs["input_ids"], max_new_tokens=64)[0, inputs["input_ids"].shape[1] :]
 print(tokenizer.decode(answer, skip_special_tokens=True))"""
+TURN = "prompt = as_turn(prompt)  # as in training\n"
 WHO = """(prompt,) = WhoIsAsking.load("PATH").condition([prompt], ["ANNOTATOR_ID"])
 """
 
@@ -55,9 +57,11 @@ def policy_card(
     *,
     algorithm: str,
     reward_model: str | None = None,
+    plain_prompts: bool = True,
 ) -> str:
     """A card of `policy`, trained on `rows` by `algorithm` ('PPO', 'GRPO', 'RLOO') with `reward_model` (its folder or
-    hub name); `history` has the metrics of every update and may be empty.
+    hub name); `history` has the metrics of every update and may be empty. `plain_prompts`: it reads them bare, or as
+    turns.
     """
     is_adapter = isinstance(policy, PeftModel)
     base = policy.get_base_model() if is_adapter else policy
@@ -75,7 +79,7 @@ def policy_card(
         POLICY, algorithm=algorithm, tag=algorithm.lower(),
         library="peft" if is_adapter else "transformers", what="A LoRA adapter" if is_adapter else "A copy",
         base=named(getattr(base, "name_or_path", None)), conditioning=conditioning.value,
-        types=TYPES[conditioning].replace("{reward}", reward), use=_use(is_adapter, conditioning),
+        types=TYPES[conditioning].replace("{reward}", reward), use=_use(is_adapter, conditioning, plain_prompts),
         n_rows=f"{len(rows.prompts):,}",
         n_annotators=f"{len(set(rows.annotator_ids)):,}", groups=table(groups or [("not trained yet", "–", "–")]),
         kl="–" if kl is None else f"{kl:.2f}",
@@ -94,8 +98,9 @@ def write_policy_card(
 ) -> None:
     """README.md and conditioning.json of a policy in `folder`; other arguments as of `policy_card`."""
     card = policy_card(
-        policy, args.policy_conditioning, rows, history, algorithm=algorithm, reward_model=args.reward_model_path
-    )
+        policy, args.policy_conditioning, rows, history, algorithm=algorithm, reward_model=args.reward_model_path,
+        plain_prompts=args.plain_prompts,
+    )  # fmt: skip
     write_whole(folder / "README.md", card)
     write_conditioning(folder, args, who)
 
@@ -103,14 +108,14 @@ def write_policy_card(
 def write_conditioning(folder: Path, args: PersonalPolicyConfig, who: WhoIsAsking | None) -> None:
     """conditioning.json, which `WhoIsAsking.load` reads; of the reward model's path only the last part is kept."""
     reward_model = named(args.reward_model_path) if args.reward_model_path else None
-    record = conditioning_record(args.policy_conditioning, who, reward_model)
+    record = conditioning_record(args.policy_conditioning, who, reward_model, plain_prompts=args.plain_prompts)
     write_whole(folder / CONDITIONING, json.dumps(record, indent=1) + "\n")
 
 
-def _use(is_adapter: bool, conditioning: PolicyConditioning) -> str:
+def _use(is_adapter: bool, conditioning: PolicyConditioning, plain_prompts: bool) -> str:
     """Code that asks the policy as it was asked in training."""
     is_told = conditioning is PolicyConditioning.PROMPT
-    imports = (WHO_IMPORTS if is_told else "") + RENDER_IMPORTS
+    imports = (WHO_IMPORTS if is_told else "") + (RENDER_IMPORTS if plain_prompts else TURN_IMPORTS)
     special = "isinstance(prompt, str)"  # TRL begins plain texts with bos
-    ask = ASK.format(who=WHO if is_told else "", special=special)
+    ask = ASK.format(turn="" if plain_prompts else TURN, who=WHO if is_told else "", special=special)
     return (LOAD_ADAPTER if is_adapter else LOAD_WHOLE).format(imports=imports) + ask

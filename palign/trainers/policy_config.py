@@ -18,6 +18,12 @@ class PersonalPolicyConfig:
             "help": "How the policy knows who is asking: 'prompt', 'adapter' (one LoRA per prototype) or 'none'."
         },
     )
+    plain_prompts: bool = field(
+        default=False,
+        metadata={
+            "help": "Read plain prompts bare, though the tokenizer has a chat template; else each is a user's turn."
+        },
+    )
     show_annotator_id: bool = field(
         default=False, metadata={"help": "Write the person's id behind their type in the prompt."}
     )

@@ -13,6 +13,7 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking
+from palign.data.turns import as_turns, reads_plain
 from palign.rewards import PersonalizedReward
 from palign.trainers.policy_card import write_conditioning
 from palign.trainers.policy_config import PersonalPolicyConfig
@@ -129,6 +130,8 @@ class PolicyRuns(ABC):
     def eval_prompts(self, conditioning: PolicyConditioning | str | None) -> list[list[int]]:
         """Token ids of `eval_rows`' prompts as a policy meets them; None for the reference, which is told nothing."""
         prompts = [row["prompt"] for row in self.eval_rows]
+        if not reads_plain(self.tokenizer, self.args.plain_prompts):
+            prompts = as_turns(prompts)
         if conditioning is not None and PolicyConditioning(conditioning) is PolicyConditioning.PROMPT:
             prompts = self.who.condition(prompts, [str(row["annotator_id"]) for row in self.eval_rows])
         return query_ids(prompts, self.tokenizer)

@@ -10,8 +10,10 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from palign.conditioning import WhoIsAsking
 from palign.data.guard import act_on, guard_prompts
+from palign.data.reading import print_note
 from palign.data.reading_options import ReadingOptions
 from palign.data.rendering import require_template
+from palign.data.turns import turns_sentence
 from palign.models.checkpoints import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.models.sharded import loading_whole
@@ -136,5 +138,5 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
         "reward_model": reward_model,
         "train_rows": [rows[i] for i in order[n_eval:]],
         "eval_rows": [rows[i] for i in order[:n_eval]],
-        "reading": reading.lines(),
+        "reading": [*reading.lines(), *print_note(turns_sentence(prompts, tokenizer, args.plain_prompts))],
     }

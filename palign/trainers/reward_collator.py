@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.data.rendering import render_completion, render_prompt
+from palign.data.turns import in_turns
 
 if TYPE_CHECKING:
     from palign.models.backbones import Backbone
@@ -40,9 +41,15 @@ class RewardCollator:
     """
 
     def __init__(
-        self, backbone: "Backbone | None", rows: Preferences, annotators: AnnotatorIndex, needs_prompts: bool = False
+        self,
+        backbone: "Backbone | None",
+        rows: Preferences,
+        annotators: AnnotatorIndex,
+        needs_prompts: bool = False,
+        *,
+        plain_prompts: bool = True,
     ):
-        self.backbone, self.rows = backbone, rows
+        self.backbone, self.rows = backbone, rows if plain_prompts else in_turns(rows)
         self.index = annotators.indices(rows.annotator_ids)
         self.needs_prompts = needs_prompts
 

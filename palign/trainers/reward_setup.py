@@ -15,9 +15,11 @@ from palign.data.annotators import AnnotatorIndex
 from palign.data.arguments import DataArguments
 from palign.data.guard import GuardOptions
 from palign.data.preferences import Preferences
+from palign.data.reading import print_note
 from palign.data.rendering import require_template
 from palign.data.splits import hold_out
 from palign.data.synthetic import make_gaussian_population
+from palign.data.turns import reads_plain, turns_sentence
 from palign.functional.losses import pair_order
 from palign.models.checkpoints import read_tokenizer, require_model_folder
 from palign.models.embeddings import EmbeddingStore
@@ -79,7 +81,8 @@ class RewardSetup:
         backbone = self.backbone
         return PALConfig(
             backbone.hidden_size, n_prototypes, backbone=self.backbone_name, pooling=backbone.pooling,
-            normalize=backbone.normalize, max_length=backbone.max_length, **options,
+            normalize=backbone.normalize, max_length=backbone.max_length,
+            plain_prompts=reads_plain(backbone.tokenizer, self.script.plain_prompts), **options,
         )  # fmt: skip
 
     def make_model(self, n_prototypes: int) -> PALRewardModel:
@@ -171,6 +174,9 @@ def set_up_reward(
         newcomers, data_args.group_columns, annotators=train.annotators(), guard_notes=guard_notes,
         trains_backbone=bool(model_args.use_peft or args.train_backbone), dealt=dealt,
     )  # fmt: skip
+    if setup.backbone is not None:
+        said = turns_sentence(train.prompts, setup.backbone.tokenizer, script.plain_prompts)
+        setup.guard_notes += print_note(said)
     _choose(setup)
     return setup
 

@@ -52,6 +52,7 @@ IDLE = {
     "world_size", "batch_size", "local_batch_size", "micro_batch_size", "mini_batch_size", "local_mini_batch_size",
     "transformers_continuous_batching_config",
 }  # fmt: skip
+BEFORE = {"plain_prompts": True}  # what runs did before there was an option
 IDLE_BEGIN = ("log_", "vllm_server_", "vllm_group_", "vllm_gpu_", "vllm_enable_", "vllm_tensor_")
 
 
@@ -107,7 +108,7 @@ def refuse_another_run(folder: str | Path, now: dict[str, Any]) -> None:
         then = _of_an_earlier_version(Path(folder))
         logger.warning("%s has no %s: whether it is of these rows and options cannot be said.", folder, RUN)
     pairs = {name: (then[name], now[name]) for name in ("rows", "n_processes") if name in then and name in now}
-    options = then.get("options", {})
+    options = BEFORE | then.get("options", {}) if "options" in then else {}
     pairs |= {name: (options[name], value) for name, value in now["options"].items() if name in options}
     wrong = [f"{name} {before} (now {after})" for name, (before, after) in pairs.items() if before != after]
     if wrong:
@@ -172,7 +173,7 @@ def _met(rows: "PolicyRows") -> Iterator[bytes]:
 
 def _said(values: list[Any]) -> bytes:
     """Lengths and texts, which takes a third of the time of JSON; what is not all text, as JSON."""
-    if not all(type(value) is str for value in values):
+    if not all(isinstance(value, str) for value in values):
         return json.dumps(values, default=_plain, sort_keys=True).encode()
     return np.fromiter(map(len, values), np.int64).tobytes() + "".join(values).encode("utf-8", "surrogatepass")
 
