@@ -176,7 +176,9 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         if self.start.rewards is None:
             return None
         prefs = Preferences.of(rows)
-        items = TokenizedItems.of(prefs, self.processing_class, max_length=self.args.max_length)
+        items = TokenizedItems.of(
+            prefs, self.processing_class, max_length=self.args.max_length, plain_prompts=self.args.plain_prompts
+        )
         states = self._reference_pass(self.policies.policy, items, self.args).states
         gamma = self.start.responsibilities.double()
         index = torch.from_numpy(self.annotators.indices(prefs.annotator_ids, unknown=-1))
