@@ -2,6 +2,7 @@
 """Made worlds of votes: does `palign reward` take one type where people agree, two where there are two camps?
 
     python scripts/measure_votes.py [--seeds 0 1 2] [--camps 1 2] [--forms pairs votes] [--auto] [--out FILE.json]
+    python scripts/measure_votes.py --auto --people 375 --items 275 --votes 30      # a larger world
 
 300 people vote on 16 of 200 items each to be learned from and on 8 to be judged by; camps have independent tastes. As
 pairs a person's votes are up to 30 of yes over no; as votes they are one row of two tiers. Items are known by
@@ -12,6 +13,7 @@ the choice promises is compared with what 300 people of the same world gain who 
 import argparse
 import json
 import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,26 +23,36 @@ from trl import ModelConfig
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.functional.losses import pair_order, plackett_luce
+from palign.functional.partitions import adjusted_rand_index
 from palign.models.row_batch import evidence_or_none
 from palign.trainers.pal_reward_arguments import parse_reward_arguments
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
 from palign.trainers.reward_setup import set_up_reward
 
-N_PEOPLE, N_ITEMS, N_SEEN, N_LEARNED, N_PAIRS = 300, 200, 24, 16, 30
+N_JUDGED, N_PAIRS = 8, 30
 
 
-def make_world(n_camps: int, seed: int) -> dict[str, np.ndarray]:
-    """Votes (2 · 300, 200) of learned and judged items, NaN where none; the second 300 people are newcomers."""
+@dataclass(frozen=True)
+class Size:
+    """People, items, and items that each person votes on to be learned from."""
+
+    people: int = 300
+    items: int = 200
+    votes: int = 16
+
+
+def make_world(n_camps: int, seed: int, size: Size) -> dict[str, np.ndarray]:
+    """Votes (2 · people, items) learned from and judged by, NaN where none; the second half are newcomers."""
     rng = np.random.default_rng(seed)
-    taste = rng.normal(size=(n_camps, N_ITEMS)) * 1.2
-    camp = rng.integers(n_camps, size=2 * N_PEOPLE)
-    learned = np.full((2 * N_PEOPLE, N_ITEMS), np.nan)
-    judged = learned.copy()
+    taste = rng.normal(size=(n_camps, size.items)) * 1.2
+    camp = rng.integers(n_camps, size=2 * size.people)
+    learned = np.full((2 * size.people, size.items), np.nan)
+    judged, n_seen = learned.copy(), size.votes + N_JUDGED
     for person, own in enumerate(camp):
-        items = rng.choice(N_ITEMS, N_SEEN, replace=False)
-        vote = rng.random(N_SEEN) < 1 / (1 + np.exp(-taste[own, items]))
-        learned[person, items[:N_LEARNED]] = vote[:N_LEARNED]
-        judged[person, items[N_LEARNED:]] = vote[N_LEARNED:]
+        items = rng.choice(size.items, n_seen, replace=False)
+        vote = rng.random(n_seen) < 1 / (1 + np.exp(-taste[own, items]))
+        learned[person, items[: size.votes]] = vote[: size.votes]
+        judged[person, items[size.votes :]] = vote[size.votes :]
     return {"learned": learned, "judged": judged, "camp": camp}
 
 
@@ -89,18 +101,18 @@ def judge(scores: torch.Tensor, rows: Preferences) -> dict[str, float]:
     return {"accuracy": float((right / n_pairs).mean()), "nats": float(-plackett_luce(scores, ranks).mean())}
 
 
-def measure(n_camps: int, seed: int, form: str, n_prototypes: str) -> dict[str, object]:
+def measure(n_camps: int, seed: int, form: str, n_prototypes: str, size: Size) -> dict[str, object]:
     """One world through `palign reward`'s own set-up and trainer."""
-    world = make_world(n_camps, seed)
-    known, new = slice(0, N_PEOPLE), slice(N_PEOPLE, None)
+    world = make_world(n_camps, seed, size)
+    known, new = slice(0, size.people), slice(size.people, None)
     train = as_rows(world["learned"][known], form, seed)
-    pairs = Preferences.from_rows(as_rows(world["judged"][known], "pairs", seed), embeddings=N_ITEMS)
-    place = Preferences.from_rows(as_rows(world["learned"][new], form, seed), embeddings=N_ITEMS)
-    judged = Preferences.from_rows(as_rows(world["judged"][new], "pairs", seed), embeddings=N_ITEMS)
+    pairs = Preferences.from_rows(as_rows(world["judged"][known], "pairs", seed), embeddings=size.items)
+    place = Preferences.from_rows(as_rows(world["learned"][new], form, seed), embeddings=size.items)
+    judged = Preferences.from_rows(as_rows(world["judged"][new], "pairs", seed), embeddings=size.items)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         (path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
-        np.save(path / "items.npy", 3 * np.eye(N_ITEMS, dtype=np.float32))
+        np.save(path / "items.npy", 3 * np.eye(size.items, dtype=np.float32))
         pairs_file = path / "test.jsonl"
         pairs_file.write_text("".join(json.dumps(row) + "\n" for row in pairs.to_rows()))
         script, data_args, args, model_args = parse_reward_arguments([
@@ -124,6 +136,9 @@ def measure(n_camps: int, seed: int, form: str, n_prototypes: str) -> dict[str, 
             own = {} if fit.deviations is None else {"deviations": fit.deviations[rows.clamp_min(0)]}
             new_scores = trainer.predict_scores(judged, weights=weights, **own)
             found |= {f"{name}/newcomers/{key}": value for key, value in judge(new_scores, judged).items()}
+    ids = trainer.model.annotators.ids
+    types = trainer.model.people.all().detach().cpu().argmax(1)
+    found["ari"] = float(adjusted_rand_index(types, torch.from_numpy(world["camp"][[int(i[1:]) for i in ids]])))
     if setup.choice is not None and setup.choice.table:
         row = next(r for r in setup.choice.table if r["n_prototypes"] == setup.n_prototypes)
         found |= {"promised": row["gain"], "promised_error": row["gain_error"], "variant": setup.choice.variant,
@@ -148,14 +163,16 @@ def main() -> None:
     parser.add_argument("--camps", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--forms", nargs="+", default=["pairs"], choices=["pairs", "votes"])
     parser.add_argument("--auto", action="store_true", help="choose K; else it is told the number of camps")
+    for name, default in asdict(Size()).items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    table = []
+    table, size = [], Size(options.people, options.items, options.votes)
     for form in options.forms:
         for n_camps in options.camps:
             rows = []
             for seed in options.seeds:
-                rows.append(measure(n_camps, seed, form, "auto" if options.auto else str(n_camps)))
+                rows.append(measure(n_camps, seed, form, "auto" if options.auto else str(n_camps), size))
                 print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
             numbers = {k: np.array([row[k] for row in rows]) for k in rows[0] if isinstance(rows[0][k], float)}
             shown = ", ".join(
