@@ -47,7 +47,7 @@ class Critic(nn.Module):
 
     Args:
         hidden_size: of the states.
-        body: input_ids → `last_hidden_state`; None reads states of the policy's base.
+        body: (input_ids, position_ids) → `last_hidden_state`; None reads states of the policy's base.
     """
 
     _no_split_modules = ["Critic"]  # FSDP2 puts it together by itself: it is run beside the policy's forward pass
@@ -59,12 +59,12 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, states: Tensor | None = None, input_ids: Tensor | None = None) -> Tensor:
+    def forward(self, states: Tensor | None = None, **inputs: Tensor) -> Tensor:
         """Values, float32: (...) of states (..., hidden) of the policy's base; of a critic with a body (batch,
-        seq_len), of `input_ids` padded on the right.
+        seq_len), of `input_ids` and perhaps `position_ids`.
         """
         if self.body is not None:
-            states = self.body(input_ids=input_ids, use_cache=False).last_hidden_state
+            states = self.body(**inputs, use_cache=False).last_hidden_state
         with torch.autocast(states.device.type, enabled=False):
             return self.head(states.float()).squeeze(-1)
 

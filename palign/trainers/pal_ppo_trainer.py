@@ -40,7 +40,7 @@ from palign.trainers.pal_grpo_trainer import PersonalGroupTrainer
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.policy_resume import copies
 from palign.trainers.policy_rows import cut_prompt, query_ids
-from palign.trainers.ppo_passes import PackedRows, StatePasses, rows_at_once
+from palign.trainers.ppo_passes import PackedRows, StatePasses, settled
 
 __all__ = ["PALPPOTrainer"]
 
@@ -79,6 +79,7 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
             args.ddp_find_unused_parameters = False  # policy and critic are run one after the other, every time
         self.kl_coef, self._rollouts, self._value_sums = args.kl_coef, [], torch.zeros(3)
         self._policy_states: Tensor | None = None
+        self._settles: list[nn.Parameter] = []
         beta = args.beta
         args.beta = beta or 1.0  # so that TRL holds a reference, from which the KL in the reward is measured
         try:
@@ -108,7 +109,8 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         self.passes = StatePasses(
             self.accelerator,
             temperature=self.temperature,
-            may_read_head=not (self._divides_weights() or getattr(self, "_entropy_bonus_enabled", False)),
+            is_divided=self._divides_weights(),
+            may_read_head=not getattr(self, "_entropy_bonus_enabled", False),
         )
 
     def _divides_weights(self) -> bool:
@@ -225,7 +227,9 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
     ) -> tuple[Tensor, Tensor] | None:
         """Log-probabilities and entropies (batch, n); None where the model's head is not to be read."""
         found, kept = [], []
-        for packed in self._packed(ids, mask, n, size):
+        if not torch.is_grad_enabled():
+            self.passes.look_up(model, ids, mask, n)
+        for packed in self.passes.packed(ids, mask, n, size):
             with self.accelerator.autocast():
                 states = self.passes.states(model, packed)
                 if not self.passes.head_is_plain:
@@ -236,13 +240,6 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
             self._policy_states = torch.cat(kept)
         logps, entropies = zip(*found, strict=True)
         return torch.cat(logps), torch.cat(entropies)
-
-    def _packed(self, ids: Tensor, mask: Tensor, n: int, size: int | None) -> list[PackedRows]:
-        if size is None or torch.is_grad_enabled():
-            size = size or len(ids)
-        else:
-            size = rows_at_once(int(mask.sum(1).max()), size)
-        return [PackedRows.of(*part, n) for part in zip(ids.split(size), mask.split(size), strict=True)]
 
     def _logps(self, batch: dict[str, Any]) -> Tensor:
         ids, mask = _sequences(batch)
@@ -255,13 +252,14 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         n = batch["completion_ids"].shape[1]
         states, self._policy_states = self._policy_states, None
         if states is not None:  # of the policy's own pass, just before
-            return PackedRows.of(ids, mask, n).grid(self.critic(states))
-        return torch.cat([packed.grid(self._values_of(model, packed)) for packed in self._packed(ids, mask, n, size)])
+            return PackedRows.of(ids, mask, n, lanes=False).grid(self.critic(states))
+        parts = self.passes.packed(ids, mask, n, size)
+        return torch.cat([packed.grid(self._values_of(model, packed)) for packed in parts])
 
     def _values_of(self, model: nn.Module, packed: PackedRows) -> Tensor:
         with self.accelerator.autocast():
             if self.critic.body is not None:
-                return packed.picked(self.critic(input_ids=packed.ids))
+                return packed.picked(self.critic(**packed.inputs))
             learns = torch.is_grad_enabled() and self.args.critic == "lora"
             with self._critic_route, torch.set_grad_enabled(learns):
                 states = self.passes.states(model, packed)
@@ -326,20 +324,26 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         """The policy's loss of TRL and `vf_coef` times the critic's, both over all tokens of the step."""
-        self._policy_states = None
+        value_loss, self._policy_states = None, None
+        if self.args.critic == "lora" and torch.is_grad_enabled() and not self.passes.is_divided:
+            # two passes through one base: what the first keeps for its gradients is gone before the second begins
+            self._settles = self._settles or list(self._critic_parameters().values())
+            value_loss = settled(self._value_loss(model, inputs), self._settles)
         with self._beta_of(self.args.beta):
             loss = super()._compute_loss(model, inputs)
+        return loss + self.args.vf_coef * (self._value_loss(model, inputs) if value_loss is None else value_loss)
+
+    def _value_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         mask = inputs["completion_mask"].float()
         values = self._values(model, inputs)
         wrong = clipped_value_loss(
             values, inputs["old_values"], inputs["returns"], cliprange=self.args.cliprange_value
         )  # fmt: skip
-        value_loss = (wrong * mask).sum() / self._n_tokens(inputs)
         left = ((values - inputs["old_values"]).abs() > self.args.cliprange_value).float()
         self._value_sums += torch.stack([(wrong.detach() * mask).sum(), (left * mask).sum(), mask.sum()]).cpu()
         if self.accelerator.sync_gradients:  # of all parts of the step: a mean of means is none of tokens
             self._note_values()
-        return loss + self.args.vf_coef * value_loss
+        return (wrong * mask).sum() / self._n_tokens(inputs)
 
     def _note_values(self) -> None:
         sums, self._value_sums = self._value_sums, torch.zeros(3)
