@@ -325,7 +325,7 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         """The policy's loss of TRL and `vf_coef` times the critic's, both over all tokens of the step."""
         value_loss, self._policy_states = None, None
-        if self.args.critic == "lora" and torch.is_grad_enabled() and not self.passes.is_divided:
+        if self.args.critic == "lora" and torch.is_grad_enabled() and self.passes.is_free:
             # two passes through one base: what the first keeps for its gradients is gone before the second begins
             self._settles = self._settles or list(self._critic_parameters().values())
             value_loss = settled(self._value_loss(model, inputs), self._settles)

@@ -111,8 +111,10 @@ class StatePasses:
 
     def __init__(self, accelerator: Accelerator, *, temperature: float, is_divided: bool, may_read_head: bool) -> None:
         self.accelerator, self.temperature, self.is_divided = accelerator, temperature, is_divided
-        self.head_is_plain: bool | None = None if may_read_head and not is_divided else False
-        self.keeps_apart: bool | None = False if is_divided else None
+        # under autocast to half precision every launch rounds alike, which is TRL's way; so does what it divides
+        self.is_free = not is_divided and accelerator.mixed_precision == "no"
+        self.head_is_plain: bool | None = None if may_read_head and self.is_free else False
+        self.keeps_apart: bool | None = None if self.is_free else False
         self._inner: dict[int, nn.Module] = {}
 
     def inner(self, model: nn.Module) -> nn.Module:
@@ -124,7 +126,7 @@ class StatePasses:
     def packed(self, ids: Tensor, mask: Tensor, n: int, size: int | None) -> list[PackedRows]:
         """Rows of `size`, all of them without one; without gradient more at once where they are short."""
         size = size or len(ids)
-        if not (torch.is_grad_enabled() or self.is_divided):  # whose processes take as many passes, one and all
+        if self.is_free and not torch.is_grad_enabled():  # where divided, all processes take as many passes
             size = max(size, TOKENS_AT_ONCE // max(int(mask.sum(1).max()), 1))
         lanes = self.keeps_apart is True
         parts = zip(ids.split(size), mask.split(size), strict=True)
