@@ -1,10 +1,12 @@
 """Do PPO, GRPO, RLOO and their recipes run at the lower bounds of pyproject.toml, and on the newest releases?
 
     python scripts/check_versions.py OLDEST [--folder FOLDER]
-    python scripts/check_versions.py NEWEST
+    python scripts/check_versions.py NEWEST [--keep torch==2.13.0]
 
 Builds an environment of its own (in FOLDER, or in a temporary one): OLDEST pins every dependency to its lower bound,
-NEWEST pins none. Then it runs the tests of the policies' trainers and recipes there; its exit status is theirs.
+NEWEST pins none. `--keep` takes another release of a package instead: of torch, say, whose releases of PyPI bring CUDA
+with them where no index of builds without it can be reached. Then it runs the tests of the policies' trainers and
+recipes there; its exit status is theirs.
 """
 
 import argparse
@@ -18,21 +20,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TESTS = (
-    "test_advantages", "test_pal_ppo_trainer", "test_pal_ppo_arguments", "test_pal_grpo_trainer", "test_ppo_recipe",
-    "test_grpo_recipe",
+    "test_advantages", "test_ppo_passes", "test_pal_ppo_trainer", "test_pal_ppo_arguments", "test_pal_grpo_trainer",
+    "test_ppo_recipe", "test_grpo_recipe",
 )  # fmt: skip
 QUIET = {
     "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1",
 }  # fmt: skip
 
 
-def requirements(which: str) -> list[str]:
-    """What pip is asked for: `NAME==BOUND` for OLDEST, `NAME` for NEWEST."""
+def requirements(which: str, kept: list[str]) -> list[str]:
+    """What pip is asked for: `NAME==BOUND` for OLDEST, `NAME` for NEWEST, and what is kept as it is given."""
+    given = {re.split(r"[<>=]", line)[0]: line for line in kept}
     with (ROOT / "pyproject.toml").open("rb") as file:
         asked = tomllib.load(file)["project"]["dependencies"]
-    if which == "NEWEST":
-        return [re.split(r"[<>=]", line)[0] for line in asked]
-    return [line.replace(">=", "==", 1) for line in asked]
+    names = [re.split(r"[<>=]", line)[0] for line in asked]
+    bounds = names if which == "NEWEST" else [line.replace(">=", "==", 1) for line in asked]
+    return [given.get(name, bound) for name, bound in zip(names, bounds, strict=True)]
 
 
 def main() -> int:
@@ -42,12 +45,13 @@ def main() -> int:
     parser.add_argument(
         "--folder", type=Path, help="Where the environment is built; kept. Default: a temporary folder."
     )
+    parser.add_argument("--keep", nargs="*", default=[], metavar="NAME==VERSION", help="Taken instead of a bound.")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         python = folder / "bin" / "python"
-        wanted = [*requirements(args.which), "pytest", "matplotlib"]
+        wanted = [*requirements(args.which, args.keep), "pytest", "matplotlib"]
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *wanted], check=True)
         subprocess.run([str(python), "-m", "pip", "list"], check=True)
         command = [str(python), "-m", "pytest", "-q", *(f"tests/{name}.py" for name in TESTS)]

@@ -192,7 +192,8 @@ def test_the_losses_are_those_of_an_independent_computation(tmp_path: Path) -> N
         mean, std = flat.mean(), flat.std()
         for i, n in enumerate(lengths):
             expected = (np.array(advantages[i]) - mean) / std
-            np.testing.assert_allclose(inputs["advantages"][i, :n], expected, atol=1e-4)
+            np.testing.assert_allclose(inputs["advantages"][i, :n], expected, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(inputs["returns"][i, :n], returns[i], rtol=1e-5, atol=1e-5)
         policy = value = 0.0
         for i, n in enumerate(lengths):
             for t in range(n):

@@ -1,9 +1,12 @@
 """Logits and token ids → log-probabilities of completions, one value per sequence."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-__all__ = ["completion_logps", "token_logps"]
+__all__ = ["completion_logps", "drawn_logps", "token_logps"]
 
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
@@ -56,3 +59,40 @@ def completion_logps(logits: Tensor, input_ids: Tensor, completion_mask: Tensor)
     scored = completion_mask[:, 1:].bool()
     targets = input_ids[:, 1:].masked_fill(~scored, 0)
     return token_logps(logits[:, :-1], targets).masked_fill(~scored, 0.0).sum(-1)
+
+
+def drawn_logps(
+    states: Tensor, head: Callable[[Tensor], Tensor], targets: Tensor, *, temperature: float, n_at_once: int
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target, and entropy of what it was drawn from, nats.
+
+    Logits stand for `n_at_once` states at a time; where there are more and a gradient is asked for, they are computed
+    again in the backward pass.
+
+    Args:
+        states: (n_tokens, hidden), of the positions that predict the targets.
+        head: states → logits (n_tokens, vocab).
+        targets: (n_tokens,) int64.
+        temperature: by which logits are divided.
+        n_at_once: states whose logits may stand in memory together.
+
+    Returns:
+        Two of (n_tokens,), at least float32; the entropies without gradient.
+    """
+
+    def part(some: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        logits = head(some)
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        logits = logits if temperature == 1 else logits / temperature
+        total = logits.logsumexp(-1)
+        with torch.no_grad():
+            entropies = total - (torch.exp(logits - total[:, None]) * logits).sum(-1)
+        return logits.gather(-1, ids[:, None])[:, 0] - total, entropies
+
+    parts = list(zip(states.split(n_at_once), targets.split(n_at_once), strict=True))
+    if len(parts) > 1 and torch.is_grad_enabled():
+        found = [checkpoint(part, *tensors, use_reentrant=False) for tensors in parts]
+    else:
+        found = [part(*tensors) for tensors in parts]
+    logps, entropies = zip(*found, strict=True)
+    return torch.cat(logps), torch.cat(entropies)

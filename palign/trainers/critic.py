@@ -47,7 +47,7 @@ class Critic(nn.Module):
 
     Args:
         hidden_size: of the states.
-        body: (input_ids, attention_mask, position_ids) → `last_hidden_state`; None reads states of the policy's base.
+        body: (input_ids, position_ids) → `last_hidden_state`; None reads states of the policy's base.
     """
 
     _no_split_modules = ["Critic"]  # FSDP2 puts it together by itself: it is run beside the policy's forward pass
@@ -60,18 +60,11 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, states: Tensor | None = None, **inputs: Tensor) -> Tensor:
-        """Values (batch, time), float32.
-
-        Args:
-            states: (batch, time, hidden), of the policy's base.
-            inputs: instead, of a critic with a body: `input_ids`, `attention_mask` and `n`: the positions before each
-                of the last n tokens are wanted.
+        """Values, float32: (...) of states (..., hidden) of the policy's base; of a critic with a body (batch,
+        seq_len), of `input_ids` and perhaps `position_ids`.
         """
         if self.body is not None:
-            ids, mask, n = inputs["input_ids"], inputs["attention_mask"], int(inputs["n"])
-            positions = (mask.cumsum(1) - 1).clamp(min=0)
-            states = self.body(input_ids=ids, attention_mask=mask, position_ids=positions).last_hidden_state
-            states = states[:, -n - 1 : -1]
+            states = self.body(**inputs, use_cache=False).last_hidden_state
         with torch.autocast(states.device.type, enabled=False):
             return self.head(states.float()).squeeze(-1)
 

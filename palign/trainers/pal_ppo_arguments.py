@@ -16,6 +16,7 @@ EMBEDDED_DEFAULTS: dict[str, Any] = {
     "steps_per_generation": 4,
     "num_iterations": 2,
     "max_steps": 640,
+    "critic": "layers:1",
     "learning_rate": 2e-3,
     "adam_beta2": 0.98,
     "kl_coef": 0.1,

@@ -33,7 +33,6 @@ from palign.trainers.critic import (
     RecomputeUnderItsAdapter,
     critic_route,
     critic_set_aside,
-    last_states,
     let_learn,
     put_critic,
 )
@@ -41,6 +40,7 @@ from palign.trainers.pal_grpo_trainer import PersonalGroupTrainer
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.policy_resume import copies
 from palign.trainers.policy_rows import cut_prompt, query_ids
+from palign.trainers.ppo_passes import PackedRows, StatePasses, settled
 
 __all__ = ["PALPPOTrainer"]
 
@@ -78,6 +78,8 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # policy and critic are run one after the other, every time
         self.kl_coef, self._rollouts, self._value_sums = args.kl_coef, [], torch.zeros(3)
+        self._policy_states: Tensor | None = None
+        self._settles: list[nn.Parameter] = []
         beta = args.beta
         args.beta = beta or 1.0  # so that TRL holds a reference, from which the KL in the reward is measured
         try:
@@ -103,6 +105,17 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         args = self.args
         self.critic = put_critic(self.model, args.critic, lora_r=args.critic_lora_r, seed=args.seed)
         let_learn(self.model)
+        self._critic_route = critic_route(self.model, args.critic)
+        self.passes = StatePasses(
+            self.accelerator,
+            temperature=self.temperature,
+            is_divided=self._divides_weights(),
+            may_read_head=not getattr(self, "_entropy_bonus_enabled", False),
+        )
+
+    def _divides_weights(self) -> bool:
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        return self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
 
     def _recompute_under_adapters(self) -> None:
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
@@ -165,12 +178,14 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's, and with it values, returns and advantages (batch, time)."""
+        self._policy_states = None
         with self._beta_of(1.0):
             batch = super()._generate_and_score_completions(inputs)
-        let_learn(self.model)
+        let_learn(self.model)  # PEFT has frozen the critic's adapter as it went back from the reference
         mask = batch["completion_mask"].float()
         with torch.no_grad():
             if "old_per_token_logps" not in batch:  # TRL leaves them out where one step follows
+                self._policy_states = None
                 batch["old_per_token_logps"] = self._logps(batch)
             values = self._values(self.model, batch, self.args.per_device_train_batch_size) * mask
         kl = (batch["old_per_token_logps"] - batch["ref_per_token_logps"]) * mask
@@ -185,6 +200,47 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         self._note_rollout(kl, explained)
         return batch
 
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **further: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What TRL computes, by `StatePasses` where the model's logits are its head's answer to the last states."""
+        rest = {name: value for name, value in further.items() if value is not None}
+        if self.passes.head_is_plain is not False and not compute_aux_loss and not rest:
+            found = self._read_logps(model, input_ids, attention_mask, logits_to_keep, batch_size)
+            if found is not None:
+                return found[0], found[1] if compute_entropy else None, None
+        return super()._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, batch_size,
+            compute_entropy=compute_entropy, compute_aux_loss=compute_aux_loss, **further,
+        )  # fmt: skip
+
+    def _read_logps(
+        self, model: nn.Module, ids: Tensor, mask: Tensor, n: int, size: int | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Log-probabilities and entropies (batch, n); None where the model's head is not to be read."""
+        found, kept = [], []
+        if not torch.is_grad_enabled():
+            self.passes.look_up(model, ids, mask, n)
+        for packed in self.passes.packed(ids, mask, n, size):
+            with self.accelerator.autocast():
+                states = self.passes.states(model, packed)
+                if not self.passes.head_is_plain:
+                    return None
+                found.append(self.passes.logps(model, packed, states))
+            kept.append(states.detach())
+        if self.args.critic == "head" and self._policy_states is None:
+            self._policy_states = torch.cat(kept)
+        logps, entropies = zip(*found, strict=True)
+        return torch.cat(logps), torch.cat(entropies)
+
     def _logps(self, batch: dict[str, Any]) -> Tensor:
         ids, mask = _sequences(batch)
         n, size = batch["completion_ids"].shape[1], self.args.per_device_train_batch_size
@@ -193,19 +249,21 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
     def _values(self, model: nn.Module, batch: dict[str, Any], size: int | None = None) -> Tensor:
         """Values (batch, time) of the states before each token of a completion; `size` rows at a time."""
         ids, mask = _sequences(batch)
-        n, size = batch["completion_ids"].shape[1], size or len(ids)
-        parts = [self._values_of(model, i, m, n) for i, m in zip(ids.split(size), mask.split(size), strict=True)]
-        return torch.cat(parts)
+        n = batch["completion_ids"].shape[1]
+        states, self._policy_states = self._policy_states, None
+        if states is not None:  # of the policy's own pass, just before
+            return PackedRows.of(ids, mask, n, lanes=False).grid(self.critic(states))
+        parts = self.passes.packed(ids, mask, n, size)
+        return torch.cat([packed.grid(self._values_of(model, packed)) for packed in parts])
 
-    def _values_of(self, model: nn.Module, ids: Tensor, mask: Tensor, n: int) -> Tensor:
+    def _values_of(self, model: nn.Module, packed: PackedRows) -> Tensor:
         with self.accelerator.autocast():
             if self.critic.body is not None:
-                return self.critic(input_ids=ids, attention_mask=mask, n=n)
+                return packed.picked(self.critic(**packed.inputs))
             learns = torch.is_grad_enabled() and self.args.critic == "lora"
-            policy = self.accelerator.unwrap_model(self.model)
-            with critic_route(policy, self.args.critic), last_states(policy) as seen, torch.set_grad_enabled(learns):
-                model(input_ids=ids, attention_mask=mask, logits_to_keep=1, use_cache=False)
-        return self.critic(seen[0][:, -n - 1 : -1])
+            with self._critic_route, torch.set_grad_enabled(learns):
+                states = self.passes.states(model, packed)
+        return self.critic(states)
 
     def _moments(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance over all tokens of all processes."""
@@ -266,20 +324,26 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         """The policy's loss of TRL and `vf_coef` times the critic's, both over all tokens of the step."""
+        value_loss, self._policy_states = None, None
+        if self.args.critic == "lora" and torch.is_grad_enabled() and self.passes.is_free:
+            # two passes through one base: what the first keeps for its gradients is gone before the second begins
+            self._settles = self._settles or list(self._critic_parameters().values())
+            value_loss = settled(self._value_loss(model, inputs), self._settles)
         with self._beta_of(self.args.beta):
             loss = super()._compute_loss(model, inputs)
-        let_learn(self.model)
+        return loss + self.args.vf_coef * (self._value_loss(model, inputs) if value_loss is None else value_loss)
+
+    def _value_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         mask = inputs["completion_mask"].float()
         values = self._values(model, inputs)
         wrong = clipped_value_loss(
             values, inputs["old_values"], inputs["returns"], cliprange=self.args.cliprange_value
         )  # fmt: skip
-        value_loss = (wrong * mask).sum() / self._n_tokens(inputs)
         left = ((values - inputs["old_values"]).abs() > self.args.cliprange_value).float()
         self._value_sums += torch.stack([(wrong.detach() * mask).sum(), (left * mask).sum(), mask.sum()]).cpu()
         if self.accelerator.sync_gradients:  # of all parts of the step: a mean of means is none of tokens
             self._note_values()
-        return loss + self.args.vf_coef * value_loss
+        return (wrong * mask).sum() / self._n_tokens(inputs)
 
     def _note_values(self) -> None:
         sums, self._value_sums = self._value_sums, torch.zeros(3)
