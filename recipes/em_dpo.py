@@ -26,7 +26,7 @@ from palign.evaluation.scoring import score_table
 from palign.evaluation.type_likes import type_likes
 from palign.models.mixture_files import MixtureRecord
 from palign.models.model_card import add_measured
-from palign.models.sharded import is_sharded
+from palign.parallel.sharded import is_sharded
 from palign.trainers.choice_sentences import people_in_no_number, trained_on
 from palign.trainers.mixture_dpo_arguments import MixtureArguments, parse_mixture_arguments
 from palign.trainers.mixture_setup import MixtureSetup, set_up_mixture

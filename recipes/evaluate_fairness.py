@@ -31,7 +31,7 @@ from palign.evaluation.model_kinds import ModelSource
 from palign.evaluation.report import write_report
 from palign.evaluation.told_prompts import conditioning_note
 from palign.evaluation.unseen_rows import UnseenRows, unseen_rows
-from palign.trainers.deepspeed_runs import prepare_deepspeed
+from palign.parallel.deepspeed_launch import prepare_deepspeed
 from palign.trainers.embedded import make_embedded_default, train_embedded_reward
 from palign.writing import write_whole
 

@@ -87,8 +87,8 @@ def bench_rows(options: argparse.Namespace, clock: Clock) -> None:
 
 def bench_mixture(options: argparse.Namespace, clock: Clock) -> None:
     """The cheap head: E-step, the whole fit with K given, newcomers, the mixture's files."""
-    from palign.functional.linear_mixture import fit_linear_mixture, linear_log_likelihoods, place_newcomers
     from palign.functional.mixture import assign_rows, responsibilities
+    from palign.functional.mixture_linear import fit_linear_mixture, linear_log_likelihoods, place_newcomers
     from palign.functional.partitions import type_accuracy
     from palign.models.mixture_files import MixtureRecord, load_mixture, save_mixture
 
@@ -126,7 +126,7 @@ def bench_mixture(options: argparse.Namespace, clock: Clock) -> None:
 def bench_choice(options: argparse.Namespace, clock: Clock) -> None:
     """What looks at thousands of people, however many there are: K chosen, and whether there are types at all."""
     from palign.functional.mixture_checks import permutation_test
-    from palign.functional.type_count import choose_n_types
+    from palign.functional.mixture_type_count import choose_n_types
 
     population, rows = draw(options)
     people = rows.annotators()

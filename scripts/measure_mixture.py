@@ -21,17 +21,17 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from palign.functional.linear_mixture import (
+from palign.functional.mixture import log_evidence, responsibilities
+from palign.functional.mixture_checks import frozen_assignment
+from palign.functional.mixture_linear import (
     LinearMixture,
     fit_linear_mixture,
     linear_log_likelihoods,
     place_newcomers,
 )
-from palign.functional.mixture import log_evidence, responsibilities
-from palign.functional.mixture_checks import frozen_assignment
 from palign.functional.mixture_start import random_start
+from palign.functional.mixture_type_count import choose_n_types
 from palign.functional.partitions import adjusted_rand_index, match_types
-from palign.functional.type_count import choose_n_types
 
 RANKS = {"binary": [0, 1], "best-of-3": [0, 1, 1], "rank-3": [0, 1, 2]}
 TABULAR_RIDGE = 0.02

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from palign.functional.hedge import exponentiated_gradient, optimistic_hedge
-from palign.functional.policy_mixtures import (
+from palign.functional.regret import choose_within_budget, regret_matrix, solve_minmax_regret
+from palign.functional.regret_estimates import bootstrap_game, monte_carlo_values, prefix_expectation
+from palign.functional.regret_hedge import exponentiated_gradient, optimistic_hedge
+from palign.functional.regret_policies import (
     KLMinmax,
     kl_divergence,
     kl_minmax,
@@ -24,8 +26,6 @@ from palign.functional.policy_mixtures import (
     pooled_dpo_policy,
     tabular_regrets,
 )
-from palign.functional.regret import choose_within_budget, regret_matrix, solve_minmax_regret
-from palign.functional.regret_estimates import bootstrap_game, monte_carlo_values, prefix_expectation
 
 PRIOR = (0.6, 0.3, 0.1)
 BETA = 1.0

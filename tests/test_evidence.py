@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from palign.functional.evidence import row_evidence
-from palign.functional.item_components import item_components, ties_as_pairs
+from palign.functional.evidence.components import item_components, ties_as_pairs
+from palign.functional.evidence.rows import row_evidence
 
 PAIR = [0, 1]
 

@@ -14,14 +14,17 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "palign").rglob("*.py"))
 EVERYTHING = [*PACKAGE, *sorted((ROOT / "recipes").rglob("*.py")), *sorted((ROOT / "scripts").rglob("*.py"))]
 
+BELOW = ("functional", "writing", "parallel", "models", "data", "conditioning", "rewards")
 # floor → what of palign it may import. A model that knows people reads people and rows: the documented exception.
 MAY_IMPORT = {
     "functional": ("functional",),
     "writing": (),
+    "parallel": ("parallel",),
     "data": ("functional", "writing", "data"),
     "models": (
         "functional",
         "writing",
+        "parallel",
         "models",
         "data.annotators",
         "data.preferences",
@@ -32,8 +35,8 @@ MAY_IMPORT = {
     "rewards": ("functional", "models", "data", "conditioning"),
     "option_file": (),
     "command_line": ("option_file",),
-    "trainers": ("functional", "writing", "models", "data", "conditioning", "rewards", "command_line", "trainers"),
-    "evaluation": ("functional", "writing", "models", "data", "conditioning", "rewards", "command_line", "evaluation"),
+    "trainers": (*BELOW, "command_line", "trainers"),
+    "evaluation": (*BELOW, "command_line", "evaluation"),
     "option_help": (),
     "command": ("option_help", "option_file", "data.guard"),  # it runs recipes, by their files, and imports none
     "__main__": ("command",),
@@ -75,6 +78,10 @@ def floor_of(path: Path) -> str:
     return path.relative_to(ROOT / "palign").parts[0].removesuffix(".py")
 
 
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_downward(path: Path) -> None:
     if path == ROOT / "palign" / "__init__.py":
@@ -111,7 +118,7 @@ def test_every_floor_is_known() -> None:
 
 def test_sub_packages_have_empty_inits() -> None:
     inits = [path for path in PACKAGE if path.name == "__init__.py" and path.parent != ROOT / "palign"]
-    assert {path.parent.name for path in inits} == {"functional", "data", "models", "trainers", "evaluation"}
+    assert {path.parent for path in inits} == {path.parent for path in PACKAGE} - {ROOT / "palign"}
     assert [path for path in inits if path.read_text() != ""] == []
 
 
@@ -166,8 +173,7 @@ def run_python(code: str) -> str:
 
 
 def test_floor_0_leaves_transformers_unloaded() -> None:
-    modules = [f"palign.functional.{path.stem}" for path in PACKAGE if path.parent.name == "functional"]
-    modules = [name for name in modules if not name.endswith("__init__")]
+    modules = [dotted(path) for path in PACKAGE if floor_of(path) == "functional" and path.stem != "__init__"]
     lines = [f"import {name}" for name in modules] + ["import sys", "print('transformers' in sys.modules)"]
     assert modules and run_python("\n".join(lines)) == "False"
 

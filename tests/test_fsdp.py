@@ -19,9 +19,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from palign.models.adapters import TypePolicies, adapter_state, add_type_adapters, restore_adapter_state
-from palign.models.fsdp import divide_again, is_fsdp, kept_whole, leave_fsdp, outside_fsdp
-from palign.models.sharded import is_sharded, make_whole, set_whole, whole_tensor
-from palign.trainers.fsdp_runs import NEEDS, check_fsdp, is_fsdp_launch, say_there_is_no_gpu
+from palign.parallel.fsdp import divide_again, is_fsdp, kept_whole, leave_fsdp, outside_fsdp
+from palign.parallel.fsdp_launch import NEEDS, check_fsdp, is_fsdp_launch, say_there_is_no_gpu
+from palign.parallel.sharded import is_sharded, make_whole, set_whole, whole_tensor
 
 IDS = torch.tensor([[1, 2, 3, 4]])
 
@@ -226,7 +226,7 @@ def test_nothing_is_asked_of_other_launches(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_private_names_of_pytorch_are_there(one_rank: None) -> None:
-    """Where one of these has moved, look at palign/models/fsdp.py."""
+    """Where one of these has moved, look at palign/parallel/fsdp.py."""
     policies = divided()
     state = policies._get_fsdp_state()
     assert state._is_root is None

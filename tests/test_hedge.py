@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from palign.functional.hedge import exponentiated_gradient, hedge_bound, optimistic_hedge
 from palign.functional.regret import solve_minmax_regret
+from palign.functional.regret_hedge import exponentiated_gradient, hedge_bound, optimistic_hedge
 
 
 def random_regrets(seed: int, least: float = 0.5) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
-from palign.functional.personal import fit_deviations, principal_basis
+from palign.functional.people_deviations import fit_deviations, principal_basis
 from palign.models.heads import FixedPointHead, LinearHead
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig

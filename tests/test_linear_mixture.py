@@ -8,13 +8,13 @@ from types import ModuleType
 import pytest
 import torch
 
-from palign.functional.linear_columns import LinearRankings
-from palign.functional.linear_mixture import (
+from palign.functional.losses import plackett_luce
+from palign.functional.mixture_linear import (
     fit_linear_mixture,
     linear_log_likelihoods,
     place_newcomers,
 )
-from palign.functional.losses import plackett_luce
+from palign.functional.mixture_linear_columns import LinearRankings
 from palign.functional.mixture_start import find_stages, random_start
 from palign.functional.partitions import adjusted_rand_index, match_types
 
@@ -65,7 +65,7 @@ def test_chunks_do_not_matter(monkeypatch) -> None:
     problem = LinearRankings(mixed_rows()[0], find_stages(*mixed_rows()[1:]))
     whole = problem.evaluate(theta, weights)
     for size in (1, 7, 11):
-        monkeypatch.setattr("palign.functional.linear_columns.CHUNK", size)
+        monkeypatch.setattr("palign.functional.mixture_linear_columns.CHUNK", size)
         for part, expected in zip(problem.evaluate(theta, weights), whole, strict=True):
             torch.testing.assert_close(part, expected, atol=1e-12, rtol=0)
 
@@ -247,7 +247,7 @@ def test_restarts_on_people_drawn_end_where_all_restarts_on_everybody_do(monkeyp
     rows = worlds.linear_world("best-of-3", theta, types, 8, 0)
     options = {"n_restarts": 3, "tolerance": 1e-10}
     whole = fit_linear_mixture(*rows, 2, **options)
-    monkeypatch.setattr("palign.functional.linear_mixture.N_DRAWN", 100)
+    monkeypatch.setattr("palign.functional.mixture_linear.N_DRAWN", 100)
     drawn = fit_linear_mixture(*rows, 2, **options)
     assert drawn.objective == pytest.approx(whole.objective, rel=1e-6)
     names = match_types(drawn.responsibilities.argmax(1), whole.responsibilities.argmax(1))

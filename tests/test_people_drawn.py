@@ -2,7 +2,7 @@
 
 import torch
 
-from palign.functional.people_drawn import draw_people
+from palign.functional.people_sample import draw_people
 
 OWNERS = torch.tensor([5, 0, 2, 5, 0, 4, 2, 2])  # of six people, 1 and 3 have no row, 4 has one
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from palign.functional.policy_mixtures import (
+from palign.functional.regret import choose_within_budget, kl_regret_matrix, solve_minmax_regret
+from palign.functional.regret_policies import (
     distill_log_linear,
     geometric_policy,
     kl_divergence,
@@ -20,7 +21,6 @@ from palign.functional.policy_mixtures import (
     tabular_regrets,
     tabular_values,
 )
-from palign.functional.regret import choose_within_budget, kl_regret_matrix, solve_minmax_regret
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "measure_regret.py"
 
@@ -107,7 +107,7 @@ def test_distillation_of_one_type_is_that_type() -> None:
 
 def test_numerics_that_fail_say_how_far_they_came(monkeypatch) -> None:
     _, features, types, reference = log_linear_types(2)
-    monkeypatch.setattr("palign.functional.policy_mixtures.MAX_STEPS", 1)
+    monkeypatch.setattr("palign.functional.regret_policies.MAX_STEPS", 1)
     with pytest.raises(RuntimeError, match="Distillation stopped after 1 steps at a gradient of"):
         distill_log_linear(types[0], features, reference)
     votes = (types[..., :, None] - types[..., None, :]).sigmoid()

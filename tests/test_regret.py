@@ -9,7 +9,6 @@ import pytest
 import torch
 from scipy.optimize import linprog
 
-from palign.functional.matrix_game import EXACT_LIMIT
 from palign.functional.regret import (
     choose_within_budget,
     duality_gap,
@@ -19,6 +18,7 @@ from palign.functional.regret import (
     solve_minmax_regret,
     value_bounds,
 )
+from palign.functional.regret_game import EXACT_LIMIT
 
 
 def solve_exactly(rows: list[list[Fraction]], right: list[Fraction]) -> list[Fraction] | None:

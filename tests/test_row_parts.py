@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from palign.functional.row_parts import part_rows
+from palign.functional.evidence.parts import part_rows
 
 
 def parted(items: list, ranks: list, people: list, fraction: float = 0.5, seed: int = 0):

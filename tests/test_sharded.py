@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from palign.models.sharded import is_sharded, leave_engine, loading_whole, make_whole, turns, whole_tensor
+from palign.parallel.sharded import is_sharded, leave_engine, loading_whole, make_whole, turns, whole_tensor
 
 
 def test_whole_weights_are_left_as_they_are() -> None:
@@ -37,7 +37,7 @@ def test_nothing_is_loaded_in_parts_inside_loading_whole_and_the_state_before_co
 
 
 def test_the_launcher_is_asked_about_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from palign.trainers.deepspeed_runs import is_deepspeed_launch, prepare_deepspeed
+    from palign.parallel.deepspeed_launch import is_deepspeed_launch, prepare_deepspeed
 
     monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED", raising=False)
     assert not is_deepspeed_launch()

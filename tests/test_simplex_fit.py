@@ -8,8 +8,9 @@ import pytest
 import scipy.optimize
 import torch
 
-from palign.functional import simplex_fit, stages
-from palign.functional.simplex_fit import map_weights, official_weights, pair_log_likelihoods, posterior_weights
+from palign.functional import people_fit as simplex_fit
+from palign.functional import people_stages as stages
+from palign.functional.people_fit import map_weights, official_weights, pair_log_likelihoods, posterior_weights
 
 PRIOR = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from palign.functional.linear_mixture import fit_linear_mixture, linear_log_likelihoods
-from palign.functional.type_count import _one_standard_error, _Trial, choose_n_types
+from palign.functional.mixture_linear import fit_linear_mixture, linear_log_likelihoods
+from palign.functional.mixture_type_count import _one_standard_error, _Trial, choose_n_types
 
 PATH = Path(__file__).parents[1] / "scripts" / "measure_mixture.py"
 SPEC = importlib.util.spec_from_file_location("measure_mixture", PATH)
@@ -119,14 +119,14 @@ def test_two_types_and_one() -> None:
 def test_of_very_many_people_some_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     types = torch.arange(120) % 2
     rows = worlds.linear_world("best-of-3", worlds.directions(2, 3, 1, orthogonal=True), types, 8, 1)
-    monkeypatch.setattr("palign.functional.type_count.N_DRAWN", 40)
+    monkeypatch.setattr("palign.functional.mixture_type_count.N_DRAWN", 40)
     asked: list[int] = []
 
     def fit(*args: object, **options: object) -> object:
         asked.append(args[4])
         return fit_linear_mixture(*args, **options)
 
-    monkeypatch.setattr("palign.functional.type_count.fit_linear_mixture", fit)
+    monkeypatch.setattr("palign.functional.mixture_type_count.fit_linear_mixture", fit)
     choice = choose_n_types(*rows, max_types=2, n_restarts=1, n_folds=2)
     assert choice.n_types == 2 and set(asked) == {40}
 
@@ -177,14 +177,14 @@ def test_people_of_one_row_are_fitted_on_at_any_size(monkeypatch: pytest.MonkeyP
         "rank-3", worlds.directions(1, 2, 0), torch.zeros(100, dtype=torch.int64), 1, 0
     )
     owner = torch.cat([torch.arange(80), torch.arange(20)])
-    monkeypatch.setattr("palign.functional.type_count.N_DRAWN", n_drawn)
+    monkeypatch.setattr("palign.functional.mixture_type_count.N_DRAWN", n_drawn)
     fitted: list[int] = []
 
     def fit(*args: Any, **options: Any) -> object:
         fitted.append(int((torch.bincount(args[3]) == 1).sum()))
         return fit_linear_mixture(*args, **options)
 
-    monkeypatch.setattr("palign.functional.type_count.fit_linear_mixture", fit)
+    monkeypatch.setattr("palign.functional.mixture_type_count.fit_linear_mixture", fit)
     choose_n_types(features, items, ranks, owner, 80, candidates=[1], n_folds=2)
     assert fitted == [min(n_drawn, 80) - 20] * 3
 

@@ -12,8 +12,8 @@ from scipy.sparse.linalg import norm as sparse_norm
 
 from palign.data.guard_finding import N_SAMPLED, Finding, Pairs, plain_text
 from palign.data.preferences import Preferences
-from palign.functional.item_components import evidence_of_rows, independent_people, item_components
-from palign.functional.row_parts import part_rows
+from palign.functional.evidence.components import evidence_of_rows, independent_people, item_components
+from palign.functional.evidence.parts import part_rows
 
 __all__ = ["check_names"]
 

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 from palign.data.guard_finding import Finding, plain_text, row_hashes, sample
 from palign.data.preferences import Preferences
-from palign.functional.item_components import INDEPENDENT, evidence_of_rows
+from palign.functional.evidence.components import INDEPENDENT, evidence_of_rows
 
 __all__ = [
     "check_prompt_sources",
@@ -92,7 +92,7 @@ def check_shared_items(first: Preferences, second: Preferences, names: tuple[str
     """Items that the same person judges in two splits, where rows are made of votes, ratings or rankings.
 
     Rows are taken to be so made where a person's rows count for less than `INDEPENDENT` of their number
-    (`palign.functional.item_components`): judgements of their own seldom meet that often.
+    (`palign.functional.evidence.components`): judgements of their own seldom meet that often.
     """
     if first.is_text != second.is_text or len(first) + len(second) > MOST_ROWS:
         return Finding.of("shared_items", "ok", 0.0, "not looked at: too many rows, or rows of two kinds.")

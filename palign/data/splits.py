@@ -9,8 +9,8 @@ import numpy as np
 
 from palign.data.guard_finding import row_hashes
 from palign.data.preferences import Preferences
-from palign.functional.item_components import item_components
-from palign.functional.row_parts import RowParts, RowTable, part_rows
+from palign.functional.evidence.components import item_components
+from palign.functional.evidence.parts import RowParts, RowTable, part_rows
 
 __all__ = ["HoldOut", "hold_out", "split_by_annotator", "split_by_item", "split_by_prompt", "split_by_row"]
 

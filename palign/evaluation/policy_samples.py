@@ -10,8 +10,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from palign.models.sharded import is_sharded
-from palign.models.shared_draws import PLAIN_SAMPLING, drawn
+from palign.parallel.sharded import is_sharded
+from palign.parallel.shared_work import PLAIN_SAMPLING, drawn
 
 Prompt = str | list[int]  # a rendered prompt, or its token ids
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palign.functional.item_components import item_components
-from palign.functional.linear_mixture import POOLED_RIDGE, fit_linear_mixture
+from palign.functional.evidence.components import item_components
 from palign.functional.losses import strictly_below
+from palign.functional.mixture_linear import POOLED_RIDGE, fit_linear_mixture
 from palign.functional.mixture_start import kmeans
 from palign.functional.partitions import adjusted_rand_index
-from palign.functional.people_drawn import draw_people
+from palign.functional.people_sample import draw_people
 
 __all__ = [
     "Check",

@@ -35,7 +35,7 @@ class Stages:
         absent: (n_stages, n_losers) bool, True at padding.
         annotator: (n_stages,) int64, whose they are.
         n_annotators: how many people there are, also those without a stage.
-        weight: (n_stages,) float64, what a stage counts for (`palign.functional.item_components`); None is 1 each.
+        weight: (n_stages,) float64, what a stage counts for (`palign.functional.evidence.components`); None is 1 each.
     """
 
     winner: Tensor

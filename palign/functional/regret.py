@@ -4,8 +4,8 @@ Type i, whose policy is π_i, judges any policy π by `R_i(π) = β E_x[E_{y~π_
 log π_i − log π_ref. Of policies that are drawn per request with probabilities w, type i sees (R w)_i; the fair w is
 that of the least worst regret. A regret is negative where a policy is a sharper π_i.
 
-Where we differ from the papers: 1. the game is solved exactly; their optimistic Hedge is in `hedge`. 2. Nobody counts
-below 0: among weights that leave no type any regret, and among ties, the least mean regret decides.
+Where we differ from the papers: 1. the game is solved exactly; their optimistic Hedge is in `regret_hedge`. 2. Nobody
+counts below 0: among weights that leave no type any regret, and among ties, the least mean regret decides.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palign.functional.matrix_game import solve_matrix_game
+from palign.functional.regret_game import solve_matrix_game
 
 __all__ = [
     "MinmaxRegret",

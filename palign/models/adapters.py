@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from palign.models.completions import policy_logps
-from palign.models.sharded import set_whole, whole, whole_tensor
+from palign.parallel.sharded import set_whole, whole, whole_tensor
 
 __all__ = [
     "TypePolicies", "adapter_state", "add_type_adapters", "checkpointing_contexts", "checkpointing_kwargs",

@@ -27,7 +27,7 @@ from palign.models.architectures import (
 )
 from palign.models.checkpoints import read_pooling_hints, require_model_folder, unknown_model_message
 from palign.models.pooling import POOLINGS, pack, pool, rows_at
-from palign.models.sharded import is_sharded, loading_whole
+from palign.parallel.sharded import is_sharded, loading_whole
 
 FINGERPRINT_ELEMENTS = 2**20  # a tensor up to this size is read in full for the key; a larger one is sampled
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from palign.functional.personal import fit_deviations
+from palign.functional.people_deviations import fit_deviations
 
 __all__ = ["PersonalDeviations"]
 
@@ -51,7 +51,7 @@ class PersonalDeviations(nn.Module):
         n_people: int,
         row_weights: Tensor | None = None,
     ) -> Tensor:
-        """δ (n_people, width) from rows, as `palign.functional.personal.fit_deviations` has them."""
+        """δ (n_people, width) from rows, as `palign.functional.people_deviations.fit_deviations` has them."""
         used, inverse = torch.unique(item_indices, return_inverse=True)
         features = self.features(item_states[used.to(item_states.device)].to(self.basis))
         return fit_deviations(

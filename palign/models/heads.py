@@ -2,7 +2,7 @@
 
 `FixedPointHead` is PAL-A: a person's ideal point does not depend on the prompt. `PromptPointHead` is PAL-B: it is a
 mixture of K functions of the prompt. Source: Chen et al. (ICLR 2025; arXiv 2406.08469), sections 3.1 and 3.2.
-`LinearHead` is the plainest: prototypes are directions, fitted by EM (`palign.functional.linear_mixture`). Where a
+`LinearHead` is the plainest: prototypes are directions, fitted by EM (`palign.functional.mixture_linear`). Where a
 set of items recurs in many people's rows, it learns what each item is worth and no network learns items by heart.
 
 Where we differ: (1) states are centred and scaled before `f`, by numbers taken from the training items and saved with

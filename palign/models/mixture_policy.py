@@ -13,15 +13,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
-from palign.functional.item_components import evidence_of_rows
+from palign.functional.evidence.components import evidence_of_rows
 from palign.functional.mixture import responsibilities, sum_by_annotator
 from palign.models.adapters import TypePolicies, load_type_adapters, route
 from palign.models.checkpoints import require_model_folder
 from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.mixture_files import BASE, MixtureRecord, load_mixture
 from palign.models.reference_logps import reference_pass
-from palign.models.sharded import is_sharded, loading_whole
 from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
+from palign.parallel.sharded import is_sharded, loading_whole
 
 __all__ = ["MixturePolicy", "TypePosterior"]
 

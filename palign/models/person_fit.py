@@ -7,7 +7,7 @@ from torch import Tensor
 
 from palign.functional.ideal_point import Similarity
 from palign.functional.losses import plackett_luce
-from palign.functional.simplex_fit import (
+from palign.functional.people_fit import (
     WeightFit,
     map_weights,
     official_weights,

@@ -26,8 +26,8 @@ from palign.functional.regret_estimates import prefix_expectation
 from palign.models.adapters import route
 from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.reference_logps import base_fingerprint
-from palign.models.sharded import is_sharded
 from palign.models.single_adapter import adapter_fingerprint
+from palign.parallel.sharded import is_sharded
 from palign.writing import saving, whole_file
 
 __all__ = [

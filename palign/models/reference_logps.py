@@ -23,7 +23,7 @@ from palign.models.architectures import hidden_size_of, without_head
 from palign.models.backbones import FINGERPRINT_ELEMENTS
 from palign.models.completions import TokenizedItems, policy_logps
 from palign.models.embeddings import EmbeddingStore
-from palign.models.sharded import forwards, turns, whole_tensor
+from palign.parallel.sharded import forwards, turns, whole_tensor
 
 __all__ = ["ReferencePass", "base_fingerprint", "reference_pass"]
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from palign.data.preferences import Preferences
-from palign.functional.evidence import row_evidence
-from palign.functional.item_components import evidence_of_rows, ties_as_pairs
+from palign.functional.evidence.components import evidence_of_rows, ties_as_pairs
+from palign.functional.evidence.rows import row_evidence
 
 __all__ = ["RowTensors"]
 
@@ -28,7 +28,7 @@ class RowTensors:
         prompt_indices: (rows,) int64 into `prompt_states`.
         annotator_index: (rows,) int64, −1 is nobody known.
         evidence: (rows,) float32, what a row counts for beside the person's other rows
-            (`palign.functional.item_components`); None where every row counts for one.
+            (`palign.functional.evidence.components`); None where every row counts for one.
     """
 
     item_states: Tensor

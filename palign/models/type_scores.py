@@ -13,7 +13,7 @@ from palign.data.preferences import Preferences
 from palign.functional.losses import plackett_luce
 from palign.models.adapters import TypePolicies
 from palign.models.completions import TokenizedItems
-from palign.models.sharded import forwards, turns
+from palign.parallel.sharded import forwards, turns
 
 __all__ = ["gathered", "implicit_rewards", "merged", "row_log_likelihoods", "type_logps"]
 

@@ -16,17 +16,17 @@ from torch import Tensor
 
 from palign.data.preferences import Preferences
 from palign.data.vote_counts import LEAST_FOR_AUTO
-from palign.functional.evidence import row_evidence
-from palign.functional.item_components import evidence_of_rows, ties_as_pairs
-from palign.functional.linear_mixture import LinearMixture, fit_linear_mixture, linear_log_likelihoods
+from palign.functional.evidence.components import evidence_of_rows, ties_as_pairs
+from palign.functional.evidence.rows import row_evidence
 from palign.functional.mixture import responsibilities
 from palign.functional.mixture_checks import length_confounder, longer_wins_rate, permutation_test, restart_stability
+from palign.functional.mixture_linear import LinearMixture, fit_linear_mixture, linear_log_likelihoods
 from palign.functional.mixture_start import find_stages, spectral_start
-from palign.functional.type_count import TypeChoice, choose_n_types
+from palign.functional.mixture_type_count import TypeChoice, choose_n_types
 from palign.models.completions import TokenizedItems
 from palign.models.item_features import ItemFeatures, state_projection, token_projection
+from palign.parallel.shared_work import computed_once
 from palign.trainers.mixture_dpo_config import HeadFeatures, MixtureDPOConfig, TypesFrom
-from palign.trainers.processes import computed_once
 
 __all__ = ["CheapHead", "CheapStart", "LinearRewards", "cheap_start", "given_start"]
 

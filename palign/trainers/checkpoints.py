@@ -21,8 +21,8 @@ from accelerate.utils import save_fsdp_optimizer
 from torch import nn
 from transformers.trainer import SCHEDULER_NAME
 
-from palign.models.fsdp import is_fsdp, leave_fsdp
-from palign.trainers.processes import computed_once
+from palign.parallel.fsdp import is_fsdp, leave_fsdp
+from palign.parallel.shared_work import computed_once
 from palign.trainers.same_run import RUN, adapter_options, refuse_another_run, run_words
 from palign.writing import SavingError, saving, write_whole
 

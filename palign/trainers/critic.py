@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from palign.models.adapters import checkpointing_contexts, route
-from palign.models.sharded import loading_whole, whole_tensor
+from palign.parallel.sharded import loading_whole, whole_tensor
 
 __all__ = [
     "ADAPTER", "Critic", "RecomputeUnderItsAdapter", "check_critic", "critic_body", "critic_route", "critic_set_aside",

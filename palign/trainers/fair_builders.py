@@ -20,14 +20,13 @@ from torch import Tensor
 from transformers import TrainingArguments, set_seed
 
 from palign.data.preferences import Preferences
-from palign.functional.hedge import exponentiated_gradient
-from palign.functional.policy_mixtures import kl_minmax
 from palign.functional.regret import importance_of, regret_matrix
+from palign.functional.regret_hedge import exponentiated_gradient
+from palign.functional.regret_policies import kl_minmax
 from palign.models.completions import TokenizedItems
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.policy_values import PolicyDraws, joined_items
 from palign.models.reference_logps import base_fingerprint, reference_pass
-from palign.models.sharded import make_whole
 from palign.models.single_adapter import (
     AdapterPolicies,
     adapter_fingerprint,
@@ -38,13 +37,14 @@ from palign.models.single_adapter import (
     train_only,
 )
 from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
+from palign.parallel.sharded import make_whole
+from palign.parallel.shared_work import computed_once
 from palign.trainers.fair_distill import SoftTargetPolicies
 from palign.trainers.fair_measure import SLACK, mixed_candidate
 from palign.trainers.fair_policy_config import FairPolicyConfig, Route
 from palign.trainers.fair_routes import DistillRows, DroRows, RegressRows, RouteTrainer
 from palign.trainers.finished_baselines import options_key
 from palign.trainers.mixture_collator import MixtureCollator
-from palign.trainers.processes import computed_once
 from palign.trainers.same_run import TRAINING_OPTIONS
 from palign.writing import saving, write_whole
 

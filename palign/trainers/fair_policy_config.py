@@ -6,8 +6,8 @@ from enum import StrEnum
 from transformers import TrainingArguments
 
 from palign.models.policy_values import ESTIMATORS, DrawSettings
-from palign.trainers.deepspeed_runs import prepare_deepspeed
-from palign.trainers.fsdp_runs import check_fsdp
+from palign.parallel.deepspeed_launch import prepare_deepspeed
+from palign.parallel.fsdp_launch import check_fsdp
 
 __all__ = ["FairPolicyConfig", "Route"]
 

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from palign.functional.hedge import exponentiated_gradient
 from palign.functional.losses import plackett_luce
 from palign.functional.mixture import row_weights
+from palign.functional.regret_hedge import exponentiated_gradient
 from palign.models.completions import TokenizedItems
 from palign.models.single_adapter import AdapterPolicies
-from palign.trainers.deepspeed_runs import leave_accelerator
+from palign.parallel.deepspeed_launch import leave_accelerator
+from palign.parallel.fsdp_launch import plan_fsdp
 from palign.trainers.fair_policy_config import FairPolicyConfig
-from palign.trainers.fsdp_runs import plan_fsdp
 from palign.trainers.mixture_collator import MixtureCollator
 
 __all__ = ["DistillRows", "DroRows", "RegressRows", "RouteTrainer", "regress_loss"]

@@ -1,4 +1,4 @@
-"""Fit the linear head: EM over types of people, on vectors that stay as they are (`palign.functional.linear_mixture`).
+"""Fit the linear head: EM over types of people, on vectors that stay as they are (`palign.functional.mixture_linear`).
 
 Directions are shrunk towards one pooled direction, and that towards zero, in one of two metrics: of the vectors as
 they are, or of the vectors made of like size in every direction they take (`whiten`), under which items that recur
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from palign.functional.linear_mixture import fit_linear_mixture
-from palign.functional.personal import principal_basis
+from palign.functional.mixture_linear import fit_linear_mixture
+from palign.functional.people_deviations import principal_basis
 from palign.models.heads import LinearHead
 from palign.models.people import AnnotatorWeights
 from palign.models.row_batch import RowTensors

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from palign.trainers.deepspeed_runs import prepare_deepspeed
-from palign.trainers.fsdp_runs import check_fsdp
+from palign.parallel.deepspeed_launch import prepare_deepspeed
+from palign.parallel.fsdp_launch import check_fsdp
 
 __all__ = ["HeadFeatures", "MStep", "MixtureDPOConfig", "TypesFrom"]
 

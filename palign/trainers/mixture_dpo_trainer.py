@@ -30,7 +30,7 @@ from palign.data.preferences import Preferences
 from palign.data.trained_rows import save_trained_rows
 from palign.data.turns import reads_plain
 from palign.data.vote_counts import VoteCounts, count_votes
-from palign.functional.item_components import evidence_of_rows
+from palign.functional.evidence.components import evidence_of_rows
 from palign.functional.losses import pair_order, plackett_luce
 from palign.functional.mixture import log_evidence, mixing_weights, temper_schedule
 from palign.functional.mixture_checks import row_margins
@@ -46,16 +46,16 @@ from palign.models.adapters import (
     save_type_adapters,
 )
 from palign.models.completions import TokenizedItems
-from palign.models.fsdp import divide_again, outside_fsdp
 from palign.models.mixture_files import WORDS, MixtureRecord, named_base, packed_prompts, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import ReferencePass, reference_pass
 from palign.models.type_scores import row_log_likelihoods
+from palign.parallel.deepspeed_launch import leave_accelerator
+from palign.parallel.fsdp import divide_again, outside_fsdp
+from palign.parallel.fsdp_launch import plan_fsdp
 from palign.trainers.cheap_start import CheapHead, CheapStart, cheap_start, given_start
 from palign.trainers.checkpoints import CompleteCheckpoints
-from palign.trainers.deepspeed_runs import leave_accelerator
 from palign.trainers.divergence import DivergenceError, refuse_divergence
-from palign.trainers.fsdp_runs import plan_fsdp
 from palign.trainers.mixture_collator import MixtureCollator
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
 from palign.trainers.mixture_e_step import (

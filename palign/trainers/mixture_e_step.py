@@ -120,7 +120,7 @@ def scaled_sums(
     Args:
         by_row: (rows, n_types) nats; a row with a NaN is not known. Everybody has a known row.
         annotator_index: (rows,).
-        row_weights: (rows,) float64, what a row counts for (`palign.functional.evidence`); 1 if None.
+        row_weights: (rows,) float64, what a row counts for (`palign.functional.evidence.rows`); 1 if None.
     """
     known = ~torch.isnan(by_row).any(1)
     weights = torch.ones(len(by_row), dtype=torch.float64) if row_weights is None else row_weights

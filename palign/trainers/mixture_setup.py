@@ -26,13 +26,13 @@ from palign.data.vote_counts import count_votes
 from palign.models.checkpoints import read_tokenizer, require_model_folder
 from palign.models.mixture_files import named_base
 from palign.models.reference_logps import base_fingerprint
-from palign.models.sharded import leave_engine
+from palign.parallel.sharded import leave_engine
+from palign.parallel.shared_work import computed_once
 from palign.trainers.embedded import embedded_rankings, make_embedded_default
 from palign.trainers.finished_baselines import keep_finished, options_key, read_finished
 from palign.trainers.mixture_dpo_arguments import MixtureArguments
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
-from palign.trainers.processes import computed_once
 from palign.trainers.same_run import TRAINING_OPTIONS
 
 __all__ = ["MixtureSetup", "declared_types", "set_up_mixture"]

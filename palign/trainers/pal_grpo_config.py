@@ -6,8 +6,8 @@ from enum import StrEnum
 import torch
 from trl import GRPOConfig, RLOOConfig
 
-from palign.trainers.deepspeed_runs import prepare_deepspeed
-from palign.trainers.fsdp_runs import check_fsdp
+from palign.parallel.deepspeed_launch import prepare_deepspeed
+from palign.parallel.fsdp_launch import check_fsdp
 from palign.trainers.policy_config import PersonalPolicyConfig
 
 __all__ = ["GroupAlgorithm", "GroupPolicyConfig", "PALGRPOConfig", "PALRLOOConfig"]

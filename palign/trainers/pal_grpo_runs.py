@@ -9,8 +9,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from palign.parallel.deepspeed_launch import trained_model
 from palign.rewards import PersonalizedReward
-from palign.trainers.deepspeed_runs import trained_model
 from palign.trainers.pal_grpo_config import GroupAlgorithm, GroupPolicyConfig
 from palign.trainers.pal_grpo_trainer import PALGRPOTrainer, PALRLOOTrainer, PersonalGroupTrainer
 from palign.trainers.policy_runs import PolicyRun, PolicyRuns

@@ -28,13 +28,13 @@ from trl import GRPOTrainer, RLOOTrainer
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.turns import reads_plain
 from palign.models.completions import prompt_ids
-from palign.models.fsdp import kept_whole
-from palign.models.sharded import whole
-from palign.models.shared_draws import PLAIN_SAMPLING, drawn
+from palign.parallel.deepspeed_launch import leave_accelerator
+from palign.parallel.fsdp import kept_whole
+from palign.parallel.fsdp_launch import divide_reference, is_fsdp_launch, plan_fsdp
+from palign.parallel.sharded import whole
+from palign.parallel.shared_work import PLAIN_SAMPLING, drawn
 from palign.rewards import PersonalizedReward
 from palign.trainers.checkpoints import CompleteCheckpoints
-from palign.trainers.deepspeed_runs import leave_accelerator
-from palign.trainers.fsdp_runs import divide_reference, is_fsdp_launch, plan_fsdp
 from palign.trainers.pal_grpo_config import GroupAlgorithm, GroupPolicyConfig, PALGRPOConfig, PALRLOOConfig
 from palign.trainers.pal_grpo_data import prepare_group_rows
 from palign.trainers.pal_grpo_resume import OrderByEpoch, load_generation, save_generation

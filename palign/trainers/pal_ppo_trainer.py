@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOTrainer
 
 from palign.functional.advantages import clipped_value_loss, generalised_advantages, standardized, token_rewards
-from palign.models.sharded import set_whole, whole_tensor
+from palign.parallel.sharded import set_whole, whole_tensor
 from palign.rewards import PersonalizedReward
 from palign.trainers.critic import (
     ADAPTER,

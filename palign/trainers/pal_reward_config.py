@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from palign.trainers.deepspeed_runs import prepare_deepspeed
-from palign.trainers.fsdp_runs import check_fsdp
+from palign.parallel.deepspeed_launch import prepare_deepspeed
+from palign.parallel.fsdp_launch import check_fsdp
 
 __all__ = ["PALRewardConfig"]
 

@@ -22,15 +22,15 @@ from palign.data.preferences import Preferences
 from palign.data.trained_rows import save_trained_rows
 from palign.functional.losses import plackett_luce, preference_loss
 from palign.models.embeddings import EmbeddingStore
-from palign.models.fsdp import outside_fsdp
 from palign.models.pal import PALRewardModel
 from palign.models.pal_files import BACKBONE, load_backbone_state, load_own_state, pal_card
 from palign.models.person_fit import fit_people, linear_scores
 from palign.models.row_batch import RowTensors
-from palign.models.sharded import make_whole, whole
+from palign.parallel.deepspeed_launch import leave_accelerator, refuse_eval_in_parts
+from palign.parallel.fsdp import outside_fsdp
+from palign.parallel.fsdp_launch import plan_fsdp
+from palign.parallel.sharded import make_whole, whole
 from palign.trainers.checkpoints import CompleteCheckpoints
-from palign.trainers.deepspeed_runs import leave_accelerator, refuse_eval_in_parts
-from palign.trainers.fsdp_runs import plan_fsdp
 from palign.trainers.head_fit import HeadFitOptions, fit_head
 from palign.trainers.linear_fit import LinearFitOptions, fit_linear_head
 from palign.trainers.pal_reward_config import PALRewardConfig

@@ -16,7 +16,7 @@ from palign.data.rendering import require_template
 from palign.data.turns import turns_sentence
 from palign.models.checkpoints import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
-from palign.models.sharded import loading_whole
+from palign.parallel.sharded import loading_whole
 from palign.rewards import PersonalizedReward
 from palign.trainers.embedded import make_embedded_default, train_embedded_reward
 from palign.trainers.policy_arguments import PolicyArguments

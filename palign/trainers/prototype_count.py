@@ -2,8 +2,8 @@
 
 Parts of the annotators are held out in turn and the head is fitted on the others. Each person held out is placed by
 one part of their answers and judged by the log-likelihood of the other part, row by row; the two parts share no item
-(`palign.functional.row_parts`), for who said a > b and c > d has nearly said a > d. The smallest K within one standard
-error of the best is taken, K = 1 within 1.28 (one gain in ten is larger by chance, and the best of several is
+(`palign.functional.evidence.parts`), for who said a > b and c > d has nearly said a > d. The smallest K within one
+standard error of the best is taken, K = 1 within 1.28 (one gain in ten is larger by chance, and the best of several is
 compared); the error is that of the paired differences between people (Breiman et al. 1984, one-SE rule). It does not
 hold the luck of a fit: a gain below three per cent (five, to leave K = 1) does not count either for heads trained by
 gradient steps, three per mille for linear heads, whose fits are convex given the people.
@@ -15,7 +15,8 @@ A K that is clearly less accurate than K = 1 on the same rows gives way to K = 1
 
 The same people tell three things more: which kind of head serves where items recur in many people's rows (a network,
 or directions fitted by EM; see `palign.trainers.linear_fit`), whether few rows want more steps, and whether a
-person's own deviation from their mixture pays, and how strongly it is to be shrunk (`palign.functional.personal`).
+person's own deviation from their mixture pays, and how strongly it is to be shrunk
+(`palign.functional.people_deviations`).
 """
 
 from collections.abc import Sequence
@@ -26,13 +27,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from palign.functional.item_components import evidence_of_rows, independent_people
+from palign.functional.evidence.components import evidence_of_rows, independent_people
+from palign.functional.evidence.parts import RowParts, part_rows
 from palign.functional.losses import pair_order, plackett_luce
 from palign.functional.mixture import sum_by_annotator
-from palign.functional.people_drawn import draw_people
-from palign.functional.personal import fit_deviations, principal_basis
-from palign.functional.row_parts import RowParts, part_rows
-from palign.functional.type_count import LEAVING_ONE
+from palign.functional.mixture_type_count import LEAVING_ONE
+from palign.functional.people_deviations import fit_deviations, principal_basis
+from palign.functional.people_sample import draw_people
 from palign.models.heads import PointHead
 from palign.models.pal_config import PALConfig
 from palign.models.people import AnnotatorWeights

@@ -19,7 +19,7 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from palign import PALRewardConfig, PALRewardModel, PALRewardTrainer, PersonalizedReward
 from palign.models.mixture_policy import MixturePolicy
-from palign.trainers.deepspeed_runs import prepare_deepspeed
+from palign.parallel.deepspeed_launch import prepare_deepspeed
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.fair_policy_trainer import FairPolicyTrainer
 from palign.trainers.fair_routes import RouteTrainer

@@ -15,8 +15,8 @@ from ranks import run_ranks
 from transformers import AutoModelForCausalLM
 
 from palign import PALRewardConfig, PALRewardTrainer, PersonalizedReward
-from palign.models.fsdp import is_fsdp
-from palign.trainers.deepspeed_runs import trained_model
+from palign.parallel.deepspeed_launch import trained_model
+from palign.parallel.fsdp import is_fsdp
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer

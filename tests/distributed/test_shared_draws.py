@@ -8,7 +8,7 @@ import torch
 from accelerate import PartialState
 from ranks import run_ranks
 
-from palign.models.shared_draws import drawn
+from palign.parallel.shared_work import drawn
 
 N_BATCHES = 7
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from palign.functional.stages import StageBlock, stage_blocks
+from palign.functional.people_stages import StageBlock, stage_blocks
 
 __all__ = ["WeightFit", "map_weights", "official_weights", "pair_log_likelihoods", "posterior_weights"]
 

@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from transformers import Trainer
 
-from palign.models.sharded import make_whole
+from palign.parallel.sharded import make_whole
 
 __all__ = ["is_deepspeed_launch", "leave_accelerator", "prepare_deepspeed", "refuse_eval_in_parts", "trained_model"]
 

@@ -1,13 +1,13 @@
 """How many types? As many as strangers need: K is chosen on annotators who were not fitted on.
 
 Annotators are dealt into folds. A head is fitted on the others; each person held out is placed by one part of their
-rows and judged by the other part, row by row. The parts share no item (`palign.functional.row_parts`): who said a > b
-and c > d has nearly said a > d, and types would be credited for it. Rows are dealt `N_DEALINGS` times over, which
+rows and judged by the other part, row by row. The parts share no item (`palign.functional.evidence.parts`): who said a
+> b and c > d has nearly said a > d, and types would be credited for it. Rows are dealt `N_DEALINGS` times over, which
 costs next to nothing beside the fits. The smallest K within one standard error of the best is taken, K = 1 within
 1.28, the error being that of the paired differences between people (Breiman et al. 1984, one-SE rule).
 
 Three things keep an over-confident head from asking for more types than there are:
-1. evidence is counted once (`palign.functional.item_components`), in fitting and in placing;
+1. evidence is counted once (`palign.functional.evidence.components`), in fitting and in placing;
 2. each K is given the temperature of the scores that suits it best, so K is chosen by what it knows and not by how
    loudly it says it; the temperature is returned, to place people with;
 3. another type must bring at least `WORTH` of the log-likelihood, for the error does not hold the luck of a fit.
@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palign.functional.evidence import row_evidence
-from palign.functional.linear_mixture import POOLED_RIDGE, fit_linear_mixture
+from palign.functional.evidence.parts import RowTable, part_rows
+from palign.functional.evidence.rows import row_evidence
 from palign.functional.losses import pair_order, plackett_luce
 from palign.functional.mixture import log_evidence, responsibilities, sum_by_annotator
-from palign.functional.people_drawn import draw_people
-from palign.functional.row_parts import RowTable, part_rows
+from palign.functional.mixture_linear import POOLED_RIDGE, fit_linear_mixture
+from palign.functional.people_sample import draw_people
 
 __all__ = ["TypeChoice", "choose_n_types"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from palign.models.fsdp import is_fsdp, leave_fsdp
+from palign.parallel.fsdp import is_fsdp, leave_fsdp
 
 __all__ = [
     "forwards",

@@ -1,17 +1,17 @@
-"""Random draws, batch by batch, that the processes of a launch share out: none is made twice."""
+"""Work that the processes of a launch share: done once for all, or each its part."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
-from palign.models.sharded import turns
+from palign.parallel.sharded import turns
 
-__all__ = ["PLAIN_SAMPLING", "drawn"]
+__all__ = ["PLAIN_SAMPLING", "computed_once", "drawn"]
 
 # the distribution itself, whatever a model's generation_config would make of it
 PLAIN_SAMPLING = {
@@ -20,6 +20,27 @@ PLAIN_SAMPLING = {
 }  # fmt: skip
 
 T, R = TypeVar("T"), TypeVar("R")
+
+
+def computed_once(work: Callable[[], T]) -> T:
+    """What the main process computes, given to every process; all must call this.
+
+    Raises:
+        ValueError: on every process, where it was raised on the main one.
+    """
+    state = PartialState()
+    if state.num_processes == 1:
+        return work()
+    found: list[Any] = [None, None]
+    if state.is_main_process:
+        try:
+            found[0] = work()
+        except ValueError as error:
+            found[1] = str(error)
+    broadcast_object_list(found, from_process=0)
+    if found[1] is not None:
+        raise ValueError(found[1])
+    return found[0]
 
 
 def drawn(

@@ -1,16 +1,16 @@
 """Two parts of every person's rows that share no item, so that what is learned from one is no answer to the other.
 
-A person's rows fall into components: rows that are joined by items they share (`palign.functional.item_components`).
-Whole components are dealt. Where one component holds nearly all of a person's rows (votes and rankings as pairs), or
-the person gave one long row (votes as tiers), the *items* are dealt instead: each part keeps what its own items say
-of one another, and comparisons across are left out and counted.
+A person's rows fall into components: rows that are joined by items they share
+(`palign.functional.evidence.components`). Whole components are dealt. Where one component holds nearly all of a
+person's rows (votes and rankings as pairs), or the person gave one long row (votes as tiers), the *items* are dealt
+instead: each part keeps what its own items say of one another, and comparisons across are left out and counted.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from palign.functional.item_components import item_components
+from palign.functional.evidence.components import item_components
 
 __all__ = ["RowParts", "RowTable", "part_rows"]
 

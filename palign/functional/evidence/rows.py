@@ -1,9 +1,9 @@
-"""`palign.functional.item_components.evidence_of_rows` on tensors."""
+"""`palign.functional.evidence.components.evidence_of_rows` on tensors."""
 
 import torch
 from torch import Tensor
 
-from palign.functional.item_components import evidence_of_rows
+from palign.functional.evidence.components import evidence_of_rows
 
 __all__ = ["row_evidence"]
 

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from palign.models.fsdp import is_fsdp, leave_fsdp
+from palign.parallel.fsdp import is_fsdp, leave_fsdp
 
 __all__ = ["check_fsdp", "divide_reference", "is_fsdp_launch", "plan_fsdp", "say_there_is_no_gpu"]
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from palign.functional.linear_columns import ConvexColumns, LinearRankings
 from palign.functional.mixture import log_evidence, mixing_weights, responsibilities, temper_schedule
+from palign.functional.mixture_linear_columns import ConvexColumns, LinearRankings
 from palign.functional.mixture_start import Stages, find_stages, random_start, spectral_start
-from palign.functional.people_drawn import draw_people
+from palign.functional.people_sample import draw_people
 
 __all__ = ["POOLED_RIDGE", "LinearMixture", "fit_linear_mixture", "linear_log_likelihoods", "place_newcomers"]
 
@@ -95,7 +95,7 @@ def fit_linear_mixture(
         ranks: (rows, max_items) integers, 0 is best, equal ranks tie, −1 is padding.
         annotator_index: (rows,) int64 in [0, n_annotators).
         n_types: at most the number of annotators with rows.
-        row_weights: (rows,) what a row counts for, as `palign.functional.evidence.row_evidence` gives; 1 if None.
+        row_weights: (rows,) what a row counts for, as `palign.functional.evidence.rows.row_evidence` gives; 1 if None.
         ridge: strength of the shrinkage to the pooled fit, positive.
         pooled_ridge: strength of the shrinkage of the pooled fit to zero, positive.
         start: (n_annotators, n_types) responsibilities of the first restart; spectral if None, the others random.
