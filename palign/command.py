@@ -26,7 +26,7 @@ __all__ = ["COMMANDS", "Command", "load_recipe", "main", "recipe_folder"]
 HERE = Path(__file__).parent
 TRAINING = "transformers.TrainingArguments"
 MODEL = "trl.ModelConfig"
-READING = ("data/reading_options.py:ReadingOptions", "data/columns.py:ColumnNames")
+READING = ("data/rows/options.py:ReadingOptions", "data/rows/columns.py:ColumnNames")
 POLICY = (
     "trainers/policy_arguments.py:PolicyArguments", *READING, "trainers/policy_config.py:PersonalPolicyConfig",
 )  # fmt: skip

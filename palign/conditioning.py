@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from palign.models.checkpoints import read_json
+from palign.models.model_folders import read_json
 
 CONDITIONING = "conditioning.json"
 TEMPLATE = "[reader: {who}] {prompt}"

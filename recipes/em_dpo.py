@@ -17,15 +17,15 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
-from palign.data.guard_finding import completion_texts
+from palign.data.guards.finding import completion_texts
 from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.figure_data import FigureData
 from palign.evaluation.mixture_report import check_notes, choice_note, compare_types, side_by_side
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table
 from palign.evaluation.type_likes import type_likes
-from palign.models.mixture_files import MixtureRecord
-from palign.models.model_card import add_measured
+from palign.models.files.card import add_measured
+from palign.models.files.mixture import MixtureRecord
 from palign.parallel.sharded import is_sharded
 from palign.trainers.choice_sentences import people_in_no_number, trained_on
 from palign.trainers.mixture_dpo_arguments import MixtureArguments, parse_mixture_arguments

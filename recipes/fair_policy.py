@@ -17,8 +17,8 @@ from transformers import set_seed
 
 from palign.evaluation.fair_report import add_gold, fair_figures, fair_samples, fair_summary, vote_table
 from palign.evaluation.report import write_report
-from palign.models.fair_files import fair_table
-from palign.models.model_card import add_measured
+from palign.models.files.card import add_measured
+from palign.models.files.game import fair_table
 from palign.trainers.fair_policy_arguments import FairPolicyArguments, parse_fair_arguments
 from palign.trainers.fair_policy_setup import FairSetup, set_up_fair_policy
 from palign.writing import write_whole

@@ -24,7 +24,7 @@ from palign.evaluation.figure_data import FigureData
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table
 from palign.evaluation.type_likes import type_likes
-from palign.models.model_card import add_measured
+from palign.models.files.card import add_measured
 from palign.trainers.pal_reward_arguments import parse_reward_arguments
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
 from palign.trainers.reward_setup import RewardSetup, dominant_prototypes, set_up_reward

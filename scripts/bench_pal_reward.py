@@ -21,7 +21,7 @@ from palign.data.synthetic_text import language_model_rows
 from palign.models.backbones import Backbone
 from palign.models.embeddings import EmbeddingStore
 from palign.models.pal import PALRewardModel
-from palign.models.row_batch import RowTensors
+from palign.models.row_tensors import RowTensors
 from palign.models.tiny import make_tiny_lm, make_tiny_tokenizer
 from palign.trainers.head_fit import HeadFitOptions, fit_head
 

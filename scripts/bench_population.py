@@ -90,7 +90,7 @@ def bench_mixture(options: argparse.Namespace, clock: Clock) -> None:
     from palign.functional.mixture import assign_rows, responsibilities
     from palign.functional.mixture_linear import fit_linear_mixture, linear_log_likelihoods, place_newcomers
     from palign.functional.partitions import type_accuracy
-    from palign.models.mixture_files import MixtureRecord, load_mixture, save_mixture
+    from palign.models.files.mixture import MixtureRecord, load_mixture, save_mixture
 
     population, rows = draw(options)
     people = rows.annotators()

@@ -169,7 +169,7 @@ def fair_policy(folder: str, world: SimpleNamespace) -> Work:
 
     from palign.data.preferences import Preferences
     from palign.models.adapters import TypePolicies, add_type_adapters
-    from palign.models.mixture_files import MixtureRecord
+    from palign.models.files.mixture import MixtureRecord
     from palign.models.mixture_policy import MixturePolicy
     from palign.trainers.fair_policy_config import FairPolicyConfig
     from palign.trainers.fair_policy_trainer import FairPolicyTrainer

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from palign.data.guard import guard
-from palign.data.guard_form import check_raw_form
+from palign.data.guards.form import check_raw_form
 from palign.data.preferences import Preferences
 from palign.data.splits import split_by_row
 from palign.data.synthetic import make_gaussian_population

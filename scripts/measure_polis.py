@@ -23,7 +23,7 @@ from trl import ModelConfig
 
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
-from palign.data.source_folders import polis_rows
+from palign.data.public_sets.folders import polis_rows
 from palign.functional.partitions import adjusted_rand_index
 from palign.trainers.pal_reward_arguments import parse_reward_arguments
 from palign.trainers.pal_reward_trainer import PALRewardTrainer

@@ -24,7 +24,7 @@ from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.functional.losses import pair_order, plackett_luce
 from palign.functional.partitions import adjusted_rand_index
-from palign.models.row_batch import evidence_or_none
+from palign.models.row_tensors import evidence_or_none
 from palign.trainers.pal_reward_arguments import parse_reward_arguments
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
 from palign.trainers.reward_setup import set_up_reward

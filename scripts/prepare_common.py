@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from palign.data.preferences import Preferences
-from palign.data.saving import save_preferences
-from palign.data.source_folders import need_files
+from palign.data.public_sets.folders import need_files
+from palign.data.sources import save_preferences
 from palign.data.splits import split_by_prompt, split_by_row
 
 __all__ = ["add_split", "make_parser", "need_files", "save", "split_and_save"]

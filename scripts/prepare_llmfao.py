@@ -14,7 +14,7 @@ from collections import Counter
 
 from prepare_common import add_split, make_parser, split_and_save
 
-from palign.data.source_folders import llmfao_rows
+from palign.data.public_sets.folders import llmfao_rows
 
 
 def parse() -> argparse.Namespace:

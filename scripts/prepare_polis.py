@@ -19,7 +19,7 @@ from typing import Any
 from prepare_common import make_parser, save
 
 from palign.data.preferences import Preferences
-from palign.data.source_folders import polis_rows
+from palign.data.public_sets.folders import polis_rows
 
 
 def read_rows(args: argparse.Namespace) -> tuple[dict[str, list[dict[str, Any]]], Counter]:

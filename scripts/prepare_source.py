@@ -10,7 +10,7 @@ and wants its own attribution (CC BY 4.0 and others); the help of each says whic
 import argparse
 import sys
 
-from palign.data.source_judges import PAPER_COUNTS
+from palign.data.public_sets.judges import PAPER_COUNTS
 from palign.data.sources import SOURCES, write_source
 
 

@@ -10,7 +10,7 @@ from mixture_helpers import COLD, THINGS, WARM, colour_lm, colour_tokenizer, lor
 from palign.data.preferences import Preferences
 from palign.models.adapters import TypePolicies, add_type_adapters, route, save_type_adapters
 from palign.models.completions import TokenizedItems, policy_logps
-from palign.models.mixture_files import MixtureRecord, save_mixture
+from palign.models.files.mixture import MixtureRecord, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.tiny import train_tiny_lm
 

@@ -21,8 +21,8 @@ from palign.data.preferences import Preferences
 from palign.models import embeddings as embeddings_module
 from palign.models.backbones import Backbone
 from palign.models.embeddings import EmbeddingStore
-from palign.models.fair_files import load_game
-from palign.models.mixture_files import load_mixture
+from palign.models.files.game import load_game
+from palign.models.files.mixture import load_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.pal import PALRewardModel
 from palign.rewards import PersonalizedReward

@@ -21,9 +21,8 @@ from transformers import (
     T5Model,
 )
 
-from palign.models.backbones import Backbone
-from palign.models.checkpoints import read_pooling_hints
-from palign.models.pooling import pool
+from palign.models.backbones import Backbone, pool
+from palign.models.model_folders import read_pooling_hints
 
 WORDS = "a b c d e f g h i j k l m n o p the cat dog likes tea sun rain".split()
 HIDDEN = 16

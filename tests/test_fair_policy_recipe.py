@@ -15,7 +15,7 @@ from reward_helpers import vector_model
 from safetensors.torch import load_file, save_file
 
 from palign.data.annotators import AnnotatorIndex
-from palign.models.mixture_files import packed_prompts
+from palign.models.files.mixture import packed_prompts
 from palign.models.mixture_policy import MixturePolicy
 from palign.trainers.fair_policy_arguments import parse_fair_arguments
 from palign.trainers.fair_policy_setup import FairSetup, embedded_rows, set_up_fair_policy

@@ -7,7 +7,7 @@ import torch
 from palign.evaluation.fair_report import add_gold
 from palign.functional.regret import solve_minmax_regret
 from palign.models.completions import TokenizedItems
-from palign.models.policy_values import PolicyDraws
+from palign.models.policy_draws import PolicyDraws
 from palign.trainers.fair_distill import mixture_next_token, prefix_posterior
 from palign.trainers.fair_measure import Candidate, Kind, measure_candidates, mixed_candidate, vote_outcomes
 from palign.trainers.fair_policy_trainer import notes_of

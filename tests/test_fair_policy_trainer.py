@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from palign.models.adapters import route
-from palign.models.fair_files import load_game
+from palign.models.files.game import load_game
 from palign.models.mixture_policy import MixturePolicy
 from palign.trainers.fair_builders import RouteBuilder
 from palign.trainers.fair_policy_config import FairPolicyConfig

@@ -11,9 +11,9 @@ import pytest
 
 from palign.data.arguments import DataArguments
 from palign.data.guard import GuardError, GuardOptions, act_on, guard, guard_prompts, main
-from palign.data.guard_finding import Finding, Pairs, both_tails
-from palign.data.guard_form import check_raw_form
-from palign.data.guard_names import check_names
+from palign.data.guards.finding import Finding, Pairs, both_tails
+from palign.data.guards.form import check_raw_form
+from palign.data.guards.names import check_names
 from palign.data.preferences import Preferences
 from palign.data.synthetic import make_gaussian_population
 

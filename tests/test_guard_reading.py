@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from palign.data.guard import guard, main
-from palign.data.guard_people import find_positions
+from palign.data.guards.people import find_positions
 from palign.data.loading import load_preferences
 from palign.data.preferences import Preferences
 

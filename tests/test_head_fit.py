@@ -13,9 +13,9 @@ from palign.data.preferences import Preferences
 from palign.data.synthetic import GaussianPopulation, make_gaussian_population
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
-from palign.models.people import AnnotatorWeights
-from palign.models.person_fit import fit_people
-from palign.models.row_batch import RowTensors
+from palign.models.people_fit import fit_people
+from palign.models.people_weights import AnnotatorWeights
+from palign.models.row_tensors import RowTensors
 from palign.trainers.head_fit import HeadFitOptions, fit_head
 from palign.trainers.prototype_count import fit_fresh_head, standardize
 

@@ -12,7 +12,7 @@ from palign.functional.people_deviations import fit_deviations, principal_basis
 from palign.models.heads import FixedPointHead, LinearHead
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
-from palign.models.row_batch import RowTensors
+from palign.models.row_tensors import RowTensors
 from palign.trainers.choice_sentences import choice_sentences
 from palign.trainers.head_fit import HeadFitOptions
 from palign.trainers.linear_fit import LinearFitOptions, items_recur

@@ -9,7 +9,7 @@ import pytest
 
 from palign.data.loading import load_embeddings, load_preferences
 from palign.data.preferences import Preferences
-from palign.data.saving import save_preferences
+from palign.data.sources import save_preferences
 
 ROWS = [
     {"annotator_id": "007", "prompt": "p", "chosen": "x, with\na line", "rejected": "ü😀", "country": "NL"},

@@ -11,7 +11,7 @@ import pytest
 from mixture_helpers import colour_lm, colour_tokenizer
 
 from palign.data.annotators import AnnotatorIndex
-from palign.models.mixture_files import (
+from palign.models.files.mixture import (
     MixtureRecord,
     load_mixture,
     mixture_card,

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.models.adapters import add_type_adapters, save_type_adapters
-from palign.models.mixture_files import MixtureRecord, save_mixture
+from palign.models.files.mixture import MixtureRecord, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 
 BETA = 0.5

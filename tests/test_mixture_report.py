@@ -10,7 +10,7 @@ from mixture_helpers import colour_tokenizer
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.evaluation.mixture_report import check_notes, choice_note, compare_types, side_by_side
-from palign.models.mixture_files import MixtureRecord
+from palign.models.files.mixture import MixtureRecord
 
 
 def record(found: list[int], n_types: int = 2, **details: Any) -> MixtureRecord:

@@ -10,11 +10,11 @@ import torch
 
 from palign.conditioning import PolicyConditioning
 from palign.data.annotators import AnnotatorIndex
-from palign.models.fair_files import fair_card
-from palign.models.mixture_files import MixtureRecord, mixture_card
-from palign.models.model_card import SECTIONS, add_measured, named, render, shown
+from palign.models.files.card import SECTIONS, add_measured, named, render, shown
+from palign.models.files.game import fair_card
+from palign.models.files.mixture import MixtureRecord, mixture_card
+from palign.models.files.pal import pal_card
 from palign.models.pal import PALRewardModel
-from palign.models.pal_files import pal_card
 from palign.trainers.policy_card import policy_card
 
 HOSTILE = "<script>alert(1)</script>|**x**\n## Fairness\n[a](http://b) `c` _d_"

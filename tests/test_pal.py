@@ -322,7 +322,7 @@ def test_text_and_vectors_are_not_mixed_up() -> None:
 def test_large_tables_in_half_precision_are_read_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows, table = vector_model(), vector_rows(30, n_vectors=20), vectors(20).astype(np.float16)
     copied = model.row_tensors(rows, table)
-    monkeypatch.setattr("palign.models.row_batch.MAX_COPY", 1)
+    monkeypatch.setattr("palign.models.row_tensors.MAX_COPY", 1)
     mapped = model.row_tensors(rows, table)
     assert mapped.item_states.dtype == torch.float16 and copied.item_states.dtype == torch.float32
     assert torch.equal(mapped.states(slice(3, 9))[0], copied.states(slice(3, 9))[0])
@@ -399,7 +399,7 @@ def test_fitting_in_small_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> 
         model = vector_model(**options)
         expected = model.fit_annotators(rows, embeddings=table).weights
         with monkeypatch.context() as patch:
-            patch.setattr("palign.models.person_fit.MAX_ENTRIES", 1)
+            patch.setattr("palign.models.people_fit.MAX_ENTRIES", 1)
             torch.testing.assert_close(
                 model.fit_annotators(rows, embeddings=table).weights, expected, atol=1e-5, rtol=1e-4
             )

@@ -21,7 +21,7 @@ from reward_helpers import (
 
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
-from palign.models import pal_files
+from palign.models.files import pal as pal_files
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from palign.models.people import MAX_SUPPORT, AnnotatorWeights
+from palign.models.people_weights import MAX_SUPPORT, AnnotatorWeights
 
 
 def make_people(n: int = 6, k: int = 3, **options: object) -> AnnotatorWeights:

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from palign.models.adapters import add_type_adapters, route
 from palign.models.completions import policy_logps
 from palign.models.mixture_policy import MixturePolicy
-from palign.models.policy_values import DrawSettings, PolicyReader, joined_items, stop_ids
+from palign.models.policy_draws import DrawSettings, PolicyReader, joined_items, stop_ids
 from palign.writing import SavingError
 
 EOS, N_TOKENS, LENGTH = 0, 5, 3

@@ -7,7 +7,7 @@ from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.data.synthetic import make_gaussian_population
 from palign.models.pal_config import PALConfig
-from palign.models.row_batch import RowTensors
+from palign.models.row_tensors import RowTensors
 from palign.trainers.head_fit import HeadFitOptions
 from palign.trainers.prototype_count import PrototypeChoice, _one_standard_error, choose_n_prototypes
 

@@ -220,7 +220,7 @@ def test_workbooks(tmp_path: Path) -> None:
 
 
 def test_a_packed_file_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("palign.data.files.ALWAYS_ALLOWED", 10_000)
+    monkeypatch.setattr("palign.data.rows.files.ALWAYS_ALLOWED", 10_000)
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"a" * 10_000_000))
     with pytest.raises(ValueError, match="a.csv.gz unpacks to more than"):
         load_preferences(tmp_path / "a.csv.gz", **NAMES)

@@ -8,7 +8,7 @@ import pytest
 from palign.evaluation.figure_data import FigureData
 from palign.evaluation.report import Report, write_report
 from palign.evaluation.report_regrets import opens_with_regrets, regret_table
-from palign.models.model_card import decimals
+from palign.models.files.card import decimals
 from tests.report_helpers import EVIL, judgements
 
 

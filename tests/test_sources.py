@@ -16,7 +16,7 @@ import pytest
 from palign.data.guard import guard
 from palign.data.loading import load_preferences
 from palign.data.preferences import Preferences
-from palign.data.source_tables import stream_table
+from palign.data.public_sets.tables import stream_table
 from palign.data.sources import SOURCES, Source, read_source, register_source, write_source
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "prepare_source.py"

@@ -20,7 +20,7 @@ from palign.data.turns import as_turn, in_turns, reads_plain, turns_sentence
 from palign.evaluation.model_kinds import recognise
 from palign.evaluation.model_scores import score_source
 from palign.models.completions import TokenizedItems, prompt_ids
-from palign.models.mixture_files import MixtureRecord
+from palign.models.files.mixture import MixtureRecord
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig

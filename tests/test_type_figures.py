@@ -7,7 +7,7 @@ import pytest
 from palign.evaluation.fair_report import fair_figures
 from palign.evaluation.figure_data import FigureData
 from palign.evaluation.type_figures import draw_regrets, draw_type_space, place_people
-from palign.models.mixture_files import MixtureRecord
+from palign.models.files.mixture import MixtureRecord
 
 
 def test_three_types_are_a_triangle_and_two_a_line() -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from palign.data import guard as guard_module
-from palign.data.checks import MAX_CHARACTERS
 from palign.data.guard import MODES, GuardOptions, act_on
-from palign.data.guard_form import check_raw_form
+from palign.data.guards.form import check_raw_form
 from palign.data.loading import load_embeddings, read_table
 from palign.data.preferences import Preferences
-from palign.data.reading import print_reading
-from palign.data.reading_options import ReadingOptions
-from palign.data.rows import RowReader
+from palign.data.rows.checks import MAX_CHARACTERS
+from palign.data.rows.options import ReadingOptions
+from palign.data.rows.reader import RowReader
+from palign.data.rows.reading import print_reading
 
 __all__ = ["DataArguments"]
 

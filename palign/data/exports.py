@@ -5,10 +5,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from palign.data.bad_rows import BadRows
-from palign.data.reading_options import ReadingOptions
+from palign.data.rows.bad_rows import BadRows
+from palign.data.rows.options import ReadingOptions
+from palign.data.rows.table import Table
 from palign.data.sources import SOURCES, read_source
-from palign.data.table import Table
 
 __all__ = ["folder_export", "read_export", "recognised_export"]
 

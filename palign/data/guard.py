@@ -2,7 +2,7 @@
 
     python -m palign.data.guard train.jsonl [validation.jsonl test.jsonl …] [--unseen FILE] [--n_types K]
 
-Every check says ok, look or stop (`palign.data.guard_finding`), with numbers and the rows to look at. Recipes run it
+Every check says ok, look or stop (`palign.data.guards.finding`), with numbers and the rows to look at. Recipes run it
 before a model is loaded: what is not ok is printed, and "stop" stops (`--guard warn` goes on, `off` is silent).
 """
 
@@ -17,15 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from palign.data import guard_form, guard_names, guard_people, guard_reading, guard_splits
-from palign.data.checks import MAX_CHARACTERS, shorten
 from palign.data.exports import folder_export
-from palign.data.files import NO_DATA, SUFFIXES, suffix_of
-from palign.data.guard_finding import Finding
+from palign.data.guards import form as guard_form
+from palign.data.guards import names as guard_names
+from palign.data.guards import people as guard_people
+from palign.data.guards import reading as guard_reading
+from palign.data.guards import splits as guard_splits
+from palign.data.guards.finding import Finding
 from palign.data.loading import load_embeddings, read_table
 from palign.data.preferences import Preferences
-from palign.data.reading_options import ReadingOptions
-from palign.data.rows import RowReader
+from palign.data.rows.checks import MAX_CHARACTERS, shorten
+from palign.data.rows.files import NO_DATA, SUFFIXES, suffix_of
+from palign.data.rows.options import ReadingOptions
+from palign.data.rows.reader import RowReader
 
 __all__ = ["MODES", "Finding", "GuardError", "GuardOptions", "act_on", "guard", "guard_prompts", "main"]
 

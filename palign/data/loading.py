@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from palign.data.bad_rows import BadRows
-from palign.data.checks import MAX_CHARACTERS
 from palign.data.exports import folder_export, read_export, recognised_export
-from palign.data.files import KINDS, SUFFIXES, file_table, files_of_split, suffix_of
 from palign.data.preferences import Preferences
-from palign.data.reading_options import ReadingOptions
-from palign.data.rows import RowReader
-from palign.data.table import Table
-from palign.data.votes import is_votes, vote_table
+from palign.data.rows.bad_rows import BadRows
+from palign.data.rows.checks import MAX_CHARACTERS
+from palign.data.rows.files import KINDS, SUFFIXES, file_table, files_of_split, suffix_of
+from palign.data.rows.options import ReadingOptions
+from palign.data.rows.reader import RowReader
+from palign.data.rows.table import Table
+from palign.data.rows.votes import is_votes, vote_table
 
 __all__ = ["load_embeddings", "load_preferences", "raw_table", "read_rows", "read_table"]
 

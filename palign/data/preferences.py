@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from palign.data.annotators import AnnotatorIndex, canonical_ids
-from palign.data.checks import MAX_CHARACTERS, Text, unknown_column_message
-from palign.data.reading import Reading
-from palign.data.reading_options import ReadingOptions
 from palign.data.rendering import render_completion, render_prompt
-from palign.data.rows import RowReader
-from palign.data.table import Table
+from palign.data.rows.checks import MAX_CHARACTERS, Text, unknown_column_message
+from palign.data.rows.options import ReadingOptions
+from palign.data.rows.reader import RowReader
+from palign.data.rows.reading import Reading
+from palign.data.rows.table import Table
 
 __all__ = ["Preferences", "render_completion", "render_prompt"]
 
@@ -147,7 +147,7 @@ class Preferences:
                 `prompt_index`): the number of vectors, or True when it is not known.
             max_characters: longest text allowed; None allows any.
             source: what messages call the rows (a file's name).
-            reading: as in `palign.data.reading_options.ReadingOptions`: annotator_column="worker", bad_rows="drop", …
+            reading: as in `palign.data.rows.options.ReadingOptions`: annotator_column="worker", bad_rows="drop", …
 
         Raises:
             TypeError, ValueError: one paragraph that names row, column and what was found.

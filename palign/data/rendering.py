@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from palign.data.checks import Text
+from palign.data.rows.checks import Text
 
 __all__ = ["Written", "answer_marks", "render_completion", "render_prompt", "render_whole", "require_template"]
 __all__ += ["template_ids"]

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palign.data import source_folders, source_judges, source_public, source_surveys, source_tools
+from palign.data.preferences import Preferences
+from palign.data.public_sets import dialogues, folders, judges, surveys, tools
 
-__all__ = ["SOURCES", "Source", "read_source", "register_source", "write_source"]
+__all__ = ["SOURCES", "Source", "read_source", "register_source", "save_preferences", "write_source"]
 
 Row = dict[str, Any]
 
@@ -143,39 +144,48 @@ def _part(row: Row, column: str, test_share: float, seed: int) -> str:
 
 _CC_BY, _MIT = "CC BY 4.0", "MIT"
 for _source in (
-    Source("prism", source_surveys.prism_rows, "a participant; their survey answers are groups",
+    Source("prism", surveys.prism_rows, "a participant; their survey answers are groups",
            "CC BY 4.0 (human-written), CC BY-NC 4.0 (model answers)", "HannahRoseKirk/prism-alignment",
            "conversation_id"),
-    Source("tldr", source_judges.tldr_rows, "the worker who chose", "modified MIT; posts CC BY 4.0",
+    Source("tldr", judges.tldr_rows, "the worker who chose", "modified MIT; posts CC BY 4.0",
            "openai/summarize_from_feedback", "post_id"),
-    Source("tldr-length", source_judges.tldr_length_rows, "a worker, relabelled by length",
+    Source("tldr-length", judges.tldr_length_rows, "a worker, relabelled by length",
            "modified MIT; posts CC BY 4.0", "openai/summarize_from_feedback", "post_id"),
-    Source("persona", source_surveys.persona_rows, "a simulated follower of a persona", _CC_BY),
-    Source("ultrafeedback", source_surveys.ultrafeedback_rows, "an aspect rated by GPT-4, a simulated user", _MIT,
+    Source("persona", surveys.persona_rows, "a simulated follower of a persona", _CC_BY),
+    Source("ultrafeedback", surveys.ultrafeedback_rows, "an aspect rated by GPT-4, a simulated user", _MIT,
            "openbmb/UltraFeedback"),
-    Source("helpsteer", source_judges.helpsteer_rows, "a slot of a row, filled by many people", _CC_BY,
+    Source("helpsteer", judges.helpsteer_rows, "a slot of a row, filled by many people", _CC_BY,
            "nvidia/HelpSteer3"),
-    Source("multipref", source_judges.multipref_rows, "a crowd worker or an expert", "ODC-By",
+    Source("multipref", judges.multipref_rows, "a crowd worker or an expert", "ODC-By",
            "allenai/multipref"),
-    Source("global-opinion", source_surveys.global_opinion_rows, "a country", "CC BY-NC-SA 4.0",
+    Source("global-opinion", surveys.global_opinion_rows, "a country", "CC BY-NC-SA 4.0",
            "Anthropic/llm_global_opinions"),
-    Source("polis", source_folders.polis_rows, "a voter", _CC_BY),
-    Source("llmfao", source_folders.llmfao_rows, "a crowd worker", _CC_BY),
-    Source("arena", source_judges.arena_rows, "a judge, which may be an address rather than a person",
+    Source("polis", folders.polis_rows, "a voter", _CC_BY),
+    Source("llmfao", folders.llmfao_rows, "a crowd worker", _CC_BY),
+    Source("arena", judges.arena_rows, "a judge, which may be an address rather than a person",
            "CC BY 4.0 (prompts), CC BY-NC 4.0 (answers)", "lmsys/chatbot_arena_conversations", "prompt"),
-    Source("community-alignment", source_public.community_alignment_rows, "a participant", _CC_BY,
+    Source("community-alignment", dialogues.community_alignment_rows, "a participant", _CC_BY,
            "facebook/community-alignment-dataset", "conversation_id"),
-    Source("oasst", source_public.oasst_rows, "all volunteers together", "Apache 2.0", "OpenAssistant/oasst2",
+    Source("oasst", dialogues.oasst_rows, "all volunteers together", "Apache 2.0", "OpenAssistant/oasst2",
            "conversation_id"),
-    Source("shp", source_public.shp_rows, "the voters of a subreddit", "as its card says", "stanfordnlp/SHP",
+    Source("shp", dialogues.shp_rows, "the voters of a subreddit", "as its card says", "stanfordnlp/SHP",
            "post_id"),
-    Source("personal-llm", source_public.personal_llm_rows, "a reward model, a simulated person", _CC_BY,
+    Source("personal-llm", dialogues.personal_llm_rows, "a reward model, a simulated person", _CC_BY,
            "namkoong-lab/PersonalLLM"),
-    Source("reward-bench-2", source_public.reward_bench_rows, "nobody in particular", "ODC-By",
+    Source("reward-bench-2", dialogues.reward_bench_rows, "nobody in particular", "ODC-By",
            "allenai/reward-bench-2"),
-    Source("argilla", source_tools.argilla_rows, "a user of Argilla", "yours"),
-    Source("label-studio", source_tools.label_studio_rows, "who completed the annotation", "yours"),
-    Source("preflib", source_tools.preflib_rows, "a voter of one ballot", "as the file's page says"),
-    Source("table", source_judges.table_rows, "what the named column says", "yours"),
+    Source("argilla", tools.argilla_rows, "a user of Argilla", "yours"),
+    Source("label-studio", tools.label_studio_rows, "who completed the annotation", "yours"),
+    Source("preflib", tools.preflib_rows, "a voter of one ballot", "as the file's page says"),
+    Source("table", judges.table_rows, "what the named column says", "yours"),
 ):  # fmt: skip
     register_source(_source)
+
+
+def save_preferences(prefs: Preferences, path: str | Path) -> None:
+    """Write one JSON object per row (UTF-8), under the standard column names; missing folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for row in prefs.to_rows():
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from palign.data.guard_finding import row_hashes
+from palign.data.guards.finding import row_hashes
 from palign.data.preferences import Preferences
 from palign.functional.evidence.components import item_components
 from palign.functional.evidence.parts import RowParts, RowTable, part_rows

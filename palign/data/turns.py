@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from palign.data.checks import Text, shorten
 from palign.data.rendering import Written, render_completion, render_prompt
+from palign.data.rows.checks import Text, shorten
 
 if TYPE_CHECKING:
     from palign.data.preferences import Preferences

@@ -11,7 +11,7 @@ from palign.data.preferences import Preferences
 from palign.data.rendering import render_prompt
 from palign.evaluation.figure_data import FigureData
 from palign.evaluation.scoring import score_table
-from palign.models.mixture_files import MixtureRecord
+from palign.models.files.mixture import MixtureRecord
 
 __all__ = ["add_gold", "fair_figures", "fair_samples", "fair_summary", "vote_table"]
 

@@ -9,7 +9,7 @@ from palign.data.preferences import Preferences
 from palign.data.rendering import render_prompt
 from palign.evaluation.report_markdown import escape_long
 from palign.functional.partitions import adjusted_rand_index, type_accuracy
-from palign.models.mixture_files import MixtureRecord
+from palign.models.files.mixture import MixtureRecord
 
 if TYPE_CHECKING:
     from palign.models.mixture_policy import MixturePolicy

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from palign.conditioning import PolicyConditioning, conditioning_of, reads_plain_prompts
-from palign.models.checkpoints import looks_like_path, read_json, require_model_folder
-from palign.models.fair_files import GAME
-from palign.models.mixture_files import BASE, load_mixture
+from palign.models.files.game import GAME
+from palign.models.files.mixture import BASE, load_mixture
+from palign.models.model_folders import looks_like_path, read_json, require_model_folder
 from palign.models.pal_config import PALConfig
 
 __all__ = ["KNOWN", "ModelKind", "ModelSource", "recognise"]

@@ -17,7 +17,7 @@ from palign.evaluation.model_kinds import ModelKind, ModelSource
 from palign.evaluation.told_prompts import tell_readers
 from palign.models.architectures import sees_only_the_past
 from palign.models.completions import TokenizedItems, policy_logps
-from palign.models.mixture_files import load_mixture
+from palign.models.files.mixture import load_mixture
 
 if TYPE_CHECKING:
     from palign.models.pal import PALRewardModel
@@ -155,7 +155,7 @@ def _tokenizer(source: ModelSource) -> Any:
     """The adapter's own tokenizer where it has one, else the base's."""
     from transformers import AutoTokenizer
 
-    from palign.models.checkpoints import read_json
+    from palign.models.model_folders import read_json
 
     own = source.base is None or read_json(source.path, "tokenizer_config.json", None) is not None
     return AutoTokenizer.from_pretrained(source.path if own else source.base)

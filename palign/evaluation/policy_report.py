@@ -12,7 +12,7 @@ from palign.evaluation.figures import draw_training
 from palign.evaluation.policy_samples import PolicySamples
 from palign.evaluation.policy_table import means_by_type, policy_table, reward_prompts
 from palign.evaluation.report import write_report
-from palign.models.model_card import add_measured
+from palign.models.files.card import add_measured
 from palign.rewards import PersonalizedReward
 from palign.writing import write_whole
 

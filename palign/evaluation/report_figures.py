@@ -9,7 +9,7 @@ from palign.evaluation.report_regrets import opens_with_regrets
 from palign.evaluation.report_words import alike_words, frame_of, main_metric, opening_frame, span, with_interval
 from palign.evaluation.svg import drawing, has_matplotlib, shorten, to_svg
 from palign.evaluation.type_figures import draw_regrets, draw_type_space
-from palign.models.model_card import decimals
+from palign.models.files.card import decimals
 
 __all__ = ["Picture", "report_pictures"]
 

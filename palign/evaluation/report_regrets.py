@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from palign.models.model_card import decimals
+from palign.models.files.card import decimals
 
 __all__ = ["BY_VOTES", "MEANING", "VOTES", "opens_with_regrets", "regret_cards", "regret_sentences", "regret_table"]
 

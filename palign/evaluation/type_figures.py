@@ -7,7 +7,7 @@ import numpy as np
 
 from palign.evaluation.figures import WIDTH, WORST, new_figure
 from palign.evaluation.svg import GREY, INK, isolated, shorten, shorten_label
-from palign.models.model_card import decimals
+from palign.models.files.card import decimals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

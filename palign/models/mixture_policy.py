@@ -16,9 +16,9 @@ from palign.data.preferences import Preferences
 from palign.functional.evidence.components import evidence_of_rows
 from palign.functional.mixture import responsibilities, sum_by_annotator
 from palign.models.adapters import TypePolicies, load_type_adapters, route
-from palign.models.checkpoints import require_model_folder
 from palign.models.completions import TokenizedItems, prompt_ids
-from palign.models.mixture_files import BASE, MixtureRecord, load_mixture
+from palign.models.files.mixture import BASE, MixtureRecord, load_mixture
+from palign.models.model_folders import require_model_folder
 from palign.models.reference_logps import reference_pass
 from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
 from palign.parallel.sharded import is_sharded, loading_whole

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from palign.data.annotators import AnnotatorIndex, canonical_ids
 from palign.data.preferences import Preferences
 from palign.data.turns import reads_plain
-from palign.models.deviations import PersonalDeviations
 from palign.models.embeddings import EmbeddingStore, embed_preferences
 from palign.models.pal_config import PALConfig
-from palign.models.people import AnnotatorWeights
-from palign.models.person_fit import FIT_METHODS, fit_people, scores_of
-from palign.models.row_batch import RowTensors
+from palign.models.people_deviations import PersonalDeviations
+from palign.models.people_fit import FIT_METHODS, fit_people, scores_of
+from palign.models.people_weights import AnnotatorWeights
+from palign.models.row_tensors import RowTensors
 from palign.models.scoring_inputs import checked_weights, require_same_length, text_states, vector_states
 
 if TYPE_CHECKING:
@@ -429,20 +429,20 @@ class PALRewardModel(nn.Module):
 
     def save_pretrained(self, save_directory: str | Path, *, card: str | None = None) -> None:
         """Write model.safetensors, config.json, annotators.json, README.md and, unless it has a name, the backbone."""
-        from palign.models.pal_files import save_model
+        from palign.models.files.pal import save_model
 
         save_model(self, Path(save_directory), card)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> "PALRewardModel":
         """Read a folder, or a hub name, that `save_pretrained` wrote; `options` go to the backbone's loading."""
-        from palign.models.pal_files import load_model
+        from palign.models.files.pal import load_model
 
         return load_model(cls, str(name_or_path), options)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Upload what `save_pretrained` writes; returns the address of the commit."""
-        from palign.models.pal_files import push_model
+        from palign.models.files.pal import push_model
 
         return push_model(self, repo_id, private, token)
 

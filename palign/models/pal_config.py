@@ -46,7 +46,8 @@ class PALConfig:
         inner_size, n_layers, dropout: of f and of each g_k; one layer is a linear map.
         partition: one-hot weights at evaluation.
         temperature: what rewards are multiplied by, fitted on people held out; 1 leaves them.
-        personal_dim: width of everybody's own deviation from their mixture (`palign.models.deviations`); 0 is none.
+        personal_dim: width of everybody's own deviation from their mixture (`palign.models.people_deviations`); 0 is
+            none.
         personal_ridge: strength of its shrinkage to zero.
         backbone: hub name or path of the backbone, `backbone` for the folder inside the saved model, None for vectors.
         backbone_revision: of the hub name.

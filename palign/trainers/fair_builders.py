@@ -25,7 +25,7 @@ from palign.functional.regret_hedge import exponentiated_gradient
 from palign.functional.regret_policies import kl_minmax
 from palign.models.completions import TokenizedItems
 from palign.models.mixture_policy import MixturePolicy
-from palign.models.policy_values import PolicyDraws, joined_items
+from palign.models.policy_draws import PolicyDraws, joined_items
 from palign.models.reference_logps import base_fingerprint, reference_pass
 from palign.models.single_adapter import (
     AdapterPolicies,

@@ -13,7 +13,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from palign.functional.logprobs import token_logps
-from palign.models.policy_values import completion_logits
+from palign.models.policy_draws import completion_logits
 from palign.models.single_adapter import AdapterPolicies
 
 __all__ = ["SoftTargetPolicies", "mixture_next_token", "prefix_posterior"]

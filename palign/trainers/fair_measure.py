@@ -10,7 +10,7 @@ from torch import Tensor
 
 from palign.functional.regret import choose_within_budget, regret_matrix, relative_regret_matrix
 from palign.functional.regret_estimates import Interval, bootstrap_means, bootstrap_policies, interval
-from palign.models.policy_values import PolicyDraws
+from palign.models.policy_draws import PolicyDraws
 
 __all__ = ["SLACK", "Candidate", "Kind", "measure_candidates", "mixed_candidate", "single_candidate", "vote_outcomes"]
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from transformers import TrainingArguments
 
-from palign.models.policy_values import ESTIMATORS, DrawSettings
+from palign.models.policy_draws import ESTIMATORS, DrawSettings
 from palign.parallel.deepspeed_launch import prepare_deepspeed
 from palign.parallel.fsdp_launch import check_fsdp
 

@@ -13,16 +13,16 @@ from palign.data.arguments import DataArguments
 from palign.data.guard import GuardOptions
 from palign.data.loading import read_rows
 from palign.data.preferences import Preferences
-from palign.data.reading import print_note
+from palign.data.rows.reading import print_note
 from palign.data.splits import split_by_prompt
 from palign.data.synthetic_text import gold_utility, make_prompts, make_text_population
 from palign.data.turns import as_turns, turns_sentence
 from palign.models.adapters import CONFIG
-from palign.models.checkpoints import looks_like_path, require_model_folder
-from palign.models.mixture_files import BASE, MixtureRecord, load_mixture
+from palign.models.files.mixture import BASE, MixtureRecord, load_mixture
 from palign.models.mixture_policy import MixturePolicy
+from palign.models.model_folders import looks_like_path, require_model_folder
 from palign.models.pal import PALRewardModel
-from palign.models.policy_values import readable_prompts
+from palign.models.policy_draws import readable_prompts
 from palign.models.single_adapter import require_adapter_folder
 from palign.trainers.embedded import N_EVAL_PROMPTS, embedded_rankings
 from palign.trainers.fair_policy_arguments import FairPolicyArguments

@@ -29,10 +29,10 @@ from palign.data.turns import as_turns
 from palign.functional.losses import pair_order
 from palign.functional.regret import kl_regret_matrix, relative_regret_matrix, value_bounds
 from palign.functional.regret_estimates import GameIntervals, Interval, bootstrap_game
-from palign.models.fair_files import GAME, save_game
+from palign.models.files.card import decimals
+from palign.models.files.game import GAME, save_game
 from palign.models.mixture_policy import MixturePolicy
-from palign.models.model_card import decimals
-from palign.models.policy_values import DrawSettings, PolicyDraws, PolicyReader
+from palign.models.policy_draws import DrawSettings, PolicyDraws, PolicyReader
 from palign.models.single_adapter import read_adapter, save_adapter
 from palign.models.type_scores import row_log_likelihoods
 from palign.trainers.fair_builders import POOLED, OwnRoute, RouteBuilder, cached_reference, vote_rewards

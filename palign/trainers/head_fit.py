@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from palign.functional.losses import preference_loss
 from palign.models.heads import PointHead
-from palign.models.people import AnnotatorWeights
-from palign.models.row_batch import RowTensors
+from palign.models.people_weights import AnnotatorWeights
+from palign.models.row_tensors import RowTensors
 
 __all__ = ["HeadFitOptions", "fit_head"]
 

@@ -12,8 +12,8 @@ import torch
 from palign.functional.mixture_linear import fit_linear_mixture
 from palign.functional.people_deviations import principal_basis
 from palign.models.heads import LinearHead
-from palign.models.people import AnnotatorWeights
-from palign.models.row_batch import RowTensors
+from palign.models.people_weights import AnnotatorWeights
+from palign.models.row_tensors import RowTensors
 
 __all__ = ["LinearFitOptions", "fit_linear_head", "items_recur"]
 

@@ -46,7 +46,7 @@ from palign.models.adapters import (
     save_type_adapters,
 )
 from palign.models.completions import TokenizedItems
-from palign.models.mixture_files import WORDS, MixtureRecord, named_base, packed_prompts, save_mixture
+from palign.models.files.mixture import WORDS, MixtureRecord, named_base, packed_prompts, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import ReferencePass, reference_pass
 from palign.models.type_scores import row_log_likelihoods

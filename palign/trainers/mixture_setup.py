@@ -18,13 +18,13 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from palign.data.arguments import DataArguments
 from palign.data.guard import GuardOptions
 from palign.data.preferences import Preferences
-from palign.data.reading import print_note
 from palign.data.rendering import require_template
+from palign.data.rows.reading import print_note
 from palign.data.splits import hold_out, split_by_prompt
 from palign.data.turns import turns_sentence
 from palign.data.vote_counts import count_votes
-from palign.models.checkpoints import read_tokenizer, require_model_folder
-from palign.models.mixture_files import named_base
+from palign.models.files.mixture import named_base
+from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.reference_logps import base_fingerprint
 from palign.parallel.sharded import leave_engine
 from palign.parallel.shared_work import computed_once

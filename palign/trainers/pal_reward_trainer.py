@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 
-from palign.data.guard_finding import completion_texts
+from palign.data.guards.finding import completion_texts
 from palign.data.preferences import Preferences
 from palign.data.trained_rows import save_trained_rows
 from palign.functional.losses import plackett_luce, preference_loss
 from palign.models.embeddings import EmbeddingStore
+from palign.models.files.pal import BACKBONE, load_backbone_state, load_own_state, pal_card
 from palign.models.pal import PALRewardModel
-from palign.models.pal_files import BACKBONE, load_backbone_state, load_own_state, pal_card
-from palign.models.person_fit import fit_people, linear_scores
-from palign.models.row_batch import RowTensors
+from palign.models.people_fit import fit_people, linear_scores
+from palign.models.row_tensors import RowTensors
 from palign.parallel.deepspeed_launch import leave_accelerator, refuse_eval_in_parts
 from palign.parallel.fsdp import outside_fsdp
 from palign.parallel.fsdp_launch import plan_fsdp

@@ -11,7 +11,7 @@ from trl import ModelConfig
 
 from palign.command_line import CommandLine
 from palign.conditioning import PolicyConditioning
-from palign.data.reading_options import ReadingOptions
+from palign.data.rows.options import ReadingOptions
 from palign.writing import require_writable
 
 __all__ = ["PolicyArguments", "check_output", "check_quantization", "check_vllm", "parse_over"]

@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import nn
 
 from palign.conditioning import CONDITIONING, TEMPLATE, PolicyConditioning, WhoIsAsking, conditioning_record
-from palign.models.model_card import POLICY, named, render, shown, table
+from palign.models.files.card import POLICY, named, render, shown, table
 from palign.trainers.policy_config import PersonalPolicyConfig
 from palign.trainers.policy_rows import PolicyRows
 from palign.writing import write_whole

@@ -9,12 +9,12 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from palign.data.annotators import canonical_id
-from palign.data.checks import unknown_column_message
 from palign.data.loading import read_table
-from palign.data.reading import Reading, print_reading
-from palign.data.reading_options import ReadingOptions
 from palign.data.rendering import render_prompt
-from palign.data.rows import RowReader
+from palign.data.rows.checks import unknown_column_message
+from palign.data.rows.options import ReadingOptions
+from palign.data.rows.reader import RowReader
+from palign.data.rows.reading import Reading, print_reading
 from palign.models.architectures import special_ids
 
 __all__ = [
@@ -138,7 +138,7 @@ def prompt_rows_and_reading(
     is left out, and so are repeated rows. A group that a row does not give is None. How they were read is printed.
 
     Args:
-        reading: as in `palign.data.reading_options.ReadingOptions`: annotator_column="worker", source="argilla", …
+        reading: as in `palign.data.rows.options.ReadingOptions`: annotator_column="worker", source="argilla", …
 
     Raises:
         ValueError: no rows, or a column that is missing or empty; the message names row and column.

@@ -10,11 +10,11 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from palign.conditioning import WhoIsAsking
 from palign.data.guard import act_on, guard_prompts
-from palign.data.reading import print_note
-from palign.data.reading_options import ReadingOptions
 from palign.data.rendering import require_template
+from palign.data.rows.options import ReadingOptions
+from palign.data.rows.reading import print_note
 from palign.data.turns import turns_sentence
-from palign.models.checkpoints import read_tokenizer, require_model_folder
+from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.parallel.sharded import loading_whole
 from palign.rewards import PersonalizedReward

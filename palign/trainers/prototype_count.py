@@ -36,9 +36,9 @@ from palign.functional.people_deviations import fit_deviations, principal_basis
 from palign.functional.people_sample import draw_people
 from palign.models.heads import PointHead
 from palign.models.pal_config import PALConfig
-from palign.models.people import AnnotatorWeights
-from palign.models.person_fit import fit_people, scores_of
-from palign.models.row_batch import RowTensors
+from palign.models.people_fit import fit_people, scores_of
+from palign.models.people_weights import AnnotatorWeights
+from palign.models.row_tensors import RowTensors
 from palign.trainers.head_fit import HeadFitOptions, fit_head
 from palign.trainers.linear_fit import LinearFitOptions, fit_linear_head, items_recur
 

@@ -15,14 +15,14 @@ from palign.data.annotators import AnnotatorIndex
 from palign.data.arguments import DataArguments
 from palign.data.guard import GuardOptions
 from palign.data.preferences import Preferences
-from palign.data.reading import print_note
 from palign.data.rendering import require_template
+from palign.data.rows.reading import print_note
 from palign.data.splits import hold_out
 from palign.data.synthetic import make_gaussian_population
 from palign.data.turns import reads_plain, turns_sentence
 from palign.functional.losses import pair_order
-from palign.models.checkpoints import read_tokenizer, require_model_folder
 from palign.models.embeddings import EmbeddingStore
+from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
 from palign.trainers.choice_sentences import choice_sentences, people_in_no_number, trained_on

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from palign.data.annotators import canonical_id
-from palign.data.bad_rows import BadRows
-from palign.data.checks import shorten, unknown_column_message
-from palign.data.columns import proposal
-from palign.data.reading_options import ReadingOptions
-from palign.data.table import Table
-from palign.data.winners import plain_value
+from palign.data.rows.bad_rows import BadRows
+from palign.data.rows.checks import shorten, unknown_column_message
+from palign.data.rows.columns import proposal
+from palign.data.rows.options import ReadingOptions
+from palign.data.rows.table import Table
+from palign.data.rows.winners import plain_value
 
 __all__ = ["is_votes", "items_by_id", "rankings", "vote_table"]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from palign.data.table import Table
+from palign.data.rows.table import Table
 
 __all__ = ["BadRow", "BadRows"]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from palign.data.checks import Place, shorten
-from palign.data.messages import text_of_cell
-from palign.data.source_tables import stream_table
-from palign.data.winners import TIE, plain_value, side_of_word
+from palign.data.public_sets.tables import stream_table
+from palign.data.rows.checks import Place, shorten
+from palign.data.rows.messages import text_of_cell
+from palign.data.rows.winners import TIE, plain_value, side_of_word
 
 __all__ = ["arena_rows", "helpsteer_rows", "multipref_rows", "table_rows", "tldr_length_rows", "tldr_rows"]
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from palign.data.guard_finding import Finding
+from palign.data.guards.finding import Finding
 from palign.data.preferences import Preferences
-from palign.data.suggestions import winner_columns
-from palign.data.winners import TIE, side_of_word
+from palign.data.rows.suggestions import winner_columns
+from palign.data.rows.winners import TIE, side_of_word
 
 __all__ = ["check_vectors", "check_winners_used"]
 

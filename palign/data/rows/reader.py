@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from palign.data import checks
-from palign.data.bad_rows import BadRows
-from palign.data.checks import Place, Text, shorten
-from palign.data.columns import check_columns, one_hot_columns
-from palign.data.messages import in_one_form, text_of_cell
-from palign.data.reading import Reading, first_row, odd_texts, similar_ids
-from palign.data.reading_options import ReadingOptions
-from palign.data.suggestions import winner_columns
-from palign.data.table import Table
-from palign.data.winners import FIRST, TIE, Winners, plain_value
+from palign.data.rows import checks
+from palign.data.rows.bad_rows import BadRows
+from palign.data.rows.checks import Place, Text, shorten
+from palign.data.rows.columns import check_columns, one_hot_columns
+from palign.data.rows.messages import in_one_form, text_of_cell
+from palign.data.rows.options import ReadingOptions
+from palign.data.rows.reading import Reading, first_row, odd_texts, similar_ids
+from palign.data.rows.suggestions import winner_columns
+from palign.data.rows.table import Table
+from palign.data.rows.winners import FIRST, TIE, Winners, plain_value
 
 __all__ = ["RowReader", "UniqueTexts"]
 

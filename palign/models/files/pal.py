@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from palign.data.annotators import AnnotatorIndex
-from palign.models.model_card import PAL, named, render, shown, table
+from palign.models.files.card import PAL, named, render, shown, table
 from palign.models.pal_config import PALConfig
 from palign.writing import whole_files
 
@@ -78,7 +78,7 @@ def own_state(model: "PALRewardModel") -> dict[str, torch.Tensor]:
 
 def load_model(cls: "type[PALRewardModel]", name_or_path: str, options: dict[str, Any]) -> "PALRewardModel":
     """Read what `save_model` wrote, here or on the hub."""
-    from palign.models.checkpoints import looks_like_path
+    from palign.models.model_folders import looks_like_path
 
     if looks_like_path(name_or_path) or Path(name_or_path).exists():
         folder = Path(name_or_path).expanduser()

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from palign.data.checks import shorten
-from palign.data.files import text_of
-from palign.data.source_tables import stream_table
-from palign.data.suggestions import ANSWER_WORDS, PROMPT_WORDS
-from palign.data.winners import TIE, counterpart, plain_value, side_of_word
+from palign.data.public_sets.tables import stream_table
+from palign.data.rows.checks import shorten
+from palign.data.rows.files import text_of
+from palign.data.rows.suggestions import ANSWER_WORDS, PROMPT_WORDS
+from palign.data.rows.winners import TIE, counterpart, plain_value, side_of_word
 
 __all__ = ["argilla_rows", "label_studio_rows", "preflib_rows"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from palign.data.checks import Text
 from palign.data.preferences import Preferences
+from palign.data.rows.checks import Text
 
 __all__ = [
     "ALPHA",

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from palign.data.columns import ColumnNames
-from palign.data.guard_finding import ALPHA, Finding, Pairs, both_tails, plain_text, sample
+from palign.data.guards.finding import ALPHA, Finding, Pairs, both_tails, plain_text, sample
 from palign.data.preferences import Preferences
+from palign.data.rows.columns import ColumnNames
 
 __all__ = ["check_form", "check_length", "check_length_sign", "check_raw_form"]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from palign.data.files import suffix_of
-from palign.data.source_tables import stream_table
+from palign.data.public_sets.tables import stream_table
+from palign.data.rows.files import suffix_of
 
 __all__ = ["global_opinion_rows", "persona_rows", "prism_rows", "ultrafeedback_rows"]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from palign.data.columns import ColumnNames
+from palign.data.rows.columns import ColumnNames
 
 __all__ = ["BAD_ROWS", "ReadingOptions"]
 

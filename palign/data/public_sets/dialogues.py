@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from palign.data.source_tables import stream_table
+from palign.data.public_sets.tables import stream_table
 
 __all__ = ["community_alignment_rows", "oasst_rows", "personal_llm_rows", "reward_bench_rows", "shp_rows"]
 

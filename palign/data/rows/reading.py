@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from palign.data.checks import Text, shorten
+from palign.data.rows.checks import Text, shorten
 
 __all__ = ["Reading", "first_row", "odd_texts", "print_note", "print_reading", "similar_ids"]
 

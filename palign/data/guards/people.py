@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from palign.data.guard_finding import ALPHA, Finding, Pairs, both_tails, plain_text, row_hashes
+from palign.data.guards.finding import ALPHA, Finding, Pairs, both_tails, plain_text, row_hashes
 from palign.data.preferences import Preferences
+from palign.data.rows.winners import TIE, side_of_word
 from palign.data.vote_counts import count_votes
-from palign.data.winners import TIE, side_of_word
 
 __all__ = [
     "check_constant",

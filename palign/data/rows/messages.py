@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from palign.data.checks import Place, Text, shorten
+from palign.data.rows.checks import Place, Text, shorten
 
 __all__ = ["common_beginning", "in_one_form", "text_of_cell"]
 

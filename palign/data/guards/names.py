@@ -10,7 +10,7 @@ from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, svds
 from scipy.sparse.linalg import norm as sparse_norm
 
-from palign.data.guard_finding import N_SAMPLED, Finding, Pairs, plain_text
+from palign.data.guards.finding import N_SAMPLED, Finding, Pairs, plain_text
 from palign.data.preferences import Preferences
 from palign.functional.evidence.components import evidence_of_rows, independent_people, item_components
 from palign.functional.evidence.parts import part_rows

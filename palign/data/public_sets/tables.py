@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from palign.data.files import SUFFIXES, file_rows, suffix_of
+from palign.data.rows.files import SUFFIXES, file_rows, suffix_of
 
 __all__ = ["find_files", "stream_table"]
 

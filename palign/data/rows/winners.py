@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from palign.data.checks import shorten
+from palign.data.rows.checks import shorten
 
 __all__ = ["FIRST", "SECOND", "TIE", "Winners", "counterpart", "side_of_word"]
 

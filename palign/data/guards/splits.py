@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from palign.data.guard_finding import Finding, plain_text, row_hashes, sample
+from palign.data.guards.finding import Finding, plain_text, row_hashes, sample
 from palign.data.preferences import Preferences
 from palign.functional.evidence.components import INDEPENDENT, evidence_of_rows
 

@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from palign.data.table import Table
-from palign.data.winners import counterpart, plain_value, side_of_word
+from palign.data.rows.table import Table
+from palign.data.rows.winners import counterpart, plain_value, side_of_word
 
 __all__ = ["PERSON_WORDS", "names_winners", "proposal", "suggested_columns", "winner_columns"]
 

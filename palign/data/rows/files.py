@@ -11,9 +11,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from palign.data.checks import shorten
-from palign.data.table import RaggedLine, Table
-from palign.data.text_tables import csv_table, xlsx_table
+from palign.data.rows.checks import shorten
+from palign.data.rows.table import RaggedLine, Table
+from palign.data.rows.text_tables import csv_table, xlsx_table
 
 __all__ = ["KINDS", "SUFFIXES", "file_rows", "file_table", "files_of_split", "suffix_of", "text_of"]
 

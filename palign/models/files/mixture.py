@@ -13,7 +13,7 @@ import pandas as pd
 from accelerate import PartialState
 
 from palign.data.annotators import AnnotatorIndex
-from palign.models.model_card import MIXTURE, named, render, shown, table
+from palign.models.files.card import MIXTURE, named, render, shown, table
 from palign.writing import whole_file, whole_files, write_whole
 
 __all__ = ["BASE", "MixtureRecord", "load_mixture", "mixture_card", "named_base", "packed_prompts", "save_mixture"]

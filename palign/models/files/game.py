@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from palign.models.model_card import FAIR, decimals, named, render, shown, table
+from palign.models.files.card import FAIR, decimals, named, render, shown, table
 from palign.writing import write_whole
 
 __all__ = ["GAME", "fair_card", "fair_table", "load_game", "save_game"]

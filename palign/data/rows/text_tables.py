@@ -14,8 +14,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from palign.data.checks import shorten
-from palign.data.table import CellRows, RaggedLine, Table
+from palign.data.rows.checks import shorten
+from palign.data.rows.table import CellRows, RaggedLine, Table
 
 __all__ = ["csv_table", "xlsx_table"]
 

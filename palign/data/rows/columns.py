@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from palign.data.checks import shorten, unknown_column_message
-from palign.data.suggestions import PERSON_WORDS, proposal
-from palign.data.table import Table
-from palign.data.winners import counterpart
+from palign.data.rows.checks import shorten, unknown_column_message
+from palign.data.rows.suggestions import PERSON_WORDS, proposal
+from palign.data.rows.table import Table
+from palign.data.rows.winners import counterpart
 
 __all__ = ["ColumnNames", "check_columns", "one_hot_columns"]
 

@@ -15,8 +15,8 @@ from palign.functional.people_fit import (
     posterior_weights,
 )
 from palign.models.heads import PointHead
-from palign.models.people import AnnotatorWeights
-from palign.models.row_batch import RowTensors
+from palign.models.people_weights import AnnotatorWeights
+from palign.models.row_tensors import RowTensors
 
 __all__ = ["FIT_METHODS", "fit_people", "linear_scores", "log_likelihoods", "scores_of"]
 
