@@ -19,11 +19,11 @@ from transformers import set_seed
 
 from palign.data.guards.finding import completion_texts
 from palign.data.trained_rows import save_trained_rows, write_held_out
-from palign.evaluation.figure_data import FigureData
 from palign.evaluation.mixture_report import check_notes, choice_note, compare_types, side_by_side
+from palign.evaluation.pages.figure_data import FigureData
+from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table
-from palign.evaluation.type_likes import type_likes
 from palign.models.files.card import add_measured
 from palign.models.files.mixture import MixtureRecord
 from palign.parallel.sharded import is_sharded

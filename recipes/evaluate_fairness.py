@@ -27,10 +27,10 @@ from palign.evaluation.evaluate_arguments import (
     rows_to_judge,
     sources_of,
 )
-from palign.evaluation.model_kinds import ModelSource
+from palign.evaluation.judging.conditioned_rows import conditioning_note
+from palign.evaluation.judging.kinds import ModelSource
+from palign.evaluation.judging.unseen_rows import UnseenRows, unseen_rows
 from palign.evaluation.report import write_report
-from palign.evaluation.told_prompts import conditioning_note
-from palign.evaluation.unseen_rows import UnseenRows, unseen_rows
 from palign.parallel.deepspeed_launch import prepare_deepspeed
 from palign.trainers.embedded import make_embedded_default, train_embedded_reward
 from palign.writing import write_whole

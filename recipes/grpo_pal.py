@@ -14,8 +14,8 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
+from palign.evaluation.judging.samples import sample_rows
 from palign.evaluation.policy_report import judge_policies
-from palign.evaluation.policy_samples import sample_rows
 from palign.trainers.pal_grpo_arguments import parse_grpo_arguments
 from palign.trainers.pal_grpo_config import GroupAlgorithm
 from palign.trainers.pal_grpo_runs import GRPORuns

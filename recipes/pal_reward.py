@@ -20,10 +20,10 @@ from torch import Tensor
 from trl import get_peft_config
 
 from palign.data.trained_rows import save_trained_rows, write_held_out
-from palign.evaluation.figure_data import FigureData
+from palign.evaluation.pages.figure_data import FigureData
+from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table
-from palign.evaluation.type_likes import type_likes
 from palign.models.files.card import add_measured
 from palign.trainers.pal_reward_arguments import parse_reward_arguments
 from palign.trainers.pal_reward_trainer import PALRewardTrainer

@@ -13,8 +13,8 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
+from palign.evaluation.judging.samples import sample_rows
 from palign.evaluation.policy_report import judge_policies
-from palign.evaluation.policy_samples import sample_rows
 from palign.trainers.pal_ppo_arguments import parse_policy_arguments
 from palign.trainers.pal_ppo_runs import PPORuns
 from palign.trainers.policy_setup import set_up_policies

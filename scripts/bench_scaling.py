@@ -209,7 +209,7 @@ def evaluation(folder: str, world: SimpleNamespace) -> Work:
 
     from palign.data.preferences import Preferences
     from palign.evaluation.evaluate import evaluate_models
-    from palign.evaluation.model_kinds import recognise
+    from palign.evaluation.judging.kinds import recognise
     from palign.models.pal import PALRewardModel
 
     rows, state = Preferences.from_rows(world.rows), PartialState(cpu=True)

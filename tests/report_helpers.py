@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from palign.evaluation.figure_data import FigureData
+from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.report import Report, write_report
 
 EVIL = "<script>alert(1)</script>"

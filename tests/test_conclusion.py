@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from palign.data.preferences import Preferences
+from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.report import write_report
-from palign.evaluation.type_likes import type_likes
 from palign.trainers.choice_sentences import people_in_no_number
 
 

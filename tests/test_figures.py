@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from palign.evaluation.figures import draw_training
+from palign.evaluation.pages.figures import draw_training
 
 
 def test_reward_and_gold_stand_in_one_picture(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from palign.evaluation.gap_interval import fitted_means, gap_bounds
 from palign.evaluation.group_frame import GroupFrame
+from palign.evaluation.statistics.intervals import fitted_means, gap_bounds
 from scripts.coverage_bootstrap import POPULATIONS, draw_table
 
 MANY = np.full(2, 1e9)  # degrees of freedom: no widening

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from palign.evaluation import inequality
-from palign.evaluation.clusters import Clusters, draw_weights
 from palign.evaluation.comparison import compare_models
 from palign.evaluation.group_frame import STATISTICS, GroupFrame, direction_of
-from palign.evaluation.intervals import bounds
+from palign.evaluation.statistics import inequality
+from palign.evaluation.statistics.clusters import Clusters, draw_weights
+from palign.evaluation.statistics.intervals import bounds
 
 
 def small_table() -> pd.DataFrame:
@@ -440,7 +440,7 @@ def test_people_in_packets_keep_estimates_and_spread(monkeypatch: pytest.MonkeyP
     for groups in ("group", "topic"):  # people stand in one group, or in several
         whole = GroupFrame(table, metrics="accuracy", groups=groups).intervals(STATISTICS, n_resamples=2000)
         with monkeypatch.context() as patch:
-            patch.setattr("palign.evaluation.clusters.N_PACKETS", 400)
+            patch.setattr("palign.evaluation.statistics.clusters.N_PACKETS", 400)
             packed = GroupFrame(table, metrics="accuracy", groups=groups)
             found = packed.intervals(STATISTICS, n_resamples=2000)
         assert packed.n_annotators == 4000 and packed.n_judgements == len(people)

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from palign.evaluation.inequality import cvar, gini, if_alike
 from palign.evaluation.report import write_report
+from palign.evaluation.statistics.inequality import cvar, gini, if_alike
 
 
 def test_one_judgement_each_is_chance_alone() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from evaluation_helpers import make_model
 
-from palign.evaluation.model_kinds import ModelKind, recognise
+from palign.evaluation.judging.kinds import ModelKind, recognise
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from palign.data.preferences import Preferences
 from palign.evaluation.evaluate import evaluate_models, group_names, shard
-from palign.evaluation.model_kinds import recognise
-from palign.evaluation.model_scores import score_source, types_of, with_own_items
+from palign.evaluation.judging.kinds import recognise
+from palign.evaluation.judging.scores import score_source, types_of, with_own_items
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.pal import PALRewardModel
 

@@ -9,7 +9,7 @@ from policy_helpers import IdReward, lora, named_rows, tiny_policy
 from tokenizers.processors import TemplateProcessing
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking
-from palign.evaluation.policy_samples import sample_policy
+from palign.evaluation.judging.samples import sample_policy
 from palign.rewards import PersonalizedReward
 from palign.trainers.pal_ppo_runs import PPORuns
 from palign.trainers.policy_runs import PolicyRun

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from palign.evaluation.group_frame import GroupFrame
+from palign.evaluation.pages.markdown import escape
 from palign.evaluation.report import Report, write_report
-from palign.evaluation.report_markdown import escape
 
 EVIL = "<script>alert(1)</script>"
 

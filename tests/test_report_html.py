@@ -11,7 +11,8 @@ import pytest
 from browser_helpers import Page, find_chromium
 from report_helpers import EVIL, full_report, judgements, small_report
 
-from palign.evaluation import report_figures, report_html
+from palign.evaluation.pages import html_page as report_html
+from palign.evaluation.pages import pictures as report_figures
 from palign.evaluation.report import Report, write_report
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from palign.evaluation.figure_data import FigureData
+from palign.evaluation.pages.figure_data import FigureData
+from palign.evaluation.pages.regrets import opens_with_regrets, regret_table
 from palign.evaluation.report import Report, write_report
-from palign.evaluation.report_regrets import opens_with_regrets, regret_table
 from palign.models.files.card import decimals
 from tests.report_helpers import EVIL, judgements
 

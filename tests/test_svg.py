@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from palign.evaluation.svg import drawing, isolated, shorten, shorten_label, to_svg
+from palign.evaluation.pages.svg import drawing, isolated, shorten, shorten_label, to_svg
 
 
 @pytest.mark.parametrize(

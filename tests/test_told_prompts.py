@@ -11,9 +11,9 @@ from recipe_helpers import load_recipe
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking, conditioning_record
 from palign.data.preferences import Preferences
-from palign.evaluation.model_kinds import recognise
-from palign.evaluation.model_scores import score_source
-from palign.evaluation.told_prompts import conditioning_note, tell_readers
+from palign.evaluation.judging.conditioned_rows import conditioning_note, tell_readers
+from palign.evaluation.judging.kinds import recognise
+from palign.evaluation.judging.scores import score_source
 
 
 def test_each_person_gets_a_prompt_of_their_own_and_equal_ones_are_shared() -> None:

@@ -15,8 +15,8 @@ from palign.data.trained_rows import (
     save_trained_rows,
     write_held_out,
 )
-from palign.evaluation.model_kinds import recognise
-from palign.evaluation.unseen_rows import unseen_rows
+from palign.evaluation.judging.kinds import recognise
+from palign.evaluation.judging.unseen_rows import unseen_rows
 
 
 def pairs(n: int, *, start: int = 0, turned: bool = False) -> Preferences:

@@ -17,8 +17,8 @@ from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.data.rendering import Written, render_prompt
 from palign.data.turns import as_turn, in_turns, reads_plain, turns_sentence
-from palign.evaluation.model_kinds import recognise
-from palign.evaluation.model_scores import score_source
+from palign.evaluation.judging.kinds import recognise
+from palign.evaluation.judging.scores import score_source
 from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.files.mixture import MixtureRecord
 from palign.models.mixture_policy import MixturePolicy

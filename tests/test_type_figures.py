@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from palign.evaluation.fair_report import fair_figures
-from palign.evaluation.figure_data import FigureData
-from palign.evaluation.type_figures import draw_regrets, draw_type_space, place_people
+from palign.evaluation.pages.figure_data import FigureData
+from palign.evaluation.pages.type_pictures import draw_regrets, draw_type_space, place_people
 from palign.models.files.mixture import MixtureRecord
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from palign.evaluation.group_frame import GroupFrame, direction_of
-from palign.evaluation.intervals import bounds, range_of
-from palign.evaluation.tables import check_columns
+from palign.evaluation.statistics.intervals import bounds, range_of
+from palign.evaluation.statistics.tables import check_columns
 
 __all__ = ["compare_models"]
 

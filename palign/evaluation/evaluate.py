@@ -9,9 +9,9 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from palign.data.preferences import Preferences
-from palign.evaluation.figure_data import FigureData
-from palign.evaluation.model_kinds import ModelSource
-from palign.evaluation.model_scores import ModelScores, score_source, types_of
+from palign.evaluation.judging.kinds import ModelSource
+from palign.evaluation.judging.scores import ModelScores, score_source, types_of
+from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.scoring import score_table
 
 __all__ = ["Evaluation", "evaluate_models", "group_names", "shard"]

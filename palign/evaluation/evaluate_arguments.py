@@ -10,7 +10,7 @@ from palign.command_line import CommandLine
 from palign.data.arguments import DataArguments
 from palign.data.preferences import Preferences
 from palign.evaluation.evaluate import group_names
-from palign.evaluation.model_kinds import ModelKind, ModelSource, recognise
+from palign.evaluation.judging.kinds import ModelKind, ModelSource, recognise
 from palign.writing import require_writable
 
 __all__ = ["EvaluationArguments", "parse_evaluation_arguments", "rows_to_judge", "sources_of"]

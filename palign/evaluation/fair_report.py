@@ -9,7 +9,7 @@ import pandas as pd
 
 from palign.data.preferences import Preferences
 from palign.data.rendering import render_prompt
-from palign.evaluation.figure_data import FigureData
+from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.scoring import score_table
 from palign.models.files.mixture import MixtureRecord
 

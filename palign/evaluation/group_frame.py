@@ -11,11 +11,11 @@ The resampling: of the n annotators of a group, n - 1 are drawn with replacement
 unbiased (Rao and Wu 1988) where n draws make it too small by (n - 1)/n; the percentiles are widened from the normal to
 Student's t (Hesterberg 2015, section 3.3). Overall and by-group intervals are these percentiles. The gap between the
 best and the worst of several noisy numbers is too large on average; its interval is the set of true gaps that could
-have given it (palign.evaluation.gap_interval). People of large groups are resampled in packets
-(palign.evaluation.clusters), and gini and cvar over very many people are linearised. For worst and ratio the spread is
-taken with the two groups held that are the extremes of the table, and the interval is moved by the bias that the
-bootstrap shows (mean of the statistic over resamples less its estimate), as for gini and cvar; it reaches back to the
-estimate where that would leave it outside.
+have given it (palign.evaluation.statistics.intervals). People of large groups are resampled in packets
+(palign.evaluation.statistics.clusters), and gini and cvar over very many people are linearised. For worst and ratio
+the spread is taken with the two groups held that are the extremes of the table, and the interval is moved by the bias
+that the bootstrap shows (mean of the statistic over resamples less its estimate), as for gini and cvar; it reaches
+back to the estimate where that would leave it outside.
 ``scripts/coverage_bootstrap.py`` measures the coverage; ``docs/fairness.md`` has the figures. Source of the clustering
 argument: Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8.
 """
@@ -26,11 +26,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from palign.evaluation.clusters import Clusters, draw_weights
-from palign.evaluation.gap_interval import gap_bounds
-from palign.evaluation.inequality import cvar, gap, gini, influences, ratio, worst
-from palign.evaluation.intervals import bounds
-from palign.evaluation.tables import check_columns, check_numbers, group_labels, people_numbers
+from palign.evaluation.statistics.clusters import Clusters, draw_weights
+from palign.evaluation.statistics.inequality import cvar, gap, gini, influences, ratio, worst
+from palign.evaluation.statistics.intervals import bounds, gap_bounds
+from palign.evaluation.statistics.tables import check_columns, check_numbers, group_labels, people_numbers
 
 __all__ = ["GroupFrame", "direction_of"]
 

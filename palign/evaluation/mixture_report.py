@@ -7,7 +7,7 @@ import torch
 
 from palign.data.preferences import Preferences
 from palign.data.rendering import render_prompt
-from palign.evaluation.report_markdown import escape_long
+from palign.evaluation.pages.markdown import escape_long
 from palign.functional.partitions import adjusted_rand_index, type_accuracy
 from palign.models.files.mixture import MixtureRecord
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from palign.evaluation.figure_data import FigureData
-from palign.evaluation.figures import draw_training
-from palign.evaluation.policy_samples import PolicySamples
-from palign.evaluation.policy_table import means_by_type, policy_table, reward_prompts
+from palign.evaluation.judging.samples import PolicySamples, means_by_type, policy_table, reward_prompts
+from palign.evaluation.pages.figure_data import FigureData
+from palign.evaluation.pages.figures import draw_training
 from palign.evaluation.report import write_report
 from palign.models.files.card import add_measured
 from palign.rewards import PersonalizedReward

@@ -18,15 +18,15 @@ import numpy as np
 import pandas as pd
 
 from palign.evaluation.comparison import compare_models
-from palign.evaluation.conclusion import conclusion
-from palign.evaluation.figure_data import FigureData
 from palign.evaluation.group_frame import GroupFrame
-from palign.evaluation.inequality import if_alike
-from palign.evaluation.report_html import render_page
-from palign.evaluation.report_markdown import render_report
-from palign.evaluation.report_words import frame_of, headline_sentences, main_metric
+from palign.evaluation.pages.conclusion import conclusion
+from palign.evaluation.pages.figure_data import FigureData
+from palign.evaluation.pages.html_page import render_page
+from palign.evaluation.pages.markdown import render_report
+from palign.evaluation.pages.sentences import frame_of, headline_sentences, main_metric
 from palign.evaluation.scoring import RESERVED
-from palign.evaluation.tables import as_categories, check_columns, people_numbers
+from palign.evaluation.statistics.inequality import if_alike
+from palign.evaluation.statistics.tables import as_categories, check_columns, people_numbers
 from palign.writing import whole_file
 
 __all__ = ["Report", "write_report"]

@@ -138,7 +138,8 @@ def max_interval(estimate: Tensor, draws: Tensor, *, level: float = 0.95) -> Int
     The largest of noisy means is too large, the more so the nearer they are, and percentiles of its bootstrap are
     twice so. A test is inverted instead: a true maximum t is kept if the means nearest to the estimate that have
     it, with resampled noise, give the maximum seen neither too seldom above nor too seldom below (hybrid resampling,
-    Chuang and Lai 2000, Statistica Sinica 10; `evaluation/gap_interval.py` treats the gap of group means alike).
+    Chuang and Lai 2000, Statistica Sinica 10; `evaluation/statistics/intervals.py` treats the gap of group means
+    alike).
 
     Args:
         estimate: (n, ...) means, the largest taken over the first axis.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from palign.evaluation.report_regrets import BY_VOTES, VOTES, opens_with_regrets, regret_sentences
+from palign.evaluation.pages.regrets import BY_VOTES, VOTES, opens_with_regrets, regret_sentences
 
 __all__ = [
     "IF_ALIKE",

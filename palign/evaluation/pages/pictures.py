@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from palign.evaluation.figures import draw_groups, draw_history, draw_models, draw_people
-from palign.evaluation.report_regrets import opens_with_regrets
-from palign.evaluation.report_words import alike_words, frame_of, main_metric, opening_frame, span, with_interval
-from palign.evaluation.svg import drawing, has_matplotlib, shorten, to_svg
-from palign.evaluation.type_figures import draw_regrets, draw_type_space
+from palign.evaluation.pages.figures import draw_groups, draw_history, draw_models, draw_people
+from palign.evaluation.pages.regrets import opens_with_regrets
+from palign.evaluation.pages.sentences import alike_words, frame_of, main_metric, opening_frame, span, with_interval
+from palign.evaluation.pages.svg import drawing, has_matplotlib, shorten, to_svg
+from palign.evaluation.pages.type_pictures import draw_regrets, draw_type_space
 from palign.models.files.card import decimals
 
 __all__ = ["Picture", "report_pictures"]

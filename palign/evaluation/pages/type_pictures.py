@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from palign.evaluation.figures import WIDTH, WORST, new_figure
-from palign.evaluation.svg import GREY, INK, isolated, shorten, shorten_label
+from palign.evaluation.pages.figures import WIDTH, WORST, new_figure
+from palign.evaluation.pages.svg import GREY, INK, isolated, shorten, shorten_label
 from palign.models.files.card import decimals
 
 if TYPE_CHECKING:

@@ -1,17 +1,23 @@
-"""What a policy writes, and how far it is from its reference: completions and their KL, to judge policies by."""
+"""What a policy writes, and how far it is from its reference: completions and their KL, to judge policies by.
 
-from collections.abc import Sequence
+Policies on the same rows → the tidy table of the report: one row per completion and policy.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from palign.data.rendering import render_prompt
 from palign.parallel.sharded import is_sharded
 from palign.parallel.shared_work import PLAIN_SAMPLING, drawn
+from palign.rewards import PersonalizedReward
 
 Prompt = str | list[int]  # a rendered prompt, or its token ids
 
@@ -179,3 +185,54 @@ def _log_probability(
     logps = torch.log_softmax(logits[:, -answers.shape[1] - 1 : -1].float() / temperature, -1)
     chosen = logps.gather(-1, answers[..., None]).squeeze(-1)
     return (chosen * is_answer).sum(1)
+
+
+def policy_table(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    samples: PolicySamples,
+    reward: PersonalizedReward,
+    gold: Callable[[str, str], float] | None = None,
+    group_columns: Sequence[str] = ("type",),
+) -> pd.DataFrame:
+    """What one policy wrote for `rows`, judged.
+
+    Args:
+        name: of the policy, the table's column `model`.
+        rows: `n_rows` with `prompt` (as the reward model knows it, a text or messages) and `annotator_id`.
+        samples: one completion for each row.
+        reward: of the person of the row.
+        gold: an independent judge: (completion, annotator_id) → utility.
+        group_columns: columns of `rows` to keep, where the rows have them.
+
+    Returns:
+        Columns `model`, `annotator_id`, `row`, the groups, `prompt`, `completion`, `reward` (standardized as in
+        training), `raw_reward`, `kl`, `is_cut` (the completion was cut at the limit) and, with a judge, `gold`.
+    """
+    people = [str(row["annotator_id"]) for row in rows]
+    prompts = [row["prompt"] for row in rows]
+    scored = reward.batch(reward_prompts(prompts, reward), samples.completions, people)
+    table = {"model": name, "annotator_id": people, "row": range(len(rows))}
+    table |= {column: [row[column] for row in rows] for column in group_columns if column in rows[0]}
+    table |= {"prompt": prompts, "completion": samples.completions, "kl": samples.kl}
+    table |= {"reward": scored.standardized.numpy(), "raw_reward": scored.raw.numpy()}
+    if samples.is_cut is not None:
+        table["is_cut"] = samples.is_cut
+    if gold is not None:
+        table["gold"] = [gold(text, person) for text, person in zip(samples.completions, people, strict=True)]
+    return pd.DataFrame(table)
+
+
+def reward_prompts(prompts: Sequence[Any], reward: PersonalizedReward) -> list[str]:
+    """Prompts as the texts that a reward model reads before a completion, which is how trainers score, too."""
+    tokenizer = getattr(reward.model, "tokenizer", None)
+    return [render_prompt(prompt, tokenizer) for prompt in prompts]
+
+
+def means_by_type(table: pd.DataFrame, metric: str) -> dict[str, float]:
+    """`<model>/<metric>` and, where there are types, `<model>/<type>/<metric>` → mean, for `summary.json`."""
+    means = {f"{model}/{metric}": float(value) for model, value in table.groupby("model")[metric].mean().items()}
+    if "type" in table:
+        by_type = table.groupby(["model", "type"])[metric].mean()
+        means |= {f"{model}/{name}/{metric}": float(value) for (model, name), value in by_type.items()}
+    return means

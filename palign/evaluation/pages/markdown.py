@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-from palign.evaluation.report_regrets import MEANING, opens_with_regrets, regret_table
-from palign.evaluation.report_words import (
+from palign.evaluation.pages.regrets import MEANING, opens_with_regrets, regret_table
+from palign.evaluation.pages.sentences import (
     IF_ALIKE,
     WHAT_THE_NUMBERS_ARE,
     frame_of,

@@ -7,7 +7,7 @@ import numpy as np
 
 from palign.data.preferences import Preferences
 from palign.data.trained_rows import HELD_OUT, hash_judgements, read_trained_rows
-from palign.evaluation.model_kinds import ModelKind, ModelSource
+from palign.evaluation.judging.kinds import ModelKind, ModelSource
 
 __all__ = ["UnseenRows", "unseen_rows"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from palign.evaluation.svg import GREY, INK, drawing, has_matplotlib, isolated, shorten, shorten_label
+from palign.evaluation.pages.svg import GREY, INK, drawing, has_matplotlib, isolated, shorten, shorten_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

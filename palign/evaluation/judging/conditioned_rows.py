@@ -8,7 +8,7 @@ import numpy as np
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking, condition_prompt
 from palign.data.preferences import Preferences
-from palign.evaluation.model_kinds import ModelSource
+from palign.evaluation.judging.kinds import ModelSource
 
 __all__ = ["conditioning_note", "tell_readers"]
 

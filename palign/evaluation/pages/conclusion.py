@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from palign.evaluation.report_regrets import opens_with_regrets
+from palign.evaluation.pages.regrets import opens_with_regrets
 
 __all__ = ["conclusion"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from palign.evaluation.tables import group_labels
+from palign.evaluation.statistics.tables import group_labels
 
 __all__ = ["FigureData"]
 

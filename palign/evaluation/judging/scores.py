@@ -13,8 +13,8 @@ from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.preferences import Preferences
 from palign.data.rendering import render_completion, render_prompt
 from palign.data.turns import in_turns, reads_plain
-from palign.evaluation.model_kinds import ModelKind, ModelSource
-from palign.evaluation.told_prompts import tell_readers
+from palign.evaluation.judging.conditioned_rows import tell_readers
+from palign.evaluation.judging.kinds import ModelKind, ModelSource
 from palign.models.architectures import sees_only_the_past
 from palign.models.completions import TokenizedItems, policy_logps
 from palign.models.files.mixture import load_mixture

@@ -8,16 +8,15 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from palign.evaluation.report_figures import Picture, ordered_models, report_pictures
-from palign.evaluation.report_regrets import (
+from palign.evaluation.pages.pictures import Picture, ordered_models, report_pictures
+from palign.evaluation.pages.regrets import (
     MEANING,
     opens_with_regrets,
     regret_cards,
     regret_sentences,
     regret_table,
 )
-from palign.evaluation.report_style import STYLE
-from palign.evaluation.report_words import (
+from palign.evaluation.pages.sentences import (
     IF_ALIKE,
     WHAT_THE_NUMBERS_ARE,
     frame_of,
@@ -29,7 +28,8 @@ from palign.evaluation.report_words import (
     section_title,
     span,
 )
-from palign.evaluation.svg import UNPRINTABLE, has_matplotlib, isolated
+from palign.evaluation.pages.style import STYLE
+from palign.evaluation.pages.svg import UNPRINTABLE, has_matplotlib, isolated
 
 __all__ = ["render_page"]
 
