@@ -28,7 +28,7 @@ TRAINING = "transformers.TrainingArguments"
 MODEL = "trl.ModelConfig"
 READING = ("data/rows/options.py:ReadingOptions", "data/rows/columns.py:ColumnNames")
 POLICY = (
-    "trainers/policy_arguments.py:PolicyArguments", *READING, "trainers/policy_config.py:PersonalPolicyConfig",
+    "trainers/policy_arguments.py:PolicyArguments", *READING, "trainers/policy/config.py:PersonalPolicyConfig",
 )  # fmt: skip
 ROWS = ("data/arguments.py:DataArguments", *READING)
 
@@ -63,7 +63,7 @@ COMMANDS = {
     "ppo": Command(
         "ppo_pal", "PPO with the reward of the person each prompt belongs to",
         (*POLICY, "trainers/pal_grpo_config.py:GroupPolicyConfig", "trainers/pal_ppo_config.py:PALPPOConfig",
-         "trainers/pal_ppo_names.py:FormerNames"),
+         "trainers/ppo/former_names.py:FormerNames"),
         ("trl.GRPOConfig", MODEL),
         "model_name_or_path use_peft lora_r max_steps num_iterations steps_per_generation max_completion_length "
         "learning_rate per_device_train_batch_size use_vllm output_dir seed use_cpu resume_from_checkpoint report_to",

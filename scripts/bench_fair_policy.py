@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from palign.data.arguments import DataArguments
 from palign.models.policy_draws import PolicyReader, readable_prompts, stop_ids
-from palign.trainers.fair_builders import POOLED, RouteBuilder
+from palign.trainers.fair.builder import POOLED, RouteBuilder
 from palign.trainers.fair_policy_arguments import FairPolicyArguments
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.fair_policy_setup import set_up_fair_policy

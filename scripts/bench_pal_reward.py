@@ -23,7 +23,7 @@ from palign.models.embeddings import EmbeddingStore
 from palign.models.pal import PALRewardModel
 from palign.models.row_tensors import RowTensors
 from palign.models.tiny import make_tiny_lm, make_tiny_tokenizer
-from palign.trainers.head_fit import HeadFitOptions, fit_head
+from palign.trainers.reward.head_fit import HeadFitOptions, fit_head
 
 HIDDEN, N_VECTORS, BATCH = 384, 12_000, 2048
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from palign.functional.advantages import clipped_value_loss, generalised_advantages, standardized, token_rewards
+from palign.trainers.ppo.advantages import clipped_value_loss, generalised_advantages, standardized, token_rewards
 
 MASK = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
 

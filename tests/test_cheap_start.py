@@ -11,8 +11,8 @@ from palign.data.preferences import Preferences
 from palign.functional.partitions import type_accuracy
 from palign.models.completions import TokenizedItems
 from palign.models.tiny import make_tiny_tokenizer
-from palign.trainers import cheap_start as module
-from palign.trainers.cheap_start import cheap_start, given_start
+from palign.trainers.mixture import start as module
+from palign.trainers.mixture.start import cheap_start, given_start
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 
 HIDDEN = 6

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
-from palign.trainers.checkpoints import (
+from palign.trainers.checkpointing.complete import (
     MARKER,
     CompleteCheckpoints,
     incomplete_because,

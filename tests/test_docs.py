@@ -70,9 +70,9 @@ def test_the_api_lists_signatures_as_they_are(page: str) -> None:
 @pytest.mark.parametrize(
     ("page", "sources"),
     [
-        ("ppo_trainer", ("policy_metrics", "pal_ppo_trainer")),
-        ("grpo_trainer", ("policy_metrics", "pal_grpo_trainer")),
-        ("mixture_dpo", ("mixture_metrics", "mixture_dpo_trainer")),
+        ("ppo_trainer", ("policy/metrics", "pal_ppo_trainer")),
+        ("grpo_trainer", ("policy/metrics", "pal_grpo_trainer")),
+        ("mixture_dpo", ("mixture/metrics", "mixture_dpo_trainer")),
     ],
 )
 def test_every_metric_that_the_source_names_is_documented(page: str, sources: tuple[str, ...]) -> None:

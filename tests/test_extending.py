@@ -12,8 +12,8 @@ from palign.data import sources
 from palign.models import pal_config
 from palign.models.heads import FixedPointHead
 from palign.models.pal_config import PALConfig
-from palign.trainers.cheap_start import CheapStart
 from palign.trainers.fair_policy_trainer import _check_own_routes
+from palign.trainers.mixture.start import CheapStart
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 

@@ -8,10 +8,10 @@ from palign.evaluation.fair_report import add_gold
 from palign.functional.regret import solve_minmax_regret
 from palign.models.completions import TokenizedItems
 from palign.models.policy_draws import PolicyDraws
-from palign.trainers.fair_distill import mixture_next_token, prefix_posterior
-from palign.trainers.fair_measure import Candidate, Kind, measure_candidates, mixed_candidate, vote_outcomes
+from palign.trainers.fair.distill import mixture_next_token, prefix_posterior
+from palign.trainers.fair.measure import Candidate, Kind, measure_candidates, mixed_candidate, vote_outcomes
+from palign.trainers.fair.route_trainer import DistillRows, DroRows, RegressRows, regress_loss
 from palign.trainers.fair_policy_trainer import notes_of
-from palign.trainers.fair_routes import DistillRows, DroRows, RegressRows, regress_loss
 
 ALONE = {"beta": 0.5, "n_bootstrap": 50, "seed": 0, "max_kl": None, "type_importance": None, "votes": {}}
 

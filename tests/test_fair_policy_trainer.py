@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from palign.models.adapters import route
 from palign.models.files.game import load_game
 from palign.models.mixture_policy import MixturePolicy
-from palign.trainers.fair_builders import RouteBuilder
+from palign.trainers.fair.builder import RouteBuilder
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.fair_policy_trainer import FairPolicyTrainer
 from palign.writing import SavingError
@@ -95,7 +95,7 @@ def test_a_finished_route_is_not_trained_again(finished: FairPolicyTrainer, monk
     mixture = finished.mixture
     for name in (*ALL, "pooled"):
         mixture.policies.policy.delete_adapter(name)
-    monkeypatch.setattr("palign.trainers.fair_builders.RouteBuilder.fit", refuse)
+    monkeypatch.setattr("palign.trainers.fair.builder.RouteBuilder.fit", refuse)
     again = make_trainer(finished.output_dir, mixture, max_kl=1e6)
     found = again.train()
     assert found["table"] == finished.record["table"]
@@ -164,7 +164,7 @@ def test_an_interrupted_route_leaves_nothing_half_done(tmp_path: Path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("palign.trainers.fair_builders.DistillRows", interrupt)
+        patch.setattr("palign.trainers.fair.builder.DistillRows", interrupt)
         with pytest.raises(KeyboardInterrupt):
             trainer.train()
     done = tmp_path / "out" / "routes"

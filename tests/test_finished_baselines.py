@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from mixture_helpers import planted
 
-from palign.trainers.finished_baselines import keep_finished, options_key, read_finished
+from palign.trainers.checkpointing.finished import keep_finished, options_key, read_finished
 
 
 def test_scores_come_back_for_the_same_options_and_rows(tmp_path: Path) -> None:

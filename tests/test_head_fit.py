@@ -16,8 +16,8 @@ from palign.models.pal_config import PALConfig
 from palign.models.people_fit import fit_people
 from palign.models.people_weights import AnnotatorWeights
 from palign.models.row_tensors import RowTensors
-from palign.trainers.head_fit import HeadFitOptions, fit_head
-from palign.trainers.prototype_count import fit_fresh_head, standardize
+from palign.trainers.reward.head_fit import HeadFitOptions, fit_head
+from palign.trainers.reward.prototype_count import fit_fresh_head, standardize
 
 LINEAR = {"n_layers": 1, "preference_dim": 10}
 GAUSSIAN = HeadFitOptions(epochs=30, weight_decay=1e-3, annotator_prior=0.05)

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from palign.data.preferences import Preferences
-from palign.models import item_features as module
 from palign.models.completions import TokenizedItems
-from palign.models.item_features import state_features, token_features, token_projection
+from palign.trainers.mixture import start_features as module
+from palign.trainers.mixture.start_features import state_features, token_features, token_projection
 
 
 def ragged() -> Preferences:

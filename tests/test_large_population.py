@@ -10,7 +10,7 @@ import torch
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.models.pal import PALRewardModel
-from palign.trainers.head_fit import HeadFitOptions, fit_head
+from palign.trainers.reward.head_fit import HeadFitOptions, fit_head
 
 N_PEOPLE = 1_000_000
 

@@ -14,11 +14,11 @@ from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
 from palign.models.row_tensors import RowTensors
 from palign.trainers.choice_sentences import choice_sentences
-from palign.trainers.head_fit import HeadFitOptions
-from palign.trainers.linear_fit import LinearFitOptions, items_recur
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
-from palign.trainers.prototype_count import Personal, PrototypeChoice, calibrate_head
+from palign.trainers.reward.head_fit import HeadFitOptions
+from palign.trainers.reward.linear_fit import LinearFitOptions, items_recur
+from palign.trainers.reward.prototype_count import Personal, PrototypeChoice, calibrate_head
 
 
 def camps(n_people: int = 40, n_items: int = 12, n_rows: int = 20, seed: int = 0) -> Preferences:

@@ -7,7 +7,7 @@ from mixture_helpers import colour_tokenizer
 
 from palign.data.preferences import Preferences
 from palign.models.completions import TokenizedItems
-from palign.trainers.mixture_collator import MixtureCollator
+from palign.trainers.mixture.collator import MixtureCollator
 
 SAID = [f" the {thing} is {colour}" for thing in ("boat", "door") for colour in ("red", "blue", "teal")]
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from palign.trainers import policy_arguments
-from palign.trainers.checkpoints import mark_complete
+from palign.trainers.checkpointing.complete import mark_complete
+from palign.trainers.mixture.state import MixtureState
 from palign.trainers.mixture_dpo_arguments import EMBEDDED_DEFAULTS, MixtureArguments, parse_mixture_arguments
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
-from palign.trainers.mixture_state import MixtureState
 
 ROOT = Path(__file__).parents[1]
 OWN = ["--dataset_name", "rows.jsonl", "--model_name_or_path", "owner/name", "--use_cpu", "true"]

@@ -18,12 +18,12 @@ from palign.functional.mixture import sum_by_annotator
 from palign.functional.partitions import type_accuracy
 from palign.models.adapters import add_type_adapters
 from palign.models.mixture_policy import MixturePolicy
-from palign.trainers import mixture_e_step
-from palign.trainers.checkpoints import MARKER, mark_complete
+from palign.trainers.checkpointing.complete import MARKER, mark_complete
+from palign.trainers.checkpointing.same_run import RUN
+from palign.trainers.mixture import e_step as mixture_e_step
+from palign.trainers.mixture.state import MixtureState, round_ends
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
-from palign.trainers.mixture_state import MixtureState, round_ends
-from palign.trainers.same_run import RUN
 
 
 def options(output: Path, **further: Any) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from palign.functional.mixture import responsibilities
 from palign.functional.mixture_checks import restart_stability
 from palign.models.type_scores import merged
-from palign.trainers.cheap_start import CheapStart
-from palign.trainers.mixture_e_step import checks_of_round, posterior_of_round, rows_to_ask, scaled_sums
-from palign.trainers.mixture_state import MixtureState
+from palign.trainers.mixture.e_step import checks_of_round, posterior_of_round, rows_to_ask, scaled_sums
+from palign.trainers.mixture.start import CheapStart
+from palign.trainers.mixture.state import MixtureState
 
 NAN = float("nan")
 

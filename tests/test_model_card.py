@@ -15,7 +15,7 @@ from palign.models.files.game import fair_card
 from palign.models.files.mixture import MixtureRecord, mixture_card
 from palign.models.files.pal import pal_card
 from palign.models.pal import PALRewardModel
-from palign.trainers.policy_card import policy_card
+from palign.trainers.policy.card import policy_card
 
 HOSTILE = "<script>alert(1)</script>|**x**\n## Fairness\n[a](http://b) `c` _d_"
 

@@ -20,7 +20,7 @@ from reward_helpers import (
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.models.pal import PALRewardModel
-from palign.trainers.reward_collator import RewardCollator
+from palign.trainers.reward.collator import RewardCollator
 
 PROMPTS = ["tea or milk", "rain", "sun and rain new old", "cat"]
 COMPLETIONS = ["tea hot", "no", "big red sun yes yes", "small cold milk"]

@@ -24,8 +24,8 @@ from policy_helpers import (
 
 from palign.conditioning import WhoIsAsking
 from palign.rewards import PersonalizedReward
+from palign.trainers.grpo.reward import RecordedReward
 from palign.trainers.pal_grpo_config import PALGRPOConfig, PALRLOOConfig
-from palign.trainers.pal_grpo_reward import RecordedReward
 from palign.trainers.pal_grpo_trainer import PALGRPOTrainer
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ from palign.conditioning import WhoIsAsking
 from palign.rewards import PersonalizedReward
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
-from palign.trainers.ppo_guard import CollapseGuard
+from palign.trainers.policy.collapse import CollapseGuard
 from palign.trainers.prototype_adapters import choose_prototypes
 
 CRITICS = ["lora", "head", "full", "layers:1"]

@@ -11,7 +11,7 @@ from peft import get_peft_model
 from policy_helpers import lora, tiny_policy
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking
-from palign.trainers.policy_card import write_policy_card
+from palign.trainers.policy.card import write_policy_card
 
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 ROWS = SimpleNamespace(prompts=["p"] * 3, annotator_ids=["a", "a", "b"], group_names=[])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from palign.trainers.policy_rows import read_prompt_rows
+from palign.trainers.policy.rows import read_prompt_rows
 from palign.trainers.policy_setup import _reward_groups
 
 

@@ -9,7 +9,7 @@ from ppo_helpers import tiny_policy
 from torch import nn
 
 from palign.functional.logprobs import drawn_logps
-from palign.trainers.ppo_passes import PackedRows, StatePasses, lanes_of, settled
+from palign.trainers.ppo.passes import PackedRows, StatePasses, lanes_of, settled
 
 # two rows of (prompt | completion): 7 8 | 9 and 4 | 5 6
 IDS = torch.tensor([[7, 8, 9, 0], [0, 4, 5, 6]])
@@ -63,7 +63,7 @@ def test_log_probabilities_and_gradients_are_those_of_padded_rows(
 ) -> None:
     """Against log_softmax of the whole logits of the padded rows, with positions by hand."""
     model, _ = tiny_policy()
-    monkeypatch.setattr("palign.trainers.ppo_passes.LOGITS_AT_ONCE", n_at_once * model.config.vocab_size)
+    monkeypatch.setattr("palign.trainers.ppo.passes.LOGITS_AT_ONCE", n_at_once * model.config.vocab_size)
     ids, mask = rollout()
     reads = passes()
     packed = PackedRows.of(ids, mask, 6, lanes=lanes)

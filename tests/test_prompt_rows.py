@@ -9,7 +9,7 @@ from policy_helpers import tiny_policy
 from tokenizers.processors import TemplateProcessing
 
 from palign.models.completions import prompt_ids
-from palign.trainers.policy_rows import groups_of, query_ids, read_prompt_rows
+from palign.trainers.policy.rows import groups_of, query_ids, read_prompt_rows
 
 
 def write(path: Path, rows: list[dict]) -> str:

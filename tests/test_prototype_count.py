@@ -8,8 +8,8 @@ from palign.data.preferences import Preferences
 from palign.data.synthetic import make_gaussian_population
 from palign.models.pal_config import PALConfig
 from palign.models.row_tensors import RowTensors
-from palign.trainers.head_fit import HeadFitOptions
-from palign.trainers.prototype_count import PrototypeChoice, _one_standard_error, choose_n_prototypes
+from palign.trainers.reward.head_fit import HeadFitOptions
+from palign.trainers.reward.prototype_count import PrototypeChoice, _one_standard_error, choose_n_prototypes
 
 FAST = HeadFitOptions(epochs=15)
 

@@ -483,7 +483,7 @@ def test_a_whole_command_line_is_proposed(tmp_path: Path, columns: list[str], wo
 
 @pytest.mark.parametrize("form", FORMS)
 def test_policies_read_the_prompt_that_rewards_read(tmp_path: Path, form: str) -> None:
-    from palign.trainers.policy_rows import read_prompt_rows
+    from palign.trainers.policy.rows import read_prompt_rows
 
     prompt, chosen, rejected, expected = FORMS[form]
     row = {"annotator_id": "a", "prompt": prompt, "chosen": chosen, "rejected": rejected}
@@ -494,7 +494,7 @@ def test_policies_read_the_prompt_that_rewards_read(tmp_path: Path, form: str) -
 
 
 def test_policies_read_tables_with_a_winner(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    from palign.trainers.policy_rows import read_prompt_rows
+    from palign.trainers.policy.rows import read_prompt_rows
 
     judged("A", "tie", "B").assign(country="PL").to_csv(tmp_path / "j.csv", index=False, sep=";")
     rows = read_prompt_rows(str(tmp_path / "j.csv"), group_columns=["country"], **NAMES)

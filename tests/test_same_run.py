@@ -16,12 +16,19 @@ from transformers import TrainingArguments
 
 from palign.data.preferences import Preferences
 from palign.rewards import PersonalizedReward
+from palign.trainers.checkpointing.same_run import (
+    RUN,
+    adapter_options,
+    deciding_options,
+    refuse_another_run,
+    rows_key,
+    run_words,
+)
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.pal_grpo_config import PALGRPOConfig
 from palign.trainers.pal_reward_config import PALRewardConfig
-from palign.trainers.policy_resume import reward_words
-from palign.trainers.policy_rows import PolicyRows
-from palign.trainers.same_run import RUN, adapter_options, deciding_options, refuse_another_run, rows_key, run_words
+from palign.trainers.policy.resume import reward_words
+from palign.trainers.policy.rows import PolicyRows
 
 ROWS = [
     {"annotator_id": f"p{i % 3}", "prompt": f"drink {i // 2}?", "chosen": f"tea {i}", "rejected": "milk"}

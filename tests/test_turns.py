@@ -29,7 +29,7 @@ from palign.rewards import PersonalizedReward
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from palign.trainers.pal_grpo_runs import GRPORuns
-from palign.trainers.reward_collator import RewardCollator
+from palign.trainers.reward.collator import RewardCollator
 
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"

@@ -49,7 +49,7 @@ def _history_of(recipe: str, output_dir: Path, *flags: str) -> set[str]:
 def _log_of_routes(output_dir: Path) -> set[str]:
     from unittest import mock
 
-    from palign.trainers.fair_routes import RouteTrainer
+    from palign.trainers.fair.route_trainer import RouteTrainer
 
     logged: set[str] = set()
 

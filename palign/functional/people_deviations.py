@@ -6,7 +6,7 @@ mixture's reward as the offset and a Gaussian prior of precision `ridge` around 
 problems are separate, and are solved side by side by gradient steps with memory (L-BFGS).
 
 The precision is shared by all, and is chosen where a deviation is fitted on some rows of people held out and judged
-on others (`palign.trainers.prototype_count`).
+on others (`palign.trainers.reward.prototype_count`).
 """
 
 import torch

@@ -241,8 +241,8 @@ class PromptPointHead(PointHead):
 class LinearHead(PointHead):
     """r_k(x) = θ_k · (x − centre) · scale: the prototypes are directions θ among the states, and there is no network.
 
-    Fitted by EM, not by gradient steps: see `palign.trainers.linear_fit`. `preference_dim`, `inner_size`, `n_layers`
-    and `dropout` are not read.
+    Fitted by EM, not by gradient steps: see `palign.trainers.reward.linear_fit`. `preference_dim`, `inner_size`,
+    `n_layers` and `dropout` are not read.
     """
 
     default_similarity = Similarity.INNER_PRODUCT

@@ -1,7 +1,7 @@
 """What people held out chose, in sentences for the report."""
 
 from palign.data.preferences import Preferences
-from palign.trainers.prototype_count import PrototypeChoice
+from palign.trainers.reward.prototype_count import PrototypeChoice
 
 __all__ = ["choice_sentences", "people_in_no_number", "trained_on"]
 

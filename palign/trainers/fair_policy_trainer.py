@@ -35,8 +35,8 @@ from palign.models.mixture_policy import MixturePolicy
 from palign.models.policy_draws import DrawSettings, PolicyDraws, PolicyReader
 from palign.models.single_adapter import read_adapter, save_adapter
 from palign.models.type_scores import row_log_likelihoods
-from palign.trainers.fair_builders import POOLED, OwnRoute, RouteBuilder, cached_reference, vote_rewards
-from palign.trainers.fair_measure import (
+from palign.trainers.fair.builder import POOLED, OwnRoute, RouteBuilder, cached_reference, vote_rewards
+from palign.trainers.fair.measure import (
     Candidate,
     Kind,
     measure_candidates,

@@ -53,22 +53,21 @@ from palign.models.type_scores import row_log_likelihoods
 from palign.parallel.deepspeed_launch import leave_accelerator
 from palign.parallel.fsdp import divide_again, outside_fsdp
 from palign.parallel.fsdp_launch import plan_fsdp
-from palign.trainers.cheap_start import CheapHead, CheapStart, cheap_start, given_start
-from palign.trainers.checkpoints import CompleteCheckpoints
-from palign.trainers.divergence import DivergenceError, refuse_divergence
-from palign.trainers.mixture_collator import MixtureCollator
-from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
-from palign.trainers.mixture_e_step import (
+from palign.trainers.checkpointing.complete import CompleteCheckpoints
+from palign.trainers.mixture.collator import MixtureCollator
+from palign.trainers.mixture.e_step import (
     checks_of_round,
     likelihoods_of_rows,
     posterior_of_round,
     rows_to_ask,
     scaled_sums,
 )
-from palign.trainers.mixture_metrics import TrainingSums
-from palign.trainers.mixture_rounds import RoundCallback, decides_rounds
-from palign.trainers.mixture_state import MixtureState, round_ends
-from palign.trainers.reward_collator import PairDataset
+from palign.trainers.mixture.metrics import TrainingSums
+from palign.trainers.mixture.rounds import DivergenceError, RoundCallback, decides_rounds, refuse_divergence
+from palign.trainers.mixture.start import CheapHead, CheapStart, cheap_start, given_start
+from palign.trainers.mixture.state import MixtureState, round_ends
+from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
+from palign.trainers.reward.collator import PairDataset
 from palign.writing import saving, whole_files
 
 __all__ = ["MixtureDPOTrainer"]

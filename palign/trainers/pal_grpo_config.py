@@ -8,7 +8,7 @@ from trl import GRPOConfig, RLOOConfig
 
 from palign.parallel.deepspeed_launch import prepare_deepspeed
 from palign.parallel.fsdp_launch import check_fsdp
-from palign.trainers.policy_config import PersonalPolicyConfig
+from palign.trainers.policy.config import PersonalPolicyConfig
 
 __all__ = ["GroupAlgorithm", "GroupPolicyConfig", "PALGRPOConfig", "PALRLOOConfig"]
 

@@ -7,7 +7,7 @@ Where this differs from TRL's trainers, and why:
 3. Training stops, going back to the last good weights, when the KL or the share of empty completions stays beyond a
    limit.
 4. `history` has what was logged, with `objective/kl` in nats per completion (TRL's `kl` is per token).
-5. A resumed run goes on with the same rows and the same completions (`palign/trainers/pal_grpo_resume.py`).
+5. A resumed run goes on with the same rows and the same completions (`palign/trainers/grpo/resume.py`).
 
 PPO (`pal_ppo_trainer.py`) shares `PersonalGroupTrainer`. All of it runs on any TRL from 1.12 on.
 """
@@ -34,16 +34,16 @@ from palign.parallel.fsdp_launch import divide_reference, is_fsdp_launch, plan_f
 from palign.parallel.sharded import whole
 from palign.parallel.shared_work import PLAIN_SAMPLING, drawn
 from palign.rewards import PersonalizedReward
-from palign.trainers.checkpoints import CompleteCheckpoints
+from palign.trainers.checkpointing.complete import CompleteCheckpoints
+from palign.trainers.grpo.resume import OrderByEpoch, load_generation, save_generation
+from palign.trainers.grpo.reward import RecordedReward
+from palign.trainers.grpo.rows import prepare_group_rows
 from palign.trainers.pal_grpo_config import GroupAlgorithm, GroupPolicyConfig, PALGRPOConfig, PALRLOOConfig
-from palign.trainers.pal_grpo_data import prepare_group_rows
-from palign.trainers.pal_grpo_resume import OrderByEpoch, load_generation, save_generation
-from palign.trainers.pal_grpo_reward import RecordedReward
-from palign.trainers.policy_card import write_policy_card
-from palign.trainers.policy_metrics import sample_table
-from palign.trainers.policy_resume import load_watch, reward_words, save_watch
-from palign.trainers.policy_rows import require_one_batch
-from palign.trainers.ppo_guard import CollapseGuard
+from palign.trainers.policy.card import write_policy_card
+from palign.trainers.policy.collapse import CollapseGuard
+from palign.trainers.policy.metrics import sample_table
+from palign.trainers.policy.resume import load_watch, reward_words, save_watch
+from palign.trainers.policy.rows import require_one_batch
 from palign.writing import saving, whole_files
 
 __all__ = ["PALGRPOTrainer", "PALRLOOTrainer", "PersonalGroupTrainer"]

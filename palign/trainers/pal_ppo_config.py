@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
-from palign.trainers.critic import check_critic
 from palign.trainers.pal_grpo_config import GroupPolicyConfig
-from palign.trainers.pal_ppo_names import FormerNames
+from palign.trainers.ppo.critic import check_critic
+from palign.trainers.ppo.former_names import FormerNames
 
 __all__ = ["PALPPOConfig"]
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from palign.trainers.critic import take_off_critic
 from palign.trainers.pal_grpo_runs import GRPORuns
 from palign.trainers.pal_grpo_trainer import PersonalGroupTrainer
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
+from palign.trainers.ppo.critic import take_off_critic
 
 __all__ = ["PPORuns"]
 

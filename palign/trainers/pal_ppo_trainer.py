@@ -4,7 +4,7 @@ TRL draws the completions, calls the reward with the columns of each row, comput
 reference by a forward pass, and clips the policy's loss, which takes advantages of shape (batch, time). What is here:
 
 1. Rewards of tokens: −`kl_coef` × (log π − log π_ref) at each, and the completion's reward at its last.
-2. A critic (`palign/trainers/critic.py`), generalised advantages, and the clipped loss of the values.
+2. A critic (`palign/trainers/ppo/critic.py`), generalised advantages, and the clipped loss of the values.
 3. Advantages are standardized, and losses averaged, over all tokens of the rollout on all processes; so the steps do
    not depend on how a batch is divided.
 4. The guard judges every rollout, by the weights that drew it.
@@ -25,10 +25,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
 
-from palign.functional.advantages import clipped_value_loss, generalised_advantages, standardized, token_rewards
 from palign.parallel.sharded import set_whole, whole_tensor
 from palign.rewards import PersonalizedReward
-from palign.trainers.critic import (
+from palign.trainers.pal_grpo_trainer import PersonalGroupTrainer
+from palign.trainers.pal_ppo_config import PALPPOConfig
+from palign.trainers.policy.resume import copies
+from palign.trainers.policy.rows import cut_prompt, query_ids
+from palign.trainers.ppo.advantages import clipped_value_loss, generalised_advantages, standardized, token_rewards
+from palign.trainers.ppo.critic import (
     ADAPTER,
     RecomputeUnderItsAdapter,
     critic_route,
@@ -36,11 +40,7 @@ from palign.trainers.critic import (
     let_learn,
     put_critic,
 )
-from palign.trainers.pal_grpo_trainer import PersonalGroupTrainer
-from palign.trainers.pal_ppo_config import PALPPOConfig
-from palign.trainers.policy_resume import copies
-from palign.trainers.policy_rows import cut_prompt, query_ids
-from palign.trainers.ppo_passes import PackedRows, StatePasses, settled
+from palign.trainers.ppo.passes import PackedRows, StatePasses, settled
 
 __all__ = ["PALPPOTrainer"]
 

@@ -9,7 +9,7 @@ from trl import ModelConfig
 
 from palign.command_line import CommandLine
 from palign.data.arguments import DataArguments
-from palign.trainers.checkpoints import resume_point
+from palign.trainers.checkpointing.complete import resume_point
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.writing import require_writable
 

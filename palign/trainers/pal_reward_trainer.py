@@ -30,12 +30,12 @@ from palign.parallel.deepspeed_launch import leave_accelerator, refuse_eval_in_p
 from palign.parallel.fsdp import outside_fsdp
 from palign.parallel.fsdp_launch import plan_fsdp
 from palign.parallel.sharded import make_whole, whole
-from palign.trainers.checkpoints import CompleteCheckpoints
-from palign.trainers.head_fit import HeadFitOptions, fit_head
-from palign.trainers.linear_fit import LinearFitOptions, fit_linear_head
+from palign.trainers.checkpointing.complete import CompleteCheckpoints
 from palign.trainers.pal_reward_config import PALRewardConfig
-from palign.trainers.prototype_count import PERSONAL_WIDTH, PrototypeChoice, personal_basis, standardize
-from palign.trainers.reward_collator import PairDataset, RewardCollator
+from palign.trainers.reward.collator import PairDataset, RewardCollator
+from palign.trainers.reward.head_fit import HeadFitOptions, fit_head
+from palign.trainers.reward.linear_fit import LinearFitOptions, fit_linear_head
+from palign.trainers.reward.prototype_count import PERSONAL_WIDTH, PrototypeChoice, personal_basis, standardize
 from palign.writing import saving
 
 __all__ = ["PALRewardTrainer", "check_prototype_count", "head_fit_options"]
@@ -62,7 +62,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         embeddings: (n, hidden) where rows name vectors.
         peft_config: a `peft.LoraConfig` puts LoRA on the backbone and trains it in a second stage.
         store: embeddings that are shared between trainers; one of its own, where `args` say, if None.
-        choice: what people held out chose (`palign.trainers.prototype_count`): how a linear head is fitted, the
+        choice: what people held out chose (`palign.trainers.reward.prototype_count`): how a linear head is fitted, the
             temperature, a person's own part. Left as they are if None, and without the last where the backbone is
             trained: the states that it was tried on are gone.
 

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.turns import as_turns, reads_plain
 from palign.rewards import PersonalizedReward
-from palign.trainers.policy_card import write_conditioning
-from palign.trainers.policy_config import PersonalPolicyConfig
-from palign.trainers.policy_rows import query_ids
+from palign.trainers.policy.card import write_conditioning
+from palign.trainers.policy.config import PersonalPolicyConfig
+from palign.trainers.policy.rows import query_ids
 from palign.trainers.prototype_adapters import adapter_name
 from palign.writing import write_whole
 

@@ -19,9 +19,9 @@ from palign.models.pal import PALRewardModel
 from palign.parallel.sharded import loading_whole
 from palign.rewards import PersonalizedReward
 from palign.trainers.embedded import make_embedded_default, train_embedded_reward
+from palign.trainers.policy.config import PersonalPolicyConfig
+from palign.trainers.policy.rows import prompt_rows_and_reading, require_one_batch
 from palign.trainers.policy_arguments import PolicyArguments
-from palign.trainers.policy_config import PersonalPolicyConfig
-from palign.trainers.policy_rows import prompt_rows_and_reading, require_one_batch
 from palign.trainers.policy_runs import PolicyRuns
 
 Runs = TypeVar("Runs", bound=PolicyRuns)

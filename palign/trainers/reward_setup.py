@@ -29,7 +29,7 @@ from palign.trainers.choice_sentences import choice_sentences, people_in_no_numb
 from palign.trainers.pal_reward_arguments import RewardArguments
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer, check_prototype_count, head_fit_options
-from palign.trainers.prototype_count import PrototypeChoice, calibrate_head, choose_n_prototypes, require_people
+from palign.trainers.reward.prototype_count import PrototypeChoice, calibrate_head, choose_n_prototypes, require_people
 
 if TYPE_CHECKING:
     from trl import ModelConfig

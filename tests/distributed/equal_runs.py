@@ -20,9 +20,9 @@ from trl import GRPOTrainer, RLOOTrainer
 from palign import PALRewardConfig, PALRewardModel, PALRewardTrainer, PersonalizedReward
 from palign.models.mixture_policy import MixturePolicy
 from palign.parallel.deepspeed_launch import prepare_deepspeed
+from palign.trainers.fair.route_trainer import RouteTrainer
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.fair_policy_trainer import FairPolicyTrainer
-from palign.trainers.fair_routes import RouteTrainer
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer

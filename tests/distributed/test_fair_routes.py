@@ -10,7 +10,7 @@ import ranks
 from fair_helpers import FRESH, TRAIN, colour_rows, random_mixture
 
 from palign.models.mixture_policy import MixturePolicy
-from palign.trainers.fair_builders import RouteBuilder
+from palign.trainers.fair.builder import RouteBuilder
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.fair_policy_trainer import FairPolicyTrainer
 

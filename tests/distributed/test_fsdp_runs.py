@@ -10,7 +10,7 @@ from equal_runs import DDP, FSDP_2, alike
 from ranks import run_ranks
 from torch.distributed.tensor import DTensor
 
-from palign.trainers.checkpoints import CompleteCheckpoints
+from palign.trainers.checkpointing.complete import CompleteCheckpoints
 
 pytestmark = pytest.mark.slow
 RUNS: dict[str, tuple[Any, ...]] = {

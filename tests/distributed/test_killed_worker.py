@@ -9,7 +9,7 @@ import pytest
 from kill_helpers import difference
 from safetensors.torch import load_file
 
-from palign.trainers.checkpoints import last_complete_checkpoint
+from palign.trainers.checkpointing.complete import last_complete_checkpoint
 
 ROOT = Path(__file__).parents[2]
 

@@ -25,7 +25,7 @@ from palign.models.single_adapter import AdapterPolicies
 from palign.parallel.deepspeed_launch import leave_accelerator
 from palign.parallel.fsdp_launch import plan_fsdp
 from palign.trainers.fair_policy_config import FairPolicyConfig
-from palign.trainers.mixture_collator import MixtureCollator
+from palign.trainers.mixture.collator import MixtureCollator
 
 __all__ = ["DistillRows", "DroRows", "RegressRows", "RouteTrainer", "regress_loss"]
 

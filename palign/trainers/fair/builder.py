@@ -39,13 +39,13 @@ from palign.models.single_adapter import (
 from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
 from palign.parallel.sharded import make_whole
 from palign.parallel.shared_work import computed_once
-from palign.trainers.fair_distill import SoftTargetPolicies
-from palign.trainers.fair_measure import SLACK, mixed_candidate
+from palign.trainers.checkpointing.finished import options_key
+from palign.trainers.checkpointing.same_run import TRAINING_OPTIONS
+from palign.trainers.fair.distill import SoftTargetPolicies
+from palign.trainers.fair.measure import SLACK, mixed_candidate
+from palign.trainers.fair.route_trainer import DistillRows, DroRows, RegressRows, RouteTrainer
 from palign.trainers.fair_policy_config import FairPolicyConfig, Route
-from palign.trainers.fair_routes import DistillRows, DroRows, RegressRows, RouteTrainer
-from palign.trainers.finished_baselines import options_key
-from palign.trainers.mixture_collator import MixtureCollator
-from palign.trainers.same_run import TRAINING_OPTIONS
+from palign.trainers.mixture.collator import MixtureCollator
 from palign.writing import saving, write_whole
 
 __all__ = ["POOLED", "OwnRoute", "RouteBuilder", "cached_reference", "vote_rewards"]

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from palign.conditioning import WhoIsAsking
 from palign.data.rendering import render_prompt
 from palign.data.turns import as_turns
-from palign.trainers.policy_rows import PolicyRows, groups_of, named_rows
+from palign.trainers.policy.rows import PolicyRows, groups_of, named_rows
 
 __all__ = ["prepare_group_rows"]
 

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from palign.data.rendering import Written
 from palign.rewards import PersonalizedReward, ScoredRow
-from palign.trainers.policy_metrics import reward_metrics
+from palign.trainers.policy.metrics import reward_metrics
 
 __all__ = ["RecordedReward"]
 

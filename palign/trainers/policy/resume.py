@@ -12,7 +12,7 @@ from torch import nn
 
 from palign.functional.reward_scales import RewardScale, RewardScales
 from palign.rewards import PersonalizedReward
-from palign.trainers.ppo_guard import CollapseGuard
+from palign.trainers.policy.collapse import CollapseGuard
 
 __all__ = [
     "copies", "guard_from", "guard_words", "load_watch", "reward_words", "save_watch", "scales_from", "scales_words",

@@ -21,8 +21,8 @@ from palign.functional.mixture_checks import (
 from palign.models.adapters import TypePolicies
 from palign.models.completions import TokenizedItems
 from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
-from palign.trainers.cheap_start import CheapStart
-from palign.trainers.mixture_state import MixtureState
+from palign.trainers.mixture.start import CheapStart
+from palign.trainers.mixture.state import MixtureState
 
 __all__ = ["checks_of_round", "likelihoods_of_rows", "posterior_of_round", "rows_to_ask", "scaled_sums"]
 

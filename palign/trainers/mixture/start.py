@@ -24,8 +24,8 @@ from palign.functional.mixture_linear import LinearMixture, fit_linear_mixture, 
 from palign.functional.mixture_start import find_stages, spectral_start
 from palign.functional.mixture_type_count import TypeChoice, choose_n_types
 from palign.models.completions import TokenizedItems
-from palign.models.item_features import ItemFeatures, state_projection, token_projection
 from palign.parallel.shared_work import computed_once
+from palign.trainers.mixture.start_features import ItemFeatures, state_projection, token_projection
 from palign.trainers.mixture_dpo_config import HeadFeatures, MixtureDPOConfig, TypesFrom
 
 __all__ = ["CheapHead", "CheapStart", "LinearRewards", "cheap_start", "given_start"]

@@ -14,7 +14,7 @@ chosen by what it knows, not by how loudly it says it. The temperature goes into
 A K that is clearly less accurate than K = 1 on the same rows gives way to K = 1.
 
 The same people tell three things more: which kind of head serves where items recur in many people's rows (a network,
-or directions fitted by EM; see `palign.trainers.linear_fit`), whether few rows want more steps, and whether a
+or directions fitted by EM; see `palign.trainers.reward.linear_fit`), whether few rows want more steps, and whether a
 person's own deviation from their mixture pays, and how strongly it is to be shrunk
 (`palign.functional.people_deviations`).
 """
@@ -39,8 +39,8 @@ from palign.models.pal_config import PALConfig
 from palign.models.people_fit import fit_people, scores_of
 from palign.models.people_weights import AnnotatorWeights
 from palign.models.row_tensors import RowTensors
-from palign.trainers.head_fit import HeadFitOptions, fit_head
-from palign.trainers.linear_fit import LinearFitOptions, fit_linear_head, items_recur
+from palign.trainers.reward.head_fit import HeadFitOptions, fit_head
+from palign.trainers.reward.linear_fit import LinearFitOptions, fit_linear_head, items_recur
 
 __all__ = [
     "Personal", "PrototypeChoice", "calibrate_head", "choose_n_prototypes", "fit_fresh_head", "require_people",

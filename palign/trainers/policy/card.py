@@ -10,8 +10,8 @@ from torch import nn
 
 from palign.conditioning import CONDITIONING, TEMPLATE, PolicyConditioning, WhoIsAsking, conditioning_record
 from palign.models.files.card import POLICY, named, render, shown, table
-from palign.trainers.policy_config import PersonalPolicyConfig
-from palign.trainers.policy_rows import PolicyRows
+from palign.trainers.policy.config import PersonalPolicyConfig
+from palign.trainers.policy.rows import PolicyRows
 from palign.writing import write_whole
 
 __all__ = ["policy_card", "write_conditioning", "write_policy_card"]

@@ -23,7 +23,7 @@ from transformers.trainer import SCHEDULER_NAME
 
 from palign.parallel.fsdp import is_fsdp, leave_fsdp
 from palign.parallel.shared_work import computed_once
-from palign.trainers.same_run import RUN, adapter_options, refuse_another_run, run_words
+from palign.trainers.checkpointing.same_run import RUN, adapter_options, refuse_another_run, run_words
 from palign.writing import SavingError, saving, write_whole
 
 __all__ = [

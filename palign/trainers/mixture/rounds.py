@@ -1,14 +1,16 @@
-"""Rounds of EM within one run of `transformers.Trainer`."""
+"""Rounds of EM within one run of `transformers.Trainer`, and the end of one that has run away."""
 
 import hashlib
 from typing import Any, Protocol
 
+from accelerate import Accelerator
+from torch import Tensor, isfinite
 from transformers import TrainerCallback, TrainerControl
 
-from palign.trainers.cheap_start import CheapStart
+from palign.trainers.mixture.start import CheapStart
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 
-__all__ = ["RoundCallback", "decides_rounds"]
+__all__ = ["DivergenceError", "RoundCallback", "decides_rounds", "refuse_divergence"]
 
 
 def decides_rounds(args: MixtureDPOConfig, start: CheapStart) -> dict[str, Any]:
@@ -45,3 +47,23 @@ class RoundCallback(TrainerCallback):
         if self.trainer.end_step():
             control.should_save = True
         control.should_log = should_log  # logging the round would count as the step's own log
+
+
+class DivergenceError(RuntimeError):
+    """The loss of one type is not finite."""
+
+
+def refuse_divergence(logps: Tensor, accelerator: Accelerator, step: int) -> None:
+    """DivergenceError on all processes where one of them finds a value that is not finite.
+
+    Args:
+        logps: (n_sequences, n_types) of this process; a type without rows in the batch shows in its filler.
+        accelerator: of the trainer.
+        step: under way, for the message.
+    """
+    bad = (~isfinite(logps)).any(0).int()
+    if accelerator.num_processes > 1:
+        bad = accelerator.reduce(bad, reduction="sum")
+    if bool(bad.any()):
+        types = ", ".join(f"type_{k}" for k in bad.nonzero().flatten().tolist())
+        raise DivergenceError(f"The loss of {types} is not finite at step {step}.")

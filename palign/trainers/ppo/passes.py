@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from palign.functional.logprobs import drawn_logps
-from palign.trainers.critic import last_states
+from palign.trainers.ppo.critic import last_states
 
 __all__ = ["PackedRows", "StatePasses", "lanes_of", "settled"]
 

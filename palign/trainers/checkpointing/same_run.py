@@ -25,7 +25,7 @@ from transformers import TrainingArguments
 from palign.data.preferences import Preferences
 
 if TYPE_CHECKING:
-    from palign.trainers.policy_rows import PolicyRows
+    from palign.trainers.policy.rows import PolicyRows
 
 __all__ = [
     "RUN", "TRAINING_OPTIONS", "adapter_options", "deciding_options", "refuse_another_run", "rows_key", "run_words",
