@@ -28,7 +28,7 @@ TRAINING = "transformers.TrainingArguments"
 MODEL = "trl.ModelConfig"
 READING = ("data/rows/options.py:ReadingOptions", "data/rows/columns.py:ColumnNames")
 POLICY = (
-    "trainers/policy_arguments.py:PolicyArguments", *READING, "trainers/policy/config.py:PersonalPolicyConfig",
+    "pipelines/arguments/policy.py:PolicyArguments", *READING, "trainers/policy/config.py:PersonalPolicyConfig",
 )  # fmt: skip
 ROWS = ("data/arguments.py:DataArguments", *READING)
 
@@ -57,7 +57,7 @@ GUARD_TEXT = "looks for leaks, shortcuts and too few votes in rows before anythi
 COMMANDS = {
     "reward": Command(
         "pal_reward", "a reward model that knows who it scores for (PAL)",
-        ("trainers/pal_reward_arguments.py:RewardArguments", *ROWS, "trainers/pal_reward_config.py:PALRewardConfig"),
+        ("pipelines/arguments/reward.py:RewardArguments", *ROWS, "trainers/pal_reward_config.py:PALRewardConfig"),
         (TRAINING, MODEL), "model_name_or_path use_peft lora_r output_dir seed use_cpu report_to",
     ),
     "ppo": Command(
@@ -70,7 +70,7 @@ COMMANDS = {
     ),
     "grpo": Command(
         "grpo_pal", "GRPO or RLOO with the same reward, on any TRL from 1.12 on",
-        (*POLICY, "trainers/pal_grpo_arguments.py:GRPOArguments", "trainers/pal_grpo_config.py:GroupPolicyConfig",
+        (*POLICY, "pipelines/grpo.py:GRPOArguments", "trainers/pal_grpo_config.py:GroupPolicyConfig",
          "trainers/pal_grpo_config.py:PALGRPOConfig", "trainers/pal_grpo_config.py:PALRLOOConfig"),
         ("trl.GRPOConfig", "trl.RLOOConfig", MODEL),
         "model_name_or_path use_peft lora_r max_steps num_generations steps_per_generation max_completion_length "
@@ -78,7 +78,7 @@ COMMANDS = {
     ),
     "em-dpo": Command(
         "em_dpo", "latent types of annotators, and one LoRA adapter for each (EM mixture-DPO)",
-        ("trainers/mixture_dpo_arguments.py:MixtureArguments", *ROWS,
+        ("pipelines/arguments/mixture.py:MixtureArguments", *ROWS,
          "trainers/mixture_dpo_config.py:MixtureDPOConfig"),
         (TRAINING, MODEL),
         "model_name_or_path lora_r lora_alpha num_train_epochs per_device_train_batch_size output_dir seed use_cpu "
@@ -86,13 +86,13 @@ COMMANDS = {
     ),
     "fair": Command(
         "fair_policy", "K type policies in, one fair LoRA policy out (min-max regret)",
-        ("trainers/fair_policy_arguments.py:FairPolicyArguments", *ROWS,
+        ("pipelines/arguments/fair.py:FairPolicyArguments", *ROWS,
          "trainers/fair_policy_config.py:FairPolicyConfig"),
         (TRAINING,),
     ),
     "evaluate": Command(
         "evaluate_fairness", "for whom a model works how well: a report by group, type and person",
-        ("evaluation/evaluate_arguments.py:EvaluationArguments", *ROWS), (),
+        ("pipelines/arguments/evaluation.py:EvaluationArguments", *ROWS), (),
     ),
 }  # fmt: skip
 

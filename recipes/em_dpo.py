@@ -19,7 +19,6 @@ from transformers import set_seed
 
 from palign.data.guards.finding import completion_texts
 from palign.data.trained_rows import save_trained_rows, write_held_out
-from palign.evaluation.mixture_report import check_notes, choice_note, compare_types, side_by_side
 from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.report import write_report
@@ -27,9 +26,10 @@ from palign.evaluation.scoring import score_table
 from palign.models.files.card import add_measured
 from palign.models.files.mixture import MixtureRecord
 from palign.parallel.sharded import is_sharded
-from palign.trainers.choice_sentences import people_in_no_number, trained_on
-from palign.trainers.mixture_dpo_arguments import MixtureArguments, parse_mixture_arguments
-from palign.trainers.mixture_setup import MixtureSetup, set_up_mixture
+from palign.pipelines.arguments.mixture import MixtureArguments, parse_mixture_arguments
+from palign.pipelines.mixture import MixtureSetup, set_up_mixture
+from palign.pipelines.reports.mixture import check_notes, choice_note, compare_types, side_by_side
+from palign.pipelines.reports.reward import people_in_no_number, trained_on
 from palign.writing import write_whole
 
 LINEAR = "linear start"  # what the adapters began from, and must better to be worth their hours

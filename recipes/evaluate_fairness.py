@@ -21,18 +21,18 @@ from palign.command_line import require_known_processes
 from palign.data.preferences import Preferences
 from palign.data.synthetic_text import preference_rows
 from palign.evaluation.evaluate import Evaluation, evaluate_models
-from palign.evaluation.evaluate_arguments import (
-    EvaluationArguments,
-    parse_evaluation_arguments,
-    rows_to_judge,
-    sources_of,
-)
 from palign.evaluation.judging.conditioned_rows import conditioning_note
 from palign.evaluation.judging.kinds import ModelSource
 from palign.evaluation.judging.unseen_rows import UnseenRows, unseen_rows
 from palign.evaluation.report import write_report
 from palign.parallel.deepspeed_launch import prepare_deepspeed
-from palign.trainers.embedded import make_embedded_default, train_embedded_reward
+from palign.pipelines.arguments.evaluation import (
+    EvaluationArguments,
+    parse_evaluation_arguments,
+    rows_to_judge,
+    sources_of,
+)
+from palign.pipelines.builtin_world import make_embedded_default, train_embedded_reward
 from palign.writing import write_whole
 
 N_TRAIN_EACH, N_ROWS_EACH = 30, 20  # rows of a person in the embedded default, to train on and to judge by

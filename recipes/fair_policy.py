@@ -15,12 +15,12 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
-from palign.evaluation.fair_report import add_gold, fair_figures, fair_samples, fair_summary, vote_table
 from palign.evaluation.report import write_report
 from palign.models.files.card import add_measured
 from palign.models.files.game import fair_table
-from palign.trainers.fair_policy_arguments import FairPolicyArguments, parse_fair_arguments
-from palign.trainers.fair_policy_setup import FairSetup, set_up_fair_policy
+from palign.pipelines.arguments.fair import FairPolicyArguments, parse_fair_arguments
+from palign.pipelines.fair import FairSetup, set_up_fair_policy
+from palign.pipelines.reports.fair import add_gold, fair_figures, fair_samples, fair_summary, vote_table
 from palign.writing import write_whole
 
 

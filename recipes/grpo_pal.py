@@ -15,11 +15,10 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from palign.evaluation.judging.samples import sample_rows
-from palign.evaluation.policy_report import judge_policies
-from palign.trainers.pal_grpo_arguments import parse_grpo_arguments
+from palign.pipelines.grpo import GRPORuns, parse_grpo_arguments
+from palign.pipelines.policies import set_up_policies
+from palign.pipelines.reports.policies import judge_policies
 from palign.trainers.pal_grpo_config import GroupAlgorithm
-from palign.trainers.pal_grpo_runs import GRPORuns
-from palign.trainers.policy_setup import set_up_policies
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

@@ -25,9 +25,9 @@ from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table
 from palign.models.files.card import add_measured
-from palign.trainers.pal_reward_arguments import parse_reward_arguments
+from palign.pipelines.arguments.reward import parse_reward_arguments
+from palign.pipelines.reward import RewardSetup, dominant_prototypes, set_up_reward
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
-from palign.trainers.reward_setup import RewardSetup, dominant_prototypes, set_up_reward
 from palign.writing import write_whole
 
 ONE_FOR_ALL = "one reward for all (K = 1), since people held out gave no reason to tell annotators apart"

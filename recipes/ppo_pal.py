@@ -14,10 +14,9 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from palign.evaluation.judging.samples import sample_rows
-from palign.evaluation.policy_report import judge_policies
-from palign.trainers.pal_ppo_arguments import parse_policy_arguments
-from palign.trainers.pal_ppo_runs import PPORuns
-from palign.trainers.policy_setup import set_up_policies
+from palign.pipelines.policies import set_up_policies
+from palign.pipelines.ppo import PPORuns, parse_policy_arguments
+from palign.pipelines.reports.policies import judge_policies
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

@@ -18,10 +18,10 @@ from collections.abc import Callable
 
 from palign.data.arguments import DataArguments
 from palign.models.policy_draws import PolicyReader, readable_prompts, stop_ids
+from palign.pipelines.arguments.fair import FairPolicyArguments
+from palign.pipelines.fair import set_up_fair_policy
 from palign.trainers.fair.builder import POOLED, RouteBuilder
-from palign.trainers.fair_policy_arguments import FairPolicyArguments
 from palign.trainers.fair_policy_config import FairPolicyConfig
-from palign.trainers.fair_policy_setup import set_up_fair_policy
 
 N_STEPS = 20
 

@@ -16,9 +16,8 @@ import time
 from transformers import set_seed
 
 from palign.evaluation.judging.samples import sample_rows
-from palign.trainers.pal_ppo_arguments import parse_policy_arguments
-from palign.trainers.pal_ppo_runs import PPORuns
-from palign.trainers.policy_setup import set_up_policies
+from palign.pipelines.policies import set_up_policies
+from palign.pipelines.ppo import PPORuns, parse_policy_arguments
 
 
 def main() -> None:

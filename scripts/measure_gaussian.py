@@ -14,9 +14,9 @@ import torch
 from palign.data.preferences import Preferences
 from palign.data.synthetic import GaussianPopulation, make_gaussian_population
 from palign.models.pal import PALRewardModel
+from palign.pipelines.reward import first_rows
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
-from palign.trainers.reward_setup import first_rows
 
 COUNTS = (1, 2, 3, 5, 8)
 ANSWERS = (2, 5, 20, 100)

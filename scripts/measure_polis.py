@@ -25,9 +25,9 @@ from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.data.public_sets.folders import polis_rows
 from palign.functional.partitions import adjusted_rand_index
-from palign.trainers.pal_reward_arguments import parse_reward_arguments
+from palign.pipelines.arguments.reward import parse_reward_arguments
+from palign.pipelines.reward import set_up_reward
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
-from palign.trainers.reward_setup import set_up_reward
 
 CONVERSATIONS = ["land-bank", "biodiversity", "brexit", "bg2050", "freshwater", "football"]
 Rows = list[dict[str, Any]]

@@ -25,9 +25,9 @@ from palign.data.preferences import Preferences
 from palign.functional.losses import pair_order, plackett_luce
 from palign.functional.partitions import adjusted_rand_index
 from palign.models.row_tensors import evidence_or_none
-from palign.trainers.pal_reward_arguments import parse_reward_arguments
+from palign.pipelines.arguments.reward import parse_reward_arguments
+from palign.pipelines.reward import set_up_reward
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
-from palign.trainers.reward_setup import set_up_reward
 
 N_JUDGED, N_PAIRS = 8, 30
 

@@ -17,20 +17,19 @@ from palign.data.loading import load_preferences
 
 ROOT = Path(__file__).parents[1]
 PARSERS = {
-    "reward": ("pal_reward_arguments", "parse_reward_arguments"),
-    "ppo": ("pal_ppo_arguments", "parse_policy_arguments"),
-    "grpo": ("pal_grpo_arguments", "parse_grpo_arguments"),
-    "em-dpo": ("mixture_dpo_arguments", "parse_mixture_arguments"),
-    "fair": ("fair_policy_arguments", "parse_fair_arguments"),
-    "evaluate": ("evaluate_arguments", "parse_evaluation_arguments"),
+    "reward": ("arguments.reward", "parse_reward_arguments"),
+    "ppo": ("ppo", "parse_policy_arguments"),
+    "grpo": ("grpo", "parse_grpo_arguments"),
+    "em-dpo": ("arguments.mixture", "parse_mixture_arguments"),
+    "fair": ("arguments.fair", "parse_fair_arguments"),
+    "evaluate": ("arguments.evaluation", "parse_evaluation_arguments"),
 }
 
 
 def parsed_by(name: str) -> tuple[type, ...]:
     """The dataclasses that the parser of a sub-command fills."""
     module, parser = PARSERS[name]
-    package = "evaluation" if name == "evaluate" else "trainers"
-    function = getattr(importlib.import_module(f"palign.{package}.{module}"), parser)
+    function = getattr(importlib.import_module(f"palign.pipelines.{module}"), parser)
     kinds = typing.get_args(typing.get_type_hints(function)["return"])
     return tuple(one for kind in kinds for one in typing.get_args(kind) or (kind,))
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from palign.command_line import CommandLine
-from palign.evaluation.evaluate_arguments import parse_evaluation_arguments
-from palign.trainers.fair_policy_arguments import parse_fair_arguments
-from palign.trainers.mixture_dpo_arguments import parse_mixture_arguments
-from palign.trainers.pal_grpo_arguments import parse_grpo_arguments
-from palign.trainers.pal_ppo_arguments import parse_policy_arguments
-from palign.trainers.pal_reward_arguments import parse_reward_arguments
+from palign.pipelines.arguments.evaluation import parse_evaluation_arguments
+from palign.pipelines.arguments.fair import parse_fair_arguments
+from palign.pipelines.arguments.mixture import parse_mixture_arguments
+from palign.pipelines.arguments.reward import parse_reward_arguments
+from palign.pipelines.grpo import parse_grpo_arguments
+from palign.pipelines.ppo import parse_policy_arguments
 
 PARSERS = {
     "evaluate": parse_evaluation_arguments, "reward": parse_reward_arguments, "em-dpo": parse_mixture_arguments,

@@ -9,7 +9,7 @@ import pytest
 from palign.data.preferences import Preferences
 from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.report import write_report
-from palign.trainers.choice_sentences import people_in_no_number
+from palign.pipelines.reports.reward import people_in_no_number
 
 
 def table(right: dict[str, float], n_people: int = 40, n_rows: int = 20, seed: int = 0) -> pd.DataFrame:

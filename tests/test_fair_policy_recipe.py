@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from palign.data.annotators import AnnotatorIndex
 from palign.models.files.mixture import packed_prompts
 from palign.models.mixture_policy import MixturePolicy
-from palign.trainers.fair_policy_arguments import parse_fair_arguments
-from palign.trainers.fair_policy_setup import FairSetup, embedded_rows, set_up_fair_policy
+from palign.pipelines.arguments.fair import parse_fair_arguments
+from palign.pipelines.fair import FairSetup, embedded_rows, set_up_fair_policy
 from palign.trainers.fair_policy_trainer import used_prompts
 
 SMALL = {

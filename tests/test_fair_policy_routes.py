@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from palign.evaluation.fair_report import add_gold
 from palign.functional.regret import solve_minmax_regret
 from palign.models.completions import TokenizedItems
 from palign.models.policy_draws import PolicyDraws
+from palign.pipelines.reports.fair import add_gold
 from palign.trainers.fair.distill import mixture_next_token, prefix_posterior
 from palign.trainers.fair.measure import Candidate, Kind, measure_candidates, mixed_candidate, vote_outcomes
 from palign.trainers.fair.route_trainer import DistillRows, DroRows, RegressRows, regress_loss

@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from palign.conditioning import PolicyConditioning
-from palign.trainers import policy_arguments
-from palign.trainers.pal_grpo_arguments import EMBEDDED_DEFAULTS, parse_grpo_arguments
+from palign.pipelines.arguments import policy as policy_arguments
+from palign.pipelines.arguments.reward import parse_reward_arguments
+from palign.pipelines.grpo import EMBEDDED_DEFAULTS, parse_grpo_arguments
 from palign.trainers.pal_grpo_config import GroupAlgorithm, PALGRPOConfig, PALRLOOConfig
-from palign.trainers.pal_reward_arguments import parse_reward_arguments
 
 CONFIGS = Path(__file__).parents[1] / "recipes" / "configs" / "grpo_pal"
 OWN = ["--model_name_or_path", "m", "--reward_model_path", "r", "--dataset_name", "d"]

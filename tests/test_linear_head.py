@@ -13,7 +13,7 @@ from palign.models.heads import FixedPointHead, LinearHead
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
 from palign.models.row_tensors import RowTensors
-from palign.trainers.choice_sentences import choice_sentences
+from palign.pipelines.reports.reward import choice_sentences
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
 from palign.trainers.reward.head_fit import HeadFitOptions

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from palign.trainers import policy_arguments
+from palign.pipelines.arguments import policy as policy_arguments
+from palign.pipelines.arguments.mixture import EMBEDDED_DEFAULTS, MixtureArguments, parse_mixture_arguments
 from palign.trainers.checkpointing.complete import mark_complete
 from palign.trainers.mixture.state import MixtureState
-from palign.trainers.mixture_dpo_arguments import EMBEDDED_DEFAULTS, MixtureArguments, parse_mixture_arguments
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 
 ROOT = Path(__file__).parents[1]

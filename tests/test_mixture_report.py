@@ -9,8 +9,8 @@ from mixture_helpers import colour_tokenizer
 
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
-from palign.evaluation.mixture_report import check_notes, choice_note, compare_types, side_by_side
 from palign.models.files.mixture import MixtureRecord
+from palign.pipelines.reports.mixture import check_notes, choice_note, compare_types, side_by_side
 
 
 def record(found: list[int], n_types: int = 2, **details: Any) -> MixtureRecord:

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from palign.data.preferences import Preferences
 from palign.models.reference_logps import reference_pass
-from palign.trainers.mixture_dpo_arguments import parse_mixture_arguments
-from palign.trainers.mixture_setup import MixtureSetup, declared_types, set_up_mixture
+from palign.pipelines.arguments.mixture import parse_mixture_arguments
+from palign.pipelines.mixture import MixtureSetup, declared_types, set_up_mixture
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from palign.conditioning import PolicyConditioning
-from palign.trainers.pal_ppo_arguments import EMBEDDED_DEFAULTS, parse_policy_arguments
+from palign.pipelines.ppo import EMBEDDED_DEFAULTS, parse_policy_arguments
 
 CONFIGS = Path(__file__).parents[1] / "recipes" / "configs" / "ppo_pal"
 

@@ -12,11 +12,11 @@ from ppo_helpers import IdReward, lora, make_trainer, named_rows, ppo_config, ti
 from tokenizers.processors import TemplateProcessing
 
 from palign.conditioning import WhoIsAsking
+from palign.pipelines.prototype_adapters import choose_prototypes
 from palign.rewards import PersonalizedReward
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 from palign.trainers.policy.collapse import CollapseGuard
-from palign.trainers.prototype_adapters import choose_prototypes
 
 CRITICS = ["lora", "head", "full", "layers:1"]
 

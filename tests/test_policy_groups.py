@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from palign.pipelines.policies import _reward_groups
 from palign.trainers.policy.rows import read_prompt_rows
-from palign.trainers.policy_setup import _reward_groups
 
 
 @pytest.mark.parametrize(

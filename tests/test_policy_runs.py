@@ -10,9 +10,9 @@ from tokenizers.processors import TemplateProcessing
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.evaluation.judging.samples import sample_policy
+from palign.pipelines.policies import PolicyRun
+from palign.pipelines.ppo import PPORuns
 from palign.rewards import PersonalizedReward
-from palign.trainers.pal_ppo_runs import PPORuns
-from palign.trainers.policy_runs import PolicyRun
 
 ELSEWHERE = torch.device("meta")
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 from recipe_helpers import save_own
 
-from palign.trainers.pal_grpo_arguments import parse_grpo_arguments
-from palign.trainers.pal_grpo_runs import GRPORuns
+from palign.pipelines.grpo import GRPORuns, parse_grpo_arguments
+from palign.pipelines.policies import set_up_policies
 from palign.trainers.pal_grpo_trainer import PALGRPOTrainer
-from palign.trainers.policy_setup import set_up_policies
 
 
 def set_up(tmp_path: Path, *flags: str) -> GRPORuns:
@@ -34,7 +33,7 @@ def test_a_reference_of_another_precision_can_be_asked_for(tmp_path: Path) -> No
 
 
 def test_too_few_rows_are_said_before_a_model_is_loaded(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("palign.trainers.policy_setup.PALRewardModel.from_pretrained", pytest.fail)
+    monkeypatch.setattr("palign.pipelines.policies.PALRewardModel.from_pretrained", pytest.fail)
     with pytest.raises(
         ValueError,
         match=r"rows.jsonl without 4 held-out rows has 36 rows, and a batch is 160 completions, 4 for each row",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from palign.data.preferences import Preferences
-from palign.trainers.reward_setup import RewardSetup
+from palign.pipelines.reward import RewardSetup
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,10 @@ from palign.models.mixture_policy import MixturePolicy
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
 from palign.models.tiny import make_tiny_lm, make_tiny_tokenizer
+from palign.pipelines.grpo import GRPORuns
 from palign.rewards import PersonalizedReward
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
-from palign.trainers.pal_grpo_runs import GRPORuns
 from palign.trainers.reward.collator import RewardCollator
 
 CHAT = (

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from palign.evaluation.fair_report import fair_figures
 from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.pages.type_pictures import draw_regrets, draw_type_space, place_people
 from palign.models.files.mixture import MixtureRecord
+from palign.pipelines.reports.fair import fair_figures
 
 
 def test_three_types_are_a_triangle_and_two_a_line() -> None:

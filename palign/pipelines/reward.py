@@ -25,8 +25,8 @@ from palign.models.embeddings import EmbeddingStore
 from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
-from palign.trainers.choice_sentences import choice_sentences, people_in_no_number, trained_on
-from palign.trainers.pal_reward_arguments import RewardArguments
+from palign.pipelines.arguments.reward import RewardArguments
+from palign.pipelines.reports.reward import choice_sentences, people_in_no_number, trained_on
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer, check_prototype_count, head_fit_options
 from palign.trainers.reward.prototype_count import PrototypeChoice, calibrate_head, choose_n_prototypes, require_people

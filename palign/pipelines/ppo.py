@@ -1,14 +1,19 @@
-"""Command-line arguments of PPO, and their values where nothing of the user's is given."""
+"""PPO: its arguments, and policies trained by it, one per way of saying who is asking."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from trl import ModelConfig
 
+from palign.pipelines.arguments.policy import PolicyArguments, check_vllm, parse_over
+from palign.pipelines.grpo import GRPORuns
+from palign.trainers.pal_grpo_trainer import PersonalGroupTrainer
 from palign.trainers.pal_ppo_config import PALPPOConfig
-from palign.trainers.policy_arguments import PolicyArguments, check_vllm, parse_over
+from palign.trainers.pal_ppo_trainer import PALPPOTrainer
+from palign.trainers.ppo.critic import take_off_critic
 
-__all__ = ["EMBEDDED_DEFAULTS", "parse_policy_arguments"]
+__all__ = ["EMBEDDED_DEFAULTS", "PPORuns", "parse_policy_arguments"]
 
 EMBEDDED_DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/ppo_pal",
@@ -28,6 +33,21 @@ EMBEDDED_DEFAULTS: dict[str, Any] = {
     "lora_dropout": 0.0,
     "compare_with": ["none"],
 }
+
+
+@dataclass
+class PPORuns(GRPORuns):
+    """`PolicyRuns` by `PALPPOTrainer`."""
+
+    @property
+    def trainer_class(self) -> type[PersonalGroupTrainer]:
+        """`PALPPOTrainer`."""
+        return PALPPOTrainer
+
+    def _trained(self, trainer: PersonalGroupTrainer) -> Any:
+        policy = super()._trained(trainer)
+        take_off_critic(policy)
+        return policy
 
 
 def parse_policy_arguments(argv: Sequence[str] | None = None) -> tuple[PolicyArguments, PALPPOConfig, ModelConfig]:

@@ -28,10 +28,10 @@ from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.reference_logps import base_fingerprint
 from palign.parallel.sharded import leave_engine
 from palign.parallel.shared_work import computed_once
+from palign.pipelines.arguments.mixture import MixtureArguments
+from palign.pipelines.builtin_world import embedded_rankings, make_embedded_default
 from palign.trainers.checkpointing.finished import keep_finished, options_key, read_finished
 from palign.trainers.checkpointing.same_run import TRAINING_OPTIONS
-from palign.trainers.embedded import embedded_rankings, make_embedded_default
-from palign.trainers.mixture_dpo_arguments import MixtureArguments
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 

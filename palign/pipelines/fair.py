@@ -24,8 +24,10 @@ from palign.models.model_folders import looks_like_path, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.models.policy_draws import readable_prompts
 from palign.models.single_adapter import require_adapter_folder
-from palign.trainers.embedded import N_EVAL_PROMPTS, embedded_rankings
-from palign.trainers.fair_policy_arguments import FairPolicyArguments
+from palign.pipelines.arguments.fair import FairPolicyArguments
+from palign.pipelines.arguments.mixture import parse_mixture_arguments
+from palign.pipelines.builtin_world import N_EVAL_PROMPTS, embedded_rankings
+from palign.pipelines.mixture import MixtureSetup, declared_types, set_up_mixture
 from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig
 from palign.trainers.fair_policy_trainer import (
     FairPolicyTrainer,
@@ -33,10 +35,8 @@ from palign.trainers.fair_policy_trainer import (
     require_several_types,
     used_prompts,
 )
-from palign.trainers.mixture_dpo_arguments import parse_mixture_arguments
 from palign.trainers.mixture_dpo_config import TypesFrom
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
-from palign.trainers.mixture_setup import MixtureSetup, declared_types, set_up_mixture
 
 __all__ = ["FairSetup", "embedded_rows", "set_up_fair_policy", "type_labels"]
 

@@ -10,10 +10,10 @@ from trl import ModelConfig
 
 from palign.command_line import CommandLine
 from palign.data.arguments import DataArguments
+from palign.pipelines.arguments.policy import check_quantization
 from palign.trainers.checkpointing.complete import resume_point
 from palign.trainers.mixture.state import MixtureState
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
-from palign.trainers.policy_arguments import check_quantization
 from palign.writing import require_writable
 
 __all__ = ["BASELINES", "MixtureArguments", "parse_mixture_arguments"]
