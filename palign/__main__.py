@@ -1,6 +1,6 @@
-"""`python -m palign`, and `accelerate launch -m palign`: see `palign.command`."""
+"""`python -m palign`, and `accelerate launch -m palign`: see `palign.cli.command`."""
 
-from palign.command import main
+from palign.cli.command import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

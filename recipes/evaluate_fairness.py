@@ -17,7 +17,7 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
-from palign.command_line import require_known_processes
+from palign.cli.parser import require_known_processes
 from palign.data.preferences import Preferences
 from palign.data.synthetic_text import preference_rows
 from palign.evaluation.evaluate import Evaluation, evaluate_models

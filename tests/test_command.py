@@ -12,7 +12,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from palign import command, option_help
+from palign.cli import command, option_help
 from palign.data.loading import load_preferences
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +81,7 @@ def test_every_field_is_in_help_or_inherited_from_what_help_names() -> None:
 def test_help_takes_less_than_a_second_and_loads_nothing_heavy(flags: list[str]) -> None:
     """Processor time, for other work on the machine says nothing of the command."""
     code = "import atexit, sys, time\natexit.register(lambda: print('torch' in sys.modules, time.process_time()))\n"
-    code += f"from palign.command import main; main({flags!r})"
+    code += f"from palign.cli.command import main; main({flags!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     *lines, last = done.stdout.splitlines()
     assert done.returncode == 0 and last.startswith("False "), done.stderr
@@ -109,7 +109,7 @@ def test_flags_and_config_reach_the_recipe(tmp_path: Path, monkeypatch) -> None:
 
 def test_a_configuration_that_cannot_be_read_ends_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     code = "import atexit, sys\natexit.register(lambda: print('torch' in sys.modules))\n"
-    code += f"from palign.command import main; sys.exit(main(['ppo', '--config', {str(tmp_path / 'no.yaml')!r}]))"
+    code += f"from palign.cli.command import main; sys.exit(main(['ppo', '--config', {str(tmp_path / 'no.yaml')!r}]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (done.returncode, done.stdout) == (2, "False\n")
     assert done.stderr == f"palign ppo: error: --config {tmp_path / 'no.yaml'}: there is no such file.\n"

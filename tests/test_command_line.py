@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from palign.command_line import CommandLine
+from palign.cli.parser import CommandLine
 from palign.pipelines.arguments.evaluation import parse_evaluation_arguments
 from palign.pipelines.arguments.fair import parse_fair_arguments
 from palign.pipelines.arguments.mixture import parse_mixture_arguments

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from palign.command_line import require_known_processes
+from palign.cli.parser import require_known_processes
 
 ROOT = Path(__file__).parents[1]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from palign.option_file import OptionError, config_path, nearest, read_options, unknown_options
+from palign.cli.option_file import OptionError, config_path, nearest, read_options, unknown_options
 
 
 def test_the_file_is_named_once_and_either_way() -> None:

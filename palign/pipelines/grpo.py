@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl import ModelConfig
 
-from palign.command_line import CommandLine
+from palign.cli.parser import CommandLine
 from palign.parallel.deepspeed_launch import trained_model
 from palign.pipelines.arguments.policy import PolicyArguments, check_vllm, parse_over
 from palign.pipelines.policies import PolicyRun, PolicyRuns

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from palign.command_line import CommandLine
+from palign.cli.parser import CommandLine
 from palign.data.arguments import DataArguments
 from palign.data.preferences import Preferences
 from palign.evaluation.evaluate import group_names

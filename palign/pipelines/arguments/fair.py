@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from palign.command_line import CommandLine
+from palign.cli.parser import CommandLine
 from palign.data.arguments import DataArguments
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.writing import require_writable

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainingArguments
 from trl import ModelConfig
 
-from palign.command_line import CommandLine
+from palign.cli.parser import CommandLine
 from palign.conditioning import PolicyConditioning
 from palign.data.rows.options import ReadingOptions
 from palign.writing import require_writable

@@ -7,7 +7,7 @@ from typing import Any
 
 from trl import ModelConfig
 
-from palign.command_line import CommandLine
+from palign.cli.parser import CommandLine
 from palign.data.arguments import DataArguments
 from palign.trainers.checkpointing.complete import resume_point
 from palign.trainers.pal_reward_config import PALRewardConfig

@@ -18,12 +18,12 @@ from pathlib import Path
 from types import ModuleType
 
 from palign import __version__
-from palign.option_file import OptionError, config_path, read_options
-from palign.option_help import WIDTH, describe
+from palign.cli.option_file import OptionError, config_path, read_options
+from palign.cli.option_help import WIDTH, describe
 
 __all__ = ["COMMANDS", "Command", "load_recipe", "main", "recipe_folder"]
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]  # the package
 TRAINING = "transformers.TrainingArguments"
 MODEL = "trl.ModelConfig"
 READING = ("data/rows/options.py:ReadingOptions", "data/rows/columns.py:ColumnNames")

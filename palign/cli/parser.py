@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from trl import TrlParser
 
-from palign.option_file import OptionError, config_path, read_options, unknown_options
+from palign.cli.option_file import OptionError, config_path, read_options, unknown_options
 
 __all__ = ["CommandLine", "require_known_processes"]
 
