@@ -8,9 +8,10 @@ from palign.functional.regret import solve_minmax_regret
 from palign.models.completions import TokenizedItems
 from palign.models.policy_draws import PolicyDraws
 from palign.pipelines.reports.fair import add_gold
-from palign.trainers.fair.distill import mixture_next_token, prefix_posterior
+from palign.trainers.fair.distill import DistillRows, mixture_next_token, prefix_posterior
+from palign.trainers.fair.dro import DroRows
 from palign.trainers.fair.measure import Candidate, Kind, measure_candidates, mixed_candidate, vote_outcomes
-from palign.trainers.fair.route_trainer import DistillRows, DroRows, RegressRows, regress_loss
+from palign.trainers.fair.regress import RegressRows, regress_loss
 from palign.trainers.fair_policy_trainer import notes_of
 
 ALONE = {"beta": 0.5, "n_bootstrap": 50, "seed": 0, "max_kl": None, "type_importance": None, "votes": {}}

@@ -35,7 +35,7 @@ from palign.models.mixture_policy import MixturePolicy
 from palign.models.policy_draws import DrawSettings, PolicyDraws, PolicyReader
 from palign.models.single_adapter import read_adapter, save_adapter
 from palign.models.type_scores import row_log_likelihoods
-from palign.trainers.fair.builder import POOLED, OwnRoute, RouteBuilder, cached_reference, vote_rewards
+from palign.trainers.fair.builder import POOLED, OwnRoute, RouteBuilder
 from palign.trainers.fair.measure import (
     Candidate,
     Kind,
@@ -44,6 +44,7 @@ from palign.trainers.fair.measure import (
     single_candidate,
     vote_outcomes,
 )
+from palign.trainers.fair.votes import cached_reference, vote_rewards
 from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig, Route
 from palign.writing import saving, sweep_partials, whole_files
 

@@ -26,7 +26,7 @@ from palign.functional.regret_policies import kl_minmax
 from palign.models.completions import TokenizedItems
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.policy_draws import PolicyDraws, joined_items
-from palign.models.reference_logps import base_fingerprint, reference_pass
+from palign.models.reference_logps import base_fingerprint
 from palign.models.single_adapter import (
     AdapterPolicies,
     adapter_fingerprint,
@@ -36,19 +36,22 @@ from palign.models.single_adapter import (
     save_adapter,
     train_only,
 )
-from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
+from palign.models.type_scores import row_log_likelihoods
 from palign.parallel.sharded import make_whole
 from palign.parallel.shared_work import computed_once
 from palign.trainers.checkpointing.finished import options_key
 from palign.trainers.checkpointing.same_run import TRAINING_OPTIONS
-from palign.trainers.fair.distill import SoftTargetPolicies
+from palign.trainers.fair.distill import DistillRows, SoftTargetPolicies
+from palign.trainers.fair.dro import DroRows
 from palign.trainers.fair.measure import SLACK, mixed_candidate
-from palign.trainers.fair.route_trainer import DistillRows, DroRows, RegressRows, RouteTrainer
+from palign.trainers.fair.regress import RegressRows
+from palign.trainers.fair.route_trainer import RouteTrainer
+from palign.trainers.fair.votes import cached_reference, vote_rewards
 from palign.trainers.fair_policy_config import FairPolicyConfig, Route
 from palign.trainers.mixture.collator import MixtureCollator
 from palign.writing import saving, write_whole
 
-__all__ = ["POOLED", "OwnRoute", "RouteBuilder", "cached_reference", "vote_rewards"]
+__all__ = ["POOLED", "OwnRoute", "RouteBuilder"]
 
 logger = logging.getLogger(__name__)
 POOLED, ROUTE = "pooled", "route.json"
@@ -302,27 +305,3 @@ def _finished(folder: Path, key: str) -> dict[str, Any] | None:
         return record
     logger.warning("Route %s was built from other models, rows or settings; it is built again.", folder.name)
     return None
-
-
-def vote_rewards(
-    mixture: MixturePolicy, rows: Preferences, items: TokenizedItems, names: Sequence[str | None],
-    reference: np.ndarray,
-) -> Tensor:  # fmt: skip
-    """(rows, max_items, n_names) β·h of judged completions under any adapters, by all processes together.
-
-    `reference` is (n_items,) nats.
-    """
-    policies, state = AdapterPolicies(mixture.policies.policy, names), PartialState()
-    wanted = np.ones((len(items), len(names)), dtype=bool)
-    logps = gathered(type_logps(policies, items, wanted, rank=state.process_index, n_ranks=state.num_processes))
-    return implicit_rewards(rows, logps, reference.astype(np.float64), beta=mixture.record.beta)
-
-
-def cached_reference(mixture: MixturePolicy, items: TokenizedItems, output_dir: Path) -> np.ndarray:
-    """(n_items,) float32 nats, kept in the output folder; all processes together, each computes its share."""
-    state = PartialState()
-    found = reference_pass(
-        mixture.policies.policy, items, cache_dir=output_dir / "reference_logps", show_progress=False,
-        rank=state.process_index, n_ranks=state.num_processes,
-    )  # fmt: skip
-    return found.logps.astype(np.float32)

@@ -8,15 +8,20 @@ exactly. Fixed weights at every token would be another policy. Cross-entropy to 
 sampled, has the same expectation and the same optimum as cross-entropy on the samples, with less noise.
 """
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
 
 from palign.functional.logprobs import token_logps
+from palign.models.completions import TokenizedItems
 from palign.models.policy_draws import completion_logits
 from palign.models.single_adapter import AdapterPolicies
+from palign.trainers.fair.route_trainer import GroupedRows
 
-__all__ = ["SoftTargetPolicies", "mixture_next_token", "prefix_posterior"]
+__all__ = ["DistillRows", "SoftTargetPolicies", "mixture_next_token", "prefix_posterior"]
 
 
 class SoftTargetPolicies(AdapterPolicies):
@@ -62,3 +67,26 @@ def mixture_next_token(posterior: Tensor, logits: list[Tensor]) -> Tensor:
     for share, own in zip(posterior, logits, strict=True):
         target += share[..., None] * own.float().softmax(-1)
     return target
+
+
+class DistillRows(GroupedRows):
+    """Samples of the mixture: of type k's cached completions a share w_k / max w, so that none is drawn again.
+
+    Args:
+        items: completions of type 0, then type 1, …; of each type prompt by prompt.
+        weights: (n_types,) of sum 1.
+        group_size: completions in a row; here they need not share a prompt.
+    """
+
+    def __init__(self, items: TokenizedItems, weights: np.ndarray, *, group_size: int, seed: int):
+        rng, n_each = np.random.default_rng(seed), len(items) // len(weights)
+        counts = np.round(n_each * weights / weights.max()).astype(int)
+        kept = [k * n_each + rng.permutation(n_each)[:n] for k, n in enumerate(counts)]
+        order = rng.permutation(np.concatenate(kept)).astype(np.int64)
+        order = order[: max(1, len(order) // group_size) * group_size]
+        super().__init__(items, np.resize(order, (-(-len(order) // group_size), group_size)))
+
+    @staticmethod
+    def losses(logps: Tensor, inputs: dict[str, Tensor], summed: Callable[[Tensor], Tensor]) -> Tensor:
+        """Cross-entropy of each completion: (n_sequences,)."""
+        return -logps
