@@ -9,8 +9,7 @@ ARGS ?=
 
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 TRL_EXPERIMENTAL_SILENCE=1
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest
-# a module of palign/functional and its test have one name
-FLOOR_0 := $(wildcard $(patsubst palign/functional/%.py,tests/test_%.py,$(wildcard palign/functional/[a-z]*.py)))
+FLOOR_0 := tests/functional
 
 .PHONY: setup demo test fast slow docs readme style format clean
 

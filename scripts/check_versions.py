@@ -20,9 +20,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TESTS = (
-    "test_advantages", "test_ppo_passes", "test_pal_ppo_trainer", "test_pal_ppo_arguments", "test_pal_grpo_trainer",
-    "test_ppo_recipe", "test_grpo_recipe",
-)  # fmt: skip
+    "trainers/ppo/test_advantages",
+    "trainers/ppo/test_passes",
+    "trainers/test_pal_ppo_trainer",
+    "pipelines/test_ppo_arguments",
+    "trainers/test_pal_grpo_trainer",
+    "recipes/test_ppo_pal",
+    "recipes/test_grpo_pal",
+)
 QUIET = {
     "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1",
 }  # fmt: skip

@@ -17,10 +17,10 @@ for name, value in {
     "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1",
 }.items():  # fmt: skip
     os.environ.setdefault(name, value)
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from kill_helpers import difference, random_kills, survive, whole_run  # noqa: E402
-from kill_runs import RUNS  # noqa: E402
+from tests.worlds.kill_runs import RUNS  # noqa: E402
+from tests.worlds.kills import difference, random_kills, survive, whole_run  # noqa: E402
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ def test_every_metric_that_the_source_names_is_documented(page: str, sources: tu
 @pytest.mark.slow
 def test_what_a_run_logs_is_documented(tmp_path: Path) -> None:
     """Every key that a tiny run of each trainer logs stands in the table of its page."""
-    from tiny_runs import logged_by
+    from tests.worlds.tiny_runs import logged_by
 
     at_the_end = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss"}
     for page in TRAINERS:

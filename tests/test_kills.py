@@ -5,8 +5,9 @@ does. `scripts/measure_kills.py` does the same at twenty points of each.
 from pathlib import Path
 
 import pytest
-from kill_helpers import KILLED, KillAt, in_child, random_kills, survive, whole_run
-from kill_runs import RUNS
+
+from tests.worlds.kill_runs import RUNS
+from tests.worlds.kills import KILLED, KillAt, in_child, random_kills, survive, whole_run
 
 
 def test_the_harness_kills_where_it_says(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 `fully_shard` changes modules in place: a forward pass of the outermost one puts weights together, what is called below
 it (`generate` of a policy within a wrapper) does not, and PyTorch has no function that takes a model out. What is
-private here is listed in tests/test_fsdp.py.
+private here is listed in tests/parallel/test_fsdp.py.
 """
 
 from collections import OrderedDict

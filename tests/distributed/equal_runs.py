@@ -6,13 +6,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-from fair_helpers import FRESH, TRAIN, colour_rows
-from fsdp_on_cpu import UNITS, launch_fsdp2
-from grpo_helpers import make_trainer as group_trainer
-from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
-from policy_helpers import IdAndLength
-from ppo_helpers import lora as ppo_lora
-from ppo_helpers import named_rows, ppo_config, tiny_policy
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 from trl import GRPOTrainer, RLOOTrainer
@@ -26,6 +19,13 @@ from palign.trainers.fair_policy_trainer import FairPolicyTrainer
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
+from tests.distributed.fsdp_on_cpu import UNITS, launch_fsdp2
+from tests.worlds.colour import colour_lm, colour_tokenizer, lora, planted
+from tests.worlds.group_policy import make_trainer as group_trainer
+from tests.worlds.planted import FRESH, TRAIN, colour_rows
+from tests.worlds.ppo_policy import lora as ppo_lora
+from tests.worlds.ppo_policy import named_rows, ppo_config, tiny_policy
+from tests.worlds.tiny_policy import IdAndLength
 
 GLOBAL_BATCH = 8
 HOW = {"num_processes", "distributed_type", "wrapper", "stage", "units", "shares"}  # not compared

@@ -10,7 +10,8 @@ from typing import Any
 import torch.distributed.fsdp
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
-from fsdp_helpers import fsdp2_environment
+
+from tests.worlds.fsdp import fsdp2_environment
 
 UNITS: list[str] = []  # what was divided, in turn; modules that are gathered together as one word
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch.nn.parallel import DistributedDataParallel
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from grpo_helpers import ALGORITHMS, EmptyToo, make_trainer
-from policy_helpers import IdAndLength, SeenRow, named_rows, wrong_pairings
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.worlds.group_policy import ALGORITHMS, EmptyToo, make_trainer
+from tests.worlds.tiny_policy import IdAndLength, SeenRow, named_rows, wrong_pairings
 
 
 def run(algorithm: str, output: Path) -> dict[str, Any]:

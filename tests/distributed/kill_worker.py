@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from kill_helpers import KillAt, counted_writes  # noqa: E402
-from kill_runs import READ, TRAIN  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+
+from tests.worlds.kill_runs import READ, TRAIN  # noqa: E402
+from tests.worlds.kills import KillAt, counted_writes  # noqa: E402
 
 
 def main(name: str, folder: Path, kill_at: int) -> None:

@@ -6,16 +6,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import equal_runs
 import numpy as np
 import pytest
-from equal_runs import DDP, FSDP_2, ZERO_2, ZERO_3, alike
-from fair_helpers import random_mixture
-from mixture_helpers import planted
-from ranks import run_ranks
 
 from palign import PALRewardModel
 from palign.models.mixture_policy import MixturePolicy
+from tests.distributed import equal_runs
+from tests.distributed.equal_runs import DDP, FSDP_2, ZERO_2, ZERO_3, alike
+from tests.distributed.ranks import run_ranks
+from tests.worlds.colour import planted
+from tests.worlds.planted import random_mixture
 
 WRAPPERS = {DDP: "DistributedDataParallel", ZERO_2: "DeepSpeedEngine", ZERO_3: "DeepSpeedEngine"}
 TYPES = {DDP: "MULTI_CPU", ZERO_2: "DEEPSPEED", ZERO_3: "DEEPSPEED", FSDP_2: "FSDP"}

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from evaluation_helpers import make_model, rows_of_colours, write_rows
-from recipe_helpers import RECIPES, load_recipe
+
+from tests.worlds.judged_models import make_model, rows_of_colours, write_rows
+from tests.worlds.recipes import RECIPES, load_recipe
 
 
 @pytest.mark.slow

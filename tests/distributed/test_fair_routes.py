@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ranks
-from fair_helpers import FRESH, TRAIN, colour_rows, random_mixture
 
 from palign.models.mixture_policy import MixturePolicy
 from palign.trainers.fair.builder import RouteBuilder
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.fair_policy_trainer import FairPolicyTrainer
+from tests.distributed import ranks
+from tests.worlds.planted import FRESH, TRAIN, colour_rows, random_mixture
 
 
 def merged_twice(folder: Path) -> dict[str, Any]:

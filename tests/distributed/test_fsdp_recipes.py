@@ -4,17 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ranks
-from evaluation_helpers import rows_of_colours, write_rows
-from fsdp_on_cpu import UNITS, launch_fsdp2
-from mixture_helpers import colour_lm, colour_tokenizer
-from ranks import run_ranks
-from recipe_helpers import RECIPES, load_recipe, save_own
 
 import palign.trainers.fair_policy_trainer
 import palign.trainers.mixture_dpo_trainer
 import palign.trainers.pal_grpo_trainer
 import palign.trainers.pal_ppo_trainer  # noqa: F401  (imported before the fork: TRL takes seconds)
+from tests.distributed import ranks
+from tests.distributed.fsdp_on_cpu import UNITS, launch_fsdp2
+from tests.distributed.ranks import run_ranks
+from tests.worlds.colour import colour_lm, colour_tokenizer
+from tests.worlds.judged_models import rows_of_colours, write_rows
+from tests.worlds.recipes import RECIPES, load_recipe, save_own
 
 pytestmark = pytest.mark.slow
 QUIET = ["--use_cpu", "true", "--disable_tqdm", "true"]

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import equal_runs
 import pytest
-from equal_runs import DDP, FSDP_2, alike
-from ranks import run_ranks
 from torch.distributed.tensor import DTensor
 
 from palign.trainers.checkpointing.complete import CompleteCheckpoints
+from tests.distributed import equal_runs
+from tests.distributed.equal_runs import DDP, FSDP_2, alike
+from tests.distributed.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
 RUNS: dict[str, tuple[Any, ...]] = {

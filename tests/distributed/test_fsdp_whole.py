@@ -5,13 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from equal_runs import DDP, FSDP_2, common, launched, losses, reward_model
-from fsdp_on_cpu import UNITS
-from grpo_helpers import TRAINERS, grpo_config
-from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
-from policy_helpers import IdAndLength, named_rows, tiny_policy
-from ppo_helpers import ppo_config
-from ranks import run_ranks
 from transformers import AutoModelForCausalLM
 
 from palign import PALRewardConfig, PALRewardTrainer, PersonalizedReward
@@ -20,6 +13,13 @@ from palign.parallel.fsdp import is_fsdp
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
+from tests.distributed.equal_runs import DDP, FSDP_2, common, launched, losses, reward_model
+from tests.distributed.fsdp_on_cpu import UNITS
+from tests.distributed.ranks import run_ranks
+from tests.worlds.colour import colour_lm, colour_tokenizer, lora, planted
+from tests.worlds.group_policy import TRAINERS, grpo_config
+from tests.worlds.ppo_policy import ppo_config
+from tests.worlds.tiny_policy import IdAndLength, named_rows, tiny_policy
 
 pytestmark = pytest.mark.slow
 

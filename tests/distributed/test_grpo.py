@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from grpo_helpers import ALGORITHMS
 from peft import PeftModel
-from policy_helpers import tiny_policy
+
+from tests.worlds.group_policy import ALGORITHMS
+from tests.worlds.tiny_policy import tiny_policy
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

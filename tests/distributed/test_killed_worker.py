@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from kill_helpers import difference
 from safetensors.torch import load_file
 
 from palign.trainers.checkpointing.complete import last_complete_checkpoint
+from tests.worlds.kills import difference
 
 ROOT = Path(__file__).parents[2]
 

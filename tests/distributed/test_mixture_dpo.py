@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
 
 from palign.models.mixture_policy import MixturePolicy
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
+from tests.worlds.colour import colour_lm, colour_tokenizer, lora, planted
 
 ROOT = Path(__file__).parents[2]
 

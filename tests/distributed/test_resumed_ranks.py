@@ -4,16 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from grpo_helpers import make_trainer as group_trainer
-from mixture_helpers import colour_lm, colour_tokenizer, lora, planted
-from policy_helpers import IdAndLength, named_rows
-from ranks import run_ranks
 from transformers import TrainerCallback, set_seed
 
 import palign.trainers.pal_grpo_trainer  # noqa: F401  (imported before the fork: TRL takes seconds)
 from palign.rewards import PersonalizedReward
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
+from tests.distributed.ranks import run_ranks
+from tests.worlds.colour import colour_lm, colour_tokenizer, lora, planted
+from tests.worlds.group_policy import make_trainer as group_trainer
+from tests.worlds.tiny_policy import IdAndLength, named_rows
 
 
 class StopAt(TrainerCallback):

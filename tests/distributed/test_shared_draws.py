@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
-from ranks import run_ranks
 
 from palign.parallel.shared_work import drawn
+from tests.distributed.ranks import run_ranks
 
 N_BATCHES = 7
 
