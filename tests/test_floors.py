@@ -4,6 +4,8 @@ import ast
 import importlib
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,81 @@ def test_the_floor_check_sees_what_it_should(floor: str, line: str, n_wrong: int
 
 def test_every_floor_is_known() -> None:
     assert {floor_of(path) for path in PACKAGE} - {"__init__"} <= set(MAY_IMPORT)
+
+
+def imports_at_load(tree: ast.Module, modules: Collection[str]) -> set[str]:
+    """Modules of ours that are imported as the file is: not inside a function, not for type checkers alone."""
+    found: set[str] = set()
+    parts: list[ast.AST] = [tree]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, ast.Import):
+            found |= {alias.name for alias in part.names}
+        elif isinstance(part, ast.ImportFrom):
+            names = {f"{part.module}.{alias.name}" for alias in part.names}
+            found |= (names & set(modules)) or {part.module or ""}
+        elif isinstance(part, ast.If) and "TYPE_CHECKING" in ast.unparse(part.test):
+            parts += part.orelse
+        elif not isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            parts += ast.iter_child_nodes(part)
+    return found & set(modules)
+
+
+def circles(arrows: Mapping[str, Collection[str]]) -> set[str]:
+    """Whoever lies on a circle, or between two: nodes are taken away while one has no arrow out, or none in."""
+    left = {node: set(targets) & set(arrows) for node, targets in arrows.items()}
+    while True:
+        reached = set().union(*left.values())
+        ends = {node for node, targets in left.items() if not targets or node not in reached}
+        if not ends:
+            return set(left)
+        left = {node: targets - ends for node, targets in left.items() if node not in ends}
+
+
+def arrows_within(folder: str, imports: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
+    """A folder as a plan: its files and sub-folders, and who of them imports whom."""
+    depth, plan = folder.count(".") + 2, {}
+    for module, targets in imports.items():
+        if module.startswith(f"{folder}."):
+            room = ".".join(module.split(".")[:depth])
+            others = {".".join(name.split(".")[:depth]) for name in targets if name.startswith(f"{folder}.")}
+            plan[room] = plan.get(room, set()) | others - {room}
+    return plan
+
+
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    modules = {dotted(path): path for path in PACKAGE if path.stem != "__init__"}
+    return {name: imports_at_load(ast.parse(path.read_text()), modules) for name, path in modules.items()}
+
+
+def test_no_module_imports_itself_by_a_way_round(imports: dict[str, set[str]]) -> None:
+    assert circles(imports) == set()
+
+
+def test_no_folder_has_rooms_that_import_each_other(imports: dict[str, set[str]]) -> None:
+    """A courtyard may know its door's config, and the door the courtyard; never both the same file."""
+    folders = {name.rpartition(".")[0] for name in imports}
+    assert len(folders) > 20
+    assert {folder: circles(arrows_within(folder, imports)) for folder in folders} == {f: set() for f in folders}
+
+
+def test_the_circle_check_sees_what_it_should() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == set()
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == {"b", "c"}
+    assert circles({"a": {"a"}}) == {"a"}
+    lines = (
+        "import p.a\nfrom p import b\nfrom p.c import X\nif TYPE_CHECKING:\n    import p.d\ndef f():\n    import p.e"
+    )
+    assert imports_at_load(ast.parse(lines), {"p.a", "p.b", "p.c", "p.d", "p.e"}) == {"p.a", "p.b", "p.c"}
+    far = {"p.t.door": {"p.t.yard.x"}, "p.t.yard.x": {"p.u.y"}, "p.t.yard.z": {"p.t.door"}, "p.u.y": set()}
+    assert arrows_within("p.t", far) == {"p.t.door": {"p.t.yard"}, "p.t.yard": {"p.t.door"}}
+
+
+def test_no_folder_holds_more_than_twenty_modules() -> None:
+    """What a door alone needs stands in a courtyard: ARCHITECTURE.md."""
+    folders = Counter(path.parent for path in PACKAGE if path.stem != "__init__")
+    assert {str(folder.relative_to(ROOT)): n for folder, n in folders.items() if n > 20} == {}
 
 
 def test_sub_packages_have_empty_inits() -> None:

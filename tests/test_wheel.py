@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -27,6 +28,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("setuptools, which builds the wheel, cannot be had without a network")
     assert done.returncode == 0, done.stderr[-2000:]
     return next(folder.glob("palign-*.whl"))
+
+
+def packages_of(root: Path) -> set[str]:
+    """Every folder below `root` that holds a module of palign, as a dotted name."""
+    return {".".join(path.parent.relative_to(root).parts) for path in (root / "palign").rglob("*.py")}
+
+
+def test_every_folder_of_modules_is_a_package_that_pyproject_lists(tmp_path: Path) -> None:
+    """setuptools takes what is listed: a sub-package that is forgotten is missing from the wheel, in silence."""
+    setting = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert len(setting["packages"]) == len(set(setting["packages"]))
+    assert set(setting["packages"]) - {"palign.recipes"} == packages_of(ROOT)
+    assert [name for name in packages_of(ROOT) if not (ROOT / name.replace(".", "/") / "__init__.py").is_file()] == []
+    (tmp_path / "palign" / "data" / "forgotten").mkdir(parents=True)
+    (tmp_path / "palign" / "data" / "forgotten" / "rows.py").touch()
+    assert packages_of(tmp_path) == {"palign.data.forgotten"}
 
 
 @pytest.mark.slow
