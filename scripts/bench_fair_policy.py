@@ -20,7 +20,8 @@ from palign.data.arguments import DataArguments
 from palign.models.policy_draws import PolicyReader, readable_prompts, stop_ids
 from palign.pipelines.arguments.fair import FairPolicyArguments
 from palign.pipelines.fair import set_up_fair_policy
-from palign.trainers.fair.builder import POOLED, RouteBuilder
+from palign.trainers.fair.builder import RouteBuilder
+from palign.trainers.fair.dro import POOLED
 from palign.trainers.fair_policy_config import FairPolicyConfig
 
 N_STEPS = 20

@@ -35,7 +35,8 @@ from palign.models.mixture_policy import MixturePolicy
 from palign.models.policy_draws import DrawSettings, PolicyDraws, PolicyReader
 from palign.models.single_adapter import read_adapter, save_adapter
 from palign.models.type_scores import row_log_likelihoods
-from palign.trainers.fair.builder import POOLED, OwnRoute, RouteBuilder
+from palign.trainers.fair.builder import RouteBuilder
+from palign.trainers.fair.dro import POOLED
 from palign.trainers.fair.measure import (
     Candidate,
     Kind,
@@ -44,6 +45,7 @@ from palign.trainers.fair.measure import (
     single_candidate,
     vote_outcomes,
 )
+from palign.trainers.fair.routes import RouteFunction
 from palign.trainers.fair.votes import cached_reference, vote_rewards
 from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig, Route
 from palign.writing import saving, sweep_partials, whole_files
@@ -83,7 +85,7 @@ class FairPolicyTrainer:
         eval_prompts: Sequence[Any] | None = None,
         pooled_path: str | Path | None = None,
         type_names: Sequence[str] | None = None,
-        own_routes: Mapping[str, OwnRoute] | None = None,
+        own_routes: Mapping[str, RouteFunction] | None = None,
     ):
         self.mixture, self.args, self.pooled_path = mixture, args, pooled_path
         self.train_rows, self.eval_rows = Preferences.of(train_dataset), Preferences.of(eval_dataset)
@@ -298,7 +300,7 @@ def require_several_types(n_types: int, args: FairPolicyConfig) -> None:
         )
 
 
-def _check_own_routes(own_routes: Mapping[str, OwnRoute], type_names: Sequence[str]) -> None:
+def _check_own_routes(own_routes: Mapping[str, RouteFunction], type_names: Sequence[str]) -> None:
     taken = {*Route, *type_names, POOLED, "ensemble", "reference", "uniform", "prior"}
     for name in own_routes:
         if name in taken or not name.isidentifier():

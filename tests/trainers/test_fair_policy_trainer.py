@@ -164,7 +164,7 @@ def test_an_interrupted_route_leaves_nothing_half_done(tmp_path: Path, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("palign.trainers.fair.builder.DistillRows", interrupt)
+        patch.setattr("palign.trainers.fair.distill.DistillRows", interrupt)
         with pytest.raises(KeyboardInterrupt):
             trainer.train()
     done = tmp_path / "out" / "routes"

@@ -1,4 +1,4 @@
-"""How each route makes one adapter of K; a finished route is kept on disk and not built again."""
+"""What every route starts from and trains with; a finished route is kept on disk and not built again."""
 
 import copy
 import json
@@ -6,55 +6,43 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate import PartialState
 from peft import PeftModel
 from torch import Tensor
 from transformers import TrainingArguments, set_seed
 
 from palign.data.preferences import Preferences
-from palign.functional.regret import importance_of, regret_matrix
-from palign.functional.regret_hedge import exponentiated_gradient
-from palign.functional.regret_policies import kl_minmax
-from palign.models.completions import TokenizedItems
+from palign.functional.regret import importance_of
 from palign.models.mixture_policy import MixturePolicy
-from palign.models.policy_draws import PolicyDraws, joined_items
+from palign.models.policy_draws import PolicyDraws
 from palign.models.reference_logps import base_fingerprint
 from palign.models.single_adapter import (
     AdapterPolicies,
     adapter_fingerprint,
     add_adapter,
-    merge_adapters,
     read_adapter,
     save_adapter,
     train_only,
 )
-from palign.models.type_scores import row_log_likelihoods
 from palign.parallel.sharded import make_whole
 from palign.parallel.shared_work import computed_once
 from palign.trainers.checkpointing.finished import options_key
 from palign.trainers.checkpointing.same_run import TRAINING_OPTIONS
-from palign.trainers.fair.distill import DistillRows, SoftTargetPolicies
-from palign.trainers.fair.dro import DroRows
-from palign.trainers.fair.measure import SLACK, mixed_candidate
-from palign.trainers.fair.regress import RegressRows
 from palign.trainers.fair.route_trainer import RouteTrainer
-from palign.trainers.fair.votes import cached_reference, vote_rewards
-from palign.trainers.fair_policy_config import FairPolicyConfig, Route
-from palign.trainers.mixture.collator import MixtureCollator
+from palign.trainers.fair.routes import ROUTES, RouteFunction
+from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.writing import saving, write_whole
 
-__all__ = ["POOLED", "OwnRoute", "RouteBuilder"]
+__all__ = ["RouteBuilder"]
 
 logger = logging.getLogger(__name__)
-POOLED, ROUTE = "pooled", "route.json"
+ROUTE = "route.json"
 TRAINED_BY = (*TRAINING_OPTIONS, "learning_rate", "num_train_epochs", "per_device_train_batch_size")
 ONLY_MEASURED_BY = ("routes", "n_eval_prompts", "n_eval_samples", "sure", "n_bootstrap", "draw_batch_size")
 
@@ -84,7 +72,7 @@ class RouteBuilder:
     type_draws: list[PolicyDraws]
     reference_draws: PolicyDraws
     draw: Callable[[str | None], PolicyDraws]
-    own_routes: "Mapping[str, OwnRoute]" = field(default_factory=dict)
+    own_routes: Mapping[str, RouteFunction] = field(default_factory=dict)
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -96,6 +84,11 @@ class RouteBuilder:
     def output_dir(self) -> Path:
         """Of the trainer."""
         return Path(self.args.output_dir)
+
+    @property
+    def importance(self) -> Tensor:
+        """(n_types,) what a type's regret counts for."""
+        return importance_of(self.args.type_importance, self.mixture.n_types)
 
     def build(self, name: str) -> None:
         """Read a finished route, or build it ('pooled': one DPO on all votes) and write it, whole or not at all.
@@ -115,9 +108,9 @@ class RouteBuilder:
         self.records[name] = record
 
     def _built(self, name: str) -> dict[str, Any]:
-        own, start = self.own_routes.get(name), time.monotonic()
+        start = time.monotonic()
         set_seed(self.args.seed)
-        found = getattr(self, f"_{name}")() if own is None else own(self)
+        found = {**ROUTES, **self.own_routes}[name](self)
         if name not in self.model.peft_config:
             raise RuntimeError(
                 f"Route {name!r} put no adapter of that name on builder.model; builder.add({name!r}) does."
@@ -177,123 +170,6 @@ class RouteBuilder:
         trainer.train()
         make_whole(policies, trainer.model_wrapped)
         shutil.rmtree(args.output_dir, ignore_errors=True)
-
-    def _distill(self) -> dict[str, Any]:
-        self.add(Route.DISTILL)
-        items = joined_items([draws.items for draws in self.type_draws])
-        rows = DistillRows(items, self.weights.numpy(), group_size=self.args.group_size, seed=self.args.seed)
-        if self.args.distill_targets == "soft":
-            teachers = self.mixture.policies.names
-            policies: AdapterPolicies = SoftTargetPolicies(self.model, Route.DISTILL, teachers, self.weights)
-        else:
-            policies = AdapterPolicies(self.model, [Route.DISTILL])
-        self.fit(policies, rows)
-        return {"n_rows": len(rows)}
-
-    def _regress(self) -> dict[str, Any]:
-        """Rounds of: fit to Σ_k w_k h_k, measure on the game's prompts, correct w and its length; keep the best."""
-        self.add(Route.REGRESS)
-        pool = [*self.type_draws, self.reference_draws]
-        weights, scale, rounds = self._geometric_weights(pool), 1.0, []
-        budget = self.args.max_kl or float(mixed_candidate("ensemble", self.type_draws, self.weights).kl.mean())
-        best: tuple[Any, dict[str, Tensor]] | None = None
-        for number in range(self.args.n_regress_rounds):
-            rows = self._regress_rows(pool, scale * weights, number)
-            self.fit(AdapterPolicies(self.model, [Route.REGRESS]), rows, share=1 / self.args.n_regress_rounds)
-            draws = self.draw(Route.REGRESS)
-            pool = [*pool, draws]
-            regrets = self._weighted_regrets(draws)
-            worst, kl = float(regrets.max()), float(draws.kl.mean())
-            rounds.append({"weights": (scale * weights).tolist(), "max_regret": worst, "kl": kl})
-            if best is None or (kl > SLACK * budget, worst) < best[0]:
-                best = (kl > SLACK * budget, worst), self._state(Route.REGRESS)
-            step = self.args.weight_step / max(float(regrets.abs().max()), 1e-9)
-            weights = exponentiated_gradient(weights, regrets, step_size=step)
-            share = max(budget, 0.0) / max(kl, 1e-9)  # estimates; KL grows as the square of the length
-            scale *= float(np.clip(share**0.5, 0.7, 1.4))
-        self._restore(best[1])
-        return {"rounds": rounds}
-
-    def _regress_rows(self, pool: Sequence[PolicyDraws], weights: Tensor, number: int) -> RegressRows:
-        ratios = np.concatenate([draws.log_ratios.reshape(-1, self.mixture.n_types) for draws in pool])
-        return RegressRows(
-            joined_items([draws.items for draws in pool]), ratios @ weights.numpy(),
-            np.concatenate([draws.reference_logps.reshape(-1) for draws in pool]), n_policies=len(pool),
-            n_samples=self.args.n_samples, group_size=self.args.group_size, seed=self.args.seed + number,
-        )  # fmt: skip
-
-    def _geometric_weights(self, pool: Sequence[PolicyDraws]) -> Tensor:
-        """(n_types,) q of min-max regret + β KL among π ∝ π_ref exp(Σ q_k h_k), on the cached completions.
-
-        The ensemble's weights are another family's. Completions weigh by π / (mean of the policies that said them),
-        so that the table of them stands for all; a little of the uniform keeps every type in play.
-        """
-        types = np.concatenate([draws.type_logps for draws in pool], 1)
-        reference = np.concatenate([draws.reference_logps for draws in pool], 1)
-        table = torch.from_numpy(np.concatenate([types, reference[..., None]], -1))
-        table = (table - table.logsumexp(-1, keepdim=True)).log_softmax(1).movedim(-1, 0)
-        beta = self.mixture.record.beta
-        importance = self._importance()
-        importance = importance / importance.max()
-        found = kl_minmax(table[:-1], table[-1], kl_weight=beta, beta=beta, type_importance=importance).type_weights
-        return 0.95 * found / found.sum() + 0.05 / len(found)
-
-    def _dro(self) -> dict[str, Any]:
-        gamma = self.mixture.responsibilities_for(self.rows.annotator_ids)
-        items = self._vote_items()
-        rewards = vote_rewards(self.mixture, self.rows, items, self.mixture.policies.names, self._reference(items))
-        own, n_types = -row_log_likelihoods(rewards, self.rows.ranks), self.mixture.n_types
-        weights = torch.full((n_types,), 1 / n_types, dtype=torch.float64)
-        rows = self._fit_votes(Route.DRO, gamma, own.double(), weights, self._importance())
-        return {"n_rows": len(rows), "type_weights": rows.type_weights.tolist()}
-
-    def _pooled(self) -> dict[str, Any]:
-        ones = torch.ones(len(self.rows), 1, dtype=torch.float64)
-        rows = self._fit_votes(POOLED, ones, torch.zeros_like(ones), torch.ones(1, dtype=torch.float64), None)
-        return {"n_rows": len(rows)}
-
-    def _fit_votes(self, name: str, gamma: Tensor, own: Tensor, weights: Tensor, importance: Tensor | None) -> DroRows:
-        self.add(name)
-        items, record = self._vote_items(), self.mixture.record
-        rows = DroRows(
-            MixtureCollator(self.rows, items), torch.from_numpy(self._reference(items)), gamma, own, record.beta,
-            self.args.dro_step / self.args.gradient_accumulation_steps, weights, importance=importance,
-        )  # fmt: skip
-        self.fit(AdapterPolicies(self.model, [name]), rows)
-        return rows
-
-    def _merge(self) -> dict[str, Any]:
-        names, weights = self.mixture.policies.names, self.weights.tolist()
-        merge_adapters(self.model, Route.MERGE, names, weights, merge_type=self.args.merge_type)
-        return {"merge_type": self.args.merge_type}
-
-    def _vote_items(self) -> TokenizedItems:
-        return self.mixture.items_of(self.rows)
-
-    def _reference(self, items: TokenizedItems) -> np.ndarray:
-        return cached_reference(self.mixture, items, self.output_dir)
-
-    def _importance(self) -> Tensor:
-        return importance_of(self.args.type_importance, self.mixture.n_types)
-
-    def _weighted_regrets(self, draws: PolicyDraws) -> Tensor:
-        """(n_types,) of one policy on the game's prompts, times importance."""
-        own = torch.tensor([own.values[:, i].mean() for i, own in enumerate(self.type_draws)])
-        values = torch.from_numpy(draws.values).mean(0)[:, None]
-        regrets = regret_matrix(values, own_values=own, beta=self.mixture.record.beta)[:, 0]
-        return regrets * self._importance()
-
-    def _state(self, name: str) -> dict[str, Tensor]:
-        return {key: p.detach().clone() for key, p in self.model.named_parameters() if f".{name}." in key}
-
-    def _restore(self, state: dict[str, Tensor]) -> None:
-        own = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for key, tensor in state.items():
-                own[key].copy_(tensor)
-
-
-OwnRoute = Callable[[RouteBuilder], Mapping[str, Any]]
 
 
 def _finished(folder: Path, key: str) -> dict[str, Any] | None:

@@ -1,4 +1,5 @@
-"""Distillation with soft targets: the next-token distribution of the response-level mixture, given what was said.
+"""The route `distill`, and its soft targets: the next-token distribution of the response-level mixture, given what was
+said.
 
 Σ_k w_k π_k(y) draws one type for a whole answer. Given a prefix, the type that is speaking is known up to Bayes, so
 
@@ -9,6 +10,7 @@ sampled, has the same expectation and the same optimum as cross-entropy on the s
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,11 +19,31 @@ from torch import Tensor
 
 from palign.functional.logprobs import token_logps
 from palign.models.completions import TokenizedItems
-from palign.models.policy_draws import completion_logits
+from palign.models.policy_draws import completion_logits, joined_items
 from palign.models.single_adapter import AdapterPolicies
 from palign.trainers.fair.route_trainer import GroupedRows
+from palign.trainers.fair_policy_config import Route
 
-__all__ = ["DistillRows", "SoftTargetPolicies", "mixture_next_token", "prefix_posterior"]
+if TYPE_CHECKING:
+    from palign.trainers.fair.builder import RouteBuilder
+
+
+__all__ = ["DistillRows", "SoftTargetPolicies", "distill", "mixture_next_token", "prefix_posterior"]
+
+
+def distill(builder: "RouteBuilder") -> dict[str, Any]:
+    """Cross-entropy on the types' own answers, as many of each as the game's weights say; soft targets or samples."""
+    builder.add(Route.DISTILL)
+    args, weights = builder.args, builder.weights
+    items = joined_items([draws.items for draws in builder.type_draws])
+    rows = DistillRows(items, weights.numpy(), group_size=args.group_size, seed=args.seed)
+    if args.distill_targets == "soft":
+        teachers = builder.mixture.policies.names
+        policies: AdapterPolicies = SoftTargetPolicies(builder.model, Route.DISTILL, teachers, weights)
+    else:
+        policies = AdapterPolicies(builder.model, [Route.DISTILL])
+    builder.fit(policies, rows)
+    return {"n_rows": len(rows)}
 
 
 class SoftTargetPolicies(AdapterPolicies):

@@ -1,10 +1,11 @@
-"""Group DRO on votes: rows and loss of the route `dro`.
+"""Group DRO on votes: the route `dro`, its rows and its loss; and `pooled`, one DPO on all votes.
 
 −log p_θ(ranking), rows weighted by q_k; q grows where L_k(θ) − L_k(φ_k) is large.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,57 @@ from torch.utils.data import Dataset
 from palign.functional.losses import plackett_luce
 from palign.functional.mixture import row_weights
 from palign.functional.regret_hedge import exponentiated_gradient
+from palign.models.single_adapter import AdapterPolicies
+from palign.models.type_scores import row_log_likelihoods
+from palign.trainers.fair.votes import cached_reference, vote_items, vote_rewards
+from palign.trainers.fair_policy_config import Route
 from palign.trainers.mixture.collator import MixtureCollator
 
-__all__ = ["DroRows"]
+if TYPE_CHECKING:
+    from palign.trainers.fair.builder import RouteBuilder
+
+
+__all__ = ["POOLED", "DroRows", "dro", "pooled"]
+
+POOLED = "pooled"  # one DPO on all votes, whoever cast them: what the routes are compared with
+
+
+def dro(builder: "RouteBuilder") -> dict[str, Any]:
+    """DPO on the votes, weight going to the type that loses most against its own adapter."""
+    mixture, prefs = builder.mixture, builder.rows
+    items = vote_items(mixture, prefs)
+    reference = cached_reference(mixture, items, builder.output_dir)
+    rewards = vote_rewards(mixture, prefs, items, mixture.policies.names, reference)
+    gamma, own = mixture.responsibilities_for(prefs.annotator_ids), -row_log_likelihoods(rewards, prefs.ranks)
+    weights = torch.full((mixture.n_types,), 1 / mixture.n_types, dtype=torch.float64)
+    rows = _fit_votes(builder, Route.DRO, gamma, own.double(), weights, builder.importance)
+    return {"n_rows": len(rows), "type_weights": rows.type_weights.tolist()}
+
+
+def pooled(builder: "RouteBuilder") -> dict[str, Any]:
+    """Plain DPO on all votes: one type, and nothing to weigh."""
+    ones = torch.ones(len(builder.rows), 1, dtype=torch.float64)
+    rows = _fit_votes(builder, POOLED, ones, torch.zeros_like(ones), torch.ones(1, dtype=torch.float64), None)
+    return {"n_rows": len(rows)}
+
+
+def _fit_votes(
+    builder: "RouteBuilder", name: str, gamma: Tensor, own: Tensor, weights: Tensor, importance: Tensor | None
+) -> "DroRows":
+    builder.add(name)
+    items, args = vote_items(builder.mixture, builder.rows), builder.args
+    rows = DroRows(
+        MixtureCollator(builder.rows, items),
+        torch.from_numpy(cached_reference(builder.mixture, items, builder.output_dir)),
+        gamma,
+        own,
+        builder.mixture.record.beta,
+        args.dro_step / args.gradient_accumulation_steps,
+        weights,
+        importance=importance,
+    )
+    builder.fit(AdapterPolicies(builder.model, [name]), rows)
+    return rows
 
 
 @dataclass(eq=False)

@@ -14,7 +14,12 @@ from palign.models.reference_logps import reference_pass
 from palign.models.single_adapter import AdapterPolicies
 from palign.models.type_scores import gathered, implicit_rewards, type_logps
 
-__all__ = ["cached_reference", "vote_rewards"]
+__all__ = ["cached_reference", "vote_items", "vote_rewards"]
+
+
+def vote_items(mixture: MixturePolicy, rows: Preferences) -> TokenizedItems:
+    """Token ids of what was voted on, as the mixture's types read it."""
+    return mixture.items_of(rows)
 
 
 def vote_rewards(
