@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+PAGES = [*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "recipes" / "README.md"]
 TRAINERS = ("pal_reward_trainer", "ppo_trainer", "grpo_trainer", "mixture_dpo", "fair_policy")
 ORDER = ["Overview", "Quick start", "Expected data", "The method", "Logged metrics", "Customisation", "API"]  # TRL's
 METRIC = re.compile(r"""f?"((?:objective|completions|groups|policy|mixture|rewards|critic|loss|clip_ratio)/[^"]*)\"""")
@@ -108,20 +109,20 @@ def test_every_page_can_be_reached() -> None:
 
 
 def test_links_of_pages_and_readmes_lead_somewhere() -> None:
-    for path in [*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "recipes" / "README.md"]:
+    for path in PAGES:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
             assert "://" in target or (path.parent / target).exists(), f"{path.name}: {target}"
 
 
 def test_files_that_are_named_exist() -> None:
     named = re.compile(r"`((?:palign|recipes|scripts|tests|docs|accelerate_configs)/[\w/.-]+\.(?:py|md|yaml|ipynb))")
-    for path in [*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "recipes" / "README.md"]:
+    for path in PAGES:
         missing = [n for n in named.findall(path.read_text(encoding="utf-8")) if not (ROOT / n).exists()]
         assert missing == [], path.name
 
 
 def test_no_page_and_no_notebook_holds_a_path_of_a_machine() -> None:
-    for path in [*DOCS.iterdir(), ROOT / "README.md", *(ROOT / "recipes").rglob("*.yaml")]:
+    for path in [*DOCS.iterdir(), *PAGES, *(ROOT / "recipes").rglob("*.yaml")]:
         if path.is_file():
             found = [line for line in path.read_text(encoding="utf-8").splitlines() if MACHINE_PATH.search(line)]
             assert found == [], path.name
