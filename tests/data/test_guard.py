@@ -1,6 +1,5 @@
 """The guard: every check on rows made by hand with one fault, silence without it, and the command."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -16,18 +15,15 @@ from palign.data.guards.form import check_raw_form
 from palign.data.guards.names import check_names
 from palign.data.preferences import Preferences
 from palign.data.synthetic import make_gaussian_population
+from tests.worlds.scripts import load_script
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "measure_guard.py"
 WORDS = "amber basil cedar delta ember fjord grove heron inlet jetty kayak lemon maple north ocean pearl quill".split()
 Rows = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("measure_guard", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("measure_guard")
 
 
 def clean_rows(n_people: int = 10, n_each: int = 40, seed: int = 0, prompt: str = "ask") -> Rows:

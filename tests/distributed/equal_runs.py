@@ -20,10 +20,10 @@ from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 from tests.distributed.fsdp_on_cpu import UNITS, launch_fsdp2
-from tests.worlds.colour import colour_lm, colour_tokenizer, lora, planted
+from tests.worlds.colour import colour_lm, colour_tokenizer, planted
 from tests.worlds.group_policy import make_trainer as group_trainer
+from tests.worlds.lora import lora
 from tests.worlds.planted import FRESH, TRAIN, colour_rows
-from tests.worlds.ppo_policy import lora as ppo_lora
 from tests.worlds.ppo_policy import named_rows, ppo_config, tiny_policy
 from tests.worlds.tiny_policy import IdAndLength
 
@@ -155,7 +155,7 @@ def train_fair(folder: Path, stage: int, n_ranks: int, accumulation: int, mixtur
 def train_ppo(folder: Path, stage: int, n_ranks: int, accumulation: int) -> dict[str, Any]:
     """PPO whose completions follow from the prompts and differ in length; advantages are whitened over all of them."""
     launched(stage)
-    policy_lora = ppo_lora()
+    policy_lora = lora(4)
     policy_lora.lora_dropout = 0.0
     options = common(folder, stage, n_ranks, accumulation) | {"learning_rate": 2e-2}  # moves ratios and KL
     # where activations are computed again the steps are the same (not under ZeRO-3, where that is refused)
@@ -183,7 +183,7 @@ def train_ppo(folder: Path, stage: int, n_ranks: int, accumulation: int) -> dict
 def train_group(folder: Path, stage: int, n_ranks: int, accumulation: int, algorithm: str) -> dict[str, Any]:
     """GRPO or RLOO whose completions follow from the prompts; no two of a group are of one length."""
     launched(stage)
-    policy_lora = ppo_lora()
+    policy_lora = lora(4)
     policy_lora.lora_dropout = 0.0
     options = common(folder, stage, n_ranks, accumulation) | {"learning_rate": 2e-2}  # moves ratios and KL
     trainer = group_trainer(

@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig  # noqa: E402
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer  # noqa: E402
-from tests.worlds.colour import colour_lm, colour_tokenizer, lora, planted  # noqa: E402
+from tests.worlds.colour import colour_lm, colour_tokenizer, planted  # noqa: E402
+from tests.worlds.lora import lora  # noqa: E402
 
 
 def main(output: Path, m_step: str) -> None:

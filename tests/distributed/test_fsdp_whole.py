@@ -16,8 +16,9 @@ from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 from tests.distributed.equal_runs import DDP, FSDP_2, common, launched, losses, reward_model
 from tests.distributed.fsdp_on_cpu import UNITS
 from tests.distributed.ranks import run_ranks
-from tests.worlds.colour import colour_lm, colour_tokenizer, lora, planted
+from tests.worlds.colour import colour_lm, colour_tokenizer, planted
 from tests.worlds.group_policy import TRAINERS, grpo_config
+from tests.worlds.lora import lora
 from tests.worlds.ppo_policy import ppo_config
 from tests.worlds.tiny_policy import IdAndLength, named_rows, tiny_policy
 

@@ -12,7 +12,8 @@ import pytest
 from palign.models.mixture_policy import MixturePolicy
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
-from tests.worlds.colour import colour_lm, colour_tokenizer, lora, planted
+from tests.worlds.colour import colour_lm, colour_tokenizer, planted
+from tests.worlds.lora import lora
 
 ROOT = Path(__file__).parents[2]
 

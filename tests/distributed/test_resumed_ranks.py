@@ -11,8 +11,9 @@ from palign.rewards import PersonalizedReward
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from tests.distributed.ranks import run_ranks
-from tests.worlds.colour import colour_lm, colour_tokenizer, lora, planted
+from tests.worlds.colour import colour_lm, colour_tokenizer, planted
 from tests.worlds.group_policy import make_trainer as group_trainer
+from tests.worlds.lora import lora
 from tests.worlds.tiny_policy import IdAndLength, named_rows
 
 

@@ -1,9 +1,6 @@
 """The cheap head against autograd, plain sums and planted types; recovery at full size is slow."""
 
-import importlib.util
 import itertools
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -17,18 +14,9 @@ from palign.functional.mixture_linear import (
 from palign.functional.mixture_linear_columns import LinearRankings
 from palign.functional.mixture_start import find_stages, random_start
 from palign.functional.partitions import adjusted_rand_index, match_types
+from tests.worlds.scripts import load_script
 
-
-def load_worlds() -> ModuleType:
-    """The worlds and measures of scripts/measure_mixture.py."""
-    path = Path(__file__).parents[2] / "scripts" / "measure_mixture.py"
-    spec = importlib.util.spec_from_file_location("measure_mixture", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-worlds = load_worlds()
+worlds = load_script("measure_mixture")
 
 
 def mixed_rows(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:

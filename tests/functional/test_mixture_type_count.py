@@ -1,8 +1,6 @@
 """How many types: the rule worked by hand, planted numbers found, nobody invented."""
 
-import importlib.util
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +8,9 @@ import torch
 
 from palign.functional.mixture_linear import fit_linear_mixture, linear_log_likelihoods
 from palign.functional.mixture_type_count import _one_standard_error, _Trial, choose_n_types
+from tests.worlds.scripts import load_script
 
-PATH = Path(__file__).parents[2] / "scripts" / "measure_mixture.py"
-SPEC = importlib.util.spec_from_file_location("measure_mixture", PATH)
-worlds = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(worlds)
+worlds = load_script("measure_mixture")
 
 
 def double(values: object) -> torch.Tensor:

@@ -1,9 +1,7 @@
 """Estimates of values on tiny policies whose exact values are enumerated; the bootstrap."""
 
-import importlib.util
 import itertools
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,18 +15,15 @@ from palign.functional.regret_estimates import (
     monte_carlo_values,
     prefix_expectation,
 )
+from tests.worlds.scripts import load_script
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "measure_regret.py"
 VOCAB, LENGTH = 3, 3  # token 0 ends the text; a text of LENGTH tokens ends anyhow
 
 
 @pytest.fixture(scope="module")
 def script():
     """`scripts/measure_regret.py`, where the populations are."""
-    spec = importlib.util.spec_from_file_location("measure_regret", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("measure_regret")
 
 
 class TinyPolicy:

@@ -1,8 +1,6 @@
 """Routes to one policy on tables: identities, closed forms, finite differences, and the orderings of the reference."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,17 +19,13 @@ from palign.functional.regret_policies import (
     tabular_regrets,
     tabular_values,
 )
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "measure_regret.py"
+from tests.worlds.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def script():
     """`scripts/measure_regret.py`, where the populations are."""
-    spec = importlib.util.spec_from_file_location("measure_regret", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("measure_regret")
 
 
 def normal(*shape: int, seed: int) -> torch.Tensor:

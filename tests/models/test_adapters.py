@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PeftModel
+from peft import IA3Config, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -26,18 +26,13 @@ from palign.models.adapters import (
 )
 from palign.models.completions import policy_logps
 from palign.models.tiny import make_tiny_lm, make_tiny_tokenizer
+from tests.worlds.lora import lora
 
 TOKENIZER = make_tiny_tokenizer(["a cat"] * 3, vocab_size=300)
 
 
 def make_base(**options: int) -> nn.Module:
     return make_tiny_lm(TOKENIZER, **({"hidden_size": 32, "n_layers": 2} | options))
-
-
-def lora(**changes: object) -> LoraConfig:
-    return LoraConfig(
-        **({"r": 2, "lora_alpha": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | changes)
-    )
 
 
 def make_policy(n_types: int = 3, *, trained: bool = True, **changes: object) -> PeftModel:

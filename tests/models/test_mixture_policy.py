@@ -16,7 +16,8 @@ from palign.data.preferences import Preferences
 from palign.models.adapters import add_type_adapters, save_type_adapters
 from palign.models.files.mixture import MixtureRecord, save_mixture
 from palign.models.mixture_policy import MixturePolicy
-from tests.worlds.colour import COLD, WARM, colour_lm, colour_tokenizer, lora
+from tests.worlds.colour import COLD, WARM, colour_lm, colour_tokenizer
+from tests.worlds.lora import lora
 
 BETA = 0.5
 GAMMA = np.array([[0.9, 0.1], [0.25, 0.75], [0.05, 0.95]])

@@ -11,7 +11,8 @@ from palign.data.preferences import Preferences
 from palign.models.adapters import TypePolicies, add_type_adapters
 from palign.models.completions import TokenizedItems
 from palign.models.type_scores import implicit_rewards, row_log_likelihoods, type_logps
-from tests.worlds.colour import colour_lm, colour_tokenizer, lora, planted
+from tests.worlds.colour import colour_lm, colour_tokenizer, planted
+from tests.worlds.lora import lora
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,9 @@ from palign.models.adapters import TypePolicies, adapter_state, add_type_adapter
 from palign.parallel.fsdp import divide_again, is_fsdp, kept_whole, leave_fsdp, outside_fsdp
 from palign.parallel.fsdp_launch import NEEDS, check_fsdp, is_fsdp_launch, say_there_is_no_gpu
 from palign.parallel.sharded import is_sharded, make_whole, set_whole, whole_tensor
-from tests.worlds.colour import colour_lm, lora
+from tests.worlds.colour import colour_lm
 from tests.worlds.fsdp import fsdp2_environment
+from tests.worlds.lora import lora
 
 IDS = torch.tensor([[1, 2, 3, 4]])
 

@@ -12,7 +12,8 @@ from palign.evaluation.judging.samples import sample_policy
 from palign.pipelines.policies import PolicyRun
 from palign.pipelines.ppo import PPORuns
 from palign.rewards import PersonalizedReward
-from tests.worlds.tiny_policy import IdReward, lora, named_rows, tiny_policy
+from tests.worlds.lora import lora
+from tests.worlds.tiny_policy import IdReward, named_rows, tiny_policy
 
 ELSEWHERE = torch.device("meta")
 
@@ -25,7 +26,7 @@ def runs_elsewhere(peft_config: Any = None) -> PPORuns:
     return PPORuns(model, tokenizer, reward, WhoIsAsking(), named_rows(4), named_rows(4), args, peft_config)
 
 
-@pytest.mark.parametrize("peft_config", [None, lora()])
+@pytest.mark.parametrize("peft_config", [None, lora(4)])
 def test_the_reference_answers_on_the_device_of_training(peft_config: Any) -> None:
     found = runs_elsewhere(peft_config).sampling(None)
     assert found["policy"].device == ELSEWHERE and "reference" not in found
@@ -65,6 +66,6 @@ def test_token_ids_are_answered_as_their_text_is() -> None:
 
 def test_a_quantized_model_stays_where_it_was_loaded() -> None:
     """transformers refuses to move some of them."""
-    runs = runs_elsewhere(lora())
+    runs = runs_elsewhere(lora(4))
     runs.model.is_quantized = True
     assert runs.sampling(None)["policy"].device == torch.device("cpu")

@@ -23,7 +23,8 @@ from palign.trainers.mixture import e_step as mixture_e_step
 from palign.trainers.mixture.state import MixtureState, round_ends
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
-from tests.worlds.colour import colour_lm, colour_tokenizer, lora, planted, planted_rows
+from tests.worlds.colour import colour_lm, colour_tokenizer, planted, planted_rows
+from tests.worlds.lora import lora
 
 
 def options(output: Path, **further: Any) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from palign.trainers.grpo.reward import RecordedReward
 from palign.trainers.pal_grpo_config import PALGRPOConfig, PALRLOOConfig
 from palign.trainers.pal_grpo_trainer import PALGRPOTrainer
 from tests.worlds.group_policy import ALGORITHMS, grpo_config, make_trainer
+from tests.worlds.lora import lora
 from tests.worlds.tiny_policy import (
     IdReward,
-    lora,
     named_rows,
     tiny_policy,
     train_beyond_the_limit,
@@ -169,7 +169,7 @@ def test_conversations_reach_the_reward_as_its_tokenizer_renders_them(tmp_path: 
     who = WhoIsAsking.from_weights([str(i) for i in range(40)], np.eye(2)[np.arange(40) % 2])
     args = grpo_config(tmp_path, policy_conditioning="prompt", max_steps=1, max_completion_length=8)
     reward = PersonalizedReward(Listening())
-    trainer = PALGRPOTrainer(model, reward, args, tokenizer, rows, who=who, peft_config=lora())
+    trainer = PALGRPOTrainer(model, reward, args, tokenizer, rows, who=who, peft_config=lora(4))
     assert trainer.train_rows.dataset[1]["prompt"][0] == {"role": "system", "content": "The reader is type 1."}
     trainer.train()
     assert seen and all(p.startswith("user person ") and p.endswith("assistant ") for p, _ in seen)

@@ -15,7 +15,8 @@ from palign.rewards import PersonalizedReward
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 from palign.trainers.policy.collapse import CollapseGuard
-from tests.worlds.ppo_policy import IdReward, lora, make_trainer, named_rows, ppo_config, tiny_policy, wrong_pairings
+from tests.worlds.lora import lora
+from tests.worlds.ppo_policy import IdReward, make_trainer, named_rows, ppo_config, tiny_policy, wrong_pairings
 from tests.worlds.tiny_policy import train_beyond_the_limit
 
 CRITICS = ["lora", "head", "full", "layers:1"]
@@ -452,7 +453,7 @@ def test_rows_that_fill_no_batch_are_refused(tmp_path: Path) -> None:
     model, tokenizer = tiny_policy()
     with pytest.raises(ValueError, match=r"6 rows, and a batch is 8 completions .*Give at least 8 rows"):
         PALPPOTrainer(
-            model, PersonalizedReward(IdReward()), ppo_config(tmp_path), tokenizer, named_rows(6), peft_config=lora()
+            model, PersonalizedReward(IdReward()), ppo_config(tmp_path), tokenizer, named_rows(6), peft_config=lora(4)
         )
 
 

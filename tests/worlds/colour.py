@@ -4,7 +4,6 @@ import functools
 from typing import Any
 
 import numpy as np
-from peft import LoraConfig
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from palign.data.preferences import Preferences
@@ -54,8 +53,3 @@ def colour_tokenizer() -> PreTrainedTokenizerFast:
 def colour_lm(seed: int = 0) -> LlamaForCausalLM:
     """An untrained language model of about 60,000 parameters."""
     return make_tiny_lm(colour_tokenizer(), hidden_size=32, n_layers=2, n_heads=2, max_length=64, seed=seed)
-
-
-def lora(r: int = 2) -> LoraConfig:
-    """On every linear layer."""
-    return LoraConfig(r=r, lora_alpha=2 * r, target_modules="all-linear", task_type="CAUSAL_LM")

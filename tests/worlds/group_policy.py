@@ -6,7 +6,8 @@ from typing import Any
 from palign.rewards import PersonalizedReward, RewardBatch
 from palign.trainers.pal_grpo_config import GroupAlgorithm, PALGRPOConfig, PALRLOOConfig
 from palign.trainers.pal_grpo_trainer import PALGRPOTrainer, PALRLOOTrainer, PersonalGroupTrainer
-from tests.worlds.tiny_policy import IdReward, SeenRow, lora, named_rows, tiny_policy
+from tests.worlds.lora import lora
+from tests.worlds.tiny_policy import IdReward, SeenRow, named_rows, tiny_policy
 
 CONFIGS = {GroupAlgorithm.GRPO: PALGRPOConfig, GroupAlgorithm.RLOO: PALRLOOConfig}
 TRAINERS = {GroupAlgorithm.GRPO: PALGRPOTrainer, GroupAlgorithm.RLOO: PALRLOOTrainer}
@@ -36,7 +37,7 @@ def make_trainer(
 ) -> PersonalGroupTrainer:
     """A trainer that keeps what it was rewarded for in `trainer.seen`; see `watch`."""
     model, tokenizer = tiny_policy()
-    extra = {"peft_config": lora()}
+    extra = {"peft_config": lora(4)}
     names = ("eval_dataset", "who", "peft_config", "judge", "train_dataset")
     extra |= {name: changes.pop(name) for name in names if name in changes}
     rows = extra.pop("train_dataset", named_rows())

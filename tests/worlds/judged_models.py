@@ -11,7 +11,8 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaForSequ
 
 from palign.data.annotators import AnnotatorIndex
 from palign.models.pal import PALRewardModel
-from tests.worlds.colour import COLD, THINGS, WARM, colour_lm, colour_tokenizer, lora
+from tests.worlds.colour import COLD, THINGS, WARM, colour_lm, colour_tokenizer
+from tests.worlds.lora import lora
 from tests.worlds.planted import random_mixture
 
 PEOPLE = [f"p{number}" for number in range(6)]

@@ -25,8 +25,9 @@ from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
-from tests.worlds.colour import colour_lm, colour_tokenizer, lora, planted
+from tests.worlds.colour import colour_lm, colour_tokenizer, planted
 from tests.worlds.group_policy import make_trainer as group_trainer
+from tests.worlds.lora import lora
 from tests.worlds.planted import FRESH, colour_rows, random_mixture
 from tests.worlds.planted import TRAIN as GAME_PROMPTS
 from tests.worlds.ppo_policy import named_rows, ppo_config, tiny_policy

@@ -12,7 +12,8 @@ from palign.models.completions import TokenizedItems, policy_logps
 from palign.models.files.mixture import MixtureRecord, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.tiny import train_tiny_lm
-from tests.worlds.colour import COLD, THINGS, WARM, colour_lm, colour_tokenizer, lora
+from tests.worlds.colour import COLD, THINGS, WARM, colour_lm, colour_tokenizer
+from tests.worlds.lora import lora
 
 PROMPTS = [f"what colour is the {first} {second}?" for first in THINGS for second in THINGS if first != second]
 TRAIN, FRESH = PROMPTS[::2], PROMPTS[1::2]

@@ -9,7 +9,8 @@ from palign.rewards import PersonalizedReward
 from palign.trainers.pal_ppo_config import PALPPOConfig
 from palign.trainers.pal_ppo_trainer import PALPPOTrainer
 from tests.worlds.group_policy import EmptyToo, watch
-from tests.worlds.tiny_policy import N_PEOPLE, IdReward, SeenRow, lora, named_rows, tiny_policy, wrong_pairings
+from tests.worlds.lora import lora
+from tests.worlds.tiny_policy import N_PEOPLE, IdReward, SeenRow, named_rows, tiny_policy, wrong_pairings
 
 __all__ = [
     "N_PEOPLE", "IdReward", "SeenRow", "lora", "make_trainer", "named_rows", "ppo_config", "tiny_policy",
@@ -31,7 +32,7 @@ def ppo_config(output_dir: Any, **changes: Any) -> PALPPOConfig:
 def make_trainer(output_dir: Path, reward: PersonalizedReward | None = None, **changes: Any) -> PALPPOTrainer:
     """A trainer that keeps what it was rewarded for in `trainer.seen`."""
     names = ("eval_dataset", "who", "peft_config", "judge", "train_dataset", "model", "tokenizer")
-    extra = {"peft_config": lora()} | {name: changes.pop(name) for name in names if name in changes}
+    extra = {"peft_config": lora(4)} | {name: changes.pop(name) for name in names if name in changes}
     model, tokenizer = tiny_policy()
     model, tokenizer = extra.pop("model", model), extra.pop("tokenizer", tokenizer)
     rows = extra.pop("train_dataset", named_rows())

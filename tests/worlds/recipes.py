@@ -1,6 +1,5 @@
 """Recipes are files, not modules of a package: load one by its name."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -9,17 +8,15 @@ import numpy as np
 
 from palign.data.annotators import AnnotatorIndex
 from palign.models.pal import PALRewardModel
+from tests.worlds.scripts import ROOT, load_file
 from tests.worlds.tiny_policy import named_rows, tiny_policy
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = ROOT / "recipes"
 
 
 def load_recipe(name: str) -> ModuleType:
     """`recipes/<name>.py` as a module."""
-    spec = importlib.util.spec_from_file_location(f"{name}_recipe", RECIPES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_file(RECIPES / f"{name}.py", f"{name}_recipe")
 
 
 def finite(summary: dict[str, float]) -> bool:

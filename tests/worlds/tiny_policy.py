@@ -4,7 +4,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from peft import LoraConfig
 
 from palign.models.tiny import make_tiny_lm, make_tiny_tokenizer
 
@@ -48,10 +47,6 @@ class SeenRow(SimpleNamespace):
 def wrong_pairings(seen: list[SeenRow]) -> int:
     """Rows whose reward is not that of the person whom the scored prompt names."""
     return sum(float(row.query.split("person ")[1].split(" asks")[0]) != row.reward for row in seen)
-
-
-def lora() -> LoraConfig:
-    return LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def train_beyond_the_limit(trainer: Any, first: int, resume: bool) -> None:

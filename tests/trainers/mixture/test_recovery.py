@@ -13,7 +13,8 @@ from palign.functional.partitions import type_accuracy
 from palign.models.tiny import make_tiny_lm, make_tiny_tokenizer
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
-from tests.worlds.colour import colour_lm, colour_tokenizer, lora, planted
+from tests.worlds.colour import colour_lm, colour_tokenizer, planted
+from tests.worlds.lora import lora
 
 
 def train(output: Path, rows: Preferences, n_types: str) -> MixtureDPOTrainer:

@@ -11,7 +11,8 @@ from peft import get_peft_model
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.trainers.policy.card import write_policy_card
-from tests.worlds.tiny_policy import lora, tiny_policy
+from tests.worlds.lora import lora
+from tests.worlds.tiny_policy import tiny_policy
 
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 ROWS = SimpleNamespace(prompts=["p"] * 3, annotator_ids=["a", "a", "b"], group_names=[])
@@ -23,7 +24,7 @@ def save(folder: Path, conditioning: str, *, algorithm: str = "PPO", adapter: bo
     model, tokenizer = tiny_policy()
     model.save_pretrained(folder / "base")
     tokenizer.chat_template = CHAT if chat else None
-    policy = get_peft_model(model, lora()) if adapter else model
+    policy = get_peft_model(model, lora(4)) if adapter else model
     policy.save_pretrained(folder / "p")
     tokenizer.save_pretrained(folder / "p")
     args: Any = SimpleNamespace(
