@@ -29,7 +29,8 @@ from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from palign.trainers.reward.collator import RewardCollator
 from tests.worlds.colour import colour_lm, colour_tokenizer, planted_rows
 from tests.worlds.group_policy import grpo_config
-from tests.worlds.tiny_policy import lora, tiny_policy
+from tests.worlds.lora import lora
+from tests.worlds.tiny_policy import tiny_policy
 
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
@@ -110,7 +111,7 @@ def test_a_mixture_keeps_how_it_read_plain_rows(plain: bool, tmp_path: Path) -> 
         output_dir=str(tmp_path), n_types="2", max_steps=2, learning_rate=1e-2, use_cpu=True, report_to=[],
         disable_tqdm=True, plain_prompts=plain, n_rounds=1,
     )  # fmt: skip
-    trainer = MixtureDPOTrainer(colour_lm(), args, planted_rows(), processing_class=made, peft_config=lora())
+    trainer = MixtureDPOTrainer(colour_lm(), args, planted_rows(), processing_class=made, peft_config=lora(4))
     trainer.train()
     trainer.save_model()
     messages = Preferences.from_rows(as_messages(planted_rows()))
@@ -227,7 +228,7 @@ def test_a_policy_reads_turns_and_its_old_reward_model_bare_text(tmp_path: Path)
         seen.clear()
         scorer.tokenizer = made
         args = grpo_config(tmp_path / opening[1:5], policy_conditioning="prompt", max_steps=1, max_completion_length=8)
-        trainer = PALGRPOTrainer(model, PersonalizedReward(scorer), args, made, rows, who=who, peft_config=lora())
+        trainer = PALGRPOTrainer(model, PersonalizedReward(scorer), args, made, rows, who=who, peft_config=lora(4))
         assert trainer.train_rows.dataset[1]["prompt"] == [
             {"role": "system", "content": "The reader is type 1."}, {"role": "user", "content": "person 1 asks"},
         ]  # fmt: skip
