@@ -9,6 +9,7 @@ rows to evaluate on were not named, held_out.jsonl: the rows that nothing was tr
 """
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
+from palign.cli.errors import run
 from palign.data.guards.finding import completion_texts
 from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.pages.figure_data import FigureData
@@ -126,4 +128,4 @@ def judge(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("em_dpo.py", main))

@@ -10,6 +10,7 @@ scores.csv and summary.json into `--output_dir`. On several processes each score
 """
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
+from palign.cli.errors import run
 from palign.cli.parser import require_known_processes
 from palign.data.preferences import Preferences
 from palign.data.synthetic_text import preference_rows
@@ -126,4 +128,4 @@ def report(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("evaluate_fairness.py", main))

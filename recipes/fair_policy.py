@@ -8,6 +8,7 @@ README.md (model card), samples.md, report.html, report.md, report.json and summ
 """
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
+from palign.cli.errors import run
 from palign.evaluation.report import write_report
 from palign.models.files.card import add_measured
 from palign.models.files.game import fair_table
@@ -66,4 +68,4 @@ def show(setup: FairSetup, script: FairPolicyArguments, start: float) -> dict[st
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("fair_policy.py", main))

@@ -8,12 +8,14 @@ Writes into `--output_dir`: `<conditioning>/` (policy, history.csv, history.svg)
 report.md, report.json and summary.json.
 """
 
+import sys
 import time
 
 import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
+from palign.cli.errors import run
 from palign.evaluation.judging.samples import sample_rows
 from palign.pipelines.grpo import GRPORuns, parse_grpo_arguments
 from palign.pipelines.policies import set_up_policies
@@ -43,4 +45,4 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("grpo_pal.py", main))

@@ -11,6 +11,7 @@ README.md), report.html, report.md, report.json, scores.csv and summary.json; th
 
 import copy
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from accelerate import PartialState
 from torch import Tensor
 from trl import get_peft_config
 
+from palign.cli.errors import run
 from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.pages.type_likes import type_likes
@@ -101,4 +103,4 @@ def judge(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("pal_reward.py", main))

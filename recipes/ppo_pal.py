@@ -7,12 +7,14 @@ Writes into `--output_dir`: `<conditioning>/` (policy, history.csv, history.svg)
 report.md, report.json and summary.json.
 """
 
+import sys
 import time
 
 import pandas as pd
 from accelerate import PartialState
 from transformers import set_seed
 
+from palign.cli.errors import run
 from palign.evaluation.judging.samples import sample_rows
 from palign.pipelines.policies import set_up_policies
 from palign.pipelines.ppo import PPORuns, parse_policy_arguments
@@ -40,4 +42,4 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run("ppo_pal.py", main))

@@ -11,13 +11,13 @@ import importlib
 import importlib.util
 import sys
 import textwrap
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from palign import __version__
+from palign.cli.errors import run
 from palign.cli.option_file import OptionError, config_path, read_options
 from palign.cli.option_help import WIDTH, describe
 
@@ -98,12 +98,10 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a sub-command; returns the exit status (1: the guard stopped; 2: no such sub-command or configuration, or
-    rows that cannot be read)."""
+    """Run a sub-command; returns the exit status (2: no such sub-command or configuration; else as `errors.run`)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(overview())
-        return 0
+        return run("palign", lambda: print(overview()))
     if argv[0] == "--version":
         print(f"palign {__version__}")
         return 0
@@ -117,8 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"palign: there is no sub-command {name!r}; choose from {allowed}.", file=sys.stderr)
         return 2
     if "-h" in flags or "--help" in flags:
-        print(command_help(name))
-        return 0
+        return run(f"palign {name}", lambda: print(command_help(name)))
     try:
         path = config_path(flags)
         _ = None if path is None else read_options(path)  # the parser reads it again, after seconds of imports
@@ -126,20 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"palign {name}: error: {error}", file=sys.stderr)
         return 2
     sys.argv[0] = f"palign {name}"  # what a parser calls itself
-    try:
-        load_recipe(COMMANDS[name].recipe).main(["--help" if flag == "--help-all" else flag for flag in flags])
-    except (FileNotFoundError, TypeError, ValueError) as error:
-        if not is_of_the_rows(error):
-            raise
-        print(f"palign {name}: error: {error}", file=sys.stderr)
-        return 1 if type(error).__name__ == "GuardError" else 2
-    return 0
-
-
-def is_of_the_rows(error: BaseException) -> bool:
-    """Whether `palign.data` raised it on purpose: a sentence on the user's rows, to which a traceback adds nothing."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(last.filename).parent == HERE / "data" and (last.line or "").startswith("raise ")
+    flags = ["--help" if flag == "--help-all" else flag for flag in flags]
+    return run(f"palign {name}", lambda: load_recipe(COMMANDS[name].recipe).main(flags))
 
 
 def recipe_folder() -> Path:

@@ -149,7 +149,7 @@ def test_a_sub_command_runs_its_recipe_in_two_processes(tmp_path: Path) -> None:
 def test_faults_of_rows_end_in_a_sentence_and_others_in_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What `palign.data` says of the rows is all that is printed; whatever else goes wrong keeps its traceback."""
+    """What palign says of the rows is all that is printed; whatever else goes wrong keeps its traceback."""
     rows = tmp_path / "rows.csv"
     rows.write_text("who,question,answer_a,answer_b,winner\nr,q,left,right,perhaps\n")
     names = ["--annotator_column", "who", "--prompt_column", "question", "--first_column", "answer_a"]
