@@ -3,8 +3,8 @@
 The prompt is tokenised alone, prompt and completion together, and the completion is what follows the prompt's ids;
 plain completions end in eos, conversational ones go through the chat template. Where we differ from TRL 1.12:
 
-1. Where the joint ids do not begin with the prompt's own, the two are tokenised apart and joined (TRL warns and cuts
-   at the prompt's length, wherever that falls).
+1. Where the joint ids do not begin with the ids of the prompt, the two are tokenised apart and joined (TRL warns and
+   cuts at the prompt's length, wherever that falls).
 2. A text without a prompt follows the bos token (TRL leaves its first token unscored).
 3. A completion of which nothing is left under `max_length` is an error (TRL drops the row silently).
 """
@@ -247,9 +247,8 @@ class _Reader:
         """Ids of prompt and completion together; nothing where the template does not write the answer right behind its
         opening, so that the two are read apart."""
         if prompt:
-            opening, answer = (
-                render_prompt(prompt, self.tokenizer), render_completion(prompt, completion, self.tokenizer)
-            )  # fmt: skip
+            opening = render_prompt(prompt, self.tokenizer)
+            answer = render_completion(prompt, completion, self.tokenizer)
             whole = render_whole([*prompt, *completion], self.tokenizer)
             if whole != opening + answer:
                 return []

@@ -46,8 +46,10 @@ class ByteDropout(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         if not self.training or self.n_kept == 256:
             return inputs
-        words = torch.empty(-(-inputs.numel() // 8), dtype=torch.int64, device=inputs.device).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[: inputs.numel()].view(inputs.shape) < self.n_kept
+        random_bits = torch.empty(-(-inputs.numel() // 8), dtype=torch.int64, device=inputs.device).random_(
+            -(2**63), None
+        )
+        kept = random_bits.view(torch.uint8)[: inputs.numel()].view(inputs.shape) < self.n_kept
         return inputs * (kept * (256 / self.n_kept))
 
 
@@ -253,9 +255,14 @@ class LinearHead(PointHead):
                 f"similarity is {str(similarity)!r}, and the linear head knows 'inner_product' alone. Leave it out."
             )
         super().__init__(
-            hidden_size, n_prototypes=n_prototypes, preference_dim=1, inner_size=1, n_layers=1, dropout=0.0,
+            hidden_size,
+            n_prototypes=n_prototypes,
+            preference_dim=1,
+            inner_size=1,
+            n_layers=1,
+            dropout=0.0,
             similarity=similarity,
-        )  # fmt: skip
+        )
         self.preference_dim = hidden_size
         self.f = nn.Sequential()
         self.prototypes = nn.Embedding(n_prototypes, hidden_size)

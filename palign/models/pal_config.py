@@ -40,14 +40,13 @@ class PALConfig:
         variant: `fixed` (PAL-A: the ideal point does not depend on the prompt), `prompt` (PAL-B), `linear` (directions
             fitted by EM) or a name given to `register_head`.
         mixing: `latent`, `projected` or `input`, where the `fixed` variant mixes its prototypes.
-        similarity: `squared_distance`, `distance` or `cosine`; None takes the variant's own (PAL-B: cosine; linear:
+        similarity: `squared_distance`, `distance` or `cosine`; None takes that of the variant (PAL-B: cosine; linear:
             `inner_product`).
         preference_dim: width of the preference space.
         inner_size, n_layers, dropout: of f and of each g_k; one layer is a linear map.
         partition: one-hot weights at evaluation.
         temperature: what rewards are multiplied by, fitted on people held out; 1 leaves them.
-        personal_dim: width of everybody's own deviation from their mixture (`palign.models.people_deviations`); 0 is
-            none.
+        personal_dim: width of everybody's deviation from their mixture (`palign.models.people_deviations`); 0: none.
         personal_ridge: strength of its shrinkage to zero.
         backbone: hub name or path of the backbone, `backbone` for the folder inside the saved model, None for vectors.
         backbone_revision: of the hub name.

@@ -91,9 +91,13 @@ def fit_people(
     if method == "map":
         mean = people.mean.clamp_min(1e-3)
         return map_weights(
-            scores, data.ranks, data.annotator_index, n_annotators=n_people, prior_mean=mean / mean.sum(),
+            scores,
+            data.ranks,
+            data.annotator_index,
+            n_annotators=n_people,
+            prior_mean=mean / mean.sum(),
             concentration=PRIOR_ANSWERS,
-        )  # fmt: skip
+        )
     if not ((data.ranks >= 0).sum(1) == 2).all():
         raise ValueError("method 'official' fits pairs only; these rows rank more than two items.")
     generator = torch.Generator().manual_seed(seed)
@@ -103,7 +107,7 @@ def fit_people(
 
 
 def _posterior(head: PointHead, people: AnnotatorWeights, data: RowTensors, n_people: int) -> WeightFit:
-    """Answers are added up person by person as they come, so that millions of them need no table of their own."""
+    """Answers are added up person by person as they come, so that millions of them need no table."""
     total = people.support.new_zeros(n_people, len(people.support))
     for rows, likelihoods in log_likelihoods(head, data, people.support):
         if data.evidence is not None:

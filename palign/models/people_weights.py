@@ -103,8 +103,9 @@ class AnnotatorWeights(nn.Module):
         if not self._said_unknown:
             logger.warning(
                 "%d rows are by people who are not in annotators.json; they are scored with the population's mean "
-                "weights. Fit them with fit_annotators, or pass unknown='error'. (Said once.)", n,
-            )  # fmt: skip
+                "weights. Fit them with fit_annotators, or pass unknown='error'. (Said once.)",
+                n,
+            )
             self._said_unknown = True
 
 

@@ -69,8 +69,11 @@ def read_adapter(model: PeftModel, name: str, folder: str | Path) -> None:
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged ({error}). Give a whole copy of this adapter.") from error
     _add(model, name, config, 0)
-    own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    different = sorted({*own, *tensors} - {k for k in own if k in tensors and own[k].shape == tensors[k].shape})
+    adapter_tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    different = sorted(
+        {*adapter_tensors, *tensors}
+        - {k for k in adapter_tensors if k in tensors and adapter_tensors[k].shape == tensors[k].shape}
+    )
     if different:
         remove_adapter(model, name)
         raise ValueError(
@@ -155,9 +158,12 @@ def save_adapter(model: PeftModel, name: str, folder: str | Path, state_dict: di
     sweep_partials(folder)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
         model.save_pretrained(
-            partial, selected_adapters=[name], save_embedding_layers=False, state_dict=state_dict,
+            partial,
+            selected_adapters=[name],
+            save_embedding_layers=False,
+            state_dict=state_dict,
             safe_serialization=True,
-        )  # fmt: skip
+        )
         (folder / CONFIG).unlink(missing_ok=True)  # without which nobody reads the folder: it comes last
         for file in (WEIGHTS, CONFIG):
             shutil.move(Path(partial) / name / file, folder / file)
@@ -168,8 +174,8 @@ def adapter_fingerprint(model: PeftModel, name: str | None) -> str:
     if name is None:
         return "reference"
     config = model.peft_config[name]
-    words = (config.r, config.lora_alpha, config.use_rslora, config.rank_pattern, config.alpha_pattern)
-    digest = hashlib.sha256(repr(words).encode())
+    settings = (config.r, config.lora_alpha, config.use_rslora, config.rank_pattern, config.alpha_pattern)
+    digest = hashlib.sha256(repr(settings).encode())
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     for key, tensor in sorted(state.items()):
         digest.update(key.encode())

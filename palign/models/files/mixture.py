@@ -18,7 +18,7 @@ from palign.writing import whole_file, whole_files, write_whole
 
 __all__ = ["BASE", "MixtureRecord", "load_mixture", "mixture_card", "named_base", "packed_prompts", "save_mixture"]
 
-WORDS, PEOPLE, CARD, BASE = "mixture.json", "responsibilities.parquet", "README.md", "base_model"
+RECORD_FILE, PEOPLE, CARD, BASE = "mixture.json", "responsibilities.parquet", "README.md", "base_model"
 FORMAT = 1
 KNOWN = ("format", "n_types", "mixing_weights", "beta", "max_length", "base_model", "rounds")
 
@@ -91,12 +91,17 @@ def save_mixture(record: MixtureRecord, folder: str | Path) -> None:
     table |= {"type": gamma.argmax(1)} | {f"type_{k}": gamma[:, k] for k in range(record.n_types)}
     with whole_file(folder / PEOPLE) as beside:
         pd.DataFrame(table).to_parquet(beside, index=False)
-    words = {
-        "format": FORMAT, "n_types": record.n_types, "mixing_weights": record.mixing_weights.tolist(),
-        "beta": record.beta, "max_length": record.max_length, "base_model": record.base_model,
-        "rounds": record.history, **record.details,
-    }  # fmt: skip
-    write_whole(folder / WORDS, json.dumps(words, indent=1, ensure_ascii=False) + "\n")
+    entries = {
+        "format": FORMAT,
+        "n_types": record.n_types,
+        "mixing_weights": record.mixing_weights.tolist(),
+        "beta": record.beta,
+        "max_length": record.max_length,
+        "base_model": record.base_model,
+        "rounds": record.history,
+        **record.details,
+    }
+    write_whole(folder / RECORD_FILE, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     write_whole(folder / CARD, mixture_card(record))
 
 
@@ -107,7 +112,7 @@ def load_mixture(folder: str | Path) -> MixtureRecord:
         ValueError: a file is missing, of another format, or the two disagree.
     """
     folder = Path(folder).expanduser()
-    missing = [name for name in (WORDS, PEOPLE) if not (folder / name).is_file()]
+    missing = [name for name in (RECORD_FILE, PEOPLE) if not (folder / name).is_file()]
     if missing:
         raise ValueError(
             f"{str(folder)!r} is not a mixture: it lacks {', '.join(missing)}. Give a folder that MixtureDPOTrainer "
@@ -115,29 +120,36 @@ def load_mixture(folder: str | Path) -> MixtureRecord:
             "last complete checkpoint-N."
         )
     try:
-        words = json.loads((folder / WORDS).read_text(encoding="utf-8"))
+        entries = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / WORDS} is not JSON ({error}).") from error
-    found = words.get("format") if isinstance(words, dict) else None
-    if found != FORMAT:
-        raise ValueError(f"{folder / WORDS} has format {found!r}; this version reads {FORMAT}.")
-    lacking = [name for name in KNOWN if name not in words]
+        raise ValueError(f"{folder / RECORD_FILE} is not JSON ({error}).") from error
+    file_format = entries.get("format") if isinstance(entries, dict) else None
+    if file_format != FORMAT:
+        raise ValueError(f"{folder / RECORD_FILE} has format {file_format!r}; this version reads {FORMAT}.")
+    lacking = [name for name in KNOWN if name not in entries]
     if lacking:
-        raise ValueError(f"{folder / WORDS} lacks {', '.join(lacking)}. Give a whole copy of the folder.")
-    if len(words["mixing_weights"]) != words["n_types"]:
+        raise ValueError(f"{folder / RECORD_FILE} lacks {', '.join(lacking)}. Give a whole copy of the folder.")
+    if len(entries["mixing_weights"]) != entries["n_types"]:
         raise ValueError(
-            f"{folder / WORDS} has {len(words['mixing_weights'])} mixing weights for {words['n_types']} types."
+            f"{folder / RECORD_FILE} has {len(entries['mixing_weights'])} mixing weights for {entries['n_types']} "
+            "types."
         )
     table = pd.read_parquet(folder / PEOPLE)
-    names = [f"type_{k}" for k in range(words["n_types"])]
+    names = [f"type_{k}" for k in range(entries["n_types"])]
     lacking = [name for name in ("annotator_id", "n_rows", *names) if name not in table]
     if lacking:
         raise ValueError(f"{folder / PEOPLE} lacks {', '.join(lacking)}; mixture.json speaks of {len(names)} types.")
     return MixtureRecord(
-        AnnotatorIndex(table["annotator_id"]), table[names].to_numpy(np.float64), table["n_rows"].to_numpy(),
-        np.asarray(words["mixing_weights"], dtype=np.float64), words["beta"], words["max_length"],
-        words["base_model"], words["rounds"], {name: value for name, value in words.items() if name not in KNOWN},
-    )  # fmt: skip
+        AnnotatorIndex(table["annotator_id"]),
+        table[names].to_numpy(np.float64),
+        table["n_rows"].to_numpy(),
+        np.asarray(entries["mixing_weights"], dtype=np.float64),
+        entries["beta"],
+        entries["max_length"],
+        entries["base_model"],
+        entries["rounds"],
+        {name: value for name, value in entries.items() if name not in KNOWN},
+    )
 
 
 def named_base(model: Any, tokenizer: Any, output_dir: Path) -> str | None:
@@ -156,12 +168,17 @@ def mixture_card(record: MixtureRecord) -> str:
     """The README.md of a mixture, for people."""
     gamma, weights = record.responsibilities, record.mixing_weights
     sizes = np.bincount(gamma.argmax(1), minlength=record.n_types)
-    found = record.details.get("checks", [])
-    checks = "\n".join(f"- {shown(c['name'])}: **{shown(c['verdict'])}**. {shown(c['message'])}" for c in found)
+    check_records = record.details.get("checks", [])
+    checks = "\n".join(
+        f"- {shown(c['name'])}: **{shown(c['verdict'])}**. {shown(c['message'])}" for c in check_records
+    )
     return render(
-        MIXTURE, base=named(record.base_model) if record.base_model else f"the folder `{BASE}`",
-        n_types=record.n_types, n_annotators=len(gamma), n_rows=int(record.n_rows.sum()),
+        MIXTURE,
+        base=named(record.base_model) if record.base_model else f"the folder `{BASE}`",
+        n_types=record.n_types,
+        n_annotators=len(gamma),
+        n_rows=int(record.n_rows.sum()),
         types=table((f"`type_{k}`", f"{weights[k]:.1%}", sizes[k]) for k in range(record.n_types)),
         sure=float((gamma.max(1) > 0.9).mean()) if len(gamma) else 0.0,
         checks=f"\n## Checks\n\n{checks}\n" if checks else "",
-    )  # fmt: skip
+    )
