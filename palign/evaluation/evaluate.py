@@ -19,7 +19,7 @@ __all__ = ["Evaluation", "evaluate_models", "group_names", "shard"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate_models` found: a score table over all models, and what the figures need."""
+    """What `evaluate_models` gives: a score table over all models, and what the figures need."""
 
     table: pd.DataFrame
     figures: FigureData
@@ -51,12 +51,14 @@ def evaluate_models(
     state = PartialState()
     numbers = shard(rows, state.process_index, state.num_processes)
     options = {"vectors": vectors, "batch_size": batch_size, "device": state.device, "dtype": dtype}
-    own, placed = rows.select(numbers), None
+    shard_rows, placed = rows.select(numbers), None
     scores: dict[str, np.ndarray] = {}
     for source in sources:
-        found = score_source(source, own, max_length=max_length, **options)
-        placed = placed or (found if len(found.type_names or ()) > 1 else None)  # one type for all says nothing
-        scores[source.name] = _gathered(numbers, found.scores, len(rows))
+        model_scores = score_source(source, shard_rows, max_length=max_length, **options)
+        placed = placed or (
+            model_scores if len(model_scores.type_names or ()) > 1 else None
+        )  # one type for all says nothing
+        scores[source.name] = _gathered(numbers, model_scores.scores, len(rows))
     if types_from is not None:
         placed = types_of(types_from)
     if not state.is_main_process:
@@ -111,11 +113,11 @@ def group_names(asked: Sequence[str]) -> list[tuple[str, ...]]:
     Raises:
         ValueError: an empty name, or one twice in an intersection.
     """
-    found = []
+    groupings = []
     for text in asked:
         names = tuple(part.strip() for part in text.split("*"))
         if not all(names) or len(set(names)) < len(names):
             raise ValueError(f"--group_columns has {text!r}; give columns, or intersections such as country*age.")
-        if names not in found:
-            found.append(names)
-    return found
+        if names not in groupings:
+            groupings.append(names)
+    return groupings

@@ -39,15 +39,15 @@ LESS_IN_TWO_WORDS = ("cross entropy", "negative log")
 SPREADS = ("worst", "gap", "ratio", "gini", "cvar")
 STATISTICS = ("overall", "by_group", *SPREADS)
 ELEMENTS_AT_ONCE = 4_000_000
-MANY_PEOPLE = 20_000  # each a group of their own: gini and cvar are linear in how often they are drawn
+MANY_PEOPLE = 20_000  # each of them one group: gini and cvar are linear in how often they are drawn
 
 
 def direction_of(metric: str) -> bool:
     """Whether more of a metric is better: False for names with a word of `LESS_IS_BETTER`, or its plural."""
-    words = re.split(r"[^a-z0-9]+", metric.lower())
-    if any(pair in " ".join(words) for pair in LESS_IN_TWO_WORDS):
+    parts = re.split(r"[^a-z0-9]+", metric.lower())
+    if any(pair in " ".join(parts) for pair in LESS_IN_TWO_WORDS):
         return False
-    return not any(word.removesuffix(ending) in LESS_IS_BETTER for word in words for ending in ("", "s", "es"))
+    return not any(word.removesuffix(ending) in LESS_IS_BETTER for word in parts for ending in ("", "s", "es"))
 
 
 class GroupFrame:
@@ -98,8 +98,7 @@ class GroupFrame:
         if len(models) > 1:
             raise ValueError(
                 f"the table holds {len(models)} models ({', '.join(map(str, models[:5]))}) and one frame describes "
-                "one. "
-                "Select the rows of one model, or compare two with palign.evaluation.comparison.compare_models."
+                "one. Select the rows of one model, or compare two with palign.evaluation.comparison.compare_models."
             )
         self.higher_is_better = {
             name: bool((higher_is_better or {}).get(name, direction_of(name))) for name in self.metrics
@@ -170,20 +169,20 @@ class GroupFrame:
         return self._extreme(worst_wanted=False)
 
     def _extreme(self, *, worst_wanted: bool) -> pd.DataFrame:
-        found = {}
+        extremes = {}
         for name in self.metrics:
             values = self.by_group[name].to_numpy()
             lowest_wanted = self.higher_is_better[name] == worst_wanted
             if np.isnan(values).all():
-                found[name] = {"group": None, "value": np.nan, "n_annotators": 0}
+                extremes[name] = {"group": None, "value": np.nan, "n_annotators": 0}
                 continue
             place = int(np.nanargmin(values) if lowest_wanted else np.nanargmax(values))
             count = int(self._clusters.n_annotators[place])
-            found[name] = {"group": self.labels[place], "value": values[place], "n_annotators": count}
-        return pd.DataFrame.from_dict(found, orient="index", columns=["group", "value", "n_annotators"])
+            extremes[name] = {"group": self.labels[place], "value": values[place], "n_annotators": count}
+        return pd.DataFrame.from_dict(extremes, orient="index", columns=["group", "value", "n_annotators"])
 
     def gap(self) -> pd.Series:
-        """Best minus worst group, per metric, in its own unit."""
+        """Best minus worst group, per metric, in the metric's unit."""
         return self._series("gap")
 
     def ratio(self) -> pd.Series:
@@ -297,7 +296,7 @@ class GroupFrame:
         return bool(shown.sum() > 1 and not ((self._clusters.n_annotators == 1) & shown).any())
 
     def _of_held_groups(self, stat: str, values: np.ndarray) -> np.ndarray:
-        """worst, gap or ratio of (n, n_groups, n_metrics) between the table's own extreme groups → (n, n_metrics)."""
+        """worst, gap or ratio of (n, n_groups, n_metrics) between the extreme groups of the table → (n, n_metrics)."""
         columns = []
         for place, name in enumerate(self.metrics):
             shown = self.by_group[name].to_numpy()
@@ -340,15 +339,15 @@ class GroupFrame:
         wanted += [(stat, False) for stat in stats if stat in SPREADS and stat != "gap"]
         wanted = list(dict.fromkeys(wanted))
         options = {"seed": seed, "n_resamples": n_resamples, "alpha": alpha}
-        found = dict(zip(wanted, self.several_replicates(wanted, **options), strict=True))
+        replicates = dict(zip(wanted, self.several_replicates(wanted, **options), strict=True))
         ends = {}
         for stat in stats:
-            draws = found[source[stat], holds[stat]]
+            draws = replicates[source[stat], holds[stat]]
             if stat == "gap" and self._has_spread:
                 low, high = self._gap_ends(draws, level, seed)
             else:
                 estimate = self.estimate(stat, alpha=alpha)
-                free = found[stat, False] if stat in SPREADS and stat != "gap" else None
+                free = replicates[stat, False] if stat in SPREADS and stat != "gap" else None
                 low, high = bounds(estimate, draws, level, self.degrees_of_freedom(stat), free=free)
             if stat in ("gini", "ratio"):
                 low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)

@@ -41,8 +41,7 @@ def pair_outcomes(scores: np.ndarray, ranks: np.ndarray) -> dict[str, np.ndarray
     if scores.shape != ranks.shape or scores.ndim != 2:
         raise ValueError(
             f"scores have shape {scores.shape} and ranks {ranks.shape}; both must be (n_rows, max_items), an item's "
-            "score "
-            "in the place of its rank."
+            "score in the place of its rank."
         )
     real = ranks >= 0
     bad = np.argwhere(real & ~np.isfinite(scores))

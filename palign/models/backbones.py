@@ -312,8 +312,7 @@ def _checked_texts(prompts: Sequence[str], completions: Sequence[str] | None) ->
             if not isinstance(text, str):
                 raise TypeError(
                     f"{name}[{row}] is a {type(text).__name__}; the backbone takes plain strings. Render "
-                    "conversational "
-                    "rows first (palign.data.preferences.render_prompt, render_completion)."
+                    "conversational rows first (palign.data.preferences.render_prompt, render_completion)."
                 )
     return prompts, completions
 

@@ -218,8 +218,7 @@ class EmbeddingStore:
             bad = int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])
             raise RuntimeError(
                 f"the backbone gave a vector with NaN or infinity for {len(keys)} texts, first at number {bad} of "
-                "this "
-                "part. Load it in float32 or bfloat16 instead of float16, or look at its weights."
+                "this part. Load it in float32 or bfloat16 instead of float16, or look at its weights."
             )
         n = len(self)
         if self.directory is None:
@@ -304,8 +303,7 @@ def embed_preferences(
     if prefs.items is None or prefs.prompts is None:
         raise ValueError(
             "these preferences name rows of an embedding file and hold no text; give that file as embeddings instead "
-            "of "
-            "asking a backbone for vectors."
+            "of asking a backbone for vectors."
         )
     if not plain_prompts:
         prefs = in_turns(prefs)

@@ -132,9 +132,8 @@ def _require_plain_sum(name: str, config: LoraConfig) -> None:
     for field, what in (("use_dora", "DoRA scales whole weights"), ("lora_bias", "a bias is trained beside B·A")):
         if getattr(config, field, False):
             raise ValueError(
-                f"The adapter {name!r} was trained with {field}=True: {what}, so a weighted sum of low-rank "
-                "matrices is "
-                "not its merge. Train the types without it, or take another route than merging."
+                f"The adapter {name!r} was trained with {field}=True: {what}, so a weighted sum of low-rank matrices "
+                "is not its merge. Train the types without it, or take another route than merging."
             )
 
 

@@ -18,13 +18,13 @@ DEALT = 2_000_000  # judgements, over all deals
 def worst(values: np.ndarray, *, higher_is_better: bool = True) -> np.ndarray:
     """The value of the worst-served group: the lowest, or the highest of a metric of which less is better."""
     values = np.asarray(values, dtype=float)
-    found = np.where(np.isnan(values), np.inf if higher_is_better else -np.inf, values)
-    found = found.min(-1) if higher_is_better else found.max(-1)
-    return np.where(np.isnan(values).all(-1), np.nan, found)
+    extreme = np.where(np.isnan(values), np.inf if higher_is_better else -np.inf, values)
+    extreme = extreme.min(-1) if higher_is_better else extreme.max(-1)
+    return np.where(np.isnan(values).all(-1), np.nan, extreme)
 
 
 def gap(values: np.ndarray) -> np.ndarray:
-    """Best minus worst, in the metric's own unit, never negative."""
+    """Best minus worst, in the metric's unit, never negative."""
     return worst(values, higher_is_better=False) - worst(values, higher_is_better=True)
 
 
@@ -91,12 +91,12 @@ def if_alike(
     """
     values, counts, rng = np.asarray(values, dtype=float), np.bincount(people), np.random.default_rng(seed)
     held = counts > 0
-    found = []
+    deals = []
     for _ in range(int(np.clip(DEALT // max(len(values), 1), 4, 200))):
         sums = np.bincount(people, weights=rng.permutation(values), minlength=len(counts))
         means = sums[held] / counts[held]
-        found.append((float(cvar(means, alpha, higher_is_better=higher_is_better)), float(gini(means))))
-    return dict(zip(("cvar", "gini"), np.mean(found, axis=0).tolist(), strict=True))
+        deals.append((float(cvar(means, alpha, higher_is_better=higher_is_better)), float(gini(means))))
+    return dict(zip(("cvar", "gini"), np.mean(deals, axis=0).tolist(), strict=True))
 
 
 def influences(values: np.ndarray, alpha: float, higher_is_better: Sequence[bool]) -> dict[str, np.ndarray]:
