@@ -16,6 +16,7 @@ have given it (palign.evaluation.statistics.intervals). People of large groups a
 the spread is taken with the two groups held that are the extremes of the table, and the interval is moved by the bias
 that the bootstrap shows (mean of the statistic over resamples less its estimate), as for gini and cvar; it reaches
 back to the estimate where that would leave it outside.
+
 ``scripts/coverage_bootstrap.py`` measures the coverage; ``docs/fairness.md`` has the figures. Source of the clustering
 argument: Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8.
 """
@@ -334,7 +335,7 @@ class GroupFrame:
                 f"level is {level}; it is the coverage aimed at and must lie between 0 and 1, such as 0.9."
             )
         source = {stat: "by_group" if stat == "gap" and self._has_spread else stat for stat in stats}
-        holds = {stat: stat in ("worst", "ratio", "gap") for stat in stats}  # of the rest there is one kind
+        holds = {stat: stat in ("worst", "ratio", "gap") for stat in stats}  # the others have no extremes to hold
         wanted = [(name, holds[stat]) for stat, name in source.items()]
         wanted += [(stat, False) for stat in stats if stat in SPREADS and stat != "gap"]
         wanted = list(dict.fromkeys(wanted))

@@ -45,7 +45,7 @@ class Report:
 
     @property
     def conclusion(self) -> list[str]:
-        """What it concludes of the main reward model; empty where it is of policies."""
+        """What it concludes of the main reward model; empty where the report is of policies alone."""
         return self.data["conclusion"]
 
 
@@ -136,7 +136,7 @@ def write_report(
 
 
 def _leading(sections: list[dict[str, Any]], asked: Sequence[Groups]) -> Groups | None:
-    """Of several groupings that were asked for, the one whose gap chance explains least; None where none is above it.
+    """The one of several groupings asked for whose gap chance explains least; None where it may explain all.
 
     By the lower end of the gap's interval, for the main model of the first section.
     """

@@ -54,8 +54,8 @@ def add_type_adapters(
 ) -> PeftModel:
     """Put `n_types` adapters of one configuration on a base, in place, all of them trainable.
 
-    Each type's A is drawn apart, which depends on the seed and the type's number alone; the global random state is
-    left as it was. The active adapter is `type_0`.
+    Each type's A is drawn from the seed and the type's number alone; the global random state is left as it was. The
+    active adapter is `type_0`.
 
     Args:
         model: a base without adapters.
@@ -154,7 +154,7 @@ def _tuner_layers(model: nn.Module) -> list[BaseTunerLayer]:
 
 
 def route(model: PeftModel, name: str | None) -> AbstractContextManager:
-    """Inside this context forwards run under the adapter of that name; None is adapters off, the reference.
+    """Inside this context forwards run under the adapter of that name; with None adapters are off: the reference.
 
     No `requires_grad` is touched, so that gradients of several adapters can meet in one loss. Nests, and restores
     what was active after an exception too.
@@ -297,7 +297,7 @@ def _adapter_parameters(model: PeftModel) -> list[tuple[str, nn.Parameter]]:
 def save_type_adapters(model: PeftModel, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
     """Write `folder/type_k/`, each a plain PEFT adapter; type folders of a larger number of types are removed.
 
-    Everything is written beside first and then renamed: an interrupted save leaves no half-written adapter.
+    Everything is written under other names first and renamed then: an interrupted save leaves no half-written adapter.
 
     Args:
         model: with its type adapters; in several processes call this on the main one.

@@ -113,8 +113,8 @@ class Backbone(nn.Module):
             )
         if max_length < 4:
             raise ValueError(
-                f"max_length is {max_length}; it counts tokens of prompt and completion together and must be at least "
-                "4."
+                f"max_length is {max_length}; it counts tokens of prompt and completion together and must be "
+                "at least 4."
             )
         self.max_length = min(max_length, longest_input(self.model.config, tokenizer))
         self._prefix, self._suffix = special_ids(tokenizer, self.is_causal)

@@ -293,9 +293,9 @@ def embed_preferences(
         item vectors (n_items, hidden), row for row ``prefs.items``; prompt vectors (n_prompts, hidden), row for row
         ``prefs.prompts``, or None. Both float32; a memory map where the rows lie in order in the store.
 
-    `together`: all processes call this with the same rows, and each computes its share.
-    With a causal backbone the prompts come out of the passes of their items; an encoder reads each prompt once by
-    itself. Rows of vectors instead of text raise ValueError. `plain_prompts`: plain rows are read bare, else as turns.
+    `together`: all processes call this with the same rows, and each computes its share. `plain_prompts`: plain rows
+    are read bare, else as turns. With a causal backbone the prompts come out of the passes of their items; an encoder
+    reads each prompt once by itself. Rows of vectors instead of text raise ValueError.
     """
     from palign.data.rendering import render_completion, render_prompt
     from palign.data.turns import in_turns

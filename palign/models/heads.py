@@ -96,7 +96,8 @@ class PointHead(nn.Module):
     Attributes:
         default_similarity: where `PALConfig.similarity` is None.
         reads_prompts: whether `prompt_states` are needed.
-        temperature: every reward is multiplied by it: as sure as people held out proved the head right to be.
+        temperature: what every reward is multiplied by, fitted on people held out: the head is as sure as it is right
+            there.
     """
 
     default_similarity: ClassVar[Similarity] = Similarity.SQUARED_DISTANCE

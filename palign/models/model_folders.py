@@ -133,8 +133,9 @@ def _missing_files(inner: Path, folder: Path) -> list[str]:
 def read_pooling_hints(name_or_path: str, *, revision: str | None = None, pooling: str | None = None) -> PoolingHints:
     """Read pooling, normalisation and longest input from a sentence-transformers folder or hub repository.
 
-    ``pooling`` given here is kept, and the folder is not asked for its pooling.
-    Source: the files ``modules.json``, ``<n>_Pooling/config.json`` and ``sentence_bert_config.json``.
+    ``pooling`` given here is kept, and the folder is not asked for its pooling. Source: the files ``modules.json``,
+    ``<n>_Pooling/config.json`` and ``sentence_bert_config.json``.
+
     A pooling that is not mean, first, last or max raises ValueError; a module after the pooling that is not a
     normalisation (a dense projection) raises ValueError, since leaving it out would change the vectors silently.
     """

@@ -81,8 +81,8 @@ class AnnotatorWeights(nn.Module):
         """Take the population from the people here: its mean, and up to 256 people as the prior for newcomers.
 
         Args:
-            counts: (n_annotators,) rows of each person; people with fewer than the median stand back, since their
-                weights say more of the prior than of them.
+            counts: (n_annotators,) rows of each person; people with fewer than the median are not drawn, since
+                their weights say more of the prior than of them.
             seed: of the draw.
         """
         known = torch.ones(len(self.logits.weight), dtype=torch.bool) if counts is None else counts > 0

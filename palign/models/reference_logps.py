@@ -1,6 +1,6 @@
 """Log-probabilities under the reference, once for each different item, kept on disk by content.
 
-The same pass gives a pooled hidden state of the completion, for the cheap reward on frozen embeddings. Both lie in an
+The same pass gives a pooled hidden state of the completion, for the linear reward on frozen embeddings. Both lie in an
 :class:`EmbeddingStore` of width 1 + hidden, under a key of the base's weights and of the item's token ids.
 """
 

@@ -13,7 +13,7 @@ from palign.functional.evidence.rows import row_evidence
 __all__ = ["RowTensors"]
 
 MAX_COPY = 2**30  # bytes of a table of vectors that is copied to the device; a larger one is read where it lies
-CHECKED_AT_ONCE = 2**24  # numbers
+CHECKED_AT_ONCE = 2**24  # elements
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class RowTensors:
         item_indices: (rows, max_items) int64 into `item_states`; at padding that of the first item of the row.
         ranks: (rows, max_items) int64, −1 is padding.
         prompt_indices: (rows,) int64 into `prompt_states`.
-        annotator_index: (rows,) int64, −1 is nobody known.
+        annotator_index: (rows,) int64, −1 is somebody unknown.
         evidence: (rows,) float32, what a row counts for beside the person's other rows
             (`palign.functional.evidence.components`); None where every row counts for one.
     """
@@ -90,7 +90,7 @@ class RowTensors:
         return RowTensors(*moved, *(getattr(self, name).to(device) for name in names), evidence)
 
     def select(self, rows: Tensor) -> "RowTensors":
-        """Some rows over the same vectors; each goes on counting for what it did."""
+        """Some rows over the same vectors; each keeps its evidence."""
         return replace(
             self,
             evidence=None if self.evidence is None else self.evidence[rows],

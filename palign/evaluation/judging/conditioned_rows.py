@@ -1,6 +1,4 @@
-"""Rows as a policy met them in training: who is asking stands in the prompt, where `conditioning.json` says that it
-did.
-"""
+"""Rows as a policy read them in training: with who is asking in the prompt, where `conditioning.json` says so."""
 
 from dataclasses import replace
 

@@ -175,7 +175,7 @@ def _log_probability(
     answers: torch.Tensor,
     temperature: float,
 ) -> torch.Tensor:
-    """`(rows,)`: log-probability of `answers` `(rows, response)` in nats, eos counted, what is behind it not."""
+    """`(rows,)`: log-probability of `answers` `(rows, response)` in nats, eos included, what follows it left out."""
     encoded = _encode(tokenizer, prompts, answers.device)
     is_eos = answers == tokenizer.eos_token_id
     is_answer = (is_eos.cumsum(1) - is_eos.long()) == 0

@@ -43,7 +43,7 @@ def _judged(model: dict[str, Any], level: str, judgements: str) -> str:
 
 
 def _coin(model: dict[str, Any]) -> list[str]:
-    """Whether it is told from a coin; nothing where it is better."""
+    """That the model is no better than a coin, or worse; nothing where it is better."""
     accuracy = model["frames"][0]["metrics"]["accuracy"]["overall"]
     if not _has_interval(accuracy) or accuracy["low"] > COIN:
         return []

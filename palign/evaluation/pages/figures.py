@@ -258,7 +258,7 @@ def _interval(axes: "Axes", record: Record | None, y: float, marker: str, color:
 
 
 def _row_label(axes: "Axes", y: float, name: str, right: str, *, is_worst: bool) -> None:
-    """A name above its row at the left, a count at the right; beside the worst's stands that it is."""
+    """A name above its row at the left, a count at the right; the worst-served is marked as such."""
     where = {"transform": axes.get_yaxis_transform(), "va": "center", "in_layout": False, "zorder": 4}
     where["bbox"] = {"facecolor": WASH if is_worst else "white", "edgecolor": "none", "pad": 0.6}
     room = 30 if is_worst else 40 - len(right)

@@ -71,7 +71,7 @@ def render_page(data: dict[str, Any]) -> str:
 
 
 def text(value: object) -> str:
-    """Any text as it stands, on one line and never markup; it cannot turn the direction of what stands about it."""
+    """Any text as it stands, on one line and never markup; it cannot turn the writing direction of its neighbours."""
     plain = UNPRINTABLE.sub(" ", str(value).encode("utf-8", "replace").decode())
     return html.escape(isolated(plain.strip()))
 

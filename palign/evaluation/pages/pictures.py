@@ -180,8 +180,7 @@ def _regrets(record: dict[str, Any]) -> tuple[str, str, str, Any]:
     caption = (
         "What each type (columns) loses under each policy (rows, the least worst regret first) against a policy of "
         f"its own, in units of reward (the darkest: {largest:.{places}f}); the largest of a row is framed. "
-        "Percentages: the game's weights of policies at "
-        "the right, of types at the top."
+        "Percentages: the game's weights of policies at the right, of types at the top."
     )
     return "Regret of every type under every policy", caption, f"Worst regret: {description}.", draw_regrets(record)
 

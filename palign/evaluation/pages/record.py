@@ -50,7 +50,7 @@ class Settings:
 
 
 def figures_record(figures: FigureData, table: pd.DataFrame, settings: Settings) -> dict[str, Any]:
-    """Where single people stand is shown where single people may be shown."""
+    """The part that figures are drawn from; single people are in it only where they may be shown."""
     columns = [groups for groups in settings.groups[1:] if isinstance(groups, str)]
     most = ANNOTATORS_LISTED if settings.min_group_size <= 1 else 0
     return figures.record(table, settings.annotator_column, columns, most)
@@ -59,7 +59,7 @@ def figures_record(figures: FigureData, table: pd.DataFrame, settings: Settings)
 def report_sections(
     table: pd.DataFrame, baseline: tuple[str, ...], reference: tuple[str, ...], settings: Settings, main: str | None
 ) -> list[dict[str, Any]]:
-    """Of the reward models and of the policies, those that there are."""
+    """A section for the reward models and one for the policies, where there are any."""
     model_metrics = {name: metrics_of(table[table["model"] == name], settings) for name in table["model"].unique()}
     judges = [
         name
@@ -104,7 +104,7 @@ def _section(
 
 
 def _pairs(names: list[str], baselines: list[str]) -> list[tuple[str, str]]:
-    """Every model with every baseline, itself and, among baselines, the later ones left out."""
+    """Every model with every baseline but itself; of two baselines only the earlier with the later."""
     return [
         (first, second)
         for second in names

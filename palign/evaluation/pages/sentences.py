@@ -197,7 +197,7 @@ def _of_hacking(section: dict[str, Any], name: str) -> list[str]:
 
 
 def _above(first: float | None, second: float | None) -> bool:
-    """By what can be seen of three decimals."""
+    """Whether the first is larger, as far as three decimals show."""
     return first is not None and second is not None and first - second >= 0.0005
 
 

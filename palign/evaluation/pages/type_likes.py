@@ -1,4 +1,4 @@
-"""What each prototype or type likes, in the words of the rows: the texts it scores highest and lowest, and its words.
+"""What each prototype or type likes: the texts it scores highest and lowest, and the words that tell it from others.
 
 A score is taken against the mean over all types and, within each row, over the row's completions: what everybody
 likes, and what a prompt is about, says nothing of a type. Words are those whose texts a type scores higher than texts

@@ -74,14 +74,14 @@ def cvar(
 def if_alike(
     values: np.ndarray, people: np.ndarray, alpha: float = 0.1, *, higher_is_better: bool = True, seed: int = 0
 ) -> dict[str, float]:
-    """What :func:`cvar` and :func:`gini` over people's means would be if nobody were served otherwise than another.
+    """What :func:`cvar` and :func:`gini` over people's means would be if everybody were served alike.
 
     The judgements are dealt out anew among all, everybody keeping their number of them, and the statistics averaged
     over up to 200 deals: people of few judgements differ by chance, and only what goes beyond that is unequal service.
 
     Args:
         values: (n_rows,) of one metric.
-        people: (n_rows,) the number, from 0 on, of whose it is.
+        people: (n_rows,) the number of the person of each row, from 0 on.
         alpha: of `cvar`.
         higher_is_better: of the metric.
         seed: of the deals; few of them where rows are many, and each then says more.

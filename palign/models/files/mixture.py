@@ -56,11 +56,11 @@ class MixtureRecord:
 
     @property
     def plain_prompts(self) -> bool:
-        """Whether plain rows are read bare, or as turns (`palign.data.turns`); a mixture that says nothing does."""
+        """Whether plain rows are read bare, or as turns (`palign.data.turns`); bare where no file says so."""
         return bool(self.details.get("plain_prompts", True))
 
     def was_trained_on(self, prompts: Sequence[Any]) -> np.ndarray | None:
-        """(n_prompts,) bool, by the hashes that `packed_prompts` made; None of a mixture that keeps none."""
+        """(n_prompts,) bool, by the hashes that `packed_prompts` made; None where the mixture keeps no hashes."""
         packed = self.details.get("trained_prompts")
         if packed is None:
             return None

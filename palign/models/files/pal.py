@@ -66,9 +66,10 @@ def _write_model(model: "PALRewardModel", folder: Path, card: str | None) -> Non
 
 
 def _keep_start(file: Path) -> None:
-    """Say that the adapter starts plainly: PiSSA, OLoRA and the like have changed the base that is saved beside it,
-    and
-    would change it once more when they are loaded."""
+    """Say that the adapter starts plainly.
+
+    PiSSA, OLoRA and the like have changed the base that is saved beside it, and would change it again at loading.
+    """
     config = json.loads(file.read_text(encoding="utf-8"))
     if config.get("init_lora_weights") not in (True, False, None):
         config["init_lora_weights"] = True
@@ -113,7 +114,7 @@ def load_model(cls: "type[PALRewardModel]", name_or_path: str, options: dict[str
 def load_own_state(model: "PALRewardModel", folder: Path) -> None:
     """Head and people of a folder into a model of the same configuration and people."""
     state, model_state = load_file(folder / WEIGHTS), own_state(model)
-    for name in ("support", "log_prior"):  # as long as the population was wide
+    for name in ("support", "log_prior"):  # their length is that of the saved population
         model_state[f"people.{name}"] = state.get(f"people.{name}")
         if model_state[f"people.{name}"] is not None:
             setattr(model.people, name, torch.empty_like(model_state[f"people.{name}"], device=model.device))
