@@ -260,11 +260,11 @@ class GroupFrame:
             values = clusters.group_means(drawn) if of_groups else np.empty(0)
             if of_groups:
                 values[:, self._masked] = np.nan
-            for part, (stat, held) in zip(parts, wanted, strict=True):
+            for part, (stat, holds) in zip(parts, wanted, strict=True):
                 if stat in influence:
                     part.append(self.estimate(stat, alpha=alpha) + drawn @ clusters.sums_by_person(influence[stat]))
                 else:
-                    part.append(self._replicates_of(clusters, stat, drawn, values, alpha, held))
+                    part.append(self._replicates_of(clusters, stat, drawn, values, alpha, holds))
         return [np.concatenate(part) for part in parts]
 
     def _replicates_of(
@@ -281,8 +281,8 @@ class GroupFrame:
             return self._statistic(stat, values, clusters.n_drawn(drawn), alpha)
         if not self._has_spread:
             return np.full((len(drawn), n_metrics), np.nan)
-        held = hold_extremes and stat in ("worst", "gap", "ratio")
-        return self._of_held_groups(stat, values) if held else self._statistic(stat, values, None, alpha)
+        holds = hold_extremes and stat in ("worst", "gap", "ratio")
+        return self._of_held_groups(stat, values) if holds else self._statistic(stat, values, None, alpha)
 
     @property
     def _are_people(self) -> bool:

@@ -198,6 +198,6 @@ def _strict(value: Any) -> Any:
 def _write(path: Path, text: str) -> Path:
     """Write a whole file or none of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as beside:
-        beside.write_text(text, encoding="utf-8", errors="replace")
+    with whole_file(path) as partial_file:
+        partial_file.write_text(text, encoding="utf-8", errors="replace")
     return path

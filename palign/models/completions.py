@@ -265,14 +265,14 @@ def _check_completions(items: TokenizedItems, prefs: Preferences, max_length: in
         return
     row = int(np.argwhere(prefs.item_indices == bad[0])[0, 0])
     n_prompt, n_all = int(items.prompt_lengths[bad[0]]), int(items.lengths[bad[0]])
-    what = (
+    reason = (
         f"its prompt alone has {n_prompt} tokens and max_length is {max_length}. Raise max_length, or drop these rows"
         if n_all > n_prompt
         else "it has no token at all after the prompt. Correct or drop these rows"
     )
     raise ValueError(
         f"Row {row} (counting from 0): nothing of the completion {str(prefs.items[bad[0]][1])[:60]!r} would be "
-        f"scored: {what}. This holds for {len(bad)} of {len(items)} completions."
+        f"scored: {reason}. This holds for {len(bad)} of {len(items)} completions."
     )
 
 

@@ -130,12 +130,12 @@ class PALConfig:
     @classmethod
     def load(cls, path: Path) -> "PALConfig":
         """Read what `save` wrote; ValueError when the file is something else's."""
-        held = json.loads(path.read_text(encoding="utf-8"))
-        held = held if isinstance(held, dict) else {}
-        if held.get("model_type") != cls.model_type:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = entries if isinstance(entries, dict) else {}
+        if entries.get("model_type") != cls.model_type:
             raise ValueError(
-                f"{path} is the configuration of a {held.get('model_type', 'model of unknown type')!r}, not of a PAL "
-                f"reward model ({cls.model_type!r}). Give a folder that PALRewardModel.save_pretrained wrote."
+                f"{path} is the configuration of a {entries.get('model_type', 'model of unknown type')!r}, not of a "
+                f"PAL reward model ({cls.model_type!r}). Give a folder that PALRewardModel.save_pretrained wrote."
             )
         known = {item.name for item in fields(cls)}
-        return cls(**{name: value for name, value in held.items() if name in known})
+        return cls(**{name: value for name, value in entries.items() if name in known})

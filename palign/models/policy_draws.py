@@ -108,7 +108,7 @@ class PolicyDraws:
         arrays |= {f"items_{f.name}": np.asarray(getattr(self.items, f.name)) for f in fields(TokenizedItems)}
         with saving(path.parent, "The answers of a policy", "What others answered is kept, and is not drawn again."):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as beside, open(beside, "wb") as file:
+            with whole_file(path) as partial_file, open(partial_file, "wb") as file:
                 np.savez(file, **arrays)
 
     @classmethod

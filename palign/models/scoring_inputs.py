@@ -58,8 +58,8 @@ def checked_weights(weights: Any, n_rows: int, n_prototypes: int, device: torch.
 
 def vector_states(vectors: Any, hidden_size: int, device: torch.device) -> Tensor:
     """Ready vectors (batch, hidden_size) as float32; ValueError for another shape, NaN or infinity."""
-    held = vectors.detach().float().cpu() if isinstance(vectors, Tensor) else np.asarray(vectors, dtype=np.float32)
-    states = torch.as_tensor(held, device=device)
+    array = vectors.detach().float().cpu() if isinstance(vectors, Tensor) else np.asarray(vectors, dtype=np.float32)
+    states = torch.as_tensor(array, device=device)
     if states.dim() != 2 or states.shape[1] != hidden_size:
         raise ValueError(
             f"This model has no backbone and takes vectors (batch, {hidden_size}); given was shape "
@@ -87,16 +87,16 @@ def text_states(
     """
     if not plain_prompts:
         prompts, completions = as_turns(prompts), answers_as_turns(prompts, completions)
-    rendered = [render_prompt(prompt, backbone.tokenizer) for prompt in prompts]
-    held = [render_completion(p, c, backbone.tokenizer) for p, c in zip(prompts, completions, strict=True)]
-    texts = backbone.tokenize(rendered, held)
+    prompt_texts = [render_prompt(prompt, backbone.tokenizer) for prompt in prompts]
+    completion_texts = [render_completion(p, c, backbone.tokenizer) for p, c in zip(prompts, completions, strict=True)]
+    texts = backbone.tokenize(prompt_texts, completion_texts)
     batch = backbone.collate(texts)
     if not with_prompts:
         return backbone(batch["input_ids"], batch["attention_mask"]).text, None
     if backbone.is_causal and not any(text.prompt_was_cut for text in texts):
         return tuple(backbone(**batch))
-    row_of = {text: row for row, text in enumerate(dict.fromkeys(rendered))}
+    row_of = {text: row for row, text in enumerate(dict.fromkeys(prompt_texts))}
     alone = backbone.encode(list(row_of))
     pooled = backbone(alone["input_ids"], alone["attention_mask"]).text
     states = backbone(batch["input_ids"], batch["attention_mask"]).text
-    return states, pooled[[row_of[text] for text in rendered]]
+    return states, pooled[[row_of[text] for text in prompt_texts]]

@@ -129,11 +129,11 @@ def merge_adapters(
 
 def _require_plain_sum(name: str, config: LoraConfig) -> None:
     """ValueError where an adapter's change of the base is not B·A alone."""
-    for field, what in (("use_dora", "DoRA scales whole weights"), ("lora_bias", "a bias is trained beside B·A")):
+    for field, reason in (("use_dora", "DoRA scales whole weights"), ("lora_bias", "a bias is trained beside B·A")):
         if getattr(config, field, False):
             raise ValueError(
-                f"The adapter {name!r} was trained with {field}=True: {what}, so a weighted sum of low-rank matrices "
-                "is not its merge. Train the types without it, or take another route than merging."
+                f"The adapter {name!r} was trained with {field}=True: {reason}, so a weighted sum of low-rank "
+                "matrices is not its merge. Train the types without it, or take another route than merging."
             )
 
 

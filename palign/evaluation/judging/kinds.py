@@ -139,8 +139,8 @@ def _whole(path: str, name: str, config: dict[str, Any], reference: str | None, 
             raise ValueError(f"--reference_path names {reference!r}, which holds no config.json; give a model.")
         require_model_folder(reference)
         return _policy(name, path, ModelKind.CAUSAL, reference, beta)
-    what = ", ".join(heads) or "none"
-    raise ValueError(f"{path!r} has the head {what}, which gives no score of a completion. Give {KNOWN}.")
+    head_names = ", ".join(heads) or "none"
+    raise ValueError(f"{path!r} has the head {head_names}, which gives no score of a completion. Give {KNOWN}.")
 
 
 def _policy(name: str, path: str, kind: ModelKind, base: str, beta: float | None) -> ModelSource:

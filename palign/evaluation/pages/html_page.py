@@ -168,13 +168,13 @@ def _meaning(data: dict[str, Any]) -> list[str]:
     settings = data["settings"]
     unit = "judgement" if settings["weights"] == "judgements" else "annotator"
     lines = [f"<p>{_marked(paragraph)}</p>" for paragraph in WHAT_THE_NUMBERS_ARE]
-    how = (
+    method = (
         f"Here every {unit} counts the same; intervals are {100 * settings['level']:g} %, from "
         f"{settings['n_resamples']:,} resamples of annotators within groups (seed {settings['seed']})."
     )
     if settings["min_group_size"] > 1:
-        how += f" Numbers of groups with fewer than {settings['min_group_size']} annotators are not shown."
-    return ['<div class="about">', *lines, f"<p>{text(how)}</p>", "</div>"]
+        method += f" Numbers of groups with fewer than {settings['min_group_size']} annotators are not shown."
+    return ['<div class="about">', *lines, f"<p>{text(method)}</p>", "</div>"]
 
 
 def _marked(paragraph: str) -> str:

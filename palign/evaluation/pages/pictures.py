@@ -108,8 +108,8 @@ def _models(models: list[dict[str, Any]], metric: str, settings: dict[str, Any])
         opening = opening_frame(model, settings)
         stats = (opening or model["frames"][0])["metrics"][metric]
         worst = stats["worst"] if opening else stats["cvar"]
-        who = worst.get("group") or "–" if opening else tail
-        rows.append({"model": model["model"], "overall": stats["overall"], "worst": worst, "group": who})
+        group_name = worst.get("group") or "–" if opening else tail
+        rows.append({"model": model["model"], "overall": stats["overall"], "worst": worst, "group": group_name})
     description = "; ".join(
         f"{shorten(row['model'], 40)}: overall {span(row['overall']['value'])}, {shorten(row['group'], 40)} "
         f"{span(row['worst']['value'])}"
@@ -153,13 +153,13 @@ def _people(
 def _types(space: dict[str, Any]) -> tuple[str, str, str, Any]:
     by = f"marked by {space['group_column']}" if space["group_column"] else "marked by their largest weight"
     n_types = len(space["names"])
-    how = {
+    placement = {
         2: "positions from left to right are exact, heights mean nothing",
         3: "positions are exact but for a small shift that keeps equal people apart",
     }.get(n_types, f"positions are projected from {n_types} types on the two directions that differ most")
     caption = (
         f"{len(space['annotators']):,} annotators between the discovered types, {by}; a corner (+) is somebody of one "
-        f"type only; {how}. Types are patterns of answers, not identities."
+        f"type only; {placement}. Types are patterns of answers, not identities."
     )
     return (
         "Annotators among the types",

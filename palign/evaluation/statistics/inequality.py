@@ -90,11 +90,11 @@ def if_alike(
         "cvar" and "gini", in the metric's unit and without one; NaN where they are not defined.
     """
     values, counts, rng = np.asarray(values, dtype=float), np.bincount(people), np.random.default_rng(seed)
-    held = counts > 0
+    has_rows = counts > 0
     deals = []
     for _ in range(int(np.clip(DEALT // max(len(values), 1), 4, 200))):
         sums = np.bincount(people, weights=rng.permutation(values), minlength=len(counts))
-        means = sums[held] / counts[held]
+        means = sums[has_rows] / counts[has_rows]
         deals.append((float(cvar(means, alpha, higher_is_better=higher_is_better)), float(gini(means))))
     return dict(zip(("cvar", "gini"), np.mean(deals, axis=0).tolist(), strict=True))
 

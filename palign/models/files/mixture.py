@@ -89,8 +89,8 @@ def save_mixture(record: MixtureRecord, folder: str | Path) -> None:
         entropy = -np.where(gamma > 0, gamma * np.log(gamma), 0.0).sum(1)
     table = {"annotator_id": record.annotators.ids, "n_rows": record.n_rows, "entropy": entropy}
     table |= {"type": gamma.argmax(1)} | {f"type_{k}": gamma[:, k] for k in range(record.n_types)}
-    with whole_file(folder / PEOPLE) as beside:
-        pd.DataFrame(table).to_parquet(beside, index=False)
+    with whole_file(folder / PEOPLE) as partial_file:
+        pd.DataFrame(table).to_parquet(partial_file, index=False)
     entries = {
         "format": FORMAT,
         "n_types": record.n_types,
@@ -153,15 +153,15 @@ def load_mixture(folder: str | Path) -> MixtureRecord:
 
 
 def named_base(model: Any, tokenizer: Any, output_dir: Path) -> str | None:
-    """The base's name or folder; one made in the process is saved beside the adapters, and None says so."""
-    beside = output_dir / BASE
+    """The base's name or folder; one made in the process is saved beside the adapters, and None stands for it."""
+    base_folder = output_dir / BASE
     if not model.name_or_path:
         if PartialState().is_main_process:
-            with whole_files(beside, last="config.json") as whole:
-                model.save_pretrained(whole)
-                tokenizer.save_pretrained(whole)
-        model.name_or_path = str(beside)
-    return None if Path(model.name_or_path) == beside else model.name_or_path
+            with whole_files(base_folder, last="config.json") as partial_folder:
+                model.save_pretrained(partial_folder)
+                tokenizer.save_pretrained(partial_folder)
+        model.name_or_path = str(base_folder)
+    return None if Path(model.name_or_path) == base_folder else model.name_or_path
 
 
 def mixture_card(record: MixtureRecord) -> str:

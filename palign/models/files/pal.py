@@ -43,8 +43,8 @@ def pal_card(model: "PALRewardModel", *, n_rows: int | None = None) -> str:
 
 def save_model(model: "PALRewardModel", folder: Path, card: str | None = None) -> None:
     """Write a model; it is complete or none, whenever the process is killed."""
-    with whole_files(folder, last=CONFIG) as beside:
-        _write_model(model, beside, card)
+    with whole_files(folder, last=CONFIG) as partial_folder:
+        _write_model(model, partial_folder, card)
 
 
 def _write_model(model: "PALRewardModel", folder: Path, card: str | None) -> None:
