@@ -46,8 +46,7 @@ def compare_models(
     if not len(wide):
         raise ValueError(
             f"models {models[0]!r} and {models[1]!r} have no judgement in common by {', '.join(keys)}; score both on "
-            "the "
-            "same rows."
+            "the same rows."
         )
     upwards = (higher_is_better or {}).get(metric, direction_of(metric))
     frame = GroupFrame(
@@ -60,12 +59,12 @@ def compare_models(
         min_group_size=min_group_size,
     )
     wanted = [(stat, True) for stat in ("by_group", *COMPARED)] + [("worst", False), ("gap", False)]
-    found = dict(zip(wanted, frame.several_replicates(wanted, seed=seed, n_resamples=n_resamples), strict=True))
-    result = pd.concat([_differences(frame, stat, models, level, found) for stat in ("by_group", *COMPARED)])
+    replicates = dict(zip(wanted, frame.several_replicates(wanted, seed=seed, n_resamples=n_resamples), strict=True))
+    differences = pd.concat([_differences(frame, stat, models, level, replicates) for stat in ("by_group", *COMPARED)])
     least, most = range_of(metric, table[metric][table["model"].isin(models)].to_numpy())
-    result[["low", "high"]] = result[["low", "high"]].clip(least - most, most - least)
-    result.attrs["n_dropped"] = n_dropped
-    return result
+    differences[["low", "high"]] = differences[["low", "high"]].clip(least - most, most - least)
+    differences.attrs["n_dropped"] = n_dropped
+    return differences
 
 
 def _rows_of(table: pd.DataFrame, model: str) -> pd.DataFrame:
@@ -104,17 +103,20 @@ def _refuse_twice(rows: pd.DataFrame, model: str, keys: Sequence[str]) -> None:
         example = rows.loc[twice, list(keys)].iloc[0].to_dict()
         raise ValueError(
             f"model {model!r} has the judgement {example} more than once; {' and '.join(keys)} must name a row once "
-            "per "
-            "model, or there is no telling which belong together."
+            "per model, or there is no telling which belong together."
         )
 
 
 def _differences(
-    frame: GroupFrame, stat: str, models: tuple[str, str], level: float, found: Mapping[tuple[str, bool], np.ndarray]
+    frame: GroupFrame,
+    stat: str,
+    models: tuple[str, str],
+    level: float,
+    replicates: Mapping[tuple[str, bool], np.ndarray],
 ) -> pd.DataFrame:
-    """`found`: replicates by (statistic, with extremes held)."""
+    """`replicates` are by (statistic, with extremes held)."""
     values = np.atleast_2d(frame.estimate(stat))
-    draws, free = found[stat, True], found.get((stat, False))
+    draws, free = replicates[stat, True], replicates.get((stat, False))
     degrees = np.min(np.atleast_2d(frame.degrees_of_freedom(stat)), axis=-1)
     difference = np.squeeze(values[:, 1] - values[:, 0]) if stat != "by_group" else values[:, 1] - values[:, 0]
     change, free = (None if part is None else part[..., 1] - part[..., 0] for part in (draws, free))

@@ -19,7 +19,7 @@ __all__ = ["Evaluation", "evaluate_models", "group_names", "shard"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate_models` found: a score table over all models, and what the figures need."""
+    """What `evaluate_models` gives: a score table over all models, and what the figures need."""
 
     table: pd.DataFrame
     figures: FigureData
@@ -51,18 +51,20 @@ def evaluate_models(
     state = PartialState()
     numbers = shard(rows, state.process_index, state.num_processes)
     options = {"vectors": vectors, "batch_size": batch_size, "device": state.device, "dtype": dtype}
-    own, placed = rows.select(numbers), None
+    shard_rows = rows.select(numbers)
+    type_source: ModelScores | None = None
     scores: dict[str, np.ndarray] = {}
     for source in sources:
-        found = score_source(source, own, max_length=max_length, **options)
-        placed = placed or (found if len(found.type_names or ()) > 1 else None)  # one type for all says nothing
-        scores[source.name] = _gathered(numbers, found.scores, len(rows))
+        model_scores = score_source(source, shard_rows, max_length=max_length, **options)
+        if type_source is None and len(model_scores.type_names or ()) > 1:  # one type for all says nothing
+            type_source = model_scores
+        scores[source.name] = _gathered(numbers, model_scores.scores, len(rows))
     if types_from is not None:
-        placed = types_of(types_from)
+        type_source = types_of(types_from)
     if not state.is_main_process:
         return None
-    types = None if placed is None or "type" in rows.columns else _dominant(placed)
-    return Evaluation(_table(scores, rows, types), _figures(placed))
+    types = None if type_source is None or "type" in rows.columns else _dominant(type_source)
+    return Evaluation(_table(scores, rows, types), _figures(type_source))
 
 
 def shard(rows: Preferences, rank: int, n_ranks: int) -> np.ndarray:
@@ -94,15 +96,17 @@ def _table(scores: Mapping[str, np.ndarray], rows: Preferences, types: Mapping[s
     return pd.concat(tables, ignore_index=True)
 
 
-def _dominant(placed: ModelScores) -> dict[str, str]:
+def _dominant(type_source: ModelScores) -> dict[str, str]:
     """Everybody's largest weight, as a discovered type."""
-    return {person: placed.type_names[int(np.argmax(weights))] for person, weights in placed.type_weights.items()}
+    return {
+        person: type_source.type_names[int(np.argmax(weights))] for person, weights in type_source.type_weights.items()
+    }
 
 
-def _figures(placed: ModelScores | None) -> FigureData:
-    if placed is None:
+def _figures(type_source: ModelScores | None) -> FigureData:
+    if type_source is None:
         return FigureData()
-    return FigureData(type_weights=placed.type_weights, type_names=placed.type_names)
+    return FigureData(type_weights=type_source.type_weights, type_names=type_source.type_names)
 
 
 def group_names(asked: Sequence[str]) -> list[tuple[str, ...]]:
@@ -111,11 +115,11 @@ def group_names(asked: Sequence[str]) -> list[tuple[str, ...]]:
     Raises:
         ValueError: an empty name, or one twice in an intersection.
     """
-    found = []
+    groupings = []
     for text in asked:
         names = tuple(part.strip() for part in text.split("*"))
         if not all(names) or len(set(names)) < len(names):
             raise ValueError(f"--group_columns has {text!r}; give columns, or intersections such as country*age.")
-        if names not in found:
-            found.append(names)
-    return found
+        if names not in groupings:
+            groupings.append(names)
+    return groupings

@@ -16,6 +16,7 @@ have given it (palign.evaluation.statistics.intervals). People of large groups a
 the spread is taken with the two groups held that are the extremes of the table, and the interval is moved by the bias
 that the bootstrap shows (mean of the statistic over resamples less its estimate), as for gini and cvar; it reaches
 back to the estimate where that would leave it outside.
+
 ``scripts/coverage_bootstrap.py`` measures the coverage; ``docs/fairness.md`` has the figures. Source of the clustering
 argument: Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8.
 """
@@ -39,15 +40,15 @@ LESS_IN_TWO_WORDS = ("cross entropy", "negative log")
 SPREADS = ("worst", "gap", "ratio", "gini", "cvar")
 STATISTICS = ("overall", "by_group", *SPREADS)
 ELEMENTS_AT_ONCE = 4_000_000
-MANY_PEOPLE = 20_000  # each a group of their own: gini and cvar are linear in how often they are drawn
+MANY_PEOPLE = 20_000  # each of them one group: gini and cvar are linear in how often they are drawn
 
 
 def direction_of(metric: str) -> bool:
     """Whether more of a metric is better: False for names with a word of `LESS_IS_BETTER`, or its plural."""
-    words = re.split(r"[^a-z0-9]+", metric.lower())
-    if any(pair in " ".join(words) for pair in LESS_IN_TWO_WORDS):
+    parts = re.split(r"[^a-z0-9]+", metric.lower())
+    if any(pair in " ".join(parts) for pair in LESS_IN_TWO_WORDS):
         return False
-    return not any(word.removesuffix(ending) in LESS_IS_BETTER for word in words for ending in ("", "s", "es"))
+    return not any(word.removesuffix(ending) in LESS_IS_BETTER for word in parts for ending in ("", "s", "es"))
 
 
 class GroupFrame:
@@ -98,8 +99,7 @@ class GroupFrame:
         if len(models) > 1:
             raise ValueError(
                 f"the table holds {len(models)} models ({', '.join(map(str, models[:5]))}) and one frame describes "
-                "one. "
-                "Select the rows of one model, or compare two with palign.evaluation.comparison.compare_models."
+                "one. Select the rows of one model, or compare two with palign.evaluation.comparison.compare_models."
             )
         self.higher_is_better = {
             name: bool((higher_is_better or {}).get(name, direction_of(name))) for name in self.metrics
@@ -170,20 +170,20 @@ class GroupFrame:
         return self._extreme(worst_wanted=False)
 
     def _extreme(self, *, worst_wanted: bool) -> pd.DataFrame:
-        found = {}
+        extremes = {}
         for name in self.metrics:
             values = self.by_group[name].to_numpy()
             lowest_wanted = self.higher_is_better[name] == worst_wanted
             if np.isnan(values).all():
-                found[name] = {"group": None, "value": np.nan, "n_annotators": 0}
+                extremes[name] = {"group": None, "value": np.nan, "n_annotators": 0}
                 continue
             place = int(np.nanargmin(values) if lowest_wanted else np.nanargmax(values))
             count = int(self._clusters.n_annotators[place])
-            found[name] = {"group": self.labels[place], "value": values[place], "n_annotators": count}
-        return pd.DataFrame.from_dict(found, orient="index", columns=["group", "value", "n_annotators"])
+            extremes[name] = {"group": self.labels[place], "value": values[place], "n_annotators": count}
+        return pd.DataFrame.from_dict(extremes, orient="index", columns=["group", "value", "n_annotators"])
 
     def gap(self) -> pd.Series:
-        """Best minus worst group, per metric, in its own unit."""
+        """Best minus worst group, per metric, in the metric's unit."""
         return self._series("gap")
 
     def ratio(self) -> pd.Series:
@@ -260,11 +260,11 @@ class GroupFrame:
             values = clusters.group_means(drawn) if of_groups else np.empty(0)
             if of_groups:
                 values[:, self._masked] = np.nan
-            for part, (stat, held) in zip(parts, wanted, strict=True):
+            for part, (stat, holds) in zip(parts, wanted, strict=True):
                 if stat in influence:
                     part.append(self.estimate(stat, alpha=alpha) + drawn @ clusters.sums_by_person(influence[stat]))
                 else:
-                    part.append(self._replicates_of(clusters, stat, drawn, values, alpha, held))
+                    part.append(self._replicates_of(clusters, stat, drawn, values, alpha, holds))
         return [np.concatenate(part) for part in parts]
 
     def _replicates_of(
@@ -281,8 +281,8 @@ class GroupFrame:
             return self._statistic(stat, values, clusters.n_drawn(drawn), alpha)
         if not self._has_spread:
             return np.full((len(drawn), n_metrics), np.nan)
-        held = hold_extremes and stat in ("worst", "gap", "ratio")
-        return self._of_held_groups(stat, values) if held else self._statistic(stat, values, None, alpha)
+        holds = hold_extremes and stat in ("worst", "gap", "ratio")
+        return self._of_held_groups(stat, values) if holds else self._statistic(stat, values, None, alpha)
 
     @property
     def _are_people(self) -> bool:
@@ -297,7 +297,7 @@ class GroupFrame:
         return bool(shown.sum() > 1 and not ((self._clusters.n_annotators == 1) & shown).any())
 
     def _of_held_groups(self, stat: str, values: np.ndarray) -> np.ndarray:
-        """worst, gap or ratio of (n, n_groups, n_metrics) between the table's own extreme groups → (n, n_metrics)."""
+        """worst, gap or ratio of (n, n_groups, n_metrics) between the extreme groups of the table → (n, n_metrics)."""
         columns = []
         for place, name in enumerate(self.metrics):
             shown = self.by_group[name].to_numpy()
@@ -335,20 +335,20 @@ class GroupFrame:
                 f"level is {level}; it is the coverage aimed at and must lie between 0 and 1, such as 0.9."
             )
         source = {stat: "by_group" if stat == "gap" and self._has_spread else stat for stat in stats}
-        holds = {stat: stat in ("worst", "ratio", "gap") for stat in stats}  # of the rest there is one kind
+        holds = {stat: stat in ("worst", "ratio", "gap") for stat in stats}  # the others have no extremes to hold
         wanted = [(name, holds[stat]) for stat, name in source.items()]
         wanted += [(stat, False) for stat in stats if stat in SPREADS and stat != "gap"]
         wanted = list(dict.fromkeys(wanted))
         options = {"seed": seed, "n_resamples": n_resamples, "alpha": alpha}
-        found = dict(zip(wanted, self.several_replicates(wanted, **options), strict=True))
+        replicates = dict(zip(wanted, self.several_replicates(wanted, **options), strict=True))
         ends = {}
         for stat in stats:
-            draws = found[source[stat], holds[stat]]
+            draws = replicates[source[stat], holds[stat]]
             if stat == "gap" and self._has_spread:
                 low, high = self._gap_ends(draws, level, seed)
             else:
                 estimate = self.estimate(stat, alpha=alpha)
-                free = found[stat, False] if stat in SPREADS and stat != "gap" else None
+                free = replicates[stat, False] if stat in SPREADS and stat != "gap" else None
                 low, high = bounds(estimate, draws, level, self.degrees_of_freedom(stat), free=free)
             if stat in ("gini", "ratio"):
                 low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)

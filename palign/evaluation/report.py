@@ -45,7 +45,7 @@ class Report:
 
     @property
     def conclusion(self) -> list[str]:
-        """What it concludes of the main reward model; empty where it is of policies."""
+        """What it concludes of the main reward model; empty where the report is of policies alone."""
         return self.data["conclusion"]
 
 
@@ -136,7 +136,7 @@ def write_report(
 
 
 def _leading(sections: list[dict[str, Any]], asked: Sequence[Groups]) -> Groups | None:
-    """Of several groupings that were asked for, the one whose gap chance explains least; None where none is above it.
+    """The one of several groupings asked for whose gap chance explains least; None where it may explain all.
 
     By the lower end of the gap's interval, for the main model of the first section.
     """
@@ -198,6 +198,6 @@ def _strict(value: Any) -> Any:
 def _write(path: Path, text: str) -> Path:
     """Write a whole file or none of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as beside:
-        beside.write_text(text, encoding="utf-8", errors="replace")
+    with whole_file(path) as partial_file:
+        partial_file.write_text(text, encoding="utf-8", errors="replace")
     return path

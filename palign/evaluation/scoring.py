@@ -41,8 +41,7 @@ def pair_outcomes(scores: np.ndarray, ranks: np.ndarray) -> dict[str, np.ndarray
     if scores.shape != ranks.shape or scores.ndim != 2:
         raise ValueError(
             f"scores have shape {scores.shape} and ranks {ranks.shape}; both must be (n_rows, max_items), an item's "
-            "score "
-            "in the place of its rank."
+            "score in the place of its rank."
         )
     real = ranks >= 0
     bad = np.argwhere(real & ~np.isfinite(scores))
@@ -141,7 +140,7 @@ def score_preferences(
         texts = [render_completion(prefs.prompts[index], text, tokenizer) for index, text in prefs.items]
     elif vectors is None:
         raise ValueError("these preferences name rows of an embedding file; give that file's array as vectors.")
-    result = np.zeros(prefs.ranks.shape)
+    scores = np.zeros(prefs.ranks.shape)
     for start in range(0, len(rows), batch_size):
         part = slice(start, start + batch_size)
         ids = prefs.annotator_ids[rows[part]].tolist() if by_person else None
@@ -151,5 +150,5 @@ def score_preferences(
             source = vectors if prompt_vectors is None else prompt_vectors
             batch = (source[prompts[part]] if (prompts[part] >= 0).all() else None), vectors[items[part]]
         values = score(*batch, ids) if by_person else score(*batch)
-        result[rows[part], places[part]] = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
-    return result
+        scores[rows[part], places[part]] = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    return scores

@@ -1,6 +1,6 @@
 """One LoRA adapter for each type on one base: add, route, run all of them in one forward, save, load.
 
-PEFT's own `set_adapter` and `disable_adapter` change `requires_grad`: inside a loss that trains several adapters they
+PEFT's `set_adapter` and `disable_adapter` change `requires_grad`: inside a loss that trains several adapters they
 silently drop gradients. Here the active adapter is switched and no flag is touched; flags are set once for all types.
 Adapters are named `type_0 … type_{K−1}`, by number only.
 """
@@ -40,7 +40,7 @@ __all__ = [
 ]  # fmt: skip
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # the others change the base's own weights
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # the others change the weights of the base
 
 
 def type_names(model: nn.Module) -> list[str]:
@@ -54,8 +54,8 @@ def add_type_adapters(
 ) -> PeftModel:
     """Put `n_types` adapters of one configuration on a base, in place, all of them trainable.
 
-    Each type's A is its own draw, which depends on the seed and the type's number alone; the global random state is
-    left as it was. The active adapter is `type_0`.
+    Each type's A is drawn from the seed and the type's number alone; the global random state is left as it was. The
+    active adapter is `type_0`.
 
     Args:
         model: a base without adapters.
@@ -154,7 +154,7 @@ def _tuner_layers(model: nn.Module) -> list[BaseTunerLayer]:
 
 
 def route(model: PeftModel, name: str | None) -> AbstractContextManager:
-    """Inside this context forwards run under the adapter of that name; None is adapters off, the reference.
+    """Inside this context forwards run under the adapter of that name; with None adapters are off: the reference.
 
     No `requires_grad` is touched, so that gradients of several adapters can meet in one loss. Nests, and restores
     what was active after an exception too.
@@ -274,16 +274,18 @@ def adapter_state(model: PeftModel) -> dict[str, Tensor]:
 
 def restore_adapter_state(model: PeftModel, state: dict[str, Tensor]) -> None:
     """Write back what `adapter_state` gave; another set of names or shapes raises ValueError."""
-    own = dict(_adapter_parameters(model))
-    shapes = {name: getattr(parameter, "ds_shape", parameter.shape) for name, parameter in own.items()}
-    different = sorted({*own, *state} - {name for name in own if name in state and shapes[name] == state[name].shape})
+    parameters = dict(_adapter_parameters(model))
+    shapes = {name: getattr(parameter, "ds_shape", parameter.shape) for name, parameter in parameters.items()}
+    different = sorted(
+        {*parameters, *state} - {name for name in parameters if name in state and shapes[name] == state[name].shape}
+    )
     if different:
         raise ValueError(
             f"the adapter state does not fit this model: {len(different)} parameters are missing or have another "
             f"shape, first {different[0]!r}. Restore it on a model with the same base, configuration and n_types."
         )
-    with torch.no_grad(), whole(own.values(), write=True):
-        for name, parameter in own.items():
+    with torch.no_grad(), whole(parameters.values(), write=True):
+        for name, parameter in parameters.items():
             set_whole(parameter, state[name])
 
 
@@ -295,7 +297,7 @@ def _adapter_parameters(model: PeftModel) -> list[tuple[str, nn.Parameter]]:
 def save_type_adapters(model: PeftModel, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
     """Write `folder/type_k/`, each a plain PEFT adapter; type folders of a larger number of types are removed.
 
-    Everything is written beside first and then renamed: an interrupted save leaves no half-written adapter.
+    Everything is written under other names first and renamed then: an interrupted save leaves no half-written adapter.
 
     Args:
         model: with its type adapters; in several processes call this on the main one.
@@ -369,9 +371,9 @@ def read_type_adapters(model: PeftModel, folder: str | Path) -> None:
             tensors = load_file(path / WEIGHTS)
         except SafetensorError as error:
             raise ValueError(f"{path / WEIGHTS} is damaged ({error}). Give a whole copy of this adapter.") from error
-        own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-        fits = {key for key in own if key in tensors and own[key].shape == tensors[key].shape}
-        different = sorted({*own, *tensors} - fits)
+        adapter_tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        fits = {key for key in adapter_tensors if key in tensors and adapter_tensors[key].shape == tensors[key].shape}
+        different = sorted({*adapter_tensors, *tensors} - fits)
         if different:
             raise ValueError(
                 f"{path / WEIGHTS} was made for another base or configuration: {len(different)} tensors are missing, "

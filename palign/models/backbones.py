@@ -86,7 +86,7 @@ class Backbone(nn.Module):
         model: any transformers model; a head on it (``…ForCausalLM``) is left aside.
         tokenizer: its tokenizer; never modified here, and a missing pad token does not matter.
         pooling: ``last`` (causal default), ``mean`` (encoder default), ``first`` or ``max``.
-        max_length: tokens kept of one text; the model's own limit is respected when it is smaller.
+        max_length: tokens kept of one text; the model's limit is respected when it is smaller.
         normalize: scale every vector to length one, as many sentence encoders do.
     """
 
@@ -113,8 +113,8 @@ class Backbone(nn.Module):
             )
         if max_length < 4:
             raise ValueError(
-                f"max_length is {max_length}; it counts tokens of prompt and completion together and must be at least "
-                "4."
+                f"max_length is {max_length}; it counts tokens of prompt and completion together and must be "
+                "at least 4."
             )
         self.max_length = min(max_length, longest_input(self.model.config, tokenizer))
         self._prefix, self._suffix = special_ids(tokenizer, self.is_causal)
@@ -135,7 +135,7 @@ class Backbone(nn.Module):
     ) -> "Backbone":
         """Load a hub name or a folder (safetensors only), with the pooling a sentence-transformers folder asks for.
 
-        ``pooling`` and ``normalize`` given here win over the folder's own. A folder that is not a model raises
+        ``pooling`` and ``normalize`` given here win over those of the folder. A folder that is not a model raises
         ValueError before anything is loaded.
         """
         name_or_path = str(name_or_path)
@@ -312,8 +312,7 @@ def _checked_texts(prompts: Sequence[str], completions: Sequence[str] | None) ->
             if not isinstance(text, str):
                 raise TypeError(
                     f"{name}[{row}] is a {type(text).__name__}; the backbone takes plain strings. Render "
-                    "conversational "
-                    "rows first (palign.data.preferences.render_prompt, render_completion)."
+                    "conversational rows first (palign.data.preferences.render_prompt, render_completion)."
                 )
     return prompts, completions
 

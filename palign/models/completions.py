@@ -3,8 +3,8 @@
 The prompt is tokenised alone, prompt and completion together, and the completion is what follows the prompt's ids;
 plain completions end in eos, conversational ones go through the chat template. Where we differ from TRL 1.12:
 
-1. Where the joint ids do not begin with the prompt's own, the two are tokenised apart and joined (TRL warns and cuts
-   at the prompt's length, wherever that falls).
+1. Where the joint ids do not begin with the ids of the prompt, the two are tokenised apart and joined (TRL warns and
+   cuts at the prompt's length, wherever that falls).
 2. A text without a prompt follows the bos token (TRL leaves its first token unscored).
 3. A completion of which nothing is left under `max_length` is an error (TRL drops the row silently).
 """
@@ -247,9 +247,8 @@ class _Reader:
         """Ids of prompt and completion together; nothing where the template does not write the answer right behind its
         opening, so that the two are read apart."""
         if prompt:
-            opening, answer = (
-                render_prompt(prompt, self.tokenizer), render_completion(prompt, completion, self.tokenizer)
-            )  # fmt: skip
+            opening = render_prompt(prompt, self.tokenizer)
+            answer = render_completion(prompt, completion, self.tokenizer)
             whole = render_whole([*prompt, *completion], self.tokenizer)
             if whole != opening + answer:
                 return []
@@ -266,14 +265,14 @@ def _check_completions(items: TokenizedItems, prefs: Preferences, max_length: in
         return
     row = int(np.argwhere(prefs.item_indices == bad[0])[0, 0])
     n_prompt, n_all = int(items.prompt_lengths[bad[0]]), int(items.lengths[bad[0]])
-    what = (
+    reason = (
         f"its prompt alone has {n_prompt} tokens and max_length is {max_length}. Raise max_length, or drop these rows"
         if n_all > n_prompt
         else "it has no token at all after the prompt. Correct or drop these rows"
     )
     raise ValueError(
         f"Row {row} (counting from 0): nothing of the completion {str(prefs.items[bad[0]][1])[:60]!r} would be "
-        f"scored: {what}. This holds for {len(bad)} of {len(items)} completions."
+        f"scored: {reason}. This holds for {len(bad)} of {len(items)} completions."
     )
 
 

@@ -1,4 +1,4 @@
-"""Vectors of texts under a frozen backbone: computed once, kept on disk, found again by their content.
+"""Vectors of texts under a frozen backbone: computed once, kept on disk, looked up by their content.
 
 A store is two files that only ever grow: ``vectors.f32`` (n, hidden) and ``keys.bin``, 32 bytes for each vector. A
 vector is written before its key, so the complete rows that both files hold are always right: a process killed while
@@ -98,7 +98,7 @@ class EmbeddingStore:
         Args:
             prompts: (n_texts,) strings.
             completions: (n_texts,) strings, or None to embed the prompts alone.
-            keep_prompt_states: with a causal backbone, also store each prompt's own vector out of the same pass.
+            keep_prompt_states: with a causal backbone, also store each prompt's vector out of the same pass.
             together: all processes call this with the same texts; each computes its share.
 
         Returns:
@@ -135,15 +135,19 @@ class EmbeddingStore:
         """This process's share of what is missing, kept part by part on a disk; in memory the shares are exchanged."""
         state = PartialState()
         missing = {key: i for i, key in enumerate(_keys(prompts, completions)) if key not in self._rows}
-        own = [i for key, i in missing.items() if key[0] % state.num_processes == state.process_index]
+        indices = [i for key, i in missing.items() if key[0] % state.num_processes == state.process_index]
         shares = []
-        for start in range(0, len(own), TEXTS_AT_ONCE):
-            part, share = own[start : start + TEXTS_AT_ONCE], EmbeddingStore(None, self.fingerprint, self.hidden_size)
+        for start in range(0, len(indices), TEXTS_AT_ONCE):
+            part = indices[start : start + TEXTS_AT_ONCE]
+            share = EmbeddingStore(None, self.fingerprint, self.hidden_size)
             share.fill(
-                backbone, [prompts[i] for i in part], None if completions is None else [completions[i] for i in part],
-                batch_size=batch_size, keep_prompt_states=keep_prompt_states,
+                backbone,
+                [prompts[i] for i in part],
+                None if completions is None else [completions[i] for i in part],
+                batch_size=batch_size,
+                keep_prompt_states=keep_prompt_states,
                 progress=progress and state.is_main_process,
-            )  # fmt: skip
+            )
             shares.append((share.keys(), np.asarray(share.vectors)))
             if self.directory is not None:
                 self.append(*shares.pop())
@@ -214,8 +218,7 @@ class EmbeddingStore:
             bad = int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])
             raise RuntimeError(
                 f"the backbone gave a vector with NaN or infinity for {len(keys)} texts, first at number {bad} of "
-                "this "
-                "part. Load it in float32 or bfloat16 instead of float16, or look at its weights."
+                "this part. Load it in float32 or bfloat16 instead of float16, or look at its weights."
             )
         n = len(self)
         if self.directory is None:
@@ -246,12 +249,11 @@ class EmbeddingStore:
         path, meta = self.directory / "store.json", {"fingerprint": self.fingerprint, "hidden_size": self.hidden_size}
         if not path.exists():
             write_whole(path, json.dumps(meta))
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found != meta:
+        saved_meta = json.loads(path.read_text(encoding="utf-8"))
+        if saved_meta != meta:
             raise ValueError(
-                f"the embedding store in {str(self.directory)!r} was made for {found}, and {meta} is asked for. Give "
-                "another "
-                "directory, or delete this one to compute the vectors anew."
+                f"the embedding store in {str(self.directory)!r} was made for {saved_meta}, and {meta} is asked "
+                "for. Give another directory, or delete this one to compute the vectors anew."
             )
 
     def _saving(self) -> contextlib.AbstractContextManager[None]:
@@ -291,9 +293,9 @@ def embed_preferences(
         item vectors (n_items, hidden), row for row ``prefs.items``; prompt vectors (n_prompts, hidden), row for row
         ``prefs.prompts``, or None. Both float32; a memory map where the rows lie in order in the store.
 
-    `together`: all processes call this with the same rows, and each computes its share.
-    With a causal backbone the prompts come out of the items' own passes; an encoder reads each prompt once by itself.
-    Rows of vectors instead of text raise ValueError. `plain_prompts`: plain rows are read bare, else as turns.
+    `together`: all processes call this with the same rows, and each computes its share. `plain_prompts`: plain rows
+    are read bare, else as turns. With a causal backbone the prompts come out of the passes of their items; an encoder
+    reads each prompt once by itself. Rows of vectors instead of text raise ValueError.
     """
     from palign.data.rendering import render_completion, render_prompt
     from palign.data.turns import in_turns
@@ -301,8 +303,7 @@ def embed_preferences(
     if prefs.items is None or prefs.prompts is None:
         raise ValueError(
             "these preferences name rows of an embedding file and hold no text; give that file as embeddings instead "
-            "of "
-            "asking a backbone for vectors."
+            "of asking a backbone for vectors."
         )
     if not plain_prompts:
         prefs = in_turns(prefs)

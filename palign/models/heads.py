@@ -46,8 +46,10 @@ class ByteDropout(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         if not self.training or self.n_kept == 256:
             return inputs
-        words = torch.empty(-(-inputs.numel() // 8), dtype=torch.int64, device=inputs.device).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[: inputs.numel()].view(inputs.shape) < self.n_kept
+        random_bits = torch.empty(-(-inputs.numel() // 8), dtype=torch.int64, device=inputs.device).random_(
+            -(2**63), None
+        )
+        kept = random_bits.view(torch.uint8)[: inputs.numel()].view(inputs.shape) < self.n_kept
         return inputs * (kept * (256 / self.n_kept))
 
 
@@ -94,7 +96,8 @@ class PointHead(nn.Module):
     Attributes:
         default_similarity: where `PALConfig.similarity` is None.
         reads_prompts: whether `prompt_states` are needed.
-        temperature: every reward is multiplied by it: as sure as people held out proved the head right to be.
+        temperature: what every reward is multiplied by, fitted on people held out: the head is as sure as it is right
+            there.
     """
 
     default_similarity: ClassVar[Similarity] = Similarity.SQUARED_DISTANCE
@@ -253,9 +256,14 @@ class LinearHead(PointHead):
                 f"similarity is {str(similarity)!r}, and the linear head knows 'inner_product' alone. Leave it out."
             )
         super().__init__(
-            hidden_size, n_prototypes=n_prototypes, preference_dim=1, inner_size=1, n_layers=1, dropout=0.0,
+            hidden_size,
+            n_prototypes=n_prototypes,
+            preference_dim=1,
+            inner_size=1,
+            n_layers=1,
+            dropout=0.0,
             similarity=similarity,
-        )  # fmt: skip
+        )
         self.preference_dim = hidden_size
         self.f = nn.Sequential()
         self.prototypes = nn.Embedding(n_prototypes, hidden_size)

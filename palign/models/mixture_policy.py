@@ -98,9 +98,9 @@ class MixturePolicy:
             load = {"trust_remote_code": trust_remote_code}
             with loading_whole():
                 model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **load)
-        own = folder / "tokenizer_config.json"
+        tokenizer_config = folder / "tokenizer_config.json"
         tokenizer = AutoTokenizer.from_pretrained(
-            str(folder) if own.is_file() else name, trust_remote_code=trust_remote_code
+            str(folder) if tokenizer_config.is_file() else name, trust_remote_code=trust_remote_code
         )
         policies = TypePolicies(load_type_adapters(model, folder, record.n_types))
         policies.to(device).eval()
@@ -160,7 +160,7 @@ class MixturePolicy:
         return self.expected_rewards(self.type_rewards(prefs, batch_size=batch_size, together=together), prefs)
 
     def expected_rewards(self, rewards: Tensor, rows: Preferences) -> Tensor:
-        """(rows, max_items): the mean over types of rewards (rows, max_items, n_types), each row by its own person."""
+        """(rows, max_items): the mean over types of rewards (rows, max_items, n_types), each row by its person."""
         return (rewards * self.responsibilities_for(rows.annotator_ids)[:, None]).sum(2)
 
     def posterior(self, rows: Rows, *, batch_size: int = 32) -> TypePosterior:
@@ -196,7 +196,7 @@ class MixturePolicy:
         seed: int = 0,
         **generation: Any,
     ) -> list[str]:
-        """One completion for each prompt, said by one type.
+        """One completion for each prompt, written by one type.
 
         Args:
             prompts: (n_prompts,) texts or lists of messages.
@@ -226,12 +226,12 @@ class MixturePolicy:
                 with route(self.policies.policy, f"type_{k}"):
                     for start in range(0, len(rows), batch_size):
                         part = rows[start : start + batch_size]
-                        said = self._said([ids[i] for i in part], max_new_tokens, temperature, generation)
-                        for i, text in zip(part, said, strict=True):
+                        texts = self._sample([ids[i] for i in part], max_new_tokens, temperature, generation)
+                        for i, text in zip(part, texts, strict=True):
                             answers[i] = text
         return answers
 
-    def _said(
+    def _sample(
         self, ids: list[list[int]], max_new_tokens: int, temperature: float, generation: dict[str, Any]
     ) -> list[str]:
         tokenizer, policy = self.tokenizer, self.policies.policy
@@ -242,17 +242,21 @@ class MixturePolicy:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         generation = {"synced_gpus": is_sharded(policy)} | generation
         sequences = policy.generate(
-            input_ids=padded.to(policy.device), attention_mask=mask.to(policy.device), pad_token_id=pad,
-            max_new_tokens=max_new_tokens, **(sampling if temperature > 0 else {"do_sample": False}), **generation,
-        )  # fmt: skip
+            input_ids=padded.to(policy.device),
+            attention_mask=mask.to(policy.device),
+            pad_token_id=pad,
+            max_new_tokens=max_new_tokens,
+            **(sampling if temperature > 0 else {"do_sample": False}),
+            **generation,
+        )
         return [text.strip() for text in tokenizer.batch_decode(sequences[:, longest:], skip_special_tokens=True)]
 
     def _types_for(
         self, n_prompts: int, annotator_ids: Sequence[object] | None, fixed: int | None, weights: Any, seed: int
     ) -> np.ndarray:
         """(n_prompts,) the type that answers each."""
-        given = [name for name, v in zip(("annotator_ids", "type", "weights"), (annotator_ids, fixed, weights),
-                                         strict=True) if v is not None]  # fmt: skip
+        choices = {"annotator_ids": annotator_ids, "type": fixed, "weights": weights}
+        given = [name for name, choice in choices.items() if choice is not None]
         if len(given) != 1:
             raise ValueError(
                 f"generate was given {' and '.join(given) or 'none'} of annotator_ids, type and weights; give exactly "

@@ -133,8 +133,9 @@ def _missing_files(inner: Path, folder: Path) -> list[str]:
 def read_pooling_hints(name_or_path: str, *, revision: str | None = None, pooling: str | None = None) -> PoolingHints:
     """Read pooling, normalisation and longest input from a sentence-transformers folder or hub repository.
 
-    ``pooling`` given here is kept and the folder's own not looked at.
-    Source: the files ``modules.json``, ``<n>_Pooling/config.json`` and ``sentence_bert_config.json``.
+    ``pooling`` given here is kept, and the folder is not asked for its pooling. Source: the files ``modules.json``,
+    ``<n>_Pooling/config.json`` and ``sentence_bert_config.json``.
+
     A pooling that is not mean, first, last or max raises ValueError; a module after the pooling that is not a
     normalisation (a dense projection) raises ValueError, since leaving it out would change the vectors silently.
     """
@@ -165,17 +166,17 @@ def read_pooling_hints(name_or_path: str, *, revision: str | None = None, poolin
 def _pooling_mode(config: dict, name_or_path: str) -> str | None:
     """One pooling word out of either spelling of the file: flags, or ``pooling_mode`` by name."""
     if isinstance(config.get("pooling_mode"), str):
-        words = [{"cls": "first", "lasttoken": "last"}.get(config["pooling_mode"], config["pooling_mode"])]
+        modes = [{"cls": "first", "lasttoken": "last"}.get(config["pooling_mode"], config["pooling_mode"])]
     else:
         asked = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
-        words = [POOLING_OF_SENTENCE_TRANSFORMERS.get(key, key) for key in asked]
-    if len(words) > 1 or any(word not in POOLING_OF_SENTENCE_TRANSFORMERS.values() for word in words):
+        modes = [POOLING_OF_SENTENCE_TRANSFORMERS.get(key, key) for key in asked]
+    if len(modes) > 1 or any(word not in POOLING_OF_SENTENCE_TRANSFORMERS.values() for word in modes):
         raise ValueError(
-            f"{name_or_path!r} pools by {' and '.join(words)}, and only one of mean, first, last or max is known "
+            f"{name_or_path!r} pools by {' and '.join(modes)}, and only one of mean, first, last or max is known "
             "here. Give pooling= by hand, or compute its vectors with sentence-transformers and give them as "
             "--embeddings FILE.npy."
         )
-    return words[0] if words else None
+    return modes[0] if modes else None
 
 
 def read_json(name_or_path: str, filename: str, revision: str | None) -> dict | list | None:
@@ -185,7 +186,7 @@ def read_json(name_or_path: str, filename: str, revision: str | None) -> dict | 
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     from transformers.utils import cached_file
 
-    found = cached_file(
+    cached_path = cached_file(
         name_or_path,
         filename,
         revision=revision,
@@ -193,4 +194,4 @@ def read_json(name_or_path: str, filename: str, revision: str | None) -> dict | 
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return json.loads(Path(found).read_text(encoding="utf-8")) if found else None
+    return json.loads(Path(cached_path).read_text(encoding="utf-8")) if cached_path else None

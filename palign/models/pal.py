@@ -50,7 +50,7 @@ class PALRewardModel(nn.Module):
 
     Args:
         config: the architecture.
-        annotators: the people who have a row of weights; the model keeps a list of its own.
+        annotators: the people who have a row of weights; the model keeps its list of them.
         backbone: turns text into pooled states; None when items are vectors.
     """
 
@@ -97,7 +97,7 @@ class PALRewardModel(nn.Module):
         """A fresh model on a hub name, a folder, or a transformers model with its tokenizer.
 
         Args:
-            annotators: everybody who gets weights of their own.
+            annotators: everybody who gets a row of weights.
             plain_prompts: read plain rows bare even where the tokenizer has a chat template.
             options: further fields of `PALConfig` (`variant`, `mixing`, `preference_dim`, …).
         """
@@ -111,15 +111,25 @@ class PALRewardModel(nn.Module):
             source = "backbone"
         else:
             backbone = Backbone.from_pretrained(
-                str(name_or_path_or_model), dtype=dtype, revision=revision, trust_remote_code=trust_remote_code,
-                pooling=pooling, max_length=max_length,
-            )  # fmt: skip
+                str(name_or_path_or_model),
+                dtype=dtype,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                pooling=pooling,
+                max_length=max_length,
+            )
             source = str(name_or_path_or_model)
         config = PALConfig(
-            hidden_size=backbone.hidden_size, n_prototypes=n_prototypes, backbone=source, backbone_revision=revision,
-            pooling=backbone.pooling, normalize=backbone.normalize, max_length=backbone.max_length,
-            plain_prompts=reads_plain(backbone.tokenizer, plain_prompts), **options,
-        )  # fmt: skip
+            hidden_size=backbone.hidden_size,
+            n_prototypes=n_prototypes,
+            backbone=source,
+            backbone_revision=revision,
+            pooling=backbone.pooling,
+            normalize=backbone.normalize,
+            max_length=backbone.max_length,
+            plain_prompts=reads_plain(backbone.tokenizer, plain_prompts),
+            **options,
+        )
         return cls(config, annotators, backbone)
 
     @classmethod
@@ -172,10 +182,10 @@ class PALRewardModel(nn.Module):
         if weights is not None:
             return checked_weights(weights, n_rows, self.n_prototypes, self.device)
         is_one = np.isscalar(annotator_ids)
-        found = self.weights_for([annotator_ids] * n_rows if is_one else annotator_ids)
-        if len(found) != n_rows:
-            raise ValueError(f"{n_rows} completions came with {len(found)} people; each completion needs one.")
-        return found
+        row_weights = self.weights_for([annotator_ids] * n_rows if is_one else annotator_ids)
+        if len(row_weights) != n_rows:
+            raise ValueError(f"{n_rows} completions came with {len(row_weights)} people; each completion needs one.")
+        return row_weights
 
     # scoring
 
@@ -205,7 +215,7 @@ class PALRewardModel(nn.Module):
         return scores, logits, self.people.logits.weight.detach().mean(0)
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
-        """Compute the backbone's layers again in the backward pass instead of keeping them; as transformers' own."""
+        """Compute the backbone's layers again in the backward pass instead of keeping them; as in transformers."""
         if self.backbone is not None:
             self.backbone.model.activation_checkpointing_enable(**options)
 
@@ -216,7 +226,7 @@ class PALRewardModel(nn.Module):
 
     @property
     def needs_prompts(self) -> bool:
-        """Whether the head reads the prompt's own state (PAL-B)."""
+        """Whether the head reads the state of the prompt (PAL-B)."""
         return self.head.reads_prompts
 
     @torch.no_grad()
@@ -248,7 +258,7 @@ class PALRewardModel(nn.Module):
         deviations: Tensor | None = None,
         batch_size: int = 64,
     ) -> Tensor:
-        """Rewards (batch,), each for its own person.
+        """Rewards (batch,), each for its person.
 
         Args:
             prompts: (batch,) texts or lists of messages; vectors (batch, hidden) where the model has no backbone, or
@@ -349,9 +359,15 @@ class PALRewardModel(nn.Module):
             store = EmbeddingStore(None, self.backbone.fingerprint(), self.config.hidden_size)
         with self._evaluating(), torch.no_grad():
             items, prompts = embed_preferences(
-                self.backbone, prefs, store, with_prompts=self.needs_prompts, batch_size=batch_size,
-                progress=show_progress, together=together, plain_prompts=self.plain_prompts,
-            )  # fmt: skip
+                self.backbone,
+                prefs,
+                store,
+                with_prompts=self.needs_prompts,
+                batch_size=batch_size,
+                progress=show_progress,
+                together=together,
+                plain_prompts=self.plain_prompts,
+            )
         return RowTensors.of(prefs, annotator_index, items, prompts).to(self.device)
 
     def _embeddings(self, embeddings: np.ndarray) -> np.ndarray:
@@ -412,9 +428,14 @@ class PALRewardModel(nn.Module):
         with self._evaluating():
             offsets = scores_of(self.head, data, weights)
         return self.deviations.fit(
-            data.item_states, data.item_indices, data.ranks, data.annotator_index, offsets, len(weights),
+            data.item_states,
+            data.item_indices,
+            data.ranks,
+            data.annotator_index,
+            offsets,
+            len(weights),
             row_weights=data.evidence,
-        )  # fmt: skip
+        )
 
     def add_annotators(self, fit: AnnotatorFit) -> None:
         """Give fitted people rows of their own; nobody else's score moves by a bit."""

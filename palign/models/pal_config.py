@@ -40,14 +40,13 @@ class PALConfig:
         variant: `fixed` (PAL-A: the ideal point does not depend on the prompt), `prompt` (PAL-B), `linear` (directions
             fitted by EM) or a name given to `register_head`.
         mixing: `latent`, `projected` or `input`, where the `fixed` variant mixes its prototypes.
-        similarity: `squared_distance`, `distance` or `cosine`; None takes the variant's own (PAL-B: cosine; linear:
+        similarity: `squared_distance`, `distance` or `cosine`; None takes that of the variant (PAL-B: cosine; linear:
             `inner_product`).
         preference_dim: width of the preference space.
         inner_size, n_layers, dropout: of f and of each g_k; one layer is a linear map.
         partition: one-hot weights at evaluation.
         temperature: what rewards are multiplied by, fitted on people held out; 1 leaves them.
-        personal_dim: width of everybody's own deviation from their mixture (`palign.models.people_deviations`); 0 is
-            none.
+        personal_dim: width of everybody's deviation from their mixture (`palign.models.people_deviations`); 0: none.
         personal_ridge: strength of its shrinkage to zero.
         backbone: hub name or path of the backbone, `backbone` for the folder inside the saved model, None for vectors.
         backbone_revision: of the hub name.
@@ -131,12 +130,12 @@ class PALConfig:
     @classmethod
     def load(cls, path: Path) -> "PALConfig":
         """Read what `save` wrote; ValueError when the file is something else's."""
-        held = json.loads(path.read_text(encoding="utf-8"))
-        held = held if isinstance(held, dict) else {}
-        if held.get("model_type") != cls.model_type:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = entries if isinstance(entries, dict) else {}
+        if entries.get("model_type") != cls.model_type:
             raise ValueError(
-                f"{path} is the configuration of a {held.get('model_type', 'model of unknown type')!r}, not of a PAL "
-                f"reward model ({cls.model_type!r}). Give a folder that PALRewardModel.save_pretrained wrote."
+                f"{path} is the configuration of a {entries.get('model_type', 'model of unknown type')!r}, not of a "
+                f"PAL reward model ({cls.model_type!r}). Give a folder that PALRewardModel.save_pretrained wrote."
             )
         known = {item.name for item in fields(cls)}
-        return cls(**{name: value for name, value in held.items() if name in known})
+        return cls(**{name: value for name, value in entries.items() if name in known})

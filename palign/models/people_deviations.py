@@ -1,4 +1,4 @@
-"""Everybody's own deviation from the reward of their mixture, as a module: a row of numbers for each person."""
+"""Everybody's deviation from the reward of their mixture, as a module: a row of numbers for each person."""
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,14 @@ class PersonalDeviations(nn.Module):
         self.ridge = ridge
         self.register_buffer("center", torch.zeros(hidden_size))
         self.register_buffer("basis", torch.zeros(hidden_size, width))
-        self.own = nn.Embedding(n_annotators, width)
-        nn.init.zeros_(self.own.weight)
-        self.own.requires_grad_(False)
+        table = nn.Embedding(n_annotators, width)
+        nn.init.zeros_(table.weight)
+        self.own = table.requires_grad_(False)  # the name is a key of saved files
 
     def of(self, annotator_index: Tensor) -> Tensor:
         """δ (batch, width) of people (batch,); zero for −1, somebody unknown."""
-        rows = self.own.weight[annotator_index.clamp_min(0)] if len(self.own.weight) else self.own.weight.sum(0)[None]
+        table = self.own.weight
+        rows = table[annotator_index.clamp_min(0)] if len(table) else table.sum(0)[None]
         return rows.masked_fill((annotator_index < 0)[:, None], 0.0)
 
     def features(self, states: Tensor) -> Tensor:
@@ -61,5 +62,6 @@ class PersonalDeviations(nn.Module):
     @torch.no_grad()
     def append(self, deviations: Tensor) -> None:
         """Add people with δ (n, width); every earlier row keeps its bits."""
-        rows = torch.cat([self.own.weight, deviations.to(self.own.weight)])
+        table = self.own.weight
+        rows = torch.cat([table, deviations.to(table)])
         self.own = nn.Embedding.from_pretrained(rows, freeze=True)

@@ -22,7 +22,7 @@ __all__ = ["FIT_METHODS", "fit_people", "linear_scores", "log_likelihoods", "sco
 
 FIT_METHODS = ("posterior", "map", "official")
 CHUNK = 4096  # rows at once
-MAX_ENTRIES = 2**25  # of one table in between
+MAX_ENTRIES = 2**25  # elements of one intermediate table
 PRIOR_ANSWERS = 1.0  # that the Dirichlet prior of `map` is worth
 
 
@@ -64,9 +64,9 @@ def linear_scores(head: PointHead, data: RowTensors) -> Tensor:
 
 @torch.no_grad()
 def scores_of(head: PointHead, data: RowTensors, weights: Tensor) -> Tensor:
-    """Rewards (rows, max_items) of every item for the person of its row, of whom `weights` (n_people, K) are.
+    """Rewards (rows, max_items) of every item for the person of its row, whose weights are in `weights` (n_people, K).
 
-    `data.annotator_index` numbers the people. What stands at padding is not to be read.
+    `data.annotator_index` numbers the people. Rewards at padding mean nothing.
     """
     parts = []
     for start in range(0, len(data), CHUNK):
@@ -91,9 +91,13 @@ def fit_people(
     if method == "map":
         mean = people.mean.clamp_min(1e-3)
         return map_weights(
-            scores, data.ranks, data.annotator_index, n_annotators=n_people, prior_mean=mean / mean.sum(),
+            scores,
+            data.ranks,
+            data.annotator_index,
+            n_annotators=n_people,
+            prior_mean=mean / mean.sum(),
             concentration=PRIOR_ANSWERS,
-        )  # fmt: skip
+        )
     if not ((data.ranks >= 0).sum(1) == 2).all():
         raise ValueError("method 'official' fits pairs only; these rows rank more than two items.")
     generator = torch.Generator().manual_seed(seed)
@@ -103,7 +107,7 @@ def fit_people(
 
 
 def _posterior(head: PointHead, people: AnnotatorWeights, data: RowTensors, n_people: int) -> WeightFit:
-    """Answers are added up person by person as they come, so that millions of them need no table of their own."""
+    """Answers are added up person by person as they come, so that millions of them need no table."""
     total = people.support.new_zeros(n_people, len(people.support))
     for rows, likelihoods in log_likelihoods(head, data, people.support):
         if data.evidence is not None:
@@ -114,7 +118,7 @@ def _posterior(head: PointHead, people: AnnotatorWeights, data: RowTensors, n_pe
 
 
 def _parts(head: PointHead, data: RowTensors, n_weights: int, *, is_linear: bool) -> Iterator[slice]:
-    """Rows in parts whose tables in between keep to `MAX_ENTRIES`."""
+    """Rows in parts whose intermediate tables keep to `MAX_ENTRIES`."""
     n_items = data.ranks.shape[1]
     if is_linear:
         entries = n_items * n_items * n_weights

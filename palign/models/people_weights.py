@@ -81,8 +81,8 @@ class AnnotatorWeights(nn.Module):
         """Take the population from the people here: its mean, and up to 256 people as the prior for newcomers.
 
         Args:
-            counts: (n_annotators,) rows of each person; people with fewer than the median stand back, since their
-                weights say more of the prior than of them.
+            counts: (n_annotators,) rows of each person; people with fewer than the median are not drawn, since
+                their weights say more of the prior than of them.
             seed: of the draw.
         """
         known = torch.ones(len(self.logits.weight), dtype=torch.bool) if counts is None else counts > 0
@@ -103,8 +103,9 @@ class AnnotatorWeights(nn.Module):
         if not self._said_unknown:
             logger.warning(
                 "%d rows are by people who are not in annotators.json; they are scored with the population's mean "
-                "weights. Fit them with fit_annotators, or pass unknown='error'. (Said once.)", n,
-            )  # fmt: skip
+                "weights. Fit them with fit_annotators, or pass unknown='error'. (Said once.)",
+                n,
+            )
             self._said_unknown = True
 
 

@@ -54,7 +54,7 @@ class DrawSettings:
     Attributes:
         n_samples: completions of a prompt.
         max_new_tokens: where completions are cut; values are then those of the cut completions.
-        seed: of the draws; every policy has its own.
+        seed: of the draws, mixed with the policy's name.
         estimator: 'prefix' (full-vocabulary expectation at sampled prefixes) or 'sampled' (log-ratio of the sample).
         batch_size: completions generated, or judged, at once.
     """
@@ -96,11 +96,11 @@ class PolicyDraws:
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[list[str]]:
         """n_prompts lists of n_samples completions."""
         n_prompts, n_samples = self.reference_logps.shape
-        said = [
+        answers = [
             tokenizer.decode(self.items.tokens(i)[self.items.prompt_lengths[i] :], skip_special_tokens=True).strip()
             for i in range(len(self.items))
         ]
-        return [said[p * n_samples : (p + 1) * n_samples] for p in range(n_prompts)]
+        return [answers[p * n_samples : (p + 1) * n_samples] for p in range(n_prompts)]
 
     def save(self, path: Path) -> None:
         """Write one .npz, complete or not at all."""
@@ -108,7 +108,7 @@ class PolicyDraws:
         arrays |= {f"items_{f.name}": np.asarray(getattr(self.items, f.name)) for f in fields(TokenizedItems)}
         with saving(path.parent, "The answers of a policy", "What others answered is kept, and is not drawn again."):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as beside, open(beside, "wb") as file:
+            with whole_file(path) as partial_file, open(partial_file, "wb") as file:
                 np.savez(file, **arrays)
 
     @classmethod
@@ -117,8 +117,8 @@ class PolicyDraws:
         with np.load(path, allow_pickle=False) as arrays:
             items = {f.name: arrays[f"items_{f.name}"] for f in fields(TokenizedItems)}
             items["pad_id"] = int(items["pad_id"])
-            own = {f.name: arrays[f.name] for f in fields(cls) if f.name != "items"}
-        return cls(TokenizedItems(**items), **own)
+            draw_arrays = {f.name: arrays[f.name] for f in fields(cls) if f.name != "items"}
+        return cls(TokenizedItems(**items), **draw_arrays)
 
 
 @dataclass(eq=False)
@@ -165,34 +165,39 @@ class PolicyReader:
         was_training = self.model.training
         self.model.eval()
         try:
-            found = self._compute(speaker, ids, settings, label)
+            draws = self._compute(speaker, ids, settings, label)
         finally:
             self.model.train(was_training)
-        self._check(found, label)
+        self._check(draws, label)
         if path is not None:
-            found.save(path)
-        return found
+            draws.save(path)
+        return draws
 
     def _compute(self, speaker: str | None, ids: list[list[int]], settings: DrawSettings, label: str) -> PolicyDraws:
         stops = stop_ids(self.tokenizer, self.model)
-        said = self._sample(speaker, ids, settings, stops, label)
+        answers = self._sample(speaker, ids, settings, stops, label)
         n_prompts, n_samples = len(ids), settings.n_samples
         heads = [ids[i // n_samples] for i in range(n_prompts * n_samples)]
         items = TokenizedItems(
-            np.array([t for pair in zip(heads, said, strict=True) for part in pair for t in part], dtype=np.int32),
-            np.cumsum([len(h) + len(s) for h, s in zip(heads, said, strict=True)]).astype(np.int64),
-            np.array([len(h) for h in heads], dtype=np.int64), _pad_id(self.tokenizer),
-        )  # fmt: skip
+            np.array([t for pair in zip(heads, answers, strict=True) for part in pair for t in part], dtype=np.int32),
+            np.cumsum([len(h) + len(s) for h, s in zip(heads, answers, strict=True)]).astype(np.int64),
+            np.array([len(h) for h in heads], dtype=np.int64),
+            _pad_id(self.tokenizer),
+        )
         names = [*self.judges, None, *([] if speaker is None or speaker in self.judges else [speaker])]
         logps, values, kl = self._read(items, names, speaker, settings, label)
-        own = names.index(speaker)
+        speaker_column = names.index(speaker)
         shape, n_types = (n_prompts, n_samples), len(self.judges)
         return PolicyDraws(
-            items, logps[:, :n_types].reshape(*shape, n_types), logps[:, n_types].reshape(shape),
-            logps[:, own].reshape(shape), values.reshape(*shape, n_types).mean(1), kl.reshape(shape).mean(1),
-            np.array([len(s) == 1 and s[0] in stops for s in said]).reshape(shape),
-            np.array([s[-1] not in stops for s in said]).reshape(shape),
-        )  # fmt: skip
+            items,
+            logps[:, :n_types].reshape(*shape, n_types),
+            logps[:, n_types].reshape(shape),
+            logps[:, speaker_column].reshape(shape),
+            values.reshape(*shape, n_types).mean(1),
+            kl.reshape(shape).mean(1),
+            np.array([len(s) == 1 and s[0] in stops for s in answers]).reshape(shape),
+            np.array([s[-1] not in stops for s in answers]).reshape(shape),
+        )
 
     def _sample(
         self, speaker: str | None, ids: list[list[int]], settings: DrawSettings, stops: list[int], label: str
@@ -201,10 +206,19 @@ class PolicyReader:
         pad = _pad_id(self.tokenizer)
         wanted = np.repeat(np.argsort([-len(row) for row in ids], kind="stable"), settings.n_samples)
         sampling = GenerationConfig(
-            do_sample=True, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0, typical_p=1.0,
-            max_new_tokens=settings.max_new_tokens, min_length=0, num_beams=1, pad_token_id=pad, eos_token_id=stops,
-        )  # fmt: skip
-        said: list[list[list[int]]] = [[] for _ in ids]
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            repetition_penalty=1.0,
+            typical_p=1.0,
+            max_new_tokens=settings.max_new_tokens,
+            min_length=0,
+            num_beams=1,
+            pad_token_id=pad,
+            eos_token_id=stops,
+        )
+        answer_lists: list[list[list[int]]] = [[] for _ in ids]
         with torch.random.fork_rng(), route(self.model, speaker):
             torch.manual_seed(_seed_of(settings.seed, speaker))
             for start in self._progress(range(0, len(wanted), settings.batch_size), f"{label}: samples"):
@@ -213,13 +227,15 @@ class PolicyReader:
                 rows = torch.tensor([[pad] * (longest - len(ids[i])) + list(ids[i]) for i in part])
                 mask = torch.tensor([[0] * (longest - len(ids[i])) + [1] * len(ids[i]) for i in part])
                 sequences = self.model.generate(
-                    input_ids=rows.to(self.model.device), attention_mask=mask.to(self.model.device),
-                    generation_config=sampling, synced_gpus=is_sharded(self.model),
-                )  # fmt: skip
+                    input_ids=rows.to(self.model.device),
+                    attention_mask=mask.to(self.model.device),
+                    generation_config=sampling,
+                    synced_gpus=is_sharded(self.model),
+                )
                 for i, answer in zip(part, sequences[:, longest:].tolist(), strict=True):
                     end = next((t for t, token in enumerate(answer) if token in stops), len(answer) - 1)
-                    said[i].append(answer[: end + 1])
-        return [answer for answers in said for answer in answers]
+                    answer_lists[i].append(answer[: end + 1])
+        return [answer for answers in answer_lists for answer in answers]
 
     def _read(
         self,
@@ -230,7 +246,7 @@ class PolicyReader:
         label: str,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Log-probabilities (n_items, n_names), values (n_items, n_types) and KL (n_items,), float64 nats."""
-        n_types, own = len(self.judges), names.index(speaker)
+        n_types, speaker_column = len(self.judges), names.index(speaker)
         logps = np.zeros((len(items), len(names)))
         values, kl = np.zeros((len(items), n_types)), np.zeros(len(items))
         room = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
@@ -245,16 +261,16 @@ class PolicyReader:
                     logits = completion_logits(self.model, name, batch)[0]
                 else:
                     logits = of_reference if name is None else of_speaker
-                said = token_logps(logits, targets).masked_fill(~scored, 0.0).sum(-1)
-                logps[numbers, column] = said.double().cpu().numpy()
+                column_logps = token_logps(logits, targets).masked_fill(~scored, 0.0).sum(-1)
+                logps[numbers, column] = column_logps.double().cpu().numpy()
                 if settings.estimator == "prefix" and name is not None:
                     gain = prefix_expectation(of_speaker, logits, of_reference, scored).double().cpu().numpy()
                     if column < n_types:
                         values[numbers, column] = gain
-                    if column == own:
+                    if column == speaker_column:
                         kl[numbers] = gain
         if settings.estimator != "prefix":
-            values, kl = logps[:, :n_types] - logps[:, n_types, None], logps[:, own] - logps[:, n_types]
+            values, kl = logps[:, :n_types] - logps[:, n_types, None], logps[:, speaker_column] - logps[:, n_types]
         return logps, values, kl
 
     def _progress(self, batches: Sequence[Any], label: str) -> Iterator[Any]:
@@ -280,9 +296,16 @@ class PolicyReader:
     def _key(self, speaker: str | None, ids: list[list[int]], settings: DrawSettings) -> str:
         if not self._frozen:  # the types and the base do not change under a reader
             self._frozen = [base_fingerprint(self.model), *(adapter_fingerprint(self.model, j) for j in self.judges)]
-        own = adapter_fingerprint(self.model, speaker)
-        words = [self._frozen, own, _seed_of(0, speaker), stop_ids(self.tokenizer, self.model), asdict(settings), ids]
-        return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:32]
+        speaker_key = adapter_fingerprint(self.model, speaker)
+        key_parts = [
+            self._frozen,
+            speaker_key,
+            _seed_of(0, speaker),
+            stop_ids(self.tokenizer, self.model),
+            asdict(settings),
+            ids,
+        ]
+        return hashlib.sha256(json.dumps(key_parts).encode()).hexdigest()[:32]
 
 
 def readable_prompts(
@@ -294,7 +317,7 @@ def readable_prompts(
         ValueError: one leaves no room (its number is named), or has no token and there is no bos token.
     """
     room = getattr(config.get_text_config(), "max_position_embeddings", None)
-    found = []
+    token_ids = []
     for number, ids in enumerate(prompt_ids(prompts, tokenizer)):
         if not ids and tokenizer.bos_token_id is None:
             raise ValueError(f"Prompt {number} has no token, and the tokenizer has no bos token to answer to.")
@@ -304,8 +327,8 @@ def readable_prompts(
                 f"Prompt {number} ({str(prompts[number])[:60]!r}) has {len(ids)} tokens, and the model holds {room}: "
                 f"no room for max_new_tokens={max_new_tokens}. Lower it, or drop or shorten such prompts."
             )
-        found.append(ids)
-    return found
+        token_ids.append(ids)
+    return token_ids
 
 
 def joined_items(parts: Sequence[TokenizedItems]) -> TokenizedItems:
@@ -321,12 +344,12 @@ def joined_items(parts: Sequence[TokenizedItems]) -> TokenizedItems:
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, model: Any) -> list[int]:
     """Tokens that end an answer: the tokenizer's eos and those of the model's generation configuration."""
-    own = getattr(model.generation_config, "eos_token_id", None)
-    own = own if isinstance(own, list) else [own]
-    found = sorted({int(i) for i in (*own, tokenizer.eos_token_id) if i is not None})
-    if not found:
+    model_eos = getattr(model.generation_config, "eos_token_id", None)
+    model_eos = model_eos if isinstance(model_eos, list) else [model_eos]
+    stops = sorted({int(i) for i in (*model_eos, tokenizer.eos_token_id) if i is not None})
+    if not stops:
         raise ValueError("The tokenizer has no eos token, so no answer could end. Set tokenizer.eos_token.")
-    return found
+    return stops
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

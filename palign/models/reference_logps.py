@@ -1,6 +1,6 @@
 """Log-probabilities under the reference, once for each different item, kept on disk by content.
 
-The same pass gives a pooled hidden state of the completion, for the cheap reward on frozen embeddings. Both lie in an
+The same pass gives a pooled hidden state of the completion, for the linear reward on frozen embeddings. Both lie in an
 :class:`EmbeddingStore` of width 1 + hidden, under a key of the base's weights and of the item's token ids.
 """
 
@@ -63,7 +63,7 @@ def reference_pass(
         cache_dir: folder of all reference caches; None keeps nothing on disk.
         batch_size: items in a forward pass.
         rank, n_ranks: with several processes of one group all call this, with one `cache_dir`; each computes its
-            share. What is not found on this machine's disk afterwards is computed here; without a `cache_dir` the
+            share. What is not on this machine's disk afterwards is computed here; without a `cache_dir` the
             shares are exchanged.
         show_progress: whether to draw a progress bar.
     """
@@ -72,16 +72,16 @@ def reference_pass(
     keys = [_item_key(items, number) for number in range(len(items))]
     options = {"batch_size": batch_size, "show_progress": show_progress and rank == 0}
     if n_ranks > 1:
-        own = np.array([int.from_bytes(key[:4], "little") % n_ranks == rank for key in keys])
-        _fill(store, model, items, keys, np.flatnonzero((store.rows_of_keys(keys) < 0) & own), **options)
+        is_own = np.array([int.from_bytes(key[:4], "little") % n_ranks == rank for key in keys])
+        _fill(store, model, items, keys, np.flatnonzero((store.rows_of_keys(keys) < 0) & is_own), **options)
         if cache_dir is None:
             _exchange(store)
         torch.distributed.barrier()
     _fill(store, model, items, keys, np.flatnonzero(store.rows_of_keys(keys) < 0), **options)
     rows = store.rows_of_keys(keys)
     in_order = np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))) if len(rows) else False
-    found = store.vectors[rows[0] : rows[0] + len(rows)] if in_order else store.vectors[rows]
-    return ReferencePass(np.array(found[:, 0]), found[:, 1:])
+    vectors = store.vectors[rows[0] : rows[0] + len(rows)] if in_order else store.vectors[rows]
+    return ReferencePass(np.array(vectors[:, 0]), vectors[:, 1:])
 
 
 def _exchange(store: EmbeddingStore) -> None:
@@ -104,9 +104,9 @@ def _fill(
     parts = [missing[start : start + ITEMS_AT_ONCE] for start in range(0, len(missing), ITEMS_AT_ONCE)]
     with tqdm(total=len(missing), desc="reference", unit="text", disable=not (show_progress and len(missing))) as bar:
         for part, is_own in turns(parts, missing[:0], model):
-            found = _compute(model, items, part, batch_size, bar)
+            vectors = _compute(model, items, part, batch_size, bar)
             if is_own:
-                store.append([keys[number] for number in part], found)
+                store.append([keys[number] for number in part], vectors)
 
 
 @torch.no_grad()
@@ -115,7 +115,7 @@ def _compute(model: nn.Module, items: TokenizedItems, numbers: np.ndarray, batch
     device, was_training = next(model.parameters()).device, model.training
     place = np.empty(len(items), dtype=np.int64)
     place[numbers] = np.arange(len(numbers))
-    found = np.zeros((len(numbers), 1 + hidden_size_of(model.config)), dtype=np.float32)
+    vectors = np.zeros((len(numbers), 1 + hidden_size_of(model.config)), dtype=np.float32)
     model.eval()
     try:
         reference = route(model, None) if isinstance(model, PeftModel) else nullcontext()
@@ -130,11 +130,11 @@ def _compute(model: nn.Module, items: TokenizedItems, numbers: np.ndarray, batch
                 pooled = (last.float() * mask).sum(1) / mask.sum(1).clamp_min(1)
                 if not is_own:
                     continue
-                found[place[chosen]] = torch.cat([logps[:, None], pooled], dim=1).float().cpu().numpy()
+                vectors[place[chosen]] = torch.cat([logps[:, None], pooled], dim=1).float().cpu().numpy()
                 bar.update(len(chosen))
     finally:
         model.train(was_training)
-    return found
+    return vectors
 
 
 @contextmanager

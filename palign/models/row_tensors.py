@@ -13,7 +13,7 @@ from palign.functional.evidence.rows import row_evidence
 __all__ = ["RowTensors"]
 
 MAX_COPY = 2**30  # bytes of a table of vectors that is copied to the device; a larger one is read where it lies
-CHECKED_AT_ONCE = 2**24  # numbers
+CHECKED_AT_ONCE = 2**24  # elements
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class RowTensors:
         item_indices: (rows, max_items) int64 into `item_states`; at padding that of the first item of the row.
         ranks: (rows, max_items) int64, −1 is padding.
         prompt_indices: (rows,) int64 into `prompt_states`.
-        annotator_index: (rows,) int64, −1 is nobody known.
+        annotator_index: (rows,) int64, −1 is somebody unknown.
         evidence: (rows,) float32, what a row counts for beside the person's other rows
             (`palign.functional.evidence.components`); None where every row counts for one.
     """
@@ -53,9 +53,9 @@ class RowTensors:
             ValueError: an index beyond the vectors, a row without a prompt where prompts are needed, or NaN or
                 infinity in a vector that a row names.
         """
-        own = prefs.item_indices
-        own = np.where(own < 0, own[:, :1], own)
-        _check_indices(own, item_states, "item")
+        item_indices = prefs.item_indices
+        item_indices = np.where(item_indices < 0, item_indices[:, :1], item_indices)
+        _check_indices(item_indices, item_states, "item")
         if prompt_states is not None:
             if len(prefs) and prefs.prompt_indices.min() < 0:
                 row = int(np.flatnonzero(prefs.prompt_indices < 0)[0])
@@ -64,7 +64,7 @@ class RowTensors:
                     "Give prompt_index, or build the model with variant='fixed'."
                 )
             _check_indices(prefs.prompt_indices[:, None], prompt_states, "prompt")
-        items, ranks = torch.from_numpy(own.astype(np.int64)), torch.from_numpy(prefs.ranks.astype(np.int64))
+        items, ranks = torch.from_numpy(item_indices.astype(np.int64)), torch.from_numpy(prefs.ranks.astype(np.int64))
         people = torch.from_numpy(np.asarray(annotator_index, dtype=np.int64))
         return cls(
             _as_tensor(item_states),
@@ -90,7 +90,7 @@ class RowTensors:
         return RowTensors(*moved, *(getattr(self, name).to(device) for name in names), evidence)
 
     def select(self, rows: Tensor) -> "RowTensors":
-        """Some rows over the same vectors; each goes on counting for what it did."""
+        """Some rows over the same vectors; each keeps its evidence."""
         return replace(
             self,
             evidence=None if self.evidence is None else self.evidence[rows],
@@ -111,19 +111,26 @@ class RowTensors:
         people = self.annotator_index[numbers]
         evidence = evidence_of_rows(items, ranks, people.cpu().numpy(), base)
         return replace(
-            self, item_indices=torch.from_numpy(items).to(device), ranks=torch.from_numpy(ranks).to(device),
-            prompt_indices=self.prompt_indices[numbers], annotator_index=people,
+            self,
+            item_indices=torch.from_numpy(items).to(device),
+            ranks=torch.from_numpy(ranks).to(device),
+            prompt_indices=self.prompt_indices[numbers],
+            annotator_index=people,
             evidence=torch.from_numpy(evidence).float().to(device),
-        )  # fmt: skip
+        )
 
     def with_rows(self, item_indices: Tensor, ranks: Tensor, rows: Tensor) -> "RowTensors":
         """Rows (n,) cut down to items (n, max_items) in ranks (n, max_items), counted anew beside one another."""
         people = self.annotator_index[rows]
         evidence = evidence_or_none(item_indices, ranks, people)
         return replace(
-            self, item_indices=item_indices, ranks=ranks, prompt_indices=self.prompt_indices[rows],
-            annotator_index=people, evidence=evidence,
-        )  # fmt: skip
+            self,
+            item_indices=item_indices,
+            ranks=ranks,
+            prompt_indices=self.prompt_indices[rows],
+            annotator_index=people,
+            evidence=evidence,
+        )
 
     def states(self, rows: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         """Items (rows, max_items, hidden) and prompts (rows, hidden) or None, as float32, where the indices are."""

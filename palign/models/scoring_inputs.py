@@ -38,37 +38,37 @@ def require_same_length(prompts: Any, completions: Any, *, needs_prompts: bool) 
 
 def checked_weights(weights: Any, n_rows: int, n_prototypes: int, device: torch.device) -> Tensor:
     """Weights (n_rows, n_prototypes) on the simplex, out of those or of one (n_prototypes,) for all rows."""
-    found = torch.as_tensor(weights, dtype=torch.float32, device=device)
-    found = found.expand(n_rows, -1) if found.dim() == 1 else found
-    if found.shape != (n_rows, n_prototypes):
+    row_weights = torch.as_tensor(weights, dtype=torch.float32, device=device)
+    row_weights = row_weights.expand(n_rows, -1) if row_weights.dim() == 1 else row_weights
+    if row_weights.shape != (n_rows, n_prototypes):
         raise ValueError(
-            f"weights have shape {tuple(found.shape)}; {n_rows} completions and {n_prototypes} prototypes need "
+            f"weights have shape {tuple(row_weights.shape)}; {n_rows} completions and {n_prototypes} prototypes need "
             f"({n_rows}, {n_prototypes}), or ({n_prototypes},) for all of them."
         )
-    off = ~((found >= -1e-6).all(1) & ((found.sum(1) - 1).abs() <= SUM_TOLERANCE))  # NaN is off as well
+    off = ~((row_weights >= -1e-6).all(1) & ((row_weights.sum(1) - 1).abs() <= SUM_TOLERANCE))  # NaN is off as well
     if off.any():
         row = int(off.nonzero()[0])
-        shown = ", ".join(f"{number:.4g}" for number in found[row, :8].tolist())
+        shown = ", ".join(f"{number:.4g}" for number in row_weights[row, :8].tolist())
         raise ValueError(
-            f"Row {row} (counting from 0) of weights is ({shown}), with sum {float(found[row].sum()):.4g}; weights "
-            "must be 0 or more and each row must sum to 1."
+            f"Row {row} (counting from 0) of weights is ({shown}), with sum {float(row_weights[row].sum()):.4g}; "
+            "weights must be 0 or more and each row must sum to 1."
         )
-    return found
+    return row_weights
 
 
 def vector_states(vectors: Any, hidden_size: int, device: torch.device) -> Tensor:
     """Ready vectors (batch, hidden_size) as float32; ValueError for another shape, NaN or infinity."""
-    held = vectors.detach().float().cpu() if isinstance(vectors, Tensor) else np.asarray(vectors, dtype=np.float32)
-    found = torch.as_tensor(held, device=device)
-    if found.dim() != 2 or found.shape[1] != hidden_size:
+    array = vectors.detach().float().cpu() if isinstance(vectors, Tensor) else np.asarray(vectors, dtype=np.float32)
+    states = torch.as_tensor(array, device=device)
+    if states.dim() != 2 or states.shape[1] != hidden_size:
         raise ValueError(
             f"This model has no backbone and takes vectors (batch, {hidden_size}); given was shape "
-            f"{tuple(found.shape)}."
+            f"{tuple(states.shape)}."
         )
-    bad = ~found.isfinite().all(1)
+    bad = ~states.isfinite().all(1)
     if bad.any():
         raise ValueError(f"Vector {int(bad.nonzero()[0])} (counting from 0 in its batch) holds NaN or infinity.")
-    return found
+    return states
 
 
 def text_states(
@@ -87,16 +87,16 @@ def text_states(
     """
     if not plain_prompts:
         prompts, completions = as_turns(prompts), answers_as_turns(prompts, completions)
-    rendered = [render_prompt(prompt, backbone.tokenizer) for prompt in prompts]
-    held = [render_completion(p, c, backbone.tokenizer) for p, c in zip(prompts, completions, strict=True)]
-    texts = backbone.tokenize(rendered, held)
+    prompt_texts = [render_prompt(prompt, backbone.tokenizer) for prompt in prompts]
+    completion_texts = [render_completion(p, c, backbone.tokenizer) for p, c in zip(prompts, completions, strict=True)]
+    texts = backbone.tokenize(prompt_texts, completion_texts)
     batch = backbone.collate(texts)
     if not with_prompts:
         return backbone(batch["input_ids"], batch["attention_mask"]).text, None
     if backbone.is_causal and not any(text.prompt_was_cut for text in texts):
         return tuple(backbone(**batch))
-    row_of = {text: row for row, text in enumerate(dict.fromkeys(rendered))}
+    row_of = {text: row for row, text in enumerate(dict.fromkeys(prompt_texts))}
     alone = backbone.encode(list(row_of))
     pooled = backbone(alone["input_ids"], alone["attention_mask"]).text
     states = backbone(batch["input_ids"], batch["attention_mask"]).text
-    return states, pooled[[row_of[text] for text in rendered]]
+    return states, pooled[[row_of[text] for text in prompt_texts]]

@@ -69,8 +69,11 @@ def read_adapter(model: PeftModel, name: str, folder: str | Path) -> None:
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged ({error}). Give a whole copy of this adapter.") from error
     _add(model, name, config, 0)
-    own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    different = sorted({*own, *tensors} - {k for k in own if k in tensors and own[k].shape == tensors[k].shape})
+    adapter_tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    different = sorted(
+        {*adapter_tensors, *tensors}
+        - {k for k in adapter_tensors if k in tensors and adapter_tensors[k].shape == tensors[k].shape}
+    )
     if different:
         remove_adapter(model, name)
         raise ValueError(
@@ -126,12 +129,11 @@ def merge_adapters(
 
 def _require_plain_sum(name: str, config: LoraConfig) -> None:
     """ValueError where an adapter's change of the base is not B·A alone."""
-    for field, what in (("use_dora", "DoRA scales whole weights"), ("lora_bias", "a bias is trained beside B·A")):
+    for field, reason in (("use_dora", "DoRA scales whole weights"), ("lora_bias", "a bias is trained beside B·A")):
         if getattr(config, field, False):
             raise ValueError(
-                f"The adapter {name!r} was trained with {field}=True: {what}, so a weighted sum of low-rank "
-                "matrices is "
-                "not its merge. Train the types without it, or take another route than merging."
+                f"The adapter {name!r} was trained with {field}=True: {reason}, so a weighted sum of low-rank "
+                "matrices is not its merge. Train the types without it, or take another route than merging."
             )
 
 
@@ -155,9 +157,12 @@ def save_adapter(model: PeftModel, name: str, folder: str | Path, state_dict: di
     sweep_partials(folder)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
         model.save_pretrained(
-            partial, selected_adapters=[name], save_embedding_layers=False, state_dict=state_dict,
+            partial,
+            selected_adapters=[name],
+            save_embedding_layers=False,
+            state_dict=state_dict,
             safe_serialization=True,
-        )  # fmt: skip
+        )
         (folder / CONFIG).unlink(missing_ok=True)  # without which nobody reads the folder: it comes last
         for file in (WEIGHTS, CONFIG):
             shutil.move(Path(partial) / name / file, folder / file)
@@ -168,8 +173,8 @@ def adapter_fingerprint(model: PeftModel, name: str | None) -> str:
     if name is None:
         return "reference"
     config = model.peft_config[name]
-    words = (config.r, config.lora_alpha, config.use_rslora, config.rank_pattern, config.alpha_pattern)
-    digest = hashlib.sha256(repr(words).encode())
+    settings = (config.r, config.lora_alpha, config.use_rslora, config.rank_pattern, config.alpha_pattern)
+    digest = hashlib.sha256(repr(settings).encode())
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     for key, tensor in sorted(state.items()):
         digest.update(key.encode())

@@ -44,27 +44,27 @@ def type_logps(
         (n_items, n_types) float64 nats, NaN where nothing was asked for or computed here.
     """
     device = next(policies.parameters()).device
-    found = np.full(wanted.shape, np.nan)
+    item_logps = np.full(wanted.shape, np.nan)
     was_training = policies.training
     policies.eval()
     batches = list(items.batches_by_length(np.flatnonzero(wanted.any(1)), batch_size))[rank::n_ranks]
     try:
         with forwards(policies):
-            own = turns(batches, np.zeros(1, dtype=np.int64), policies)
-            for numbers, is_own in tqdm(own, total=len(batches), desc="E-step", disable=not show_progress):
+            batch_turns = turns(batches, np.zeros(1, dtype=np.int64), policies)
+            for numbers, is_own in tqdm(batch_turns, total=len(batches), desc="E-step", disable=not show_progress):
                 cells = torch.from_numpy(wanted[numbers] & is_own)
                 batch = {name: tensor.to(device) for name, tensor in items.collate(numbers).items()}
                 logps = policies(**batch, needs_grad=cells.to(device)).double().cpu().numpy()
                 if is_own:
-                    found[numbers] = np.where(wanted[numbers], logps, np.nan)
+                    item_logps[numbers] = np.where(wanted[numbers], logps, np.nan)
     finally:
         policies.train(was_training)
-    return found
+    return item_logps
 
 
-def gathered(own: np.ndarray) -> np.ndarray:
-    """What all processes found together: arrays of one shape, each cell known to one of them at most."""
-    return own if PartialState().num_processes == 1 else merged(gather_object([own]))
+def gathered(part: np.ndarray) -> np.ndarray:
+    """What all processes computed together: arrays of one shape, each cell known to one of them at most."""
+    return part if PartialState().num_processes == 1 else merged(gather_object([part]))
 
 
 def merged(parts: list[np.ndarray]) -> np.ndarray:
@@ -86,8 +86,8 @@ def implicit_rewards(prefs: Preferences, logps: np.ndarray, reference: np.ndarra
     """
     rewards = beta * (logps - reference[:, None])
     present = prefs.item_indices >= 0
-    own = np.where(present, prefs.item_indices, prefs.item_indices[:, :1])
-    return torch.from_numpy(rewards[own] * present[..., None])
+    item_indices = np.where(present, prefs.item_indices, prefs.item_indices[:, :1])
+    return torch.from_numpy(rewards[item_indices] * present[..., None])
 
 
 def row_log_likelihoods(rewards: Tensor, ranks: np.ndarray) -> Tensor:

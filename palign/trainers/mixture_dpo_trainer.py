@@ -46,7 +46,7 @@ from palign.models.adapters import (
     save_type_adapters,
 )
 from palign.models.completions import TokenizedItems
-from palign.models.files.mixture import WORDS, MixtureRecord, named_base, packed_prompts, save_mixture
+from palign.models.files.mixture import RECORD_FILE, MixtureRecord, named_base, packed_prompts, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import ReferencePass, reference_pass
 from palign.models.type_scores import row_log_likelihoods
@@ -338,7 +338,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
-        with whole_files(folder, last=WORDS) as beside:
+        with whole_files(folder, last=RECORD_FILE) as beside:
             save_type_adapters(self.policies.policy, beside, state_dict)
             self.processing_class.save_pretrained(beside)
             save_mixture(self.record(), beside)

@@ -218,7 +218,7 @@ def test_types_are_drawn_in_proportion(policy: MixturePolicy, monkeypatch: pytes
         layer = next(m for m in self.policies.policy.modules() if hasattr(m, "lora_A"))
         return [layer.active_adapters[0]] * len(ids)
 
-    monkeypatch.setattr(MixturePolicy, "_said", who_speaks)
+    monkeypatch.setattr(MixturePolicy, "_sample", who_speaks)
     n = 4000
     by_weights = policy.generate(["x"] * n, weights=[1, 3])
     assert by_weights.count("type_1") / n == pytest.approx(0.75, abs=0.03)

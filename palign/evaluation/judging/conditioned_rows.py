@@ -1,6 +1,4 @@
-"""Rows as a policy met them in training: who is asking stands in the prompt, where `conditioning.json` says that it
-did.
-"""
+"""Rows as a policy read them in training: with who is asking in the prompt, where `conditioning.json` says so."""
 
 from dataclasses import replace
 
@@ -15,14 +13,14 @@ __all__ = ["conditioning_note", "tell_readers"]
 
 def tell_readers(rows: Preferences, who: WhoIsAsking) -> Preferences:
     """The same judgements, each on a prompt that names its person's type; of people whom `who` lacks it stays bare."""
-    told = [who.name(person) if person in who.types else None for person in rows.annotator_ids]
+    type_names = [who.name(person) if person in who.types else None for person in rows.annotator_ids]
     prompt_of: dict[tuple[int, str | None], int] = {}
     item_of: dict[tuple[int, int], int] = {}
     places = np.full_like(rows.item_indices, -1)
     prompt_places = np.full_like(rows.prompt_indices, -1)
     for row, items in enumerate(rows.item_indices):
         for column in np.flatnonzero(items >= 0):
-            key = (rows.items[items[column]][0], told[row])
+            key = (rows.items[items[column]][0], type_names[row])
             prompt = prompt_of.setdefault(key, len(prompt_of))
             places[row, column] = item_of.setdefault((prompt, int(items[column])), len(item_of))
             prompt_places[row] = prompt

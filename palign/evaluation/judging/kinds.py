@@ -66,9 +66,9 @@ def recognise(
 
     Args:
         path: see `KNOWN`.
-        name: in the report; the folder's own if empty.
+        name: in the report; that of the folder if empty.
         reference: the language model that a plain causal language model is measured against.
-        base: of an adapter, where its own configuration names none that is there.
+        base: of an adapter, where its configuration names none that is there.
         beta: of implicit rewards, where no file says it; .1 if unset.
 
     Raises:
@@ -107,13 +107,19 @@ def _adapter(path: str, name: str, config: dict[str, Any], base: str | None, bet
         return ModelSource(name, path, ModelKind.REWARD_ADAPTER, base=str(under))
     game = read_json(path, GAME, None)
     if isinstance(game, dict) and "beta" in game:
-        return ModelSource(name, path, ModelKind.FAIR_POLICY, base=str(under), beta=float(game["beta"]),
-                           plain_prompts=bool(game.get("plain_prompts", True)))  # fmt: skip
+        return ModelSource(
+            name,
+            path,
+            ModelKind.FAIR_POLICY,
+            base=str(under),
+            beta=float(game["beta"]),
+            plain_prompts=bool(game.get("plain_prompts", True)),
+        )
     return _policy(name, path, ModelKind.ADAPTER, str(under), beta)
 
 
 def _whole(path: str, name: str, config: dict[str, Any], reference: str | None, beta: float | None) -> ModelSource:
-    """A transformers model of its own."""
+    """A whole transformers model, not an adapter."""
     require_model_folder(path)
     heads = [str(head) for head in config.get("architectures") or []]
     if any(head.endswith("ForSequenceClassification") for head in heads):
@@ -133,16 +139,16 @@ def _whole(path: str, name: str, config: dict[str, Any], reference: str | None, 
             raise ValueError(f"--reference_path names {reference!r}, which holds no config.json; give a model.")
         require_model_folder(reference)
         return _policy(name, path, ModelKind.CAUSAL, reference, beta)
-    what = ", ".join(heads) or "none"
-    raise ValueError(f"{path!r} has the head {what}, which gives no score of a completion. Give {KNOWN}.")
+    head_names = ", ".join(heads) or "none"
+    raise ValueError(f"{path!r} has the head {head_names}, which gives no score of a completion. Give {KNOWN}.")
 
 
 def _policy(name: str, path: str, kind: ModelKind, base: str, beta: float | None) -> ModelSource:
     beta = DEFAULT_BETA if beta is None else beta
     plain = reads_plain_prompts(path)
-    if plain is None and looks_like_path(path):  # the adapter of one type, beside the mixture's own file
-        words = read_json(str(Path(path).expanduser().resolve().parent), "mixture.json", None)
-        plain = bool(words.get("plain_prompts", True)) if isinstance(words, dict) else None
+    if plain is None and looks_like_path(path):  # the adapter of one type, beside the mixture's file
+        record = read_json(str(Path(path).expanduser().resolve().parent), "mixture.json", None)
+        plain = bool(record.get("plain_prompts", True)) if isinstance(record, dict) else None
     return ModelSource(name, path, kind, base=base, beta=beta, conditioning=conditioning_of(path), plain_prompts=plain)
 
 

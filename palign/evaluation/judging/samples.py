@@ -1,6 +1,7 @@
 """What a policy writes, and how far it is from its reference: completions and their KL, to judge policies by.
 
-Policies on the same rows → the tidy table of the report: one row per completion and policy.
+`sample_policy` draws them; `policy_table` scores those of one policy into the tidy table that a report is made of, one
+row per completion.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -74,23 +75,23 @@ def sample_policy(
     def draw(start: int) -> tuple[list[str], np.ndarray, np.ndarray]:
         part = slice(start, start + batch_size)
         answers = _draw(policy, tokenizer, prompts[part], max_new_tokens, temperature)
-        own = _log_probability(policy, tokenizer, prompts[part], answers, temperature)
+        policy_logps = _log_probability(policy, tokenizer, prompts[part], answers, temperature)
         other, switch = (policy, _adapter_off(policy)) if reference is None else (reference, nullcontext())
         with switch:
-            theirs = _log_probability(other, tokenizer, reference_prompts[part], answers, temperature)
+            reference_logps = _log_probability(other, tokenizer, reference_prompts[part], answers, temperature)
         texts = [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
         bar.update()
         is_cut = ~(answers == tokenizer.eos_token_id).any(1)
-        return texts, (own - theirs).double().cpu().numpy(), is_cut.cpu().numpy()
+        return texts, (policy_logps - reference_logps).double().cpu().numpy(), is_cut.cpu().numpy()
 
     policy.eval()
     starts = range(0, len(prompts), batch_size)
     with tqdm(total=len(starts), desc="samples", disable=not show_progress) as bar:
-        found = drawn(starts, draw, seed=seed, model=policy, together=together)
-    completions = [text for texts, _, _ in found for text in texts]
-    if not found:
+        parts = drawn(starts, draw, seed=seed, model=policy, together=together)
+    completions = [text for texts, _, _ in parts for text in texts]
+    if not parts:
         return PolicySamples(completions, np.zeros(0), np.zeros(0, dtype=bool))
-    return PolicySamples(completions, *(np.concatenate([part[i] for part in found]) for i in (1, 2)))
+    return PolicySamples(completions, *(np.concatenate([part[i] for part in parts]) for i in (1, 2)))
 
 
 def sample_rows(
@@ -114,7 +115,7 @@ def sample_adapters(
     adapters: Sequence[str],
     **settings: Any,
 ) -> PolicySamples:
-    """`sample_policy` with an adapter of its own for each prompt.
+    """`sample_policy` where every prompt is served by an adapter that is named for it.
 
     Args:
         policy: a PEFT model with several adapters.
@@ -174,7 +175,7 @@ def _log_probability(
     answers: torch.Tensor,
     temperature: float,
 ) -> torch.Tensor:
-    """`(rows,)`: log-probability of `answers` `(rows, response)` in nats, eos counted, what is behind it not."""
+    """`(rows,)`: log-probability of `answers` `(rows, response)` in nats, eos included, what follows it left out."""
     encoded = _encode(tokenizer, prompts, answers.device)
     is_eos = answers == tokenizer.eos_token_id
     is_answer = (is_eos.cumsum(1) - is_eos.long()) == 0

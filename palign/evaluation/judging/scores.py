@@ -57,7 +57,7 @@ def score_source(
         rows: texts, or rows of `vectors` (PAL models made from vectors).
         batch_size: completions in a forward pass.
         dtype: of weights that are read.
-        max_length: tokens of prompt and completion; a mixture and a PAL model bring their own.
+        max_length: tokens of prompt and completion; a mixture and a PAL model bring theirs.
 
     Raises:
         ValueError: a model of texts is given vectors, or the other way round.
@@ -152,13 +152,13 @@ def _mixture(
 
 
 def _tokenizer(source: ModelSource) -> Any:
-    """The adapter's own tokenizer where it has one, else the base's."""
+    """The adapter's tokenizer where it has one, else the base's."""
     from transformers import AutoTokenizer
 
     from palign.models.model_folders import read_json
 
-    own = source.base is None or read_json(source.path, "tokenizer_config.json", None) is not None
-    return AutoTokenizer.from_pretrained(source.path if own else source.base)
+    has_tokenizer = source.base is None or read_json(source.path, "tokenizer_config.json", None) is not None
+    return AutoTokenizer.from_pretrained(source.path if has_tokenizer else source.base)
 
 
 def _rewards(
@@ -205,14 +205,15 @@ def _pair_rewards(
     prompts = [render_prompt(prompt, tokenizer) for prompt in rows.prompts]
     pairs = [(prompts[i], render_completion(rows.prompts[i], text, tokenizer)) for i, text in rows.items]
     longest = min(max_length or 10**9, tokenizer.model_max_length)
-    found = []
+    rewards = []
     with torch.no_grad():
         for start in range(0, len(pairs), batch_size):
             heads, tails = zip(*pairs[start : start + batch_size], strict=True)
-            batch = tokenizer(list(heads), list(tails), padding=True, truncation=True, max_length=longest,
-                              return_tensors="pt")  # fmt: skip
-            found.append(model(**batch.to(device)).logits[:, 0].double().cpu().numpy())
-    return np.concatenate(found) if found else np.zeros(0)
+            batch = tokenizer(
+                list(heads), list(tails), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            )
+            rewards.append(model(**batch.to(device)).logits[:, 0].double().cpu().numpy())
+    return np.concatenate(rewards) if rewards else np.zeros(0)
 
 
 def _implicit_rewards(
@@ -238,11 +239,11 @@ def _implicit_rewards(
 
         policy = PeftModel.from_pretrained(reference, source.path)
         sides = [(policy, nullcontext), (policy, policy.disable_adapter)]
-    found = []
+    logps = []
     for model, switch in sides:
         model.to(device).eval()
-        found.append(_logps(model, items, switch, batch_size, device))
-    return source.beta * (found[0] - found[1])
+        logps.append(_logps(model, items, switch, batch_size, device))
+    return source.beta * (logps[0] - logps[1])
 
 
 def _logps(
@@ -264,9 +265,9 @@ def _over_items(
     device: torch.device,
 ) -> np.ndarray:
     """(n_items,) float64: one number for each item, in batches of about equal length."""
-    found = np.full(len(items), np.nan)
+    item_values = np.full(len(items), np.nan)
     numbers: Sequence[int]
     for numbers in items.batches_by_length(None, batch_size):
         batch = {name: tensor.to(device) for name, tensor in items.collate(numbers).items()}
-        found[numbers] = value(batch).double().cpu().numpy()
-    return found
+        item_values[numbers] = value(batch).double().cpu().numpy()
+    return item_values

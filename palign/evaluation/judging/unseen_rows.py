@@ -49,7 +49,7 @@ def unseen_rows(sources: Sequence[ModelSource], rows: Preferences, *, on_trainin
     Raises:
         ValueError: all rows are training rows; a file of hashes that is none.
     """
-    own, seen, notes, is_known = hash_judgements(rows), np.zeros(len(rows), dtype=bool), [], bool(sources)
+    row_hashes, seen, notes, is_known = hash_judgements(rows), np.zeros(len(rows), dtype=bool), [], bool(sources)
     for source in sources:
         hashes = read_trained_rows(source.path)
         if hashes is None:
@@ -60,15 +60,15 @@ def unseen_rows(sources: Sequence[ModelSource], rows: Preferences, *, on_trainin
                     "not known."
                 )
             continue
-        known = np.isin(own, hashes)
+        known = np.isin(row_hashes, hashes)
         seen |= known
         if known.any():
             notes.append(f"{int(known.sum()):,} of the {len(rows):,} rows are training rows of {source.name}.")
     if not seen.any():
         return UnseenRows(rows, notes, 0, False, is_known)
     if on_training_rows:
-        return UnseenRows(rows, [f"{notes[0]} They are judged here, too: no figure below is one for new rows.",
-                                 *notes[1:]], 0, True, is_known)  # fmt: skip
+        first = f"{notes[0]} They are judged here, too: no figure below is one for new rows."
+        return UnseenRows(rows, [first, *notes[1:]], 0, True, is_known)
     if seen.all():
         raise ValueError(
             f"All {len(rows):,} rows are rows that the models were trained on; a report on them would promise what "

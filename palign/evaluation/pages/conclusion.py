@@ -16,7 +16,7 @@ def conclusion(data: dict[str, Any]) -> list[str]:
 
     Its first sentence says on what the model was judged and how it stands to a coin and to each baseline; one sentence
     for each baseline with the differences follows. Nothing for policies alone, and where regrets chose a policy: those
-    have conclusions of their own.
+    have other conclusions.
     """
     if opens_with_regrets(data):
         return []
@@ -36,18 +36,18 @@ def conclusion(data: dict[str, Any]) -> list[str]:
 
 
 def _judged(model: dict[str, Any], level: str, judgements: str) -> str:
-    own = model["frames"][0]["metrics"]["accuracy"]["overall"]
+    accuracy = model["frames"][0]["metrics"]["accuracy"]["overall"]
     judged = f"{model['n_judgements']:,} {judgements} of {model['n_annotators']:,} annotators"
-    text = f"Judged by {judged}, {model['model']} orders {own['value']:.3f} of the pairs as they do"
-    return text + (f" ({level} {own['low']:.3f} to {own['high']:.3f})" if _has_interval(own) else "")
+    text = f"Judged by {judged}, {model['model']} orders {accuracy['value']:.3f} of the pairs as they do"
+    return text + (f" ({level} {accuracy['low']:.3f} to {accuracy['high']:.3f})" if _has_interval(accuracy) else "")
 
 
 def _coin(model: dict[str, Any]) -> list[str]:
-    """Whether it is told from a coin; nothing where it is better."""
-    own = model["frames"][0]["metrics"]["accuracy"]["overall"]
-    if not _has_interval(own) or own["low"] > COIN:
+    """That the model is no better than a coin, or worse; nothing where it is better."""
+    accuracy = model["frames"][0]["metrics"]["accuracy"]["overall"]
+    if not _has_interval(accuracy) or accuracy["low"] > COIN:
         return []
-    return [f"no better than a coin{UNSURE}" if own["high"] >= COIN else "worse than a coin"]
+    return [f"no better than a coin{UNSURE}" if accuracy["high"] >= COIN else "worse than a coin"]
 
 
 def _has_interval(value: dict[str, Any]) -> bool:
@@ -62,12 +62,12 @@ def _differences(section: dict[str, Any], main: str) -> dict[str, Pair]:
     """The main model less each baseline that it is compared with."""
     if main in section["baselines"]:
         return {}
-    found = {}
+    pairs = {}
     for baseline in section["baselines"]:
         accuracy = _difference(section, baseline, main, "accuracy")
         if accuracy is not None:
-            found[baseline] = accuracy, _difference(section, baseline, main, "log_likelihood")
-    return found
+            pairs[baseline] = accuracy, _difference(section, baseline, main, "log_likelihood")
+    return pairs
 
 
 def _verdicts(differences: dict[str, Pair]) -> list[str]:
@@ -98,12 +98,12 @@ def _shown(accuracy: dict[str, float], nats: dict[str, float] | None, level: str
     return text
 
 
-def _is_gain(found: dict[str, float]) -> bool:
-    return found["low"] > 0
+def _is_gain(difference: dict[str, float]) -> bool:
+    return difference["low"] > 0
 
 
-def _is_loss(found: dict[str, float]) -> bool:
-    return found["high"] < 0
+def _is_loss(difference: dict[str, float]) -> bool:
+    return difference["high"] < 0
 
 
 def _difference(section: dict[str, Any], first: str, second: str, metric: str) -> dict[str, float] | None:

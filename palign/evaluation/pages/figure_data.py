@@ -43,17 +43,17 @@ class FigureData:
             columns: to mark people by: the first in which everybody has one value.
             most: people that may be listed; above that none is.
         """
-        found: dict[str, Any] = {"type_space": None, "regrets": None, "training": []}
+        figures: dict[str, Any] = {"type_space": None, "regrets": None, "training": []}
         if self.type_weights:
-            found["type_space"] = self._type_space(table, annotator_column, columns, most)
+            figures["type_space"] = self._type_space(table, annotator_column, columns, most)
         if self.regrets is not None:
-            found["regrets"] = dict(self.regrets)
+            figures["regrets"] = dict(self.regrets)
         for name, history in self.histories.items():
             if len(history) > 1 and HISTORY["reward"] in history:
                 means = history.groupby("step", sort=True).mean(numeric_only=True)  # several adapters: their mean
                 lines = {key: means[column].round(6).tolist() for key, column in HISTORY.items() if column in means}
-                found["training"].append({"name": str(name), "step": means.index.tolist(), **lines})
-        return found
+                figures["training"].append({"name": str(name), "step": means.index.tolist(), **lines})
+        return figures
 
     def _type_space(
         self, table: pd.DataFrame, annotator_column: str, columns: Sequence[str], most: int
@@ -75,6 +75,9 @@ class FigureData:
                 column, groups = name, [str(labels[code]) for code in codes]
                 break
         return {
-            "names": names, "annotators": [ids[place] for place in kept],
-            "weights": matrix.round(DIGITS).tolist(), "group_column": column, "groups": groups,
-        }  # fmt: skip
+            "names": names,
+            "annotators": [ids[place] for place in kept],
+            "weights": matrix.round(DIGITS).tolist(),
+            "group_column": column,
+            "groups": groups,
+        }

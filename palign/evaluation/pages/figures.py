@@ -70,10 +70,16 @@ def draw_groups(
                 look = ("D", WORST)
             _interval(axes, records.get(group), top + 0.62 + 0.34 * place, *look, is_main=place == 0)
     lines = [
-        Line2D([], [], marker=LOOKS[i % 4][0], color=LOOKS[i % 4][1], mfc=LOOKS[i % 4][1] if i == 0 else "white",
-               label=isolated(shorten(name, 38)))
+        Line2D(
+            [],
+            [],
+            marker=LOOKS[i % 4][0],
+            color=LOOKS[i % 4][1],
+            mfc=LOOKS[i % 4][1] if i == 0 else "white",
+            label=isolated(shorten(name, 38)),
+        )
         for i, name in enumerate(models)
-    ]  # fmt: skip
+    ]
     if overall is not None:
         axes.axvline(overall, color=INK, linewidth=1, dashes=(4, 3), zorder=1)
         lines.append(Line2D([], [], color=INK, linewidth=1, dashes=(4, 3), label=f"everybody: {overall:.3f}"))
@@ -124,12 +130,27 @@ def draw_people(models: Mapping[str, Sequence[float]], *, metric: str, higher_is
             ordered = np.quantile(ordered, np.linspace(0, 1, 401))
         share = np.linspace(0, 1, len(ordered) + 1)
         color = (LOOKS[0][1], WORST, "#6b6b6b", "#009e73")[place % 4]
-        axes.step([ordered[0], *ordered], share, DASHES[place % 4], where="post", color=color,
-                  linewidth=2.2 if place == 0 else 1.6, label=isolated(shorten(name, 38)))  # fmt: skip
+        axes.step(
+            [ordered[0], *ordered],
+            share,
+            DASHES[place % 4],
+            where="post",
+            color=color,
+            linewidth=2.2 if place == 0 else 1.6,
+            label=isolated(shorten(name, 38)),
+        )
     tail = (0.0, 0.1) if higher_is_better else (0.9, 1.0)
     axes.axhspan(*tail, facecolor=WASH, edgecolor=WORST, hatch="////", linewidth=0, zorder=0)
-    axes.text(0.99, sum(tail) / 2, "worst-served tenth of people", transform=axes.get_yaxis_transform(), ha="right",
-              va="center", fontsize=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5})  # fmt: skip
+    axes.text(
+        0.99,
+        sum(tail) / 2,
+        "worst-served tenth of people",
+        transform=axes.get_yaxis_transform(),
+        ha="right",
+        va="center",
+        fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+    )
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.1, 0.5, 1.0] if higher_is_better else [0, 0.5, 0.9, 1.0])
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
@@ -200,22 +221,44 @@ def draw_training(history: pd.DataFrame, path: Path, *, title: str) -> bool:
 
 
 def _interval(axes: "Axes", record: Record | None, y: float, marker: str, color: str, *, is_main: bool) -> None:
-    """A point with its interval; what is hidden is said, what has no interval is a point alone."""
+    """A point with its interval, a point alone where there is none; a note where the number is hidden."""
     if record is None or record["value"] is None:
         if record is not None:
-            axes.text(0, y, "hidden: too few people", transform=axes.get_yaxis_transform(), va="center", fontsize=8.5,
-                      style="italic", color=GREY)  # fmt: skip
+            axes.text(
+                0,
+                y,
+                "hidden: too few people",
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                fontsize=8.5,
+                style="italic",
+                color=GREY,
+            )
         return
     if record["low"] is not None and record["high"] is not None:
-        axes.plot([record["low"], record["high"]], [y, y], color=color, linewidth=2.6 if is_main else 1.6,
-                  solid_capstyle="butt", zorder=2)  # fmt: skip
+        axes.plot(
+            [record["low"], record["high"]],
+            [y, y],
+            color=color,
+            linewidth=2.6 if is_main else 1.6,
+            solid_capstyle="butt",
+            zorder=2,
+        )
     size = {"D": 8, "o": 7.5}.get(marker, 7) if is_main else 6.5
-    axes.plot([record["value"]], [y], marker=marker, markersize=size, color=color,
-              markerfacecolor=color if is_main else "white", markeredgewidth=1.4, zorder=3)  # fmt: skip
+    axes.plot(
+        [record["value"]],
+        [y],
+        marker=marker,
+        markersize=size,
+        color=color,
+        markerfacecolor=color if is_main else "white",
+        markeredgewidth=1.4,
+        zorder=3,
+    )
 
 
 def _row_label(axes: "Axes", y: float, name: str, right: str, *, is_worst: bool) -> None:
-    """A name above its row at the left, a count at the right; beside the worst's stands that it is."""
+    """A name above its row at the left, a count at the right; the worst-served is marked as such."""
     where = {"transform": axes.get_yaxis_transform(), "va": "center", "in_layout": False, "zorder": 4}
     where["bbox"] = {"facecolor": WASH if is_worst else "white", "edgecolor": "none", "pad": 0.6}
     room = 30 if is_worst else 40 - len(right)
@@ -223,8 +266,16 @@ def _row_label(axes: "Axes", y: float, name: str, right: str, *, is_worst: bool)
         0, y, isolated(shorten_label(name, room)), fontsize=10, fontweight="bold" if is_worst else "normal", **where
     )
     tag = f"worst served · {right}" if is_worst and right else right
-    axes.text(1, y, isolated(tag), ha="right", fontsize=9, color=WORST if is_worst else GREY,
-              fontweight="bold" if is_worst else "normal", **where)  # fmt: skip
+    axes.text(
+        1,
+        y,
+        isolated(tag),
+        ha="right",
+        fontsize=9,
+        color=WORST if is_worst else GREY,
+        fontweight="bold" if is_worst else "normal",
+        **where,
+    )
 
 
 def _finish(axes: "Axes", height: float, metric: str) -> None:

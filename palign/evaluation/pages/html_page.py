@@ -20,13 +20,13 @@ from palign.evaluation.pages.sentences import (
     IF_ALIKE,
     WHAT_THE_NUMBERS_ARE,
     frame_of,
-    interval_words,
+    interval_text,
     main_metric,
-    number_words,
     opening_frame,
     opening_sentences,
     section_title,
     span,
+    value_and_interval,
 )
 from palign.evaluation.pages.style import STYLE
 from palign.evaluation.pages.svg import UNPRINTABLE, has_matplotlib, isolated
@@ -71,32 +71,38 @@ def render_page(data: dict[str, Any]) -> str:
 
 
 def text(value: object) -> str:
-    """Any text as it stands, on one line and never markup; it cannot turn the direction of what stands about it."""
+    """Any text as it stands, on one line and never markup; it cannot turn the writing direction of its neighbours."""
     plain = UNPRINTABLE.sub(" ", str(value).encode("utf-8", "replace").decode())
     return html.escape(isolated(plain.strip()))
 
 
 def _opening(data: dict[str, Any]) -> list[str]:
     """Who is worst served, and by how much: a sentence, the same as large numbers, then what else there is to say."""
-    lines, warnings, others = [f'<p class="conclusion">{text(words)}</p>' for words in data["conclusion"]], [], []
+    lines, warnings, others = (
+        [f'<p class="conclusion">{text(sentence)}</p>' for sentence in data["conclusion"]],
+        [],
+        [],
+    )
     regrets = regret_sentences(data)
     if regrets:
-        lines += [*(f'<p class="lead">{text(words)}</p>' for words in regrets), *_cards(regret_cards(data))]
+        lines += [*(f'<p class="lead">{text(sentence)}</p>' for sentence in regrets), *_cards(regret_cards(data))]
     for place, section in enumerate(data["sections"], start=len(regrets)):
         for model in ordered_models(section):
             sentences = opening_sentences(section, model, data)
-            warnings += [words for words in sentences if words.startswith("Warning:")]
-            sentences = [words for words in sentences if not words.startswith("Warning:")]
+            warnings += [sentence for sentence in sentences if sentence.startswith("Warning:")]
+            sentences = [sentence for sentence in sentences if not sentence.startswith("Warning:")]
             if model["model"] != section["main"]:
                 others += sentences
                 continue
             lead = "lead" if place == 0 else "lead second"
             lines += [f'<p class="{lead}">{text(sentences[0])}</p>', *_facts(section, data["settings"])]
-            lines += [f"<p>{text(words)}</p>" for words in sentences[1:]]
-    lines += [f'<p class="warning" role="note"><strong>Warning:</strong> {text(words[8:])}</p>' for words in warnings]
+            lines += [f"<p>{text(sentence)}</p>" for sentence in sentences[1:]]
+    lines += [
+        f'<p class="warning" role="note"><strong>Warning:</strong> {text(sentence[8:])}</p>' for sentence in warnings
+    ]
     if others:
         lines += ["<details><summary>Every other model in a sentence</summary><ul>"]
-        lines += [*(f"<li>{text(words)}</li>" for words in others), "</ul></details>"]
+        lines += [*(f"<li>{text(sentence)}</li>" for sentence in others), "</ul></details>"]
     return lines
 
 
@@ -108,30 +114,34 @@ def _facts(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         [frame for frame in model["frames"] if frame["groups"] != people],
         opening_frame(model, settings),
     )
-    found = (opening or model["frames"][0])["metrics"][metric]
-    everybody = ("Everybody", span(found["overall"]["value"]), interval_words(found["overall"]), "")
+    stats = (opening or model["frames"][0])["metrics"][metric]
+    everybody = ("Everybody", span(stats["overall"]["value"]), interval_text(stats["overall"]), "")
     if opening is None:
-        tail = (f"Worst-served {100 * settings['cvar_alpha']:g} % of people", span(found["cvar"]["value"]),
-                f"mean {metric}, {interval_words(found['cvar'])}", "worst")  # fmt: skip
+        tail = (
+            f"Worst-served {100 * settings['cvar_alpha']:g} % of people",
+            span(stats["cvar"]["value"]),
+            f"mean {metric}, {interval_text(stats['cvar'])}",
+            "worst",
+        )
         return [
             *_cards([tail, everybody]),
             *(_glance(model, grouped, metric, settings["opens_with"]) if grouped else []),
         ]
     kind, cards = " × ".join(opening["groups"]), [everybody]
-    if found["worst"]["group"] is not None and found["worst"]["group"] != found["best"]["group"]:
+    if stats["worst"]["group"] is not None and stats["worst"]["group"] != stats["best"]["group"]:
         cards = [
-            ("▼ Worst served", found["worst"]["group"], _of_group(found["worst"], metric, kind), "worst"),
-            ("Best served", found["best"]["group"], _of_group(found["best"], metric, kind), ""),
-            ("Gap between them", span(found["gap"]["value"]), interval_words(found["gap"]), ""),
+            ("▼ Worst served", stats["worst"]["group"], _of_group(stats["worst"], metric, kind), "worst"),
+            ("Best served", stats["best"]["group"], _of_group(stats["best"], metric, kind), ""),
+            ("Gap between them", span(stats["gap"]["value"]), interval_text(stats["gap"]), ""),
             everybody,
         ]
     return [*_cards(cards), *(_glance(model, grouped, metric, settings["opens_with"]) if len(grouped) > 1 else [])]
 
 
-def _of_group(found: dict[str, Any], metric: str, kind: str) -> str:
-    people = f"{found['n_annotators']:,} annotator{'' if found['n_annotators'] == 1 else 's'}"
-    ends = f" ({interval_words(found)})" if "low" in found else ""
-    return f"{metric} {span(found['value'])}{ends}; by {kind}, {people}"
+def _of_group(estimate: dict[str, Any], metric: str, kind: str) -> str:
+    people = f"{estimate['n_annotators']:,} annotator{'' if estimate['n_annotators'] == 1 else 's'}"
+    ends = f" ({interval_text(estimate)})" if "low" in estimate else ""
+    return f"{metric} {span(estimate['value'])}{ends}; by {kind}, {people}"
 
 
 def _cards(cards: Iterable[tuple[str, str, str, str]]) -> list[str]:
@@ -146,29 +156,29 @@ def _cards(cards: Iterable[tuple[str, str, str, str]]) -> list[str]:
 def _glance(model: dict[str, Any], frames: Sequence[dict[str, Any]], metric: str, opens_with: list[str]) -> list[str]:
     rows = []
     for frame in sorted(frames, key=lambda frame: frame["groups"] != opens_with):
-        found = frame["metrics"][metric]
-        cells = [text(found["worst"]["group"] or "–"), _cell(found["worst"]), text(found["best"]["group"] or "–")]
-        rows.append(([text(" × ".join(frame["groups"])), *cells, _cell(found["best"]), _cell(found["gap"])], False))
+        stats = frame["metrics"][metric]
+        cells = [text(stats["worst"]["group"] or "–"), _cell(stats["worst"]), text(stats["best"]["group"] or "–")]
+        rows.append(([text(" × ".join(frame["groups"])), *cells, _cell(stats["best"]), _cell(stats["gap"])], False))
     head = ["by", "worst served", metric, "best served", metric, "gap"]
-    return _table(f"{model['model']}, every way of grouping", head, rows, words=(1, 3))
+    return _table(f"{model['model']}, every way of grouping", head, rows, text_columns=(1, 3))
 
 
 def _meaning(data: dict[str, Any]) -> list[str]:
-    """What the numbers are and what they do not show; our own words, whose marks are the only ones there are."""
+    """What the numbers are and what they do not show; our text, the only one whose Markdown marks are kept."""
     settings = data["settings"]
     unit = "judgement" if settings["weights"] == "judgements" else "annotator"
-    lines = [f"<p>{_marked(words)}</p>" for words in WHAT_THE_NUMBERS_ARE]
-    how = (
+    lines = [f"<p>{_marked(paragraph)}</p>" for paragraph in WHAT_THE_NUMBERS_ARE]
+    method = (
         f"Here every {unit} counts the same; intervals are {100 * settings['level']:g} %, from "
         f"{settings['n_resamples']:,} resamples of annotators within groups (seed {settings['seed']})."
     )
     if settings["min_group_size"] > 1:
-        how += f" Numbers of groups with fewer than {settings['min_group_size']} annotators are not shown."
-    return ['<div class="about">', *lines, f"<p>{text(how)}</p>", "</div>"]
+        method += f" Numbers of groups with fewer than {settings['min_group_size']} annotators are not shown."
+    return ['<div class="about">', *lines, f"<p>{text(method)}</p>", "</div>"]
 
 
-def _marked(words: str) -> str:
-    strong = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(words, quote=False))
+def _marked(paragraph: str) -> str:
+    strong = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(paragraph, quote=False))
     return re.sub(r"`(.+?)`", r"<code>\1</code>", strong)
 
 
@@ -203,31 +213,34 @@ def _regrets(data: dict[str, Any]) -> list[str]:
     """What a regret is, and that of every type under every policy."""
     head, rows = regret_table(data)
     cells = [([text(cell) for cell in row], False) for row, _ in rows]
-    return [f"<p>{text(MEANING)}</p>", *_table("Regret of every policy", head, cells, words=(2,))]
+    return [f"<p>{text(MEANING)}</p>", *_table("Regret of every policy", head, cells, text_columns=(2,))]
 
 
 def _side_by_side(models: Sequence[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
     rows = []
     for model in models:
-        for metric, found in (opening_frame(model, settings) or model["frames"][0])["metrics"].items():
-            cells = [_cell(found["overall"]), text(found["worst"]["group"] or "–"), _cell(found["worst"])]
-            cells += [_cell(found["gap"]), span(found["ratio"]["value"])]
+        for metric, stats in (opening_frame(model, settings) or model["frames"][0])["metrics"].items():
+            cells = [_cell(stats["overall"]), text(stats["worst"]["group"] or "–"), _cell(stats["worst"])]
+            cells += [_cell(stats["gap"]), span(stats["ratio"]["value"])]
             rows.append(([text(model["model"]), text(metric), *cells], False))
     return _table(
-        "Every model", ["model", "metric", "overall", "worst group", "its value", "gap", "ratio"], rows, words=(1, 3)
+        "Every model",
+        ["model", "metric", "overall", "worst group", "its value", "gap", "ratio"],
+        rows,
+        text_columns=(1, 3),
     )
 
 
 def _by_group(section: dict[str, Any], models: Sequence[dict[str, Any]], groups: list[str], metric: str) -> list[str]:
     """A row per group, a column per model, and the paired differences."""
-    own = {m["model"]: frame_of(m, groups)["metrics"][metric] for m in models if metric in m["metrics"]}
-    values = {name: {row["group"]: row for row in found["by_group"]} for name, found in own.items()}
+    by_model = {m["model"]: frame_of(m, groups)["metrics"][metric] for m in models if metric in m["metrics"]}
+    values = {name: {row["group"]: row for row in stats["by_group"]} for name, stats in by_model.items()}
     pairs = {
         f"{c['second']} − {c['first']}": {row["group"]: row for row in c["rows"] if row["stat"] == "by_group"}
         for c in section["comparisons"]
         if (c["groups"], c["metric"]) == (groups, metric)
     }
-    worst = next(iter(own.values()))["worst"]["group"]
+    worst = next(iter(by_model.values()))["worst"]["group"]
     every = list(dict.fromkeys(group for by_group in values.values() for group in by_group))
     rows = []
     for group in every[:GROUPS_SHOWN]:
@@ -249,14 +262,14 @@ def _by_group(section: dict[str, Any], models: Sequence[dict[str, Any]], groups:
 def _by_annotator(models: Sequence[dict[str, Any]], people: list[str]) -> list[str]:
     rows = []
     for model in models:
-        for metric, found in frame_of(model, people)["metrics"].items():
-            shares = [span(found["quantiles"][share]) for share in ("0.1", "0.5", "0.9")]
+        for metric, stats in frame_of(model, people)["metrics"].items():
+            shares = [span(stats["quantiles"][share]) for share in ("0.1", "0.5", "0.9")]
             counts = [f"{model['n_annotators']:,}", f"{model['n_judgements']:,}"]
-            cells = [text(metric), *counts, *shares, *(_cell(found[stat]) for stat in ("cvar", "gini"))]
+            cells = [text(metric), *counts, *shares, *(_cell(stats[stat]) for stat in ("cvar", "gini"))]
             rows.append(([text(model["model"]), *cells], False))
     head = ["model", "metric", "annotators", "judgements", "10 % have less than", "median", "90 % have less than"]
     head += ["mean of the worst tenth", "Gini"]
-    return [*_table("Over people", head, rows, words=(1,)), f"<p>{text(IF_ALIKE)}</p>"] if rows else []
+    return [*_table("Over people", head, rows, text_columns=(1,)), f"<p>{text(IF_ALIKE)}</p>"] if rows else []
 
 
 def _extra(data: dict[str, Any]) -> list[str]:
@@ -267,23 +280,23 @@ def _extra(data: dict[str, Any]) -> list[str]:
     return _table("Figures of the run", ["figure", "value"], rows) if rows else []
 
 
-def _cell(found: dict[str, Any] | None, *, signed: bool = False) -> str:
+def _cell(estimate: dict[str, Any] | None, *, signed: bool = False) -> str:
     """A number and, below it, its interval and what chance alone would show."""
-    number, words = number_words(found, signed=signed)
-    alike = (found or {}).get("if_alike")
-    below = [words, "" if alike is None else f"if alike {span(alike)}"]
+    number, interval = value_and_interval(estimate, signed=signed)
+    alike = (estimate or {}).get("if_alike")
+    below = [interval, "" if alike is None else f"if alike {span(alike)}"]
     return number + "".join(f'<span class="range">{line}</span>' for line in below if line)
 
 
 def _table(
-    caption: str, head: Sequence[object], rows: Sequence[tuple[list[str], bool]], *, words: Sequence[int] = ()
+    caption: str, head: Sequence[object], rows: Sequence[tuple[list[str], bool]], *, text_columns: Sequence[int] = ()
 ) -> list[str]:
     """A table in a box that scrolls by itself; cells are HTML already, the caption and the head are not.
 
-    Rows come with whether they are the worst; `words` are the columns that hold no numbers.
+    Rows come with whether they are the worst; `text_columns` are the columns that hold no numbers.
     """
     lines = [f'<div class="scroll" role="region" tabindex="0" aria-label="{text(caption)}"><table>']
-    kinds = [' class="text"' if place in words else "" for place in range(len(head))]
+    kinds = [' class="text"' if place in text_columns else "" for place in range(len(head))]
     names = "".join(f'<th scope="col"{kind}>{_breakable(name)}</th>' for kind, name in zip(kinds, head, strict=True))
     lines += [f"<caption>{text(caption)}</caption>", f"<thead><tr>{names}</tr></thead><tbody>"]
     for cells, is_worst in rows:

@@ -8,10 +8,10 @@ from palign.evaluation.pages.sentences import (
     IF_ALIKE,
     WHAT_THE_NUMBERS_ARE,
     frame_of,
-    number_words,
     opening_frame,
     section_title,
     span,
+    value_and_interval,
 )
 
 __all__ = ["escape", "render_report"]
@@ -84,14 +84,14 @@ def _side_by_side(models: list[dict[str, Any]], settings: dict[str, Any]) -> lis
     rows = []
     for model in models:
         frame = opening_frame(model, settings) or model["frames"][0]
-        for metric, found in frame["metrics"].items():
+        for metric, stats in frame["metrics"].items():
             cells = [
-                _cell(found["overall"]),
-                escape(found["worst"]["group"] or "–"),
-                _cell(found["worst"]),
-                _cell(found["gap"]),
+                _cell(stats["overall"]),
+                escape(stats["worst"]["group"] or "–"),
+                _cell(stats["worst"]),
+                _cell(stats["gap"]),
             ]
-            rows.append([escape(model["model"]), escape(metric), *cells, span(found["ratio"]["value"])])
+            rows.append([escape(model["model"]), escape(metric), *cells, span(stats["ratio"]["value"])])
     return _table(["model", "metric", "overall", "worst group", "its value", "gap", "ratio"], rows)
 
 
@@ -101,8 +101,8 @@ def _by_group(section: dict[str, Any], groups: list[str], metric: str) -> list[s
     values = {
         m["model"]: {row["group"]: row for row in frame_of(m, groups)["metrics"][metric]["by_group"]} for m in models
     }
-    found = [c for c in section["comparisons"] if (c["groups"], c["metric"]) == (groups, metric)]
-    compared = {f"{escape(c['second'])} − {escape(c['first'])}": c for c in found}
+    comparisons = [c for c in section["comparisons"] if (c["groups"], c["metric"]) == (groups, metric)]
+    compared = {f"{escape(c['second'])} − {escape(c['first'])}": c for c in comparisons}
     header = [escape(" × ".join(groups)), "annotators", "judgements"]
     header += [escape(name) for name in values]
     header += list(compared)
@@ -127,10 +127,10 @@ def _by_group(section: dict[str, Any], groups: list[str], metric: str) -> list[s
 def _by_annotator(models: list[dict[str, Any]], people: list[str]) -> list[str]:
     rows = []
     for model in models:
-        for metric, found in frame_of(model, people)["metrics"].items():
-            low, middle, high = (span(found["quantiles"][share]) for share in ("0.1", "0.5", "0.9"))
+        for metric, stats in frame_of(model, people)["metrics"].items():
+            low, middle, high = (span(stats["quantiles"][share]) for share in ("0.1", "0.5", "0.9"))
             tail = [
-                cell for stat in ("cvar", "gini") for cell in (_cell(found[stat]), span(found[stat].get("if_alike")))
+                cell for stat in ("cvar", "gini") for cell in (_cell(stats[stat]), span(stats[stat].get("if_alike")))
             ]
             counts = [str(model["n_annotators"]), str(model["n_judgements"])]
             rows.append([escape(model["model"]), escape(metric), *counts, low, middle, high, *tail])
@@ -150,9 +150,9 @@ def _by_annotator(models: list[dict[str, Any]], people: list[str]) -> list[str]:
     return [*_table(header, rows), "", IF_ALIKE]
 
 
-def _cell(found: dict[str, Any] | None, *, signed: bool = False) -> str:
-    number, words = number_words(found, signed=signed)
-    return f"{number} ({words})" if words else number
+def _cell(estimate: dict[str, Any] | None, *, signed: bool = False) -> str:
+    number, interval = value_and_interval(estimate, signed=signed)
+    return f"{number} ({interval})" if interval else number
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which pictures a report has, what they say in words, and their SVG; all out of the content of report.json."""
+"""Which pictures a report has, their descriptions in text, and their SVG; all out of the content of report.json."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from palign.evaluation.pages.figures import draw_groups, draw_history, draw_models, draw_people
 from palign.evaluation.pages.regrets import opens_with_regrets
-from palign.evaluation.pages.sentences import alike_words, frame_of, main_metric, opening_frame, span, with_interval
+from palign.evaluation.pages.sentences import alike_text, frame_of, main_metric, opening_frame, span, with_interval
 from palign.evaluation.pages.svg import drawing, has_matplotlib, shorten, to_svg
 from palign.evaluation.pages.type_pictures import draw_regrets, draw_type_space
 from palign.models.files.card import decimals
@@ -21,7 +21,7 @@ MODELS_DRAWN = 3
 class Picture:
     """One figure: where it belongs (a section's name, or "" for the run), its title, what it shows, its SVG.
 
-    The SVG says what it shows in words, number by number, for those who do not see it.
+    The SVG describes what it shows, number by number, for those who do not see it.
     """
 
     section: str
@@ -34,12 +34,12 @@ def report_pictures(data: dict[str, Any]) -> list[Picture]:
     """Every figure that there is something to draw for; none without matplotlib."""
     if not has_matplotlib():
         return []
-    found = []
+    pictures = []
     with drawing():
-        for number, (section, title, caption, words, figure) in enumerate(_figures(data)):
-            svg = to_svg(figure, f"figure{number}", title, f"{caption} {words}".strip())
-            found.append(Picture(section, title, caption, svg))
-    return found
+        for number, (section, title, caption, description, figure) in enumerate(_figures(data)):
+            svg = to_svg(figure, f"figure{number}", title, f"{caption} {description}".strip())
+            pictures.append(Picture(section, title, caption, svg))
+    return pictures
 
 
 def _figures(data: dict[str, Any]) -> Iterator[tuple[str, str, str, str, Any]]:
@@ -74,19 +74,21 @@ def ordered_models(section: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _groups(models: list[dict[str, Any]], groups: list[str], metric: str) -> tuple[str, str, str, Any]:
     drawn = [m for m in models if metric in m["metrics"]][:MODELS_DRAWN]
-    found = frame_of(drawn[0], groups)["metrics"][metric]
-    sign = 1 if found["higher_is_better"] else -1
-    rows = sorted(found["by_group"], key=lambda row: (row["value"] is None, sign * (row["value"] or 0.0)))
-    kind, worst = " × ".join(groups), found["worst"]["group"]
+    stats = frame_of(drawn[0], groups)["metrics"][metric]
+    sign = 1 if stats["higher_is_better"] else -1
+    rows = sorted(stats["by_group"], key=lambda row: (row["value"] is None, sign * (row["value"] or 0.0)))
+    kind, worst = " × ".join(groups), stats["worst"]["group"]
     left_out, hidden = rows[GROUPS_DRAWN:], sum(row["value"] is None for row in rows[GROUPS_DRAWN:])
     rows = rows[:GROUPS_DRAWN]
     by_model = {
         m["model"]: {row["group"]: row for row in frame_of(m, groups)["metrics"][metric]["by_group"]} for m in drawn
     }
     figure = draw_groups(
-        [row["group"] for row in rows], by_model, metric=metric, overall=found["overall"]["value"], worst=worst or ""
+        [row["group"] for row in rows], by_model, metric=metric, overall=stats["overall"]["value"], worst=worst or ""
     )
-    words = "; ".join(f"{shorten(row['group'], 40)} {with_interval(row)}" for row in rows if row["value"] is not None)
+    description = "; ".join(
+        f"{shorten(row['group'], 40)} {with_interval(row)}" for row in rows if row["value"] is not None
+    )
     caption = f"Worst served first, by {drawn[0]['model']}. Bars are intervals; the dashed line is everybody's mean."
     if len(left_out) > hidden:
         caption += f" {len(left_out) - hidden} better-served groups are left out here; report.json has all."
@@ -94,7 +96,7 @@ def _groups(models: list[dict[str, Any]], groups: list[str], metric: str) -> tup
         caption += f" {hidden} groups with too few people are left out here."
     if len(models) > len(drawn):
         caption += f" {len(models) - len(drawn)} further models are in the tables."
-    return f"{metric} by {kind}", caption, f"{words}.", figure
+    return f"{metric} by {kind}", caption, f"{description}.", figure
 
 
 def _models(models: list[dict[str, Any]], metric: str, settings: dict[str, Any]) -> tuple[str, str, str, Any]:
@@ -104,60 +106,60 @@ def _models(models: list[dict[str, Any]], metric: str, settings: dict[str, Any])
         if metric not in model["metrics"]:
             continue
         opening = opening_frame(model, settings)
-        found = (opening or model["frames"][0])["metrics"][metric]
-        worst = found["worst"] if opening else found["cvar"]
-        who = worst.get("group") or "–" if opening else tail
-        rows.append({"model": model["model"], "overall": found["overall"], "worst": worst, "group": who})
-    words = "; ".join(
+        stats = (opening or model["frames"][0])["metrics"][metric]
+        worst = stats["worst"] if opening else stats["cvar"]
+        group_name = worst.get("group") or "–" if opening else tail
+        rows.append({"model": model["model"], "overall": stats["overall"], "worst": worst, "group": group_name})
+    description = "; ".join(
         f"{shorten(row['model'], 40)}: overall {span(row['overall']['value'])}, {shorten(row['group'], 40)} "
         f"{span(row['worst']['value'])}"
         for row in rows
     )
     title = f"Worst-served against everybody, by {kind}"
     caption = f"{metric} of every model: everybody's mean, and that of the group it serves worst."
-    return title, caption, f"{words}.", draw_models(rows, metric=metric)
+    return title, caption, f"{description}.", draw_models(rows, metric=metric)
 
 
 def _values_of_people(models: list[dict[str, Any]], metric: str, people: list[str]) -> dict[str, list[float]]:
-    found = {}
+    values_by_model = {}
     for model in models[:4]:
         if metric in model["metrics"]:
             values = [row["value"] for row in frame_of(model, people)["metrics"][metric]["by_group"]]
             values = [value for value in values if value is not None]
             if len(values) > 1:
-                found[model["model"]] = values
-    return found
+                values_by_model[model["model"]] = values
+    return values_by_model
 
 
 def _people(
     values: dict[str, list[float]], main: dict[str, Any], metric: str, people: list[str]
 ) -> tuple[str, str, str, Any]:
-    found = frame_of(main, people)["metrics"][metric]
-    half, tenth = found["quantiles"]["0.5"], found["quantiles"]["0.1" if found["higher_is_better"] else "0.9"]
-    side = "less" if found["higher_is_better"] else "more"
+    stats = frame_of(main, people)["metrics"][metric]
+    half, tenth = stats["quantiles"]["0.5"], stats["quantiles"]["0.1" if stats["higher_is_better"] else "0.9"]
+    side = "less" if stats["higher_is_better"] else "more"
     caption = (
         f"Each person's own mean {metric} under {main['model']}: half of {main['n_annotators']:,} people have {side} "
         f"than {span(half)}, one in ten {side} than {span(tenth)}; the mean of that tenth is "
-        f"{with_interval(found['cvar'])}{alike_words(found['cvar'])}: people with few judgements spread by chance."
+        f"{with_interval(stats['cvar'])}{alike_text(stats['cvar'])}: people with few judgements spread by chance."
     )
     return (
         "How many people are served how well",
         caption,
         "",
-        draw_people(values, metric=f"{metric} of a person", higher_is_better=found["higher_is_better"]),
+        draw_people(values, metric=f"{metric} of a person", higher_is_better=stats["higher_is_better"]),
     )
 
 
 def _types(space: dict[str, Any]) -> tuple[str, str, str, Any]:
     by = f"marked by {space['group_column']}" if space["group_column"] else "marked by their largest weight"
     n_types = len(space["names"])
-    how = {
+    placement = {
         2: "positions from left to right are exact, heights mean nothing",
         3: "positions are exact but for a small shift that keeps equal people apart",
     }.get(n_types, f"positions are projected from {n_types} types on the two directions that differ most")
     caption = (
         f"{len(space['annotators']):,} annotators between the discovered types, {by}; a corner (+) is somebody of one "
-        f"type only; {how}. Types are patterns of answers, not identities."
+        f"type only; {placement}. Types are patterns of answers, not identities."
     )
     return (
         "Annotators among the types",
@@ -172,16 +174,15 @@ def _regrets(record: dict[str, Any]) -> tuple[str, str, str, Any]:
     worst = {name: max(zip(values, record["types"], strict=True)) for name, values in columns}
     largest = max(value for value, _ in worst.values())
     places = decimals(largest, 3)
-    words = "; ".join(
+    description = "; ".join(
         f"{shorten(name, 40)} {value:.{places}f} ({shorten(kind, 40)})" for name, (value, kind) in worst.items()
     )
     caption = (
         "What each type (columns) loses under each policy (rows, the least worst regret first) against a policy of "
         f"its own, in units of reward (the darkest: {largest:.{places}f}); the largest of a row is framed. "
-        "Percentages: the game's weights of policies at "
-        "the right, of types at the top."
+        "Percentages: the game's weights of policies at the right, of types at the top."
     )
-    return "Regret of every type under every policy", caption, f"Worst regret: {words}.", draw_regrets(record)
+    return "Regret of every type under every policy", caption, f"Worst regret: {description}.", draw_regrets(record)
 
 
 def _training(history: dict[str, Any]) -> tuple[str, str, str, Any]:

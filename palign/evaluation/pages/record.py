@@ -50,7 +50,7 @@ class Settings:
 
 
 def figures_record(figures: FigureData, table: pd.DataFrame, settings: Settings) -> dict[str, Any]:
-    """Where single people stand is shown where single people may be shown."""
+    """The part that figures are drawn from; single people are in it only where they may be shown."""
     columns = [groups for groups in settings.groups[1:] if isinstance(groups, str)]
     most = ANNOTATORS_LISTED if settings.min_group_size <= 1 else 0
     return figures.record(table, settings.annotator_column, columns, most)
@@ -59,30 +59,36 @@ def figures_record(figures: FigureData, table: pd.DataFrame, settings: Settings)
 def report_sections(
     table: pd.DataFrame, baseline: tuple[str, ...], reference: tuple[str, ...], settings: Settings, main: str | None
 ) -> list[dict[str, Any]]:
-    """Of the reward models and of the policies, those that there are."""
-    own = {name: metrics_of(table[table["model"] == name], settings) for name in table["model"].unique()}
-    judges = [name for name in own if "accuracy" in table and table["accuracy"][table["model"] == name].notna().any()]
-    policies = [name for name in own if name not in judges]
+    """A section for the reward models and one for the policies, where there are any."""
+    model_metrics = {name: metrics_of(table[table["model"] == name], settings) for name in table["model"].unique()}
+    judges = [
+        name
+        for name in model_metrics
+        if "accuracy" in table and table["accuracy"][table["model"] == name].notna().any()
+    ]
+    policies = [name for name in model_metrics if name not in judges]
     kinds = (("reward models", judges, baseline), ("policies", policies, reference))
-    return [_section(kind, table, names, own, against, settings, main) for kind, names, against in kinds if names]
+    return [
+        _section(kind, table, names, model_metrics, against, settings, main) for kind, names, against in kinds if names
+    ]
 
 
 def _section(
     kind: str,
     table: pd.DataFrame,
     names: list[str],
-    own: dict[str, list[str]],
+    model_metrics: dict[str, list[str]],
     against: Sequence[str],
     settings: Settings,
     main: str | None,
 ) -> dict[str, Any]:
     """Everything about the reward models, or about the policies."""
-    models = [_model_record(name, table[table["model"] == name], own[name], settings) for name in names]
+    models = [_model_record(name, table[table["model"] == name], model_metrics[name], settings) for name in names]
     comparisons, notes = [], []
     baselines = [name for name in against if name in names]
     for first, second in _pairs(names, baselines):
         for groups in settings.groups[1:] or ((),):
-            for metric in (metric for metric in own[second] if metric in own[first]):
+            for metric in (metric for metric in model_metrics[second] if metric in model_metrics[first]):
                 try:
                     comparisons.append(_comparison_record(table, metric, (first, second), groups, settings))
                 except ValueError as error:  # rows that do not pair: each one's figures stand, the difference does not
@@ -98,7 +104,7 @@ def _section(
 
 
 def _pairs(names: list[str], baselines: list[str]) -> list[tuple[str, str]]:
-    """Every model with every baseline, itself and, among baselines, the later ones left out."""
+    """Every model with every baseline but itself; of two baselines only the earlier with the later."""
     return [
         (first, second)
         for second in names
@@ -140,21 +146,23 @@ def _frame_record(
     }
     chance = {} if rows_of_people is None else _if_alike(rows_of_people, frame, settings)
     for metric in frame.metrics:
-        found = {stat: _with_ends(frame.estimate(stat, alpha=ALPHA), ends[stat], metric, frame) for stat in ends}
+        metric_record = {
+            stat: _with_ends(frame.estimate(stat, alpha=ALPHA), ends[stat], metric, frame) for stat in ends
+        }
         for stat, extreme in (("worst", frame.worst()), ("best", frame.best())):
-            found.setdefault(stat, {"value": extreme.loc[metric, "value"]})
-            found[stat]["group"] = label_of(extreme.loc[metric, "group"]) if listed else None
-            found[stat]["n_annotators"] = extreme.loc[metric, "n_annotators"]
-        found["higher_is_better"] = frame.higher_is_better[metric]
+            metric_record.setdefault(stat, {"value": extreme.loc[metric, "value"]})
+            metric_record[stat]["group"] = label_of(extreme.loc[metric, "group"]) if listed else None
+            metric_record[stat]["n_annotators"] = extreme.loc[metric, "n_annotators"]
+        metric_record["higher_is_better"] = frame.higher_is_better[metric]
         if of_people:
             for stat, value in chance[metric].items():
-                found[stat]["if_alike"] = value
+                metric_record[stat]["if_alike"] = value
             shares = (0.1, 0.5, 0.9)
-            found["quantiles"] = dict(
+            metric_record["quantiles"] = dict(
                 zip(map(str, shares), frame.by_group[metric].quantile(list(shares)), strict=True)
             )
-        found["by_group"] = _group_records(frame, metric, by_group) if listed else []
-        record["metrics"][metric] = found
+        metric_record["by_group"] = _group_records(frame, metric, by_group) if listed else []
+        record["metrics"][metric] = metric_record
     return record
 
 
@@ -193,7 +201,7 @@ def _group_records(frame: GroupFrame, metric: str, ends: pd.DataFrame | None) ->
 def _comparison_record(
     table: pd.DataFrame, metric: str, models: tuple[str, str], groups: Groups, settings: Settings
 ) -> dict[str, Any]:
-    found = compare_models(
+    differences = compare_models(
         table,
         metric=metric,
         models=models,
@@ -209,21 +217,20 @@ def _comparison_record(
     columns = ["first", "second", "difference", "low", "high", "n_annotators", "n_judgements"]
     rows = [
         {"stat": stat, "group": group, **dict(zip(columns, values, strict=True))}
-        for (stat, group), values in zip(found.index, found.to_numpy(), strict=True)
+        for (stat, group), values in zip(differences.index, differences.to_numpy(), strict=True)
     ]
     described = {"first": models[0], "second": models[1], "metric": metric, "groups": list(names_of(groups))}
-    return {**described, "n_dropped": found.attrs["n_dropped"], "rows": rows}
+    return {**described, "n_dropped": differences.attrs["n_dropped"], "rows": rows}
 
 
 def metrics_of(rows: pd.DataFrame, settings: Settings) -> list[str]:
-    found = [name for name in settings.metrics if rows[name].notna().any()]
-    if not found:
+    metrics = [name for name in settings.metrics if rows[name].notna().any()]
+    if not metrics:
         raise ValueError(
             f"model {rows['model'].iloc[0]!r} has no number under any of {', '.join(settings.metrics)}; leave it out, "
-            "or "
-            "name its metrics."
+            "or name its metrics."
         )
-    return found
+    return metrics
 
 
 def settings_record(settings: Settings, baseline: Sequence[str], reference: Sequence[str]) -> dict[str, Any]:

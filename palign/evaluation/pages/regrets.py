@@ -27,21 +27,21 @@ def regret_sentences(data: Mapping[str, Any]) -> list[str]:
         return []
     record = data["figures"]["regrets"]
     chosen, values = record["policies"].index(record["chosen"]), [ends["value"] for ends in record["worst"]]
-    words = (
+    sentence = (
         f"{record['chosen']}: the type that loses most is {record['types'][record['worst_type'][chosen]]}, by "
         f"{_ranged(record, chosen, name=True)} against a policy of its own, in units of its reward"
     )
     better = [name for name, value in zip(record["policies"], values, strict=True) if value < values[chosen]]
     if not better:
-        return [f"{words}: the least worst regret of {len(values)} policies measured on the same fresh prompts."]
+        return [f"{sentence}: the least worst regret of {len(values)} policies measured on the same fresh prompts."]
     return [
-        f"{words}; of {len(values)} policies measured on the same fresh prompts {len(better)} "
+        f"{sentence}; of {len(values)} policies measured on the same fresh prompts {len(better)} "
         f"{'has' if len(better) == 1 else 'have'} a smaller worst regret: {', '.join(better)}."
     ]
 
 
 def regret_cards(data: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Head, large words, small words and kind of what stands large on the page: chosen, pooled DPO, reference."""
+    """Head, large text, small text and kind of what stands large on the page: chosen, pooled DPO, reference."""
     record = data["figures"]["regrets"]
     shown = [name for name in (record["chosen"], "pooled", "reference") if name in record["policies"]]
     cards = []

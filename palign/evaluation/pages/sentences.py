@@ -8,15 +8,17 @@ from palign.evaluation.pages.regrets import BY_VOTES, VOTES, opens_with_regrets,
 __all__ = [
     "IF_ALIKE",
     "WHAT_THE_NUMBERS_ARE",
-    "alike_words",
+    "alike_text",
     "frame_of",
     "headline_sentences",
+    "interval_text",
     "main_metric",
     "model_sentences",
     "opening_frame",
     "opening_sentences",
     "section_title",
     "span",
+    "value_and_interval",
     "with_interval",
 ]
 
@@ -37,13 +39,11 @@ WHAT_THE_NUMBERS_ARE = (
     "lie at their end. The interval of a gap holds the true gaps that could have given the one seen; that one may be "
     "larger than all of them.",
     "**What they do not show.** That a gap is small on these groups says nothing of groups that were not declared, "
-    "nor "
-    "of people who are not in the data. An interval that is wide, or missing, means that there are too few people to "
-    "know, not that all is well. The worst of many groups looks bad partly by chance; its interval allows for that "
-    "only "
-    "roughly. Equal accuracy, equal reward and equal benefit cannot in general all hold at once, and which of them is "
-    "owed is not a question of measurement. A discovered type is a pattern of answers that the model found useful: it "
-    "is not an identity, and nobody should be told that it is theirs.",
+    "nor of people who are not in the data. An interval that is wide, or missing, means that there are too few "
+    "people to know, not that all is well. The worst of many groups looks bad partly by chance; its interval allows "
+    "for that only roughly. Equal accuracy, equal reward and equal benefit cannot in general all hold at once, and "
+    "which of them is owed is not a question of measurement. A discovered type is a pattern of answers that the "
+    "model found useful: it is not an identity, and nobody should be told that it is theirs.",
 )
 LEAST_PEOPLE = 5  # of a group that a warning is given for
 PREFERRED = {"reward models": ("accuracy", "log_likelihood", "reward"), "policies": ("gold", "reward", "kl")}
@@ -105,33 +105,30 @@ def _of_model(model: dict[str, Any], metric: str, settings: dict[str, Any], *, i
     grouped = opening_frame(model, settings)
     level = f"{100 * settings['level']:g} % interval"
     if grouped is None:
-        found = model["frames"][0]["metrics"][metric]
+        stats = model["frames"][0]["metrics"][metric]
         share = f"{100 * settings['cvar_alpha']:g} %"
         return (
-            f"{model['model']}: {metric} is {with_interval(found['overall'], level)} overall; over the worst-served "
-            f"{share} "
-            f"of {model['n_annotators']} annotators"
-            f"{' (' + format(model['n_judgements'], ',') + ' completions)' if is_policy else ''} "
-            f"it is {with_interval(found['cvar'])}{alike_words(found['cvar'])}."
+            f"{model['model']}: {metric} is {with_interval(stats['overall'], level)} overall; over the worst-served "
+            f"{share} of {model['n_annotators']} "
+            f"annotators{' (' + format(model['n_judgements'], ',') + ' completions)' if is_policy else ''} it is "
+            f"{with_interval(stats['cvar'])}{alike_text(stats['cvar'])}."
         )
-    found, kind = grouped["metrics"][metric], " × ".join(grouped["groups"])
-    worst, best = found["worst"], found["best"]
-    overall = f"{metric} is {with_interval(found['overall'], level)} overall"
+    stats, kind = grouped["metrics"][metric], " × ".join(grouped["groups"])
+    worst, best = stats["worst"], stats["best"]
+    overall = f"{metric} is {with_interval(stats['overall'], level)} overall"
     if worst["group"] is None:
         return f"{model['model']}: {overall}; no group by {kind} has enough annotators to be shown."
-    shown = [row["value"] for row in found["by_group"] if row["value"] is not None]
+    shown = [row["value"] for row in stats["by_group"] if row["value"] is not None]
     if len(shown) > 1 and worst["group"] == best["group"]:
         return f"{model['model']}: {overall}; all {len(shown)} groups by {kind} that can be shown have the same."
-    if len(found["by_group"]) == 1 or worst["group"] == best["group"]:
+    if len(stats["by_group"]) == 1 or worst["group"] == best["group"]:
         return f"{model['model']}: {overall}; only one group by {kind} can be shown, so there is no gap to speak of."
     return (
         f"{model['model']}: worst served is {kind} {worst['group']} "
-        f"({_people(worst['n_annotators'])}{_of_ties(shown.count(worst['value']) - 1)}), whose "
-        f"{metric} is "
-        f"{with_interval(worst, level)}, {span(found['gap']['value'])} "
-        f"{'below' if found['higher_is_better'] else 'above'} "
-        f"the best-served, {kind} {best['group']} (gap {interval_words(found['gap'])}); {overall}."
-        f"{_of_chance(found['gap'])}"
+        f"({_people(worst['n_annotators'])}{_of_ties(shown.count(worst['value']) - 1)}), whose {metric} is "
+        f"{with_interval(worst, level)}, {span(stats['gap']['value'])} "
+        f"{'below' if stats['higher_is_better'] else 'above'} the best-served, {kind} {best['group']} (gap "
+        f"{interval_text(stats['gap'])}); {overall}.{_of_chance(stats['gap'])}"
     )
 
 
@@ -194,14 +191,13 @@ def _of_hacking(section: dict[str, Any], name: str) -> list[str]:
         ):
             warnings.append(
                 f"Warning: for {kind} {group} the reward rose by {span(reward['difference'])} and gold utility fell "
-                "by "
-                f"{span(-gold['difference'])} under {name}: the reward is being exploited, not the person served."
+                f"by {span(-gold['difference'])} under {name}: the reward is being exploited, not the person served."
             )
     return warnings
 
 
 def _above(first: float | None, second: float | None) -> bool:
-    """By what can be seen of three decimals."""
+    """Whether the first is larger, as far as three decimals show."""
     return first is not None and second is not None and first - second >= 0.0005
 
 
@@ -209,9 +205,9 @@ def _people(count: int) -> str:
     return f"{count} annotator{'' if count == 1 else 's'}"
 
 
-def alike_words(found: dict[str, Any]) -> str:
+def alike_text(estimate: dict[str, Any]) -> str:
     """What chance alone would show, to follow a statistic over people; nothing where it is not known."""
-    known = found.get("if_alike")
+    known = estimate.get("if_alike")
     return "" if known is None or known != known else f", and would be {span(known)} if all were served alike"
 
 
@@ -223,25 +219,25 @@ def span(value: float | None, *, signed: bool = False) -> str:
     return text.replace("-0.000", "0.000").replace("+0.000", "0.000")
 
 
-def interval_words(found: dict[str, Any], *, signed: bool = False) -> str:
+def interval_text(estimate: dict[str, Any], *, signed: bool = False) -> str:
     """ "0.801 to 0.874", or "no interval" where there is none."""
-    low, high = found.get("low"), found.get("high")
+    low, high = estimate.get("low"), estimate.get("high")
     if low is None or high is None or low != low or high != high:
         return "no interval"
     return f"{span(low, signed=signed)} to {span(high, signed=signed)}"
 
 
-def with_interval(found: dict[str, Any], name: str = "", *, signed: bool = False) -> str:
+def with_interval(estimate: dict[str, Any], name: str = "", *, signed: bool = False) -> str:
     """ "0.840 (90 % interval 0.801 to 0.874)"; the value is under ``value`` or ``difference``."""
-    value = found["difference"] if "difference" in found else found["value"]
-    words = interval_words(found, signed=signed)
-    return f"{span(value, signed=signed)} ({f'{name} ' if name and words != 'no interval' else ''}{words})"
+    value = estimate["difference"] if "difference" in estimate else estimate["value"]
+    interval = interval_text(estimate, signed=signed)
+    return f"{span(value, signed=signed)} ({f'{name} ' if name and interval != 'no interval' else ''}{interval})"
 
 
-def number_words(found: dict[str, Any] | None, *, signed: bool = False) -> tuple[str, str]:
+def value_and_interval(estimate: dict[str, Any] | None, *, signed: bool = False) -> tuple[str, str]:
     """A value or a difference and, where there is one, its interval: ("0.842", "0.801 to 0.874")."""
-    if found is None:
+    if estimate is None:
         return "–", ""
-    value = found["difference"] if "difference" in found else found["value"]
-    words = interval_words(found, signed=signed)
-    return span(value, signed=signed), "" if words == "no interval" else words
+    value = estimate["difference"] if "difference" in estimate else estimate["value"]
+    interval = interval_text(estimate, signed=signed)
+    return span(value, signed=signed), "" if interval == "no interval" else interval

@@ -60,7 +60,7 @@ def has_matplotlib() -> bool:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Our style and nothing of the user's; a glyph that matplotlib lacks is the browser's business."""
+    """Our style and nothing of the user's; a glyph that matplotlib lacks is left to the browser."""
     import matplotlib
     import matplotlib.style
 
@@ -70,7 +70,7 @@ def drawing() -> Iterator[None]:
 
 
 def isolated(text: str) -> str:
-    """Words that run leftwards in marks that keep them from turning the numbers and brackets about them."""
+    """Text written right to left, between marks that keep it from turning the numbers and brackets about it."""
     return LEFTWARD_RUN.sub("\u2068\\g<0>\u2069", text)
 
 

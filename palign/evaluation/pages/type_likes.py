@@ -1,4 +1,4 @@
-"""What each prototype or type likes, in the words of the rows: the texts it scores highest and lowest, and its words.
+"""What each prototype or type likes: the texts it scores highest and lowest, and the words that tell it from others.
 
 A score is taken against the mean over all types and, within each row, over the row's completions: what everybody
 likes, and what a prompt is about, says nothing of a type. Words are those whose texts a type scores higher than texts
@@ -30,25 +30,25 @@ def type_likes(names: Sequence[str], texts: Sequence[str], scores: np.ndarray, r
     """
     if len(names) < 2 or len(texts) < 2 * N_TEXTS:
         return []
-    own = _own(np.asarray(scores, dtype=float), np.asarray(rows))
+    contrasts = _contrasts(np.asarray(scores, dtype=float), np.asarray(rows))
     keys, inverse = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
     counts = np.bincount(inverse)
-    mean = np.stack([np.bincount(inverse, own[:, k]) / counts for k in range(len(names))], 1)
+    mean = np.stack([np.bincount(inverse, contrasts[:, k]) / counts for k in range(len(names))], 1)
     sentences = []
     for k, name in enumerate(names):
         order = np.argsort(-mean[:, k], kind="stable")
         best, worst = ([_short(keys[i]) for i in part] for part in (order[:N_TEXTS], order[::-1][:N_TEXTS]))
-        liked, disliked = _words(keys[:MOST_TEXTS], mean[:MOST_TEXTS, k])
-        said = f"{name} against the others: likes {', '.join(best)} most and {', '.join(worst)} least."
+        liked, disliked = _telling_words(keys[:MOST_TEXTS], mean[:MOST_TEXTS, k])
+        sentence = f"{name} against the others: likes {', '.join(best)} most and {', '.join(worst)} least."
         if liked or disliked:
-            said += f" Words of what it likes: {', '.join(liked) or 'none stands out'}; of what it does not: "
-            said += f"{', '.join(disliked) or 'none stands out'}."
-        sentences.append(said)
+            sentence += f" Words of what it likes: {', '.join(liked) or 'none stands out'}; of what it does not: "
+            sentence += f"{', '.join(disliked) or 'none stands out'}."
+        sentences.append(sentence)
     return sentences
 
 
-def _own(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Less the mean over types, and less the mean of the row."""
+def _contrasts(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Scores less the mean over types, and less the mean of the row."""
     scores = scores - scores.mean(1, keepdims=True)
     row = np.unique(rows, return_inverse=True)[1]
     counts = np.bincount(row)
@@ -56,15 +56,15 @@ def _own(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return scores - means[row]
 
 
-def _words(texts: Sequence[str], values: np.ndarray) -> tuple[list[str], list[str]]:
-    """Words that tell, of the greatest and of the least t."""
-    found: dict[str, list[int]] = {}
+def _telling_words(texts: Sequence[str], values: np.ndarray) -> tuple[list[str], list[str]]:
+    """Words that tell a type from the others: of the greatest t, and of the least."""
+    text_numbers: dict[str, list[int]] = {}
     for i, text in enumerate(texts):
         for word in set(_WORD.findall(text.lower())):
-            found.setdefault(word, []).append(i)
+            text_numbers.setdefault(word, []).append(i)
     n, total, squares = len(texts), values.sum(), np.square(values).sum()
     tells = {}
-    for word, places in found.items():
+    for word, places in text_numbers.items():
         m = len(places)
         if not LEAST_TEXTS <= m <= n - LEAST_TEXTS:
             continue

@@ -63,18 +63,26 @@ def draw_type_space(
         points = points + np.c_[np.zeros(len(points)), rng.uniform(-BAND, BAND, len(points))]
     else:
         points = points + rng.normal(size=points.shape) * JITTER
-    found = sorted(set(groups), key=lambda group: (-list(groups).count(group), group))
-    figure = new_figure((2.4 if is_line else WIDTH) + 0.18 * min(len(found), 8))
+    group_order = sorted(set(groups), key=lambda group: (-list(groups).count(group), group))
+    figure = new_figure((2.4 if is_line else WIDTH) + 0.18 * min(len(group_order), 8))
     axes = figure.subplots()
     _frame(axes, corners, names, is_line)
     alpha = float(np.clip(60 / max(len(points), 1) ** 0.5 / 8, 0.15, 0.75))
-    codes = np.array([min(found.index(group), 7) for group in groups])
-    for code in range(min(len(found), 8)):
-        own = points[codes == code]
-        label = found[code] if code < 7 or len(found) == 8 else f"{len(found) - 7} further groups"
-        axes.plot(own[:, 0], own[:, 1], MARKERS[code], color=COLORS[code], markeredgecolor=INK, markeredgewidth=0.5,
-                  alpha=alpha, markersize=7 if MARKERS[code] == "*" else 5.5,
-                  label=f"{isolated(shorten_label(label, 30))} (n = {len(own):,})")  # fmt: skip
+    codes = np.array([min(group_order.index(group), 7) for group in groups])
+    for code in range(min(len(group_order), 8)):
+        group_points = points[codes == code]
+        label = group_order[code] if code < 7 or len(group_order) == 8 else f"{len(group_order) - 7} further groups"
+        axes.plot(
+            group_points[:, 0],
+            group_points[:, 1],
+            MARKERS[code],
+            color=COLORS[code],
+            markeredgecolor=INK,
+            markeredgewidth=0.5,
+            alpha=alpha,
+            markersize=7 if MARKERS[code] == "*" else 5.5,
+            label=f"{isolated(shorten_label(label, 30))} (n = {len(group_points):,})",
+        )
     handles = axes.get_legend_handles_labels()[0]
     figure.legend(handles=handles, loc="outside upper left", ncols=1)
     for handle in figure.legends[0].legend_handles:
@@ -99,8 +107,16 @@ def _frame(axes: "Axes", corners: np.ndarray, names: Sequence[str], is_line: boo
         place = corner + size * np.array([0.0, -away_by if below else away_by])
         side = "left" if away[0] < -0.3 else "right" if away[0] > 0.3 else "center"
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
-        axes.text(*place, isolated(shorten(name, 20)), ha=side, va="center", fontsize=9.5, fontweight="bold",
-                  clip_on=False, bbox=paper)  # fmt: skip
+        axes.text(
+            *place,
+            isolated(shorten(name, 20)),
+            ha=side,
+            va="center",
+            fontsize=9.5,
+            fontweight="bold",
+            clip_on=False,
+            bbox=paper,
+        )
     low, high = corners.min(axis=0) - 0.16 * size, corners.max(axis=0) + 0.16 * size
     axes.set_xlim(low[0], high[0])
     axes.set_ylim((-BAND - 0.22, BAND + 0.05) if is_line else (low[1], high[1]))
@@ -135,12 +151,24 @@ def draw_regrets(record: dict[str, Any]) -> "Figure":
         worst = int(values[row].argmax())
         for column in range(n_types):
             share = (values[row, column] - low) / (high - low)
-            axes.fill_between([column - 0.48, column + 0.48], row - 0.16, row + 0.36, facecolor=paper(share),
-                              edgecolor=INK if column == worst else "#bbbbbb",
-                              linewidth=1.6 if column == worst else 0.5)  # fmt: skip
-            axes.text(column, row + 0.1, f"{values[row, column]:z.{places}f}", ha="center", va="center", fontsize=9,
-                      color="white" if share > 0.55 else INK,
-                      fontweight="bold" if column == worst else "normal")  # fmt: skip
+            axes.fill_between(
+                [column - 0.48, column + 0.48],
+                row - 0.16,
+                row + 0.36,
+                facecolor=paper(share),
+                edgecolor=INK if column == worst else "#bbbbbb",
+                linewidth=1.6 if column == worst else 0.5,
+            )
+            axes.text(
+                column,
+                row + 0.1,
+                f"{values[row, column]:z.{places}f}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if share > 0.55 else INK,
+                fontweight="bold" if column == worst else "normal",
+            )
         if shares[row] is not None:
             axes.text(n_types - 0.4, row + 0.1, f"{100 * shares[row]:.0f} %", va="center", fontsize=9)
     if any(share is not None for share in shares):

@@ -18,13 +18,13 @@ DEALT = 2_000_000  # judgements, over all deals
 def worst(values: np.ndarray, *, higher_is_better: bool = True) -> np.ndarray:
     """The value of the worst-served group: the lowest, or the highest of a metric of which less is better."""
     values = np.asarray(values, dtype=float)
-    found = np.where(np.isnan(values), np.inf if higher_is_better else -np.inf, values)
-    found = found.min(-1) if higher_is_better else found.max(-1)
-    return np.where(np.isnan(values).all(-1), np.nan, found)
+    extreme = np.where(np.isnan(values), np.inf if higher_is_better else -np.inf, values)
+    extreme = extreme.min(-1) if higher_is_better else extreme.max(-1)
+    return np.where(np.isnan(values).all(-1), np.nan, extreme)
 
 
 def gap(values: np.ndarray) -> np.ndarray:
-    """Best minus worst, in the metric's own unit, never negative."""
+    """Best minus worst, in the metric's unit, never negative."""
     return worst(values, higher_is_better=False) - worst(values, higher_is_better=True)
 
 
@@ -74,14 +74,14 @@ def cvar(
 def if_alike(
     values: np.ndarray, people: np.ndarray, alpha: float = 0.1, *, higher_is_better: bool = True, seed: int = 0
 ) -> dict[str, float]:
-    """What :func:`cvar` and :func:`gini` over people's means would be if nobody were served otherwise than another.
+    """What :func:`cvar` and :func:`gini` over people's means would be if everybody were served alike.
 
     The judgements are dealt out anew among all, everybody keeping their number of them, and the statistics averaged
     over up to 200 deals: people of few judgements differ by chance, and only what goes beyond that is unequal service.
 
     Args:
         values: (n_rows,) of one metric.
-        people: (n_rows,) the number, from 0 on, of whose it is.
+        people: (n_rows,) the number of the person of each row, from 0 on.
         alpha: of `cvar`.
         higher_is_better: of the metric.
         seed: of the deals; few of them where rows are many, and each then says more.
@@ -90,13 +90,13 @@ def if_alike(
         "cvar" and "gini", in the metric's unit and without one; NaN where they are not defined.
     """
     values, counts, rng = np.asarray(values, dtype=float), np.bincount(people), np.random.default_rng(seed)
-    held = counts > 0
-    found = []
+    has_rows = counts > 0
+    deals = []
     for _ in range(int(np.clip(DEALT // max(len(values), 1), 4, 200))):
         sums = np.bincount(people, weights=rng.permutation(values), minlength=len(counts))
-        means = sums[held] / counts[held]
-        found.append((float(cvar(means, alpha, higher_is_better=higher_is_better)), float(gini(means))))
-    return dict(zip(("cvar", "gini"), np.mean(found, axis=0).tolist(), strict=True))
+        means = sums[has_rows] / counts[has_rows]
+        deals.append((float(cvar(means, alpha, higher_is_better=higher_is_better)), float(gini(means))))
+    return dict(zip(("cvar", "gini"), np.mean(deals, axis=0).tolist(), strict=True))
 
 
 def influences(values: np.ndarray, alpha: float, higher_is_better: Sequence[bool]) -> dict[str, np.ndarray]:

@@ -1,12 +1,12 @@
-"""From bootstrap replicates to an interval: percentiles, widened for few people, moved by the bias.
+"""Intervals from bootstrap replicates: of any statistic (`bounds`), and of a gap between groups (`gap_bounds`).
 
-The estimate itself always lies in it: where the bias moves the percentiles past it, the interval reaches back to it.
+`bounds` takes percentiles, widens them for few people and moves them by the bias. The estimate always lies in the
+interval: where the bias moves the percentiles past it, the interval reaches back to it.
 
-An interval for the gap between the best- and the worst-served group that holds when groups are truly equal.
-
-The gap of several noisy means is too large on average, by an amount that depends on how near the groups truly are to
-one another; at equality it is not normal about anything, and percentiles of its bootstrap never reach zero. So the
-interval is found by inverting a test: which true gaps could have given the one that was seen?
+`gap_bounds` is for the gap between the best- and the worst-served group, and holds where groups are truly equal. The
+gap of several noisy means is too large on average, by an amount that depends on how near the groups truly are to one
+another; at equality its distribution is far from normal, and percentiles of its bootstrap never reach zero. So the
+interval comes from inverting a test: which true gaps could have given the one that was seen?
 
 1. For each candidate gap the group means are fitted again, as near to the table's as such a gap allows (weighted
    least squares: means are clipped to a band of that width, or the two extremes are moved apart). Chuang and Lai

@@ -41,11 +41,11 @@ def check_numbers(table: pd.DataFrame, metrics: Sequence[str]) -> np.ndarray:
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             row = table.iloc[bad[0]]
-            who = f" (annotator {row['annotator_id']!r})" if "annotator_id" in table else ""
+            annotator_note = f" (annotator {row['annotator_id']!r})" if "annotator_id" in table else ""
             raise ValueError(
-                f"column {name!r} is {values[bad[0]]} in row {bad[0]:,} (counting from 0){who}, and is not a finite "
-                f"number in {len(bad):,} of {len(values):,} rows. A mean over them would be a guess: drop these rows "
-                "on purpose, or find out why the model gave no number there."
+                f"column {name!r} is {values[bad[0]]} in row {bad[0]:,} (counting from 0){annotator_note}, and is not "
+                f"a finite number in {len(bad):,} of {len(values):,} rows. A mean over them would be a guess: drop "
+                "these rows on purpose, or find out why the model gave no number there."
             )
         columns.append(values)
     return np.stack(columns, axis=1)

@@ -61,7 +61,7 @@ def render(template: str, **values: object) -> str:
 
 
 def add_measured(folder: str | Path, sentences: Sequence[str]) -> None:
-    """Put what a report found on held-out rows at the head of the fairness section of a saved model's card.
+    """Put what a report measured on held-out rows at the head of the fairness section of a saved model's card.
 
     Args:
         folder: of the model; where there is no card, or one without that section, nothing is done.

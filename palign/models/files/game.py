@@ -17,8 +17,8 @@ def save_game(record: Mapping[str, Any], folder: str | Path) -> None:
     """Write game.json and README.md; each file is complete or as it was before."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    words = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-    for name, text in ((GAME, words + "\n"), (CARD, fair_card(record))):
+    game_json = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+    for name, text in ((GAME, game_json + "\n"), (CARD, fair_card(record))):
         write_whole(folder / name, text)
 
 
@@ -43,10 +43,14 @@ def fair_table(record: Mapping[str, Any]) -> str:
         name += "" if row["is_within_budget"] else " (drifted)"
         accuracy = (row["votes"] or {}).get("worst_accuracy")
         cells = [
-            name, _ranged(row["max_regret"], places), shown(record["types"][row["worst_type"]]),
+            name,
+            _ranged(row["max_regret"], places),
+            shown(record["types"][row["worst_type"]]),
             _ranged(row["mean_regret"], places),
-            _plain(row["max_relative_regret"]), _plain(row["kl"]["value"]), _plain(accuracy),
-        ]  # fmt: skip
+            _plain(row["max_relative_regret"]),
+            _plain(row["kl"]["value"]),
+            _plain(accuracy),
+        ]
         cells += [_plain((row.get("gold") or {}).get("worst"))] if has_gold else []
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -75,8 +79,16 @@ def fair_card(record: Mapping[str, Any]) -> str:
     )
     notes = "".join(f"- {shown(note)}\n" for note in record["notes"])
     return render(
-        FAIR, base=named(record["base_model"]), n_types=len(record["types"]), chosen=chosen or "the ensemble",
-        types=table(types), table=fair_table(record), value=_ranged(game["value"], places), budget=record["kl_budget"],
-        n_eval=record["n_eval_prompts"], n_prompts=record["n_prompts"], gap=game["gap"],
+        FAIR,
+        base=named(record["base_model"]),
+        n_types=len(record["types"]),
+        chosen=chosen or "the ensemble",
+        types=table(types),
+        table=fair_table(record),
+        value=_ranged(game["value"], places),
+        budget=record["kl_budget"],
+        n_eval=record["n_eval_prompts"],
+        n_prompts=record["n_prompts"],
+        gap=game["gap"],
         notes=f"\n{notes}" if notes else "",
-    )  # fmt: skip
+    )

@@ -18,7 +18,7 @@ from palign.writing import whole_file, whole_files, write_whole
 
 __all__ = ["BASE", "MixtureRecord", "load_mixture", "mixture_card", "named_base", "packed_prompts", "save_mixture"]
 
-WORDS, PEOPLE, CARD, BASE = "mixture.json", "responsibilities.parquet", "README.md", "base_model"
+RECORD_FILE, PEOPLE, CARD, BASE = "mixture.json", "responsibilities.parquet", "README.md", "base_model"
 FORMAT = 1
 KNOWN = ("format", "n_types", "mixing_weights", "beta", "max_length", "base_model", "rounds")
 
@@ -56,11 +56,11 @@ class MixtureRecord:
 
     @property
     def plain_prompts(self) -> bool:
-        """Whether plain rows are read bare, or as turns (`palign.data.turns`); a mixture that says nothing does."""
+        """Whether plain rows are read bare, or as turns (`palign.data.turns`); bare where no file says so."""
         return bool(self.details.get("plain_prompts", True))
 
     def was_trained_on(self, prompts: Sequence[Any]) -> np.ndarray | None:
-        """(n_prompts,) bool, by the hashes that `packed_prompts` made; None of a mixture that keeps none."""
+        """(n_prompts,) bool, by the hashes that `packed_prompts` made; None where the mixture keeps no hashes."""
         packed = self.details.get("trained_prompts")
         if packed is None:
             return None
@@ -89,14 +89,19 @@ def save_mixture(record: MixtureRecord, folder: str | Path) -> None:
         entropy = -np.where(gamma > 0, gamma * np.log(gamma), 0.0).sum(1)
     table = {"annotator_id": record.annotators.ids, "n_rows": record.n_rows, "entropy": entropy}
     table |= {"type": gamma.argmax(1)} | {f"type_{k}": gamma[:, k] for k in range(record.n_types)}
-    with whole_file(folder / PEOPLE) as beside:
-        pd.DataFrame(table).to_parquet(beside, index=False)
-    words = {
-        "format": FORMAT, "n_types": record.n_types, "mixing_weights": record.mixing_weights.tolist(),
-        "beta": record.beta, "max_length": record.max_length, "base_model": record.base_model,
-        "rounds": record.history, **record.details,
-    }  # fmt: skip
-    write_whole(folder / WORDS, json.dumps(words, indent=1, ensure_ascii=False) + "\n")
+    with whole_file(folder / PEOPLE) as partial_file:
+        pd.DataFrame(table).to_parquet(partial_file, index=False)
+    entries = {
+        "format": FORMAT,
+        "n_types": record.n_types,
+        "mixing_weights": record.mixing_weights.tolist(),
+        "beta": record.beta,
+        "max_length": record.max_length,
+        "base_model": record.base_model,
+        "rounds": record.history,
+        **record.details,
+    }
+    write_whole(folder / RECORD_FILE, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     write_whole(folder / CARD, mixture_card(record))
 
 
@@ -107,7 +112,7 @@ def load_mixture(folder: str | Path) -> MixtureRecord:
         ValueError: a file is missing, of another format, or the two disagree.
     """
     folder = Path(folder).expanduser()
-    missing = [name for name in (WORDS, PEOPLE) if not (folder / name).is_file()]
+    missing = [name for name in (RECORD_FILE, PEOPLE) if not (folder / name).is_file()]
     if missing:
         raise ValueError(
             f"{str(folder)!r} is not a mixture: it lacks {', '.join(missing)}. Give a folder that MixtureDPOTrainer "
@@ -115,53 +120,65 @@ def load_mixture(folder: str | Path) -> MixtureRecord:
             "last complete checkpoint-N."
         )
     try:
-        words = json.loads((folder / WORDS).read_text(encoding="utf-8"))
+        entries = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / WORDS} is not JSON ({error}).") from error
-    found = words.get("format") if isinstance(words, dict) else None
-    if found != FORMAT:
-        raise ValueError(f"{folder / WORDS} has format {found!r}; this version reads {FORMAT}.")
-    lacking = [name for name in KNOWN if name not in words]
+        raise ValueError(f"{folder / RECORD_FILE} is not JSON ({error}).") from error
+    file_format = entries.get("format") if isinstance(entries, dict) else None
+    if file_format != FORMAT:
+        raise ValueError(f"{folder / RECORD_FILE} has format {file_format!r}; this version reads {FORMAT}.")
+    lacking = [name for name in KNOWN if name not in entries]
     if lacking:
-        raise ValueError(f"{folder / WORDS} lacks {', '.join(lacking)}. Give a whole copy of the folder.")
-    if len(words["mixing_weights"]) != words["n_types"]:
+        raise ValueError(f"{folder / RECORD_FILE} lacks {', '.join(lacking)}. Give a whole copy of the folder.")
+    if len(entries["mixing_weights"]) != entries["n_types"]:
         raise ValueError(
-            f"{folder / WORDS} has {len(words['mixing_weights'])} mixing weights for {words['n_types']} types."
+            f"{folder / RECORD_FILE} has {len(entries['mixing_weights'])} mixing weights for {entries['n_types']} "
+            "types."
         )
     table = pd.read_parquet(folder / PEOPLE)
-    names = [f"type_{k}" for k in range(words["n_types"])]
+    names = [f"type_{k}" for k in range(entries["n_types"])]
     lacking = [name for name in ("annotator_id", "n_rows", *names) if name not in table]
     if lacking:
         raise ValueError(f"{folder / PEOPLE} lacks {', '.join(lacking)}; mixture.json speaks of {len(names)} types.")
     return MixtureRecord(
-        AnnotatorIndex(table["annotator_id"]), table[names].to_numpy(np.float64), table["n_rows"].to_numpy(),
-        np.asarray(words["mixing_weights"], dtype=np.float64), words["beta"], words["max_length"],
-        words["base_model"], words["rounds"], {name: value for name, value in words.items() if name not in KNOWN},
-    )  # fmt: skip
+        AnnotatorIndex(table["annotator_id"]),
+        table[names].to_numpy(np.float64),
+        table["n_rows"].to_numpy(),
+        np.asarray(entries["mixing_weights"], dtype=np.float64),
+        entries["beta"],
+        entries["max_length"],
+        entries["base_model"],
+        entries["rounds"],
+        {name: value for name, value in entries.items() if name not in KNOWN},
+    )
 
 
 def named_base(model: Any, tokenizer: Any, output_dir: Path) -> str | None:
-    """The base's name or folder; one made in the process is saved beside the adapters, and None says so."""
-    beside = output_dir / BASE
+    """The base's name or folder; one made in the process is saved beside the adapters, and None stands for it."""
+    base_folder = output_dir / BASE
     if not model.name_or_path:
         if PartialState().is_main_process:
-            with whole_files(beside, last="config.json") as whole:
-                model.save_pretrained(whole)
-                tokenizer.save_pretrained(whole)
-        model.name_or_path = str(beside)
-    return None if Path(model.name_or_path) == beside else model.name_or_path
+            with whole_files(base_folder, last="config.json") as partial_folder:
+                model.save_pretrained(partial_folder)
+                tokenizer.save_pretrained(partial_folder)
+        model.name_or_path = str(base_folder)
+    return None if Path(model.name_or_path) == base_folder else model.name_or_path
 
 
 def mixture_card(record: MixtureRecord) -> str:
     """The README.md of a mixture, for people."""
     gamma, weights = record.responsibilities, record.mixing_weights
     sizes = np.bincount(gamma.argmax(1), minlength=record.n_types)
-    found = record.details.get("checks", [])
-    checks = "\n".join(f"- {shown(c['name'])}: **{shown(c['verdict'])}**. {shown(c['message'])}" for c in found)
+    check_records = record.details.get("checks", [])
+    checks = "\n".join(
+        f"- {shown(c['name'])}: **{shown(c['verdict'])}**. {shown(c['message'])}" for c in check_records
+    )
     return render(
-        MIXTURE, base=named(record.base_model) if record.base_model else f"the folder `{BASE}`",
-        n_types=record.n_types, n_annotators=len(gamma), n_rows=int(record.n_rows.sum()),
+        MIXTURE,
+        base=named(record.base_model) if record.base_model else f"the folder `{BASE}`",
+        n_types=record.n_types,
+        n_annotators=len(gamma),
+        n_rows=int(record.n_rows.sum()),
         types=table((f"`type_{k}`", f"{weights[k]:.1%}", sizes[k]) for k in range(record.n_types)),
         sure=float((gamma.max(1) > 0.9).mean()) if len(gamma) else 0.0,
         checks=f"\n## Checks\n\n{checks}\n" if checks else "",
-    )  # fmt: skip
+    )

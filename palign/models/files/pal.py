@@ -31,16 +31,20 @@ def pal_card(model: "PALRewardModel", *, n_rows: int | None = None) -> str:
     largest = torch.bincount(weights.argmax(1), minlength=model.n_prototypes).tolist()
     types = ((f"`prototype_{k}`", f"{model.people.mean[k]:.2f}", n) for k, n in enumerate(largest))
     return render(
-        PAL, n_prototypes=model.n_prototypes, n_annotators=len(model.annotators), variant=shown(config.variant),
-        backbone=f"backbone `{named(config.backbone)}`" if config.backbone else "ready vectors", types=table(types),
+        PAL,
+        n_prototypes=model.n_prototypes,
+        n_annotators=len(model.annotators),
+        variant=shown(config.variant),
+        backbone=f"backbone `{named(config.backbone)}`" if config.backbone else "ready vectors",
+        types=table(types),
         n_rows="Judgements" if n_rows is None else f"{n_rows:,} judgements",
-    )  # fmt: skip
+    )
 
 
 def save_model(model: "PALRewardModel", folder: Path, card: str | None = None) -> None:
     """Write a model; it is complete or none, whenever the process is killed."""
-    with whole_files(folder, last=CONFIG) as beside:
-        _write_model(model, beside, card)
+    with whole_files(folder, last=CONFIG) as partial_folder:
+        _write_model(model, partial_folder, card)
 
 
 def _write_model(model: "PALRewardModel", folder: Path, card: str | None) -> None:
@@ -62,9 +66,10 @@ def _write_model(model: "PALRewardModel", folder: Path, card: str | None) -> Non
 
 
 def _keep_start(file: Path) -> None:
-    """Say that the adapter starts plainly: PiSSA, OLoRA and the like have changed the base that is saved beside it,
-    and
-    would change it once more when they are loaded."""
+    """Say that the adapter starts plainly.
+
+    PiSSA, OLoRA and the like have changed the base that is saved beside it, and would change it again at loading.
+    """
     config = json.loads(file.read_text(encoding="utf-8"))
     if config.get("init_lora_weights") not in (True, False, None):
         config["init_lora_weights"] = True
@@ -72,7 +77,7 @@ def _keep_start(file: Path) -> None:
 
 
 def own_state(model: "PALRewardModel") -> dict[str, torch.Tensor]:
-    """What is PAL's own: head and people, not the backbone."""
+    """What PAL adds: head and people, not the backbone."""
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("backbone.")}
 
 
@@ -108,15 +113,16 @@ def load_model(cls: "type[PALRewardModel]", name_or_path: str, options: dict[str
 
 def load_own_state(model: "PALRewardModel", folder: Path) -> None:
     """Head and people of a folder into a model of the same configuration and people."""
-    state, own = load_file(folder / WEIGHTS), own_state(model)
-    for name in ("support", "log_prior"):  # as long as the population was wide
-        own[f"people.{name}"] = state.get(f"people.{name}")
-        if own[f"people.{name}"] is not None:
-            setattr(model.people, name, torch.empty_like(own[f"people.{name}"], device=model.device))
+    state, model_state = load_file(folder / WEIGHTS), own_state(model)
+    for name in ("support", "log_prior"):  # their length is that of the saved population
+        model_state[f"people.{name}"] = state.get(f"people.{name}")
+        if model_state[f"people.{name}"] is not None:
+            setattr(model.people, name, torch.empty_like(model_state[f"people.{name}"], device=model.device))
     wrong = [
-        name for name in sorted(own.keys() | state.keys())
-        if name not in own or name not in state or own[name] is None or own[name].shape != state[name].shape
-    ]  # fmt: skip
+        name
+        for name in sorted(model_state.keys() | state.keys())
+        if name not in model_state or name not in state or model_state[name].shape != state[name].shape
+    ]
     if wrong:
         raise ValueError(
             f"{folder / WEIGHTS} does not fit {CONFIG} and {ANNOTATORS} beside it: {', '.join(wrong[:3])} missing, "
@@ -148,7 +154,7 @@ def push_model(model: "PALRewardModel", repo_id: str, private: bool | None, toke
 
 
 def _save_backbone(model: torch.nn.Module, tokenizer: Any, folder: Path, *, is_wrapped: bool) -> None:
-    """The plain backbone; adapter layers inside it are left to the adapter's own folder."""
+    """The plain backbone; adapter layers inside it are left to the adapter's folder."""
     if is_wrapped:
         state = {
             name.replace(".token_adapter.", ".").replace(".base_layer.", ".").replace(".original_module.", "."): tensor
@@ -168,9 +174,11 @@ def _load_backbone(config: PALConfig, folder: Path, options: dict[str, Any]) -> 
 
     source = str(folder / BACKBONE) if config.backbone == BACKBONE else config.backbone
     defaults = {
-        "revision": config.backbone_revision, "pooling": config.pooling, "normalize": config.normalize,
+        "revision": config.backbone_revision,
+        "pooling": config.pooling,
+        "normalize": config.normalize,
         "max_length": config.max_length,
-    }  # fmt: skip
+    }
     backbone = Backbone.from_pretrained(source, **(defaults | options))
     if config.backbone_adapter:
         from peft import PeftModel
