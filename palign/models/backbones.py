@@ -4,9 +4,10 @@ Every row is first *packed*: its real tokens moved to the front, its pads to the
 right padding, pads in the middle and whatever the pads contain then give the same numbers on every architecture,
 whether its positions are learned, rotary, or implied by recurrence; no model needs to be told its position ids.
 
-A text is pooled **once**: a causal backbone by the state of its last token, an encoder by the mean of its states. A
-causal pass over prompt + completion also holds the state of the prompt's last token, which is what a pass over the
-prompt alone would give.
+A text is pooled **once**: a causal backbone by the mean over the completion's own tokens, an encoder by the mean of
+all states. A chat template ends an answer with a mark and a line break; the state of that line break, the last of a
+text, says little of the answer. A causal pass over prompt + completion also holds the state of the prompt's last
+token, which is what a pass over the prompt alone would give.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from palign.models.architectures import (
 from palign.models.model_folders import read_pooling_hints, require_model_folder, unknown_model_message
 from palign.parallel.sharded import is_sharded, loading_whole
 
-POOLINGS = ("last", "mean", "first", "max")
+POOLINGS = ("completion", "last", "mean", "first", "max")
 
 
 def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
@@ -41,6 +42,27 @@ def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
     if pooling == "max":
         return states.masked_fill(~real, float("-inf")).amax(1)
     return states.masked_fill(~real, 0.0).sum(1) / mask.sum(1, keepdim=True)
+
+
+def completion_tokens(input_ids: Tensor, mask: Tensor, prompt_lengths: Tensor, marks: Sequence[int]) -> Tensor:
+    """(batch, seq_len) like `mask`: the completion's own tokens; of a completion without any, the row's last token.
+
+    Args:
+        input_ids, mask: (batch, seq_len) of right-padded rows.
+        prompt_lengths: (batch,).
+        marks: ids that are no text, such as those that begin and end turns. Those before the answer's first word are
+            left out, and everything from the first one behind it.
+    """
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    rest = (positions >= prompt_lengths[:, None]) & mask.bool()
+    is_mark = torch.isin(input_ids, torch.tensor(list(marks), dtype=input_ids.dtype, device=input_ids.device))
+    text = rest & ~is_mark
+    has_begun = text.cumsum(1) > 0
+    has_ended = (rest & is_mark & has_begun).cumsum(1) > 0
+    tokens = text & ~has_ended
+    is_empty = ~tokens.any(1, keepdim=True)
+    last = positions == mask.sum(1, keepdim=True) - 1
+    return (tokens | (is_empty & last)).to(mask.dtype)
 
 
 def rows_at(states: Tensor, positions: Tensor) -> Tensor:
@@ -85,8 +107,9 @@ class Backbone(nn.Module):
     Args:
         model: any transformers model; a head on it (``…ForCausalLM``) is left aside.
         tokenizer: its tokenizer; never modified here, and a missing pad token does not matter.
-        pooling: ``last`` (causal default), ``mean`` (encoder default), ``first`` or ``max``.
-        max_length: tokens kept of one text; the model's limit is respected when it is smaller.
+        pooling: ``completion`` (causal default: the mean over the completion's own tokens, without the marks that end
+            it; the last token where it has none), ``last``, ``mean`` (encoder default), ``first`` or ``max``.
+        max_length: tokens kept of one text; the model's own limit is respected when it is smaller.
         normalize: scale every vector to length one, as many sentence encoders do.
     """
 
@@ -104,12 +127,17 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer
         self.is_causal = sees_only_the_past(self.model.config)
         self.hidden_size = hidden_size_of(self.model.config)
-        self.pooling = pooling or ("last" if self.is_causal else "mean")
+        self.pooling = pooling or ("completion" if self.is_causal else "mean")
         self.normalize = normalize
         if self.pooling not in POOLINGS:
             raise ValueError(
-                f"pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}, or None for the last token of a "
-                "causal model and the mean of an encoder."
+                f"pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}, or None for the completion's "
+                "tokens under a causal model and the mean of an encoder."
+            )
+        if self.pooling == "completion" and not self.is_causal:
+            raise ValueError(
+                "pooling='completion' is for causal models: an encoder's states of a completion hold the prompt, "
+                "too. Give 'mean', or leave pooling out."
             )
         if max_length < 4:
             raise ValueError(
@@ -118,6 +146,7 @@ class Backbone(nn.Module):
             )
         self.max_length = min(max_length, longest_input(self.model.config, tokenizer))
         self._prefix, self._suffix = special_ids(tokenizer, self.is_causal)
+        self._marks = _marks(tokenizer)
         start = getattr(tokenizer, "bos_token_id", None) if self.is_causal and not self._prefix else None
         self._start_of_empty_prompt = [] if start is None else [start]
 
@@ -232,7 +261,8 @@ class Backbone(nn.Module):
         Args:
             input_ids: (batch, seq_len), padded on any side with anything.
             attention_mask: (batch, seq_len), 1 on real tokens.
-            prompt_lengths: (batch,) real tokens of the prompt, special tokens before it included.
+            prompt_lengths: (batch,) real tokens of the prompt, special tokens before it included; needed where
+                `needs_lengths`.
 
         Returns:
             PooledStates: ``text`` (batch, hidden), at least float32; ``prompt`` (batch, hidden) for a causal
@@ -243,6 +273,8 @@ class Backbone(nn.Module):
         states = self.model(input_ids=input_ids, attention_mask=mask, return_dict=True, **options).last_hidden_state
         if states.dtype in (torch.float16, torch.bfloat16):
             states = states.float()
+        if self.needs_lengths:
+            return self._pooled_completion(states, input_ids, mask, prompt_lengths)
         pooled = self._scaled(pool(states, mask, self.pooling))
         if prompt_lengths is None or not self.is_causal:
             return PooledStates(pooled, None)
@@ -257,6 +289,31 @@ class Backbone(nn.Module):
         positions = torch.arange(mask.shape[1], device=mask.device)
         prompt_mask = (positions < prompt_lengths[:, None]).to(mask.dtype)
         return PooledStates(pooled, self._scaled(pool(states, prompt_mask, self.pooling)))
+
+    def pooled(self, batch: dict[str, Tensor]) -> Tensor:
+        """(batch, hidden): the whole texts of what :meth:`collate` gives."""
+        lengths = {"prompt_lengths": batch["prompt_lengths"]} if self.needs_lengths else {}
+        return self(batch["input_ids"], batch["attention_mask"], **lengths).text
+
+    @property
+    def needs_lengths(self) -> bool:
+        """Whether `forward` must know where the completion begins."""
+        return self.pooling == "completion"
+
+    def _pooled_completion(
+        self, states: Tensor, input_ids: Tensor, mask: Tensor, prompt_lengths: Tensor | None
+    ) -> PooledStates:
+        if prompt_lengths is None:
+            raise ValueError(
+                "this backbone pools the completion's own tokens and is not told where the completion begins; give "
+                "prompt_lengths (batch,), or make the backbone with pooling='last' or 'mean'."
+            )
+        lengths = prompt_lengths.to(self.device)
+        if bool((lengths < 0).any() | (lengths > mask.sum(1)).any()):
+            raise ValueError("prompt_lengths holds a number below 0 or above the real tokens of its row.")
+        tokens = completion_tokens(input_ids, mask, lengths, self._marks)
+        prompt = rows_at(states, (lengths - 1).clamp_min(0))  # of an empty prompt nobody keeps it
+        return PooledStates(self._scaled(pool(states, tokens, "mean")), self._scaled(prompt))
 
     def _scaled(self, vectors: Tensor) -> Tensor:
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
@@ -287,6 +344,12 @@ class Backbone(nn.Module):
         settings = [config, tokenizer_content(self.tokenizer), self.pooling, self.max_length, self.normalize]
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         return digest.hexdigest()
+
+
+def _marks(tokenizer: object) -> list[int]:
+    """Special ids but the one for unknown words, which is text."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    return [number for number in getattr(tokenizer, "all_special_ids", []) if number != unknown]
 
 
 def _spaced(prompt: str, completion: str) -> str:

@@ -343,9 +343,8 @@ def _embed(
     for start in range(0, len(texts), batch_size):
         batch = by_length[start : start + batch_size]
         encoded = backbone.collate([texts[i] for i in batch])
-        encoded["prompt_lengths"] = encoded["prompt_lengths"].clamp(
-            min=1
-        )  # an empty prompt's state is not kept by the caller
+        if not backbone.needs_lengths:  # an empty prompt's state is not kept by the caller
+            encoded["prompt_lengths"] = encoded["prompt_lengths"].clamp(min=1)
         states = backbone(**encoded)
         vectors[batch] = states.text.float().cpu().numpy()
         if states.prompt is not None:

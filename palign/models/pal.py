@@ -203,13 +203,14 @@ class PALRewardModel(nn.Module):
         """A training batch of `RewardCollator` → scores (rows, max_items); the people's logits (rows, n_prototypes)
         and their mean over everybody (n_prototypes,), which the prior needs.
         """
-        states = self.backbone(input_ids, attention_mask, prompt_lengths if self.needs_prompts else None)
+        states = self.backbone(input_ids, attention_mask, self._lengths(prompt_lengths))
         prompt_states = None
         if self.needs_prompts:
             if prompt_input_ids is None:
                 prompt_states = states.prompt[item_rows[:, 0]]
             else:
-                prompt_states = self.backbone(prompt_input_ids, prompt_attention_mask).text[prompt_rows]
+                lengths = self._lengths(prompt_attention_mask.sum(1))
+                prompt_states = self.backbone(prompt_input_ids, prompt_attention_mask, lengths).text[prompt_rows]
         logits = self.people.logits(annotator_index)
         scores = self.head(states.text[item_rows], logits.softmax(-1), prompt_states)
         return scores, logits, self.people.logits.weight.detach().mean(0)
@@ -223,6 +224,10 @@ class PALRewardModel(nn.Module):
         """The same, as the first versions 5 of transformers call it."""
         if self.backbone is not None:
             self.backbone.model.gradient_checkpointing_enable(**options)
+
+    def _lengths(self, prompt_lengths: Tensor | None) -> Tensor | None:
+        """(batch,) where somebody reads them."""
+        return prompt_lengths if self.needs_prompts or self.backbone.needs_lengths else None
 
     @property
     def needs_prompts(self) -> bool:
@@ -241,10 +246,12 @@ class PALRewardModel(nn.Module):
     ) -> Tensor:
         """Rewards (batch,) of texts tokenised by the backbone's tokenizer, any padding; weights (batch, K).
 
-        `deviations`: (batch, personal_dim) of the same people, as `deviations_for` gives; none if None.
+        `prompt_lengths`: (batch,) tokens of the prompts; needed where the backbone pools the completion's own tokens
+        or the head reads prompts. `deviations`: (batch, personal_dim) of the same people, as `deviations_for` gives;
+        none if None.
         """
         with self._evaluating():
-            states = self.backbone(input_ids, attention_mask, prompt_lengths if self.needs_prompts else None)
+            states = self.backbone(input_ids, attention_mask, self._lengths(prompt_lengths))
             rewards = self.head(states.text, weights.to(self.device), states.prompt)
             return self._with_deviations(rewards, states.text, deviations)
 

@@ -92,11 +92,10 @@ def text_states(
     texts = backbone.tokenize(prompt_texts, completion_texts)
     batch = backbone.collate(texts)
     if not with_prompts:
-        return backbone(batch["input_ids"], batch["attention_mask"]).text, None
+        return backbone.pooled(batch), None
     if backbone.is_causal and not any(text.prompt_was_cut for text in texts):
         return tuple(backbone(**batch))
     row_of = {text: row for row, text in enumerate(dict.fromkeys(prompt_texts))}
     alone = backbone.encode(list(row_of))
-    pooled = backbone(alone["input_ids"], alone["attention_mask"]).text
-    states = backbone(batch["input_ids"], batch["attention_mask"]).text
-    return states, pooled[[row_of[text] for text in prompt_texts]]
+    pooled = backbone.pooled(alone)
+    return backbone.pooled(batch), pooled[[row_of[text] for text in prompt_texts]]

@@ -21,7 +21,7 @@ from transformers import (
     T5Model,
 )
 
-from palign.models.backbones import Backbone, pool
+from palign.models.backbones import Backbone, completion_tokens, pool
 from palign.models.model_folders import read_pooling_hints
 
 WORDS = "a b c d e f g h i j k l m n o p the cat dog likes tea sun rain".split()
@@ -96,7 +96,7 @@ def one_by_one(backbone: Backbone) -> torch.Tensor:
 def test_what_it_says_of_itself(backbone: Backbone) -> None:
     causal = not isinstance(backbone.model, BertModel)
     assert backbone.is_causal is causal
-    assert backbone.pooling == ("last" if causal else "mean")
+    assert backbone.pooling == ("completion" if causal else "mean")
     assert backbone.hidden_size == HIDDEN
     assert backbone.max_length == 64  # of its positions, below the 1024 asked for
     assert not hasattr(backbone.model, "lm_head")
@@ -114,7 +114,12 @@ def test_causality_is_what_the_model_does(backbone: Backbone) -> None:
 def test_pooled_by_hand_from_the_unpadded_model(backbone: Backbone) -> None:
     texts = backbone.tokenize(PROMPTS, COMPLETIONS)
     states = [backbone.model(input_ids=torch.tensor([text.ids])).last_hidden_state[0] for text in texts]
-    by_hand = torch.stack([s[-1] if backbone.is_causal else s.mean(0) for s in states])
+    special = set(backbone.tokenizer.all_special_ids) - {backbone.tokenizer.unk_token_id}
+    by_hand = []
+    for text, s in zip(texts, states, strict=True):
+        kept = [i for i, token in enumerate(text.ids) if i >= text.prompt_length and token not in special]
+        by_hand.append((s[kept] if kept else s[-1:]).mean(0) if backbone.is_causal else s.mean(0))
+    by_hand = torch.stack(by_hand)
     torch.testing.assert_close(backbone(**backbone.encode(PROMPTS, COMPLETIONS)).text, by_hand, atol=1e-5, rtol=0)
 
 
@@ -146,7 +151,7 @@ def test_padding_side_and_content_change_nothing(backbone: Backbone, side: str, 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("pooling", ["completion", "last", "mean"])
 def test_prompt_state_is_the_pass_over_the_prompt_alone(kind: str, pooling: str) -> None:
     backbone = make_backbone(kind, pooling=pooling)
     alone = backbone(**backbone.encode(PROMPTS)).text
@@ -160,6 +165,38 @@ def test_every_completion_depends_on_the_last_prompt_token(kind: str) -> None:
     before = backbone(**backbone.encode(["the cat"] * 4, COMPLETIONS)).text
     after = backbone(**backbone.encode(["the dog"] * 4, COMPLETIONS)).text
     assert ((before - after).abs().amax(1) > 1e-3).all()
+
+
+def test_the_completions_own_tokens_by_hand() -> None:
+    # prompt 5 5, then a mark, an answer 7 8, the mark that ends it, a line break; 1 is the mark, 9 the line break
+    ids = torch.tensor([[5, 5, 1, 7, 8, 1, 9], [5, 5, 5, 7, 1, 0, 0], [5, 5, 5, 1, 0, 0, 0], [7, 8, 0, 0, 0, 0, 0]])
+    mask = torch.tensor([[1] * 7, [1] * 5 + [0] * 2, [1] * 4 + [0] * 3, [1] * 2 + [0] * 5])
+    tokens = completion_tokens(ids, mask, torch.tensor([2, 3, 3, 0]), [1])
+    assert tokens.tolist() == [
+        [0, 0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0, 0],  # an answer without a word: its last token
+        [1, 1, 0, 0, 0, 0, 0],  # no prompt at all
+    ]
+
+
+@torch.no_grad()
+def test_what_a_template_writes_behind_an_answer_changes_nothing() -> None:
+    backbone = make_backbone("llama")
+    end = next(i for i in backbone.tokenizer.all_special_ids if i != backbone.tokenizer.unk_token_id)
+    texts = backbone.tokenize(["the cat"], [" sat down"])
+    more = [texts[0]._replace(ids=[*texts[0].ids, end, 7, 8])]
+    plain, ended = (backbone(**backbone.collate(t)).text for t in (texts, more))
+    torch.testing.assert_close(ended, plain, atol=1e-5, rtol=0)
+
+
+def test_a_completion_that_begins_nowhere_is_refused() -> None:
+    backbone = make_backbone("llama")
+    ids = torch.tensor([[6, 7]])
+    with pytest.raises(ValueError, match="give prompt_lengths"):
+        backbone(ids, torch.ones_like(ids))
+    with pytest.raises(ValueError, match="for causal models"):
+        make_backbone("bert", pooling="completion")
 
 
 def test_pooling_words_by_hand() -> None:
@@ -311,6 +348,6 @@ def test_other_bad_input() -> None:
     with pytest.raises(ValueError, match="no real token"):
         backbone(torch.tensor([[5, 6]]), torch.tensor([[0, 0]]))
     with pytest.raises(ValueError, match="empty prompt"):
-        backbone(torch.tensor([[5, 6]]), torch.tensor([[1, 1]]), torch.tensor([0]))
+        make_backbone("gpt2", pooling="last")(torch.tensor([[5, 6]]), torch.tensor([[1, 1]]), torch.tensor([0]))
     with pytest.raises(TypeError, match="transformers model"):
         Backbone(torch.nn.Linear(2, 2), make_tokenizer())

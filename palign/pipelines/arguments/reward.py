@@ -54,7 +54,10 @@ class RewardArguments:
     n_layers: int = field(default=2, metadata={"help": "Linear layers of f and g; 1 is a linear map."})
     head_dropout: float = field(default=0.4, metadata={"help": "Dropout inside f and g."})
     partition: bool = field(default=False, metadata={"help": "One-hot weights at evaluation."})
-    pooling: str | None = field(default=None, metadata={"help": "'last', 'mean', 'first' or 'max'; as the model."})
+    pooling: str | None = field(
+        default=None,
+        metadata={"help": "'completion' (its own tokens), 'last', 'mean', 'first' or 'max'; as the model."},
+    )
     max_length: int = field(default=1024, metadata={"help": "Tokens of prompt and completion that are read."})
     plain_prompts: bool = field(
         default=False,
