@@ -161,14 +161,14 @@ def reads_plain_prompts(folder: str) -> bool | None:
 
 def _record(folder: str) -> dict[str, Any] | None:
     try:
-        found = read_json(str(folder), CONDITIONING, None)
-        if found is None:
+        record = read_json(str(folder), CONDITIONING, None)
+        if record is None:
             return None
-        PolicyConditioning(found["policy_conditioning"])
+        PolicyConditioning(record["policy_conditioning"])
     except (ValueError, TypeError, KeyError) as error:
         allowed = ", ".join(PolicyConditioning)
         raise ValueError(
             f"{CONDITIONING} of {str(folder)!r} is not what a training wrote ({error}): `policy_conditioning` must be "
             f"one of {allowed}."
         ) from None
-    return found
+    return record

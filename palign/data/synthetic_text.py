@@ -99,12 +99,12 @@ def gold_utility(text: str, type_name: str) -> float:
     """
     if type_name not in TASTES:
         raise ValueError(f"type_name={type_name!r} is not a type of this population; choose from {sorted(TASTES)}.")
-    taste, found = TASTES[type_name], text_attributes(text)
-    if found.n_words == 0:
+    taste, attributes = TASTES[type_name], text_attributes(text)
+    if attributes.n_words == 0:
         return -3.0
-    value = taste.cheer * min(found.n_cheerful, 2) + taste.hedge * min(found.n_hedges, 2)
-    value += taste.length * (min(found.n_words, 20) - 8) / 10
-    return value - 0.5 * found.n_repeats - 0.5 * (not found.is_finished)
+    value = taste.cheer * min(attributes.n_cheerful, 2) + taste.hedge * min(attributes.n_hedges, 2)
+    value += taste.length * (min(attributes.n_words, 20) - 8) / 10
+    return value - 0.5 * attributes.n_repeats - 0.5 * (not attributes.is_finished)
 
 
 def make_prompts(questions: tuple[str, ...] = QUESTIONS, topics: tuple[str, ...] = TOPICS) -> list[str]:
@@ -114,12 +114,12 @@ def make_prompts(questions: tuple[str, ...] = QUESTIONS, topics: tuple[str, ...]
 
 def topic_of(prompt: str) -> str:
     """The topic a prompt asks about (the last topic word in it)."""
-    found = [word for word in _WORD.findall(prompt.lower()) if word in TOPICS]
-    if not found:
+    mentions = [word for word in _WORD.findall(prompt.lower()) if word in TOPICS]
+    if not mentions:
         raise ValueError(
             f"the prompt {prompt[:80]!r} names none of the topics of this population: {', '.join(TOPICS)}."
         )
-    return found[-1]
+    return mentions[-1]
 
 
 def _clause(topic: str, style: str, detailed: bool, rng: np.random.Generator) -> str:
@@ -274,10 +274,16 @@ def preference_rows(
             margin = population.gold(first, person) - population.gold(second, person)
             if rng.random() >= 1 / (1 + np.exp(-sharpness * margin)):
                 first, second, margin = second, first, -margin
-            rows.append({
-                "annotator_id": person, "prompt": prompt, "chosen": first, "rejected": second,
-                "type": population.type_of(person), "gold_margin": margin,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "annotator_id": person,
+                    "prompt": prompt,
+                    "chosen": first,
+                    "rejected": second,
+                    "type": population.type_of(person),
+                    "gold_margin": margin,
+                }
+            )
     return rows
 
 
@@ -314,10 +320,14 @@ def ranking_rows(
             while len(texts) < n_items:
                 texts[write_completion(prompt, rng)] = None
             drawn = {text: sharpness * population.gold(text, person) + rng.gumbel() for text in texts}
-            rows.append({
-                "annotator_id": person, "prompt": prompt, "completions": sorted(drawn, key=drawn.get, reverse=True),
-                "type": population.type_of(person),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "annotator_id": person,
+                    "prompt": prompt,
+                    "completions": sorted(drawn, key=drawn.get, reverse=True),
+                    "type": population.type_of(person),
+                }
+            )
     return rows
 
 

@@ -40,8 +40,9 @@ def hash_judgements(prefs: Preferences) -> np.ndarray:
         return _mixed(who * np.uint64(3) + _mixed(prompts) * np.uint64(5) + each.sum(1, dtype=np.uint64))
 
 
-def save_trained_rows(folder: str | Path, rows: Preferences, *, dealt: Preferences | None = None,
-                      held_out: Preferences | None = None) -> None:  # fmt: skip
+def save_trained_rows(
+    folder: str | Path, rows: Preferences, *, dealt: Preferences | None = None, held_out: Preferences | None = None
+) -> None:
     """Write the hashes into the folder of a saved model.
 
     Args:

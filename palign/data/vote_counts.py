@@ -92,17 +92,17 @@ def _kind(rows: Preferences) -> str:
 
 
 def _warnings(kind: str, counts: np.ndarray, several: bool) -> tuple[str, ...]:
-    found, median = [], float(np.median(counts))
+    sentences, median = [], float(np.median(counts))
     if several and median < ENOUGH[kind]:
         five, ten = EXPECTED[kind]
-        found.append(
+        sentences.append(
             f"The median annotator gave {median:g} {kind} votes, fewer than {ENOUGH[kind]}: many people's type will "
             f"stay unsure. With three distinct types, about {five:.0%} of people are placed right by five such votes, "
             f"{ten:.1%} by ten."
         )
     if counts.max() > 0.5 * counts.sum() and len(counts) > 1:
-        found.append(
+        sentences.append(
             f"One annotator gave {counts.max():,} of the {counts.sum():,} rows. A person counts once in the mixing "
             "weights, but their type's policy is trained mostly on them."
         )
-    return tuple(found)
+    return tuple(sentences)

@@ -270,20 +270,20 @@ def _with_everybody(problem: LinearRankings, em: _EM, ridge: float, max_steps: i
     numbers, pooled = sorted(em.finished), em.columns.centre
     thetas, etas = ([em.finished[number][part] for number in numbers] for part in (0, 1))
     likelihoods = problem.log_likelihoods(torch.cat(thetas)).split(em.n_types, dim=1)
-    placed = [responsibilities(part, eta) for part, eta in zip(likelihoods, etas, strict=True)]
+    posteriors = [responsibilities(part, eta) for part, eta in zip(likelihoods, etas, strict=True)]
     judged = [
         float(log_evidence(part, eta).sum()) - ridge / 2 * float((theta - pooled).square().sum())
         for part, eta, theta in zip(likelihoods, etas, thetas, strict=True)
     ]
     order = sorted(range(len(judged)), key=lambda r: -judged[r])
     best = order[0]
-    whole = _EM(problem, pooled, placed[best][None], ridge, theta=thetas[best])
-    found = whole.best(*whole.run(max_steps, tolerance), placed[best][None])
+    whole = _EM(problem, pooled, posteriors[best][None], ridge, theta=thetas[best])
+    fit = whole.best(*whole.run(max_steps, tolerance), posteriors[best][None])
     others = torch.tensor([judged[r] for r in order[1:]], dtype=torch.float64)
     return replace(
-        found,
-        restart_types=torch.stack([found.restart_types[0], *(placed[r].argmax(1) for r in order[1:])]),
-        restart_objectives=torch.cat([found.restart_objectives, others]),
+        fit,
+        restart_types=torch.stack([fit.restart_types[0], *(posteriors[r].argmax(1) for r in order[1:])]),
+        restart_objectives=torch.cat([fit.restart_objectives, others]),
     )
 
 

@@ -196,19 +196,19 @@ def kmeans(points: Tensor, weights: Tensor, n_types: int, rng: np.random.Generat
         centres = _plus_plus(points, weights, n_types, rng)
         for _ in range(LLOYD_STEPS):
             distances = torch.cdist(points, centres).square()
-            own, clusters = distances.min(1)
+            errors, clusters = distances.min(1)
             mass = F.one_hot(clusters, n_types).double() * weights[:, None]
             total = mass.sum(0)
             # a centre that lost everybody moves to the point that is worst served
             moved = torch.where(
                 total[:, None] > 0,
                 (mass.T @ points) / total.clamp_min(1e-300)[:, None],
-                points[(own * weights).argmax()],
+                points[(errors * weights).argmax()],
             )
             if torch.allclose(moved, centres, rtol=1e-9, atol=1e-12):
                 break
             centres = moved
-        inertia = float((own * weights).sum())
+        inertia = float((errors * weights).sum())
         if inertia < least:
             best, least = clusters, inertia
     return best

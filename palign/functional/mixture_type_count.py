@@ -146,9 +146,11 @@ def choose_n_types(
         if _levels_off([part.log_likelihood[trial.eligible] for part in judged], trial.n_judged[trial.eligible]):
             break
     choice = _one_standard_error(
-        table, [part.log_likelihood[trial.eligible] for part in judged],
-        [part.right[trial.eligible] for part in judged], trial.n_judged[trial.eligible],
-    )  # fmt: skip
+        table,
+        [part.log_likelihood[trial.eligible] for part in judged],
+        [part.right[trial.eligible] for part in judged],
+        trial.n_judged[trial.eligible],
+    )
     return replace(choice, ridge=ridge, pooled_ridge=pooled_ridge, n_people_by_item=trial.n_people_by_item)
 
 
@@ -210,9 +212,13 @@ class _Trial:
         """Fill in nats and right pairs (n_temperatures, n_annotators) of the people held out."""
         kept = ~is_out[self.data[2]]
         fit = fit_linear_mixture(
-            self.features, *(part[kept] for part in self.data), self.n_annotators, n_types,
-            row_weights=self.evidence[kept], **self.options,
-        )  # fmt: skip
+            self.features,
+            *(part[kept] for part in self.data),
+            self.n_annotators,
+            n_types,
+            row_weights=self.evidence[kept],
+            **self.options,
+        )
         items = torch.cat([part.double() @ fit.theta.T for part in self.features.split(8192)])
         for dealing in self.dealings:
             dealing.judge(items, fit.mixing_weights, is_out, likelihoods, right)
@@ -298,9 +304,10 @@ def _one_standard_error(
         gap, error = _paired(best, values, n_rows)
         row["gain"], row["gain_error"] = _paired(values, judged[0], n_rows)
         row |= {
-            "log_likelihood": float(values.sum() / n_rows.sum()), "standard_error": error,
+            "log_likelihood": float(values.sum() / n_rows.sum()),
+            "standard_error": error,
             "accuracy": float(correct.sum() / n_rows.sum()),
-        }  # fmt: skip
+        }
         worth = WORTH * abs(float(best.sum() / n_rows.sum()))
         errors = LEAVING_ONE if row["n_types"] == 1 else 1.0
         if chosen is None and gap <= max(errors * error, worth):

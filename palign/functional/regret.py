@@ -95,9 +95,9 @@ def relative_regret_matrix(values: Table, reference_values: Vector, *, own_value
         (..., n_types, n_policies); NaN for a type whose own policy gains nothing over the reference.
     """
     table, reference = _finite(values, "values"), torch.as_tensor(reference_values, dtype=torch.float64)
-    own = _own_values(table, own_values)
-    gain = (own - reference)[..., None]
-    return (own[..., None] - table) / gain.where(gain > 0, float("nan"))
+    type_values = _own_values(table, own_values)
+    gain = (type_values - reference)[..., None]
+    return (type_values[..., None] - table) / gain.where(gain > 0, float("nan"))
 
 
 def kl_regret_matrix(values: Table, kl_to_reference: Vector, *, beta: float = 1.0) -> Tensor:
@@ -203,12 +203,12 @@ def choose_within_budget(max_regrets: Vector, kl_to_reference: Vector, *, kl_bud
 
 def _own_values(table: Tensor, own_values: Vector | None) -> Tensor:
     if own_values is not None:
-        own = torch.as_tensor(own_values, dtype=torch.float64)
-        if own.shape != table.shape[:-1]:
+        vector = torch.as_tensor(own_values, dtype=torch.float64)
+        if vector.shape != table.shape[:-1]:
             raise ValueError(
-                f"own_values have shape {tuple(own.shape)}; values of {tuple(table.shape)} need one a type."
+                f"own_values have shape {tuple(vector.shape)}; values of {tuple(table.shape)} need one a type."
             )
-        return own
+        return vector
     is_square = table.shape[-1] == table.shape[-2]
     return table.diagonal(dim1=-2, dim2=-1) if is_square else table.max(-1).values
 

@@ -150,7 +150,9 @@ def max_interval(estimate: Tensor, draws: Tensor, *, level: float = 0.95) -> Int
         An interval of (...) values; its draws are the maxima of the resamples, paired with those of other means.
     """
     columns, resampled = estimate.reshape(len(estimate), -1).T, draws.reshape(*draws.shape[:2], -1).movedim(-1, 0)
-    ends = torch.stack([_max_ends(own, table - own, level) for own, table in zip(columns, resampled, strict=True)])
+    ends = torch.stack(
+        [_max_ends(column, table - column, level) for column, table in zip(columns, resampled, strict=True)]
+    )
     low, high = ends.T.view(2, *estimate.shape[1:])
     return Interval(estimate.max(0).values, low, high, draws.max(1).values)
 

@@ -120,14 +120,14 @@ def sample(n_rows: int, *, n_most: int = N_SAMPLED, seed: int = 0) -> np.ndarray
 def row_hashes(*columns: np.ndarray) -> np.ndarray:
     """(n,) uint64: one number for each row of whole numbers (n,) or (n, width); equal rows have equal ones, and of a
     million different rows two share one with probability 3e-8."""
-    found = np.zeros(len(columns[0]), dtype=np.uint64)
+    hashes = np.zeros(len(columns[0]), dtype=np.uint64)
     for column in columns:
         for part in column.T if column.ndim == 2 else (column,):
-            found ^= part.astype(np.int64).view(np.uint64)
+            hashes ^= part.astype(np.int64).view(np.uint64)
             for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # the finaliser of splitmix64
-                found = (found ^ (found >> np.uint64(shift))) * np.uint64(factor)
-            found = (found ^ (found >> np.uint64(31))) + np.uint64(0x9E3779B97F4A7C15)
-    return found
+                hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
+            hashes = (hashes ^ (hashes >> np.uint64(31))) + np.uint64(0x9E3779B97F4A7C15)
+    return hashes
 
 
 def both_tails(k: int, n: int) -> float:

@@ -81,10 +81,13 @@ def check_raw_form(rows: Sequence[Mapping[str, Any]], names: ColumnNames | None 
     (better, worse), count = Counter(kinds[row] for row in differ).most_common(1)[0]
     told = count / len(differ) >= FORM_WINS
     return Finding.of(
-        "raw_form", "stop" if told and share >= FORM_RULES else "look", share,
+        "raw_form",
+        "stop" if told and share >= FORM_RULES else "look",
+        share,
         f"In {count:,} of {len(rows):,} rows the better completion is {better} and the worse one {worse}: type alone "
-        "tells which is which. Write both the same way.", differ,
-    )  # fmt: skip
+        "tells which is which. Write both the same way.",
+        differ,
+    )
 
 
 def _kind(value: object) -> str | None:
@@ -124,11 +127,15 @@ def check_form(prefs: Preferences, *, split: str = "", seed: int = 0) -> Finding
     (stops, value), name, wins, n, rows = worst
     which, count = ("better", wins) if wins * 2 >= n else ("worse", n - wins)
     return Finding.of(
-        "form", "stop" if stops else "look", value,
+        "form",
+        "stop" if stops else "look",
+        value,
         f"The completion that {name} is the {which} one in {count:,} of the {n:,} rows where one of the two does (of "
         f"{len(pairs):,} looked at): form tells the label. Write both completions the same way, or see why they are "
-        "not.", rows, split,
-    )  # fmt: skip
+        "not.",
+        rows,
+        split,
+    )
 
 
 def _form_table(prefs: Preferences, pairs: Pairs) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -179,14 +186,17 @@ def check_length(prefs: Preferences, *, split: str = "", seed: int = 0) -> Findi
     wins, n = int((sign > 0).sum()), int((sign != 0).sum())
     accuracy = max(share, 1 - share)
     which = "longer" if share >= 0.5 else "shorter"
-    said = f"The {which} completion is the better one in {accuracy:.1%} of {len(pairs):,} rows"
+    sentence = f"The {which} completion is the better one in {accuracy:.1%} of {len(pairs):,} rows"
     if accuracy < LONGER_WINS or both_tails(wins, n) >= ALPHA:
-        return Finding.of("length", "ok", share, f"{said}.")
+        return Finding.of("length", "ok", share, f"{sentence}.")
     return Finding.of(
-        "length", "stop" if accuracy >= LONGER_RULES else "look", share,
-        f"{said}: put any model's accuracy beside that of length alone.",
-        pairs.rows[sign == (1 if share >= 0.5 else -1)], split,
-    )  # fmt: skip
+        "length",
+        "stop" if accuracy >= LONGER_RULES else "look",
+        share,
+        f"{sentence}: put any model's accuracy beside that of length alone.",
+        pairs.rows[sign == (1 if share >= 0.5 else -1)],
+        split,
+    )
 
 
 def check_length_sign(prefs: Preferences, *, split: str = "", seed: int = 0) -> Finding:
@@ -199,14 +209,18 @@ def check_length_sign(prefs: Preferences, *, split: str = "", seed: int = 0) -> 
     sign = _lengths(prefs, pairs).astype(float)
     half = np.random.default_rng(seed).integers(2, size=len(pairs))
     sums = [np.bincount(pairs.people, sign * (half == h), minlength=pairs.n_people) for h in (0, 1)]
-    told = np.sign(np.where(half == 0, sums[1][pairs.people], sums[0][pairs.people])) * sign
-    hits, n = int((told > 0).sum()), int((told != 0).sum())
+    agreement = np.sign(np.where(half == 0, sums[1][pairs.people], sums[0][pairs.people])) * sign
+    hits, n = int((agreement > 0).sum()), int((agreement != 0).sum())
     accuracy = hits / max(n, 1)
-    said = f"Length, with one sign for each annotator, tells {accuracy:.1%} of the {n:,} rows it speaks of"
+    sentence = f"Length, with one sign for each annotator, tells {accuracy:.1%} of the {n:,} rows it speaks of"
     if accuracy < SIGN_WINS or n < len(pairs) / 2 or both_tails(hits, n) >= ALPHA:
-        return Finding.of("length_sign", "ok", accuracy, f"{said}.")
+        return Finding.of("length_sign", "ok", accuracy, f"{sentence}.")
     return Finding.of(
-        "length_sign", "stop" if accuracy >= SIGN_RULES else "look", accuracy,
-        f"{said}, the sign found on that person's other rows: types may be tastes for length and nothing else. Put a "
-        "model's accuracy beside this one.", pairs.rows[told > 0], split,
-    )  # fmt: skip
+        "length_sign",
+        "stop" if accuracy >= SIGN_RULES else "look",
+        accuracy,
+        f"{sentence}, the sign found on that person's other rows: types may be tastes for length and nothing else. "
+        "Put a model's accuracy beside this one.",
+        pairs.rows[agreement > 0],
+        split,
+    )

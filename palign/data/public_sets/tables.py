@@ -54,17 +54,17 @@ def find_files(folder: Path, *, table: str | None = None, split: str = "train") 
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and suffix_of(path) in SUFFIXES]
     if table is not None:
         files = [path for path in files if table in (_stem(path), *path.relative_to(folder).parts[:-1])]
-    found = [path for path in files if _is_of(split, path, folder)] or files
-    if not found:
+    split_files = [path for path in files if _is_of(split, path, folder)] or files
+    if not split_files:
         what = f"no table {table!r}" if table else "no data file"
         raise ValueError(f"The folder {folder} holds {what}; looked for {', '.join(SUFFIXES)} in it and below.")
-    others = {_stem(path).split("-")[0] for path in found}
+    others = {_stem(path).split("-")[0] for path in split_files}
     if table is None and len(others) > 1:
         raise ValueError(
             f"The folder {folder} holds several tables ({', '.join(sorted(others)[:6])}) and no split {split!r}; name "
             "one file."
         )
-    return found
+    return split_files
 
 
 def _stem(path: Path) -> str:

@@ -84,9 +84,9 @@ def _named_fields(records: Sequence[tuple[Row, dict, Row]], question: str) -> li
     """The fields that answers to a question name, or the pair of fields that they call sides."""
     values = [value for _, answers, _ in records for value, _, _ in answers.get(question, ())]
     flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    words = {_plain(one["value"] if isinstance(one, Mapping) else one) for one in flat if one is not None}
+    mentions = {_plain(one["value"] if isinstance(one, Mapping) else one) for one in flat if one is not None}
     names = list(dict.fromkeys(name for fields, _, _ in records for name in fields))
-    named = [name for name in names if _plain(name) in words]
+    named = [name for name in names if _plain(name) in mentions]
     if len(named) >= 2:
         return named
     pairs = [(a, b) for a in names if (b := counterpart(a)) in names and a != b]
@@ -218,8 +218,7 @@ def _shown_pair(data: Row, names: list[str]) -> tuple[str, str]:
     if not pairs:
         raise ValueError(
             f"Label Studio: the task's fields are {', '.join(map(repr, data))}, and nothing says which two were "
-            "compared. "
-            "Name them with --first_column (left) and --second_column (right)."
+            "compared. Name them with --first_column (left) and --second_column (right)."
         )
     return pairs[0]
 

@@ -84,9 +84,8 @@ class BadRows:
             raise type(bad.error)(f"{bad.error} So it is in all {n_all:,} rows.")
         kind = TypeError if all(isinstance(bad.error, TypeError) for bad in self.rows) else ValueError
         raise kind(
-            f"{start}{len(self.rows):,} of {n_all:,} rows are bad: {'; '.join(kinds)}. Mend them, or "
-            "leave them "
-            "out with --bad_rows drop."
+            f"{start}{len(self.rows):,} of {n_all:,} rows are bad: {'; '.join(kinds)}. Mend them, or leave them out "
+            "with --bad_rows drop."
         )
 
     def _kinds(self) -> list[str]:

@@ -153,15 +153,14 @@ class RowReader:
         names = self.names
         judged = names.first_column is not None and {names.first_column, names.second_column} <= set(available)
         pair, several = (names.first_column, names.second_column) if judged else self.pair_columns, self.list_column
-        found: list[tuple[Text, str, int]] = []
+        prompt_rows: list[tuple[Text, str, int]] = []
         for row, record in enumerate(table):
             try:
                 if names.annotator_column not in record:
                     there = ", ".join(map(repr, record))
                     raise ValueError(
-                        f"{table.name or 'rows'}, row {row}: there is no column {names.annotator_column!r}; the "
-                        "row has "
-                        f"{there}. Every row must have a prompt and a person; say what they are called with "
+                        f"{table.name or 'rows'}, row {row}: there is no column {names.annotator_column!r}; the row "
+                        f"has {there}. Every row must have a prompt and a person; say what they are called with "
                         "--prompt_column and --annotator_column."
                     )
                 person = checks.check_annotator(
@@ -181,13 +180,13 @@ class RowReader:
             except (TypeError, ValueError) as error:
                 bad.add(row, ValueError(str(error)))
                 continue
-            found.append((prompt, person, row))
-        notes = bad.settle(len(found))
-        people = list(dict.fromkeys(person for _, person, _ in found))
-        reading = Reading(table.name, len(table) + len(table.ragged), len(found), len(people))
-        reading.columns = [self._who(people), self._what([prompt for prompt, _, _ in found[:100]])]
+            prompt_rows.append((prompt, person, row))
+        notes = bad.settle(len(prompt_rows))
+        people = list(dict.fromkeys(person for _, person, _ in prompt_rows))
+        reading = Reading(table.name, len(table) + len(table.ragged), len(prompt_rows), len(people))
+        reading.columns = [self._who(people), self._what([prompt for prompt, _, _ in prompt_rows[:100]])]
         reading.notes = [*table.notes, *notes, *similar_ids(people)]
-        return found, reading
+        return prompt_rows, reading
 
     def _columns(self, bad: BadRows, *, needs_items: bool) -> list[str]:
         """Every column; lines that are no rows are told first where a column is missing, for they may be why."""
@@ -226,8 +225,7 @@ class RowReader:
             raise ValueError(
                 f"{start}he column {column!r} stands beside {self.list_column!r}, and nothing says what it is: "
                 f"--ratings_column {column} (more is better), or --ranks_column {column} (1 is best)? If the "
-                "completions "
-                "already stand best first, leave the column out."
+                "completions already stand best first, leave the column out."
             )
 
     def _place(self, row: int, column: str) -> Place:
@@ -241,9 +239,8 @@ class RowReader:
             cell = _cell(record, names.winner_column)
             if plain_value(cell) is None:
                 raise ValueError(
-                    f"{self._place(row, names.winner_column)}: no winner is there. Fill it in (a tie is a word, "
-                    "too) or "
-                    "drop the row."
+                    f"{self._place(row, names.winner_column)}: no winner is there. Fill it in (a tie is a word, too) "
+                    "or drop the row."
                 )
             side = winners.side(cell, record)
         if side is None:
@@ -253,9 +250,8 @@ class RowReader:
             value = _cell(record, column)
             if value is None:
                 raise ValueError(
-                    f"{self._place(row, column)}: nothing is there, so the row has one answer only; a "
-                    "comparison needs "
-                    "two. Fill it in or drop the row."
+                    f"{self._place(row, column)}: nothing is there, so the row has one answer only; a comparison "
+                    "needs two. Fill it in or drop the row."
                 )
             held.append(value)
         self._side = side
@@ -320,9 +316,8 @@ class RowReader:
         place = self._place(row, given[0])
         if len(given) > 1:
             raise ValueError(
-                f"{place}: the row gives {given[1]!r} as well as {given[0]}. Completions are ordered by one of "
-                "the two: "
-                "leave the other empty."
+                f"{place}: the row gives {given[1]!r} as well as {given[0]}. Completions are ordered by one of the "
+                "two: leave the other empty."
             )
         if given[0] == names.n_ranked_column:
             n_ranked = _cell(record, given[0])
@@ -400,8 +395,11 @@ class RowReader:
             logger.warning(
                 "%s%d annotator id%s with a blank (%s), kept letter for letter: ' a' and 'a' are two people. "
                 "Strip them if they are one.",
-                start, len(padded), " begins or ends" if len(padded) == 1 else "s begin or end", shown,
-            )  # fmt: skip
+                start,
+                len(padded),
+                " begins or ends" if len(padded) == 1 else "s begin or end",
+                shown,
+            )
 
     def _who(self, people: list[str]) -> tuple[str, str, str]:
         values = (

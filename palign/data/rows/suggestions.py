@@ -89,8 +89,7 @@ def proposal(table: Table, names: Any) -> str:
     file = shlex.quote(table.path or table.name or "FILE")
     return (
         f" The columns look like {kind}; the whole command line is: palign guard {file} {options} (and the same "
-        "options "
-        f"behind --dataset_name {file} for every recipe)."
+        f"options behind --dataset_name {file} for every recipe)."
     )
 
 
@@ -123,8 +122,13 @@ def suggested_columns(table: Table) -> tuple[str, dict[str, str]]:
     else:
         kind, more = _lists_or_votes(columns, sample, taken)
         mapping |= more
-    default = {"annotator_column": "annotator_id", "prompt_column": "prompt", "chosen_column": "chosen",
-               "rejected_column": "rejected", "completions_column": "completions"}  # fmt: skip
+    default = {
+        "annotator_column": "annotator_id",
+        "prompt_column": "prompt",
+        "chosen_column": "chosen",
+        "rejected_column": "rejected",
+        "completions_column": "completions",
+    }
     mapping = {option: column for option, column in mapping.items() if column and column != default.get(option)}
     return (kind, mapping) if kind and mapping else ("", {})
 
@@ -155,9 +159,9 @@ def _are_votes(sample: Sequence[Any], column: str) -> bool:
     return 0 < len(held) <= 11 and all(isinstance(v, float) and -10 <= v <= 10 for v in held)
 
 
-def _first(columns: Sequence[str], words: Sequence[str], exact: set[str]) -> str | None:
+def _first(columns: Sequence[str], keywords: Sequence[str], exact: set[str]) -> str | None:
     here = next((column for column in columns if column in exact), None)
-    for word in () if here else words:
+    for word in () if here else keywords:
         parts = [
             c
             for c in columns

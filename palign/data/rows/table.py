@@ -110,6 +110,11 @@ class Table:
         notes = list(dict.fromkeys(note for table in tables for note in table.notes))
         ragged = [RaggedLine(bad.line, f"{bad.reason} ({table.name})") for table in tables for bad in table.ragged]
         return cls(
-            name, rows, None, ragged, notes, all(table.cells_are_text for table in tables),
+            name,
+            rows,
+            None,
+            ragged,
+            notes,
+            all(table.cells_are_text for table in tables),
             any(table.has_loose_numbers for table in tables),
-        )  # fmt: skip
+        )

@@ -93,9 +93,13 @@ def part_rows(
     n_all = _n_comparisons(ranks)
     known = np.bincount(people) > 0
     return RowParts(
-        first, second, n_all - _n_comparisons(first.ranks) - _n_comparisons(second.ranks), n_all,
-        int(by_item.sum()), int((known & ~by_item).sum()),
-    )  # fmt: skip
+        first,
+        second,
+        n_all - _n_comparisons(first.ranks) - _n_comparisons(second.ranks),
+        n_all,
+        int(by_item.sum()),
+        int((known & ~by_item).sum()),
+    )
 
 
 def _hang_together(people: np.ndarray, component: np.ndarray, ranks: np.ndarray) -> np.ndarray:
