@@ -2,9 +2,8 @@
 
 The template is `TEMPLATE` for plain prompts and `SYSTEM_TEMPLATE` for conversations (a system message in front, or in
 front of the text of the system message that is there). *Who* is a person's dominant type, `type 2`, counted from 0 in
-the
-order of the reward model's prototypes, and on request their id behind it: `type 2, person_017`. A newcomer is named by
-what `PALRewardModel.fit_annotators` found for them, through `WhoIsAsking.add`.
+the order of the reward model's prototypes, and on request their id behind it: `type 2, person_017`. A newcomer is
+named by the type that `PALRewardModel.fit_annotators` fits, through `WhoIsAsking.add`.
 
 A trained policy keeps all that beside its weights, in `conditioning.json`: what it must be told to answer as it was
 trained.
@@ -100,7 +99,7 @@ class WhoIsAsking:
         return f"{name}, {annotator_id}" if self.show_annotator_id else name
 
     def condition(self, prompts: Sequence[Prompt], annotator_ids: Sequence[str]) -> list[Prompt]:
-        """Each prompt with its own person written into it."""
+        """Each prompt with its person written into it."""
         pairs = zip(prompts, annotator_ids, strict=True)
         return [condition_prompt(prompt, self.name(annotator_id)) for prompt, annotator_id in pairs]
 

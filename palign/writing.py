@@ -155,7 +155,7 @@ def _saving_error(error: BaseException, folder: Path, what: str, intact: str) ->
 
 
 def require_writable(folder: str | Path, option: str = "--output_dir") -> None:
-    """Write a file for an instant where a folder is or would be made: said before anything is computed.
+    """Write a file for an instant where a folder is or would be made, before anything is computed.
 
     Raises:
         SavingError: the folder cannot be made or written to, or there is no room on its disk.

@@ -41,7 +41,7 @@ class CommandLine(TrlParser):
         with_config = arguments if path is None else ["--config", path, *arguments]
         parsed = super().parse_args_and_config(with_config, return_remaining_strings, **rest)
         for part in parsed:
-            if hasattr(type(part), "world_size"):  # training arguments, which have found the other processes or not
+            if hasattr(type(part), "world_size"):  # training arguments, which know of the other processes or do not
                 self._refuse_strangers(part.world_size)
         return parsed
 

@@ -188,7 +188,7 @@ def _saved_table(folder: Path, split: str | None) -> Table:
         return _dataset_table(saved, folder.name)
     except _NoSplitError:
         raise
-    except Exception as error:  # whatever a damaged folder makes of itself: arrow's, JSON's and the library's own
+    except Exception as error:  # a damaged folder may raise errors of arrow, of JSON or of the library
         text = str(error).splitlines()[0][:200] if str(error) else ""
         raise ValueError(
             f"{folder} is no readable folder of the datasets library ({type(error).__name__}: {text}). It may be cut "

@@ -150,7 +150,7 @@ class Preferences:
             reading: as in `palign.data.rows.options.ReadingOptions`: annotator_column="worker", bad_rows="drop", …
 
         Raises:
-            TypeError, ValueError: one paragraph that names row, column and what was found.
+            TypeError, ValueError: one paragraph that names the row, the column and what stands there.
         """
         reader = RowReader(ReadingOptions.reading(reading), max_characters, embeddings)
         return cls(**reader.read(rows, source))

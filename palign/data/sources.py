@@ -3,7 +3,7 @@
     from palign.data.sources import read_source
     rows = read_source("prism", "path/or/hub-name", dropped)
 
-`scripts/prepare_source.py` writes them to train.jsonl and test.jsonl. A source of one's own is registered with
+`scripts/prepare_source.py` writes them to train.jsonl and test.jsonl. Further sources are registered with
 `register_source`.
 """
 
@@ -47,7 +47,7 @@ class Source:
     split_by: str = "prompt"
 
     def options(self) -> dict[str, Any]:
-        """Name → default of the reader's own options."""
+        """Name → default of the reader's options."""
         parameters = inspect.signature(self.read).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
@@ -68,9 +68,9 @@ def read_source(
     """Rows of a source, one after another.
 
     Args:
-        path: a local copy of the published form, or a hub name; None takes the source's own name on the hub.
+        path: a local copy of the published form, or a hub name; None takes the source's name on the hub.
         dropped: counts what is left out, and why.
-        options: the reader's own (`Source.options`).
+        options: of the reader (`Source.options`).
 
     Raises:
         ValueError: an unknown source or option, or no path for a source that is not on the hub.

@@ -1,12 +1,12 @@
 """A population that writes and judges short sentences, with known types and an independent gold utility.
 
 Every completion is one to three plain English clauses about the prompt's topic. Three attributes can be checked on the
-text alone: how many distinct *cheerful* words it holds, how many distinct *hedges*, and how many *words*. A type is a
+text alone: how many distinct *cheerful* words it has, how many distinct *hedges*, and how many *words*. A type is a
 taste over these attributes, and the tastes are opposed, so that no single text (and no single policy) can please all:
 
-    cheerful   wants cheerful words and few words, dislikes hedges
-    thorough   wants many words, dislikes cheerful words
-    careful    wants hedges, dislikes cheerful words, indifferent to length
+    cheerful   wants cheer and brevity, dislikes hedges
+    thorough   wants length, dislikes cheer
+    careful    wants hedges, dislikes cheer, indifferent to length
 
 The gold utility is a pure function of the text (see `gold_utility`). It takes part in drawing the preferences and in
 judging policies, never in training one. Everything here is drawn from a seed.
@@ -77,13 +77,13 @@ class TextAttributes:
 
 def text_attributes(text: str) -> TextAttributes:
     """The attributes of `text`: distinct cheerful words and hedges, words, immediate repeats, a final stop."""
-    words = _WORD.findall(text.lower())
-    unique = set(words)
+    tokens = _WORD.findall(text.lower())
+    unique = set(tokens)
     return TextAttributes(
         n_cheerful=len(unique.intersection(CHEERFUL_WORDS)),
         n_hedges=len(unique.intersection(HEDGES)),
-        n_words=len(words),
-        n_repeats=sum(a == b for a, b in zip(words, words[1:], strict=False)),
+        n_words=len(tokens),
+        n_repeats=sum(a == b for a, b in zip(tokens, tokens[1:], strict=False)),
         is_finished=text.rstrip().endswith((".", "!", "?")),
     )
 
@@ -205,7 +205,7 @@ def make_text_population(
         n_annotators: number of people.
         types: names out of `TASTES`.
         shares: share of each type, summing to 1; types are dealt in these shares exactly (largest remainder).
-        concentration: None for pure types; else each person is a mixture, half their own type and half a draw from a
+        concentration: None for pure types; else each person is a mixture, half their type and half a draw from a
             symmetric Dirichlet distribution of this concentration.
         seed: of the order of the people and of the mixtures.
 

@@ -62,7 +62,7 @@ def save_trained_rows(
 
 
 def write_held_out(folder: str | Path, rows: Preferences) -> None:
-    """held_out.jsonl: rows that nothing in the folder was trained on, in palign's own form."""
+    """held_out.jsonl: rows that nothing in the folder was trained on, in palign's form."""
     lines = (json.dumps(row, ensure_ascii=False, default=_plain) + "\n" for row in rows.to_rows())
     write_whole(Path(folder) / HELD_OUT, "".join(lines))
 

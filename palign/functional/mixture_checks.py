@@ -1,4 +1,4 @@
-"""Is a fitted mixture to be believed? Each check looks at one way in which types are found that are not there.
+"""Is a fitted mixture to be believed? Each check looks at one way in which a fit shows types that are not there.
 
 A check says "ok", "look" (the types may be an artefact; here is where to look) or "stop" (the data give no reason to
 speak of types), with the number it went by and a sentence.
@@ -105,11 +105,11 @@ def permutation_test(
 
     Rows that are joined by shared items keep one id, for they are of one mind whoever that is. Not asked (value None)
     where most people have a single row or group of rows: a shuffle then only renames them. A shuffle also takes
-    from people the topics they were asked about: where each judged topics of their own, tastes that everybody shares
-    but that differ by topic pass for types.
+    from people the topics they were asked about: where everybody judged different topics, tastes that all share but
+    that differ by topic pass for types.
 
-    One type fits the same whoever said what, so the penalised log-likelihood of `n_types` is compared itself. Rows
-    and options are those of `fit_linear_mixture`; of more than `N_DRAWN` people so many are drawn. The value is
+    One type fits the same however ids are shuffled, so the penalised log-likelihood of `n_types` is compared itself.
+    Rows and options are those of `fit_linear_mixture`; of more than `N_DRAWN` people so many are drawn. The value is
     p = (1 + shuffles as good) / (1 + n_permutations).
     """
     if n_types == 1:
@@ -187,13 +187,13 @@ def duplicate_types(margins: Tensor) -> Check:
 
 
 def frozen_assignment(responsibilities: Tensor, start: Tensor, *, agreement: float | None = None) -> Check:
-    """Does everybody sit, with certainty, where they were put? Flexible policies believe their own in-sample votes.
+    """Does everybody sit, with certainty, where they were put? Flexible policies believe the votes they learn from.
 
     Args:
         responsibilities: (n_annotators, n_types) at the end.
         start: (n_annotators, n_types) at the beginning.
         agreement: of restarts (`restart_stability(...).value`). People who do not move because the start was right are
-            found by other starts too: at .8 or more nothing is frozen. None if there were no others that fit as well.
+            placed alike by other starts: at .8 or more nothing is frozen. None if no other start fits as well.
 
     The value is the share of people who changed type.
     """

@@ -151,7 +151,7 @@ def linear_log_likelihoods(
     n_annotators: int,
     row_weights: Tensor | None = None,
 ) -> Tensor:
-    """log p_k of all that a person said: theta (n_types, dim) → (n_annotators, n_types) nats.
+    """log p_k of all of a person's judgements: theta (n_types, dim) → (n_annotators, n_types) nats.
 
     `row_weights`: (rows,) what a row counts for, as in `fit_linear_mixture`.
     """

@@ -1,10 +1,10 @@
 """How many types? As many as strangers need: K is chosen on annotators who were not fitted on.
 
 Annotators are dealt into folds. A head is fitted on the others; each person held out is placed by one part of their
-rows and judged by the other part, row by row. The parts share no item (`palign.functional.evidence.parts`): who said a
-> b and c > d has nearly said a > d, and types would be credited for it. Rows are dealt `N_DEALINGS` times over, which
-costs next to nothing beside the fits. The smallest K within one standard error of the best is taken, K = 1 within
-1.28, the error being that of the paired differences between people (Breiman et al. 1984, one-SE rule).
+rows and judged by the other part, row by row. The parts share no item (`palign.functional.evidence.parts`): else types
+would be credited for what nearly follows, as a > d does from a > b and c > d. Rows are dealt `N_DEALINGS` times over,
+which costs next to nothing beside the fits. The smallest K within one standard error of the best is taken, K = 1
+within 1.28, the error being that of the paired differences between people (Breiman et al. 1984, one-SE rule).
 
 Three things keep an over-confident head from asking for more types than there are:
 1. evidence is counted once (`palign.functional.evidence.components`), in fitting and in placing;
@@ -18,7 +18,7 @@ Strengths of the shrinkage may be left open: that of the pooled fit is chosen at
 
 Whoever has nothing in one of the parts is fitted on and never judged. Of more than `N_DRAWN` annotators so many are
 drawn, half of them at least of two rows or more if there are such, and K is chosen on them: a type of less than a
-hundredth of the people is not found that way; give K to look for it.
+hundredth of the people is overlooked that way; give K to look for it.
 
 The Bayesian information criterion, with n = annotators, stands in the same table for comparison.
 """

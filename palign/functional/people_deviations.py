@@ -1,4 +1,4 @@
-"""What is a person's own: a linear deviation from the reward of their mixture, shrunk to zero.
+"""What is peculiar to a person: a linear deviation from the reward of their mixture, shrunk to zero.
 
 A mixture of a few prototypes says where a person stands among others; with dozens of answers a person says more. The
 deviation δ_i is the maximum a posteriori of a logistic (Plackett–Luce) regression on the person's rows with the

@@ -153,7 +153,7 @@ def official_weights(
         margins: (rows, n_prototypes): r_k(chosen) − r_k(rejected) of each prototype.
         annotator_index: (rows,) int64.
 
-    Everybody has an optimiser of their own; they run side by side. The spread is unknown to this method: NaN.
+    Everybody's logits are fitted separately, side by side. The spread is unknown to this method: NaN.
     """
     logits = torch.randn(n_annotators, margins.shape[1], generator=generator)
     loss = torch.zeros(n_annotators)

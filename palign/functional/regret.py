@@ -61,7 +61,7 @@ class ValueBounds:
 
     Attributes:
         best_policy: worst regret of the best single policy.
-        uniform: (1 − 1/n) max R for types with a policy each and no regret of their own; inf for other tables.
+        uniform: (1 − 1/n) max R for types with a policy each, without regret under it; inf for other tables.
     """
 
     best_policy: float
@@ -69,12 +69,12 @@ class ValueBounds:
 
 
 def regret_matrix(values: Table, *, own_values: Vector | None = None, beta: float = 1.0) -> Tensor:
-    """β (own value − value): what each type loses under each policy, in units of reward.
+    """β (L_ii − L_ij): what each type loses under each policy, in units of reward.
 
     Args:
         values: (..., n_types, n_policies) `L_ij = E_{y~π_j} h_i`, nats.
         own_values: (..., n_types) E_{y~π_i} h_i. Without them: the diagonal of a square table, whose policies then
-            must be the types' own in their order; the best policy of the row in any other.
+            must be those of the types, in their order; the best policy of the row in any other.
         beta: reward per nat.
 
     Returns:
@@ -85,7 +85,7 @@ def regret_matrix(values: Table, *, own_values: Vector | None = None, beta: floa
 
 
 def relative_regret_matrix(values: Table, reference_values: Vector, *, own_values: Vector | None = None) -> Tensor:
-    """(L_ii − L_ij) / (L_ii − L_i,ref): 0 is one's own policy, 1 the reference; free of the scale of h.
+    """(L_ii − L_ij) / (L_ii − L_i,ref): 0 is the type's own policy, 1 the reference; free of the scale of h.
 
     Args:
         values, own_values: as `regret_matrix`.

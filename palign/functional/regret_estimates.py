@@ -235,7 +235,7 @@ def _regrets(
         return regret_matrix(per_prompt.double().mean(0), beta=beta), regret_matrix(drawn, beta=beta)
     if own_values.shape != per_prompt.shape[:2]:
         raise ValueError(f"own_values have shape {tuple(own_values.shape)}; give {tuple(per_prompt.shape[:2])}.")
-    # own values are resampled with the rest: a last column of the table
+    # `own_values` are resampled with the rest: a last column of the table
     table = torch.cat([per_prompt.double(), own_values.double()[..., None]], 2)
     drawn, mean = bootstrap_means(table, n_draws=n_draws, seed=seed), table.mean(0)
     return (

@@ -1,7 +1,7 @@
 """What a check of the guard says, and the small statistics that every check goes by.
 
 A check raises an alarm only on what is both certain and large: certain by an exact binomial test at `ALPHA`, divided
-by the number of looks the check takes (Bonferroni), large by a threshold of its own. In a hundred thousand rows a
+by the number of looks the check takes (Bonferroni), large by the check's threshold. In a hundred thousand rows a
 share of .51 is certain and no reason to stop anybody; in thirty rows a share of .7 is large and may be chance.
 """
 
@@ -32,7 +32,7 @@ N_SAMPLED = 20_000  # rows whose texts are read by the statistical checks
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The outcome of one check.
 
     Attributes:
         name: of the check.

@@ -155,15 +155,15 @@ def _form_table(prefs: Preferences, pairs: Pairs) -> tuple[dict[str, np.ndarray]
         roles = np.array([c[-1]["role"] if not isinstance(c, str) else "" for c in completions], dtype=object)
         features |= {f"ends with a message by {role!r}": roles == role for role, _ in Counter(roles).most_common(3)}
     for where, pick in (("begins", lambda t: t[:200].split()[:1]), ("ends", lambda t: t[-200:].split()[-1:])):
-        words = np.array(["".join(pick(text)) for text in texts], dtype=object)
-        for word, _ in Counter(words).most_common(3):
-            features[f"{where} with the word {word!r}"] = words == word
+        edge_words = np.array(["".join(pick(text)) for text in texts], dtype=object)
+        for word, _ in Counter(edge_words).most_common(3):
+            features[f"{where} with the word {word!r}"] = edge_words == word
     text_of = np.array(of_item)[inverse]
     return features, text_of[: len(pairs)], text_of[len(pairs) :]
 
 
 def _language(text: str) -> str:
-    """By its little words; "" where there are fewer than three."""
+    """The language, by its commonest words; "" where there are fewer than three of them."""
     hits = Counter(name for word in text[:400].lower().split() for name in _LANGUAGES_OF.get(word, ()))
     return next((name for name, count in hits.most_common(1) if count >= 3), "")
 
@@ -200,7 +200,7 @@ def check_length(prefs: Preferences, *, split: str = "", seed: int = 0) -> Findi
 
 
 def check_length_sign(prefs: Preferences, *, split: str = "", seed: int = 0) -> Finding:
-    """Accuracy of "longer wins" or "shorter wins", one of the two for each annotator, found on half of that person's
+    """Accuracy of "longer wins" or "shorter wins", one of the two for each annotator, chosen on half of that person's
     rows and judged on the other half: without a taste for length it is one half, however few rows a person has.
     """
     if not prefs.is_text:

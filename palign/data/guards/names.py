@@ -100,8 +100,8 @@ def _halves(pairs: Pairs, rng: np.random.Generator) -> np.ndarray:
 
 
 def _units(pairs: Pairs, half: np.ndarray) -> np.ndarray:
-    """(n,) rows of one person and half that are joined by shared items have one number, unless they are judgements of
-    their own."""
+    """(n,) numbers: rows of one person and half that are joined by shared items have the same one, unless they are
+    independent judgements."""
     items, ranks = np.stack([pairs.best, pairs.worst], 1), np.tile([0, 1], (len(pairs), 1))
     units = item_components(items, ranks, 2 * pairs.people + half)
     alone = independent_people(evidence_of_rows(items, ranks, pairs.people), pairs.people)[pairs.people]

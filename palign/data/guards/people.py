@@ -1,4 +1,4 @@
-"""Do the people of a preference set say something of their own: no copies, no coin flips, no clicking through?"""
+"""Do the people of a preference set mean what they say: no copies, no coin flips, no clicking through?"""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ __all__ = [
     "find_positions",
 ]
 
-OPEN_SET = 0.5  # least share of slots with an item of their own, for a repetition to be no design
+OPEN_SET = 0.5  # distinct items per slot, at least, for a repetition to be no design
 DUPLICATED, CONTRADICTED = 0.05, 0.02  # shares of rows
 COIN_FLIPS = 0.45
 POSITION_WINS, POSITION_RULES = 0.6, 0.98
@@ -86,7 +86,7 @@ def find_positions(prefs: Preferences, column: str | None = None) -> tuple[str, 
         column: its name; None looks at columns called `position`, `winner`, `label` and the like.
 
     Raises:
-        ValueError: the named column is missing, or holds other words than 0/1, 1/2, a/b, left/right, first/second.
+        ValueError: the named column is missing, or holds something else than 0/1, 1/2, a/b, left/right, first/second.
     """
     for name in (column,) if column is not None else [name for name in POSITION_NAMES if name in prefs.columns]:
         values = np.array([_word(value) for value in prefs.column(name)], dtype=object)

@@ -16,8 +16,8 @@ LARGEST_SHARE = 1 - 1e-6  # of all variance, in a single vector
 def check_winners_used(prefs: Preferences, *, position: str | None = None, split: str = "") -> Finding:
     """A further column that names the better of two answers: then chosen and rejected are not told by their columns.
 
-    Where the columns are called `chosen` and `rejected`, whoever wrote the rows has said which is which, and such a
-    column may say where the chosen one stood; but not where it also holds ties.
+    Where the columns are called `chosen` and `rejected`, the rows' author has sorted the two, and such a column may
+    tell where the chosen one stood; but not where it also holds ties.
 
     Args:
         position: a column that says where the chosen one stood, by the user's word.

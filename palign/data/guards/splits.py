@@ -94,7 +94,7 @@ def check_shared_items(first: Preferences, second: Preferences, names: tuple[str
     """Items that the same person judges in two splits, where rows are made of votes, ratings or rankings.
 
     Rows are taken to be so made where a person's rows count for less than `INDEPENDENT` of their number
-    (`palign.functional.evidence.components`): judgements of their own seldom meet that often.
+    (`palign.functional.evidence.components`): independent judgements seldom share items that often.
     """
     if first.is_text != second.is_text or len(first) + len(second) > MOST_ROWS:
         return Finding.of("shared_items", "ok", 0.0, "not looked at: too many rows, or rows of two kinds.")
@@ -218,7 +218,7 @@ def _leak(
 
 
 def check_unseen(seen: Preferences, unseen: Preferences, name: str = "the unseen annotators") -> Finding:
-    """People who are said to be new and are not."""
+    """People who should be new and are not."""
     both = sorted(set(seen.annotators().ids) & set(unseen.annotators().ids))
     n, share = len(unseen.annotators()), len(both) / max(len(unseen.annotators()), 1)
     sentence = f"{len(both):,} of {n:,} annotators of {name} have rows to train on"
@@ -268,7 +268,7 @@ def _largest_together(people: np.ndarray, prompts: np.ndarray) -> float:
 
 
 def check_type_sources(prefs: Preferences, column: str, *, split: str = "", seed: int = 0) -> Finding:
-    """Does the prompt tell a person's type? Naive Bayes on the prompt, its words and columns that name a source,
+    """Does the prompt tell a person's type? Naive Bayes on the prompt, its words, and columns that name a source,
     learned from half of the people and judged on the others."""
     known = np.array([value is not None and value == value for value in prefs.column(column)])
     rows = np.flatnonzero(known)

@@ -1,7 +1,7 @@
 """Readers of further public sets: Community Alignment, OASST, SHP, PersonalLLM, RewardBench 2.
 
-A reader takes a source (file, rows, folder, hub name), a counter of what it leaves out, and its own options, and
-yields rows as `Preferences.from_rows` takes them.
+A reader takes a source (file, rows, folder, hub name), a counter of what it leaves out, and options, and yields
+rows as `Preferences.from_rows` takes them.
 """
 
 import re
@@ -135,9 +135,9 @@ def personal_llm_rows(source: Any, dropped: Counter) -> Iterator[Row]:
 
 
 def reward_bench_rows(source: Any, dropped: Counter) -> Iterator[Row]:
-    """RewardBench 2: each of the `chosen` answers over each of the `rejected` ones; which of several right ones is
-    best
-    is not said. Nobody in particular judged: the annotator is `reward-bench-2`, the subset a group.
+    """RewardBench 2: each of the `chosen` answers over each of the `rejected` ones, several right answers unordered.
+
+    Nobody in particular judged: the annotator is `reward-bench-2`, the subset a group.
     """
     for row in stream_table(source):
         chosen, rejected = list(row["chosen"]), list(row["rejected"])

@@ -1,6 +1,6 @@
 """Readers of studies published as a folder of tables: LLMFAO and Polis conversations.
 
-A reader takes the folder, a counter of what it leaves out, and its own options, and yields rows as
+A reader takes the folder, a counter of what it leaves out, and options, and yields rows as
 `Preferences.from_rows` takes them.
 """
 

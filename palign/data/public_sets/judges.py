@@ -1,6 +1,6 @@
 """Readers of pairs that people judged: TL;DR comparisons, MultiPref, HelpSteer, arenas, and any table by its columns.
 
-A reader takes a source (file, folder, hub name), a counter of what it leaves out, and its own options, and yields rows
+A reader takes a source (file, folder, hub name), a counter of what it leaves out, and options, and yields rows
 as `Preferences.from_rows` takes them.
 """
 
@@ -161,7 +161,7 @@ def helpsteer_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
     """HelpSteer3 preferences: `individual_preference` is a list of scores from −3 (the first is much better) to 3.
 
     Its judgements carry no ids: the first, second and third of a row are three slots, each filled by many people. A
-    slot is no person, and types found among slots mean nothing; where a judgement has an `annotator_id`, it is used.
+    slot is no person, and types of slots mean nothing; where a judgement has an `annotator_id`, it is used.
     """
     for row in stream_table(source, table="preference"):
         for slot, judged in enumerate(row.get("individual_preference") or ()):

@@ -1,7 +1,7 @@
 """Readers of rankings and surveys: PRISM, UltraFeedback, GlobalOpinionQA and model-written persona statements.
 
-A reader takes a source (file, folder, hub name), a counter of what it leaves out, and its own options, and yields rows
-as `Preferences.from_rows` takes them.
+A reader takes a source (file, folder, hub name), a counter of what it leaves out, and options, and yields rows as
+`Preferences.from_rows` takes them.
 """
 
 import ast

@@ -22,8 +22,7 @@ def stream_table(source: Any, *, table: str | None = None, split: str = "train")
 
     Args:
         source: rows that are read already; a file; a folder with the table as a file (`<table>.jsonl`), as a folder of
-            parts
-            (`<table>/…​.parquet`) or, without a name, as its data files; or a hub name like "org/name".
+            parts (`<table>/…​.parquet`) or, without a name, as its data files; or a hub name like "org/name".
         table: which of several tables (the configuration of a hub data set).
         split: of a hub data set, or of a folder whose files are named after splits.
 

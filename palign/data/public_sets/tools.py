@@ -1,6 +1,6 @@
 """Readers of what annotation tools export: Argilla 2, Label Studio, PrefLib.
 
-A reader takes a source (file, rows, folder), a counter of what it leaves out, and its own options, and yields rows as
+A reader takes a source (file, rows, folder), a counter of what it leaves out, and options, and yields rows as
 `Preferences.from_rows` takes them.
 """
 
@@ -136,8 +136,7 @@ def label_studio_rows(
 
     The annotator is who completed the annotation. Skipped annotations are left out. An export does not say which field
     is shown on the left: it is the field that the result's `to_name` gives first, or the first of a pair like text1
-    and
-    text2; else name them with --first_column and --second_column.
+    and text2; else name them with --first_column and --second_column.
     """
     for row in stream_table(source):
         data, annotations = _label_studio_task(row)
@@ -186,7 +185,7 @@ def _completed_by(annotation: Mapping[str, Any]) -> str:
 
 
 def _results(annotation: Mapping[str, Any]) -> Iterator[tuple[str, Any, list[str], str]]:
-    """(kind of tag, value, names of the tags that it is about, its own name) of each comparison."""
+    """(kind of tag, value, names of the tags that it is about, the tag's name) of each comparison."""
     if isinstance(annotation.get("result"), list):
         for result in annotation["result"]:
             if result.get("type") in ("pairwise", "ranker"):
@@ -272,8 +271,7 @@ def preflib_rows(source: str | Path, dropped: Counter, *, bad_rows: str = "stop"
     """PrefLib's orders (.soc, .soi, .toc, .toi), of today (`# ALTERNATIVE NAME 1: …`) and of before 2022.
 
     The ballots are anonymous: every voter is a person of one ballot, `voter_1` and so on. What a ballot does not
-    name is
-    not compared.
+    name is not compared.
     """
     path = Path(source)
     text, _ = text_of(path)

@@ -1,4 +1,4 @@
-"""Rows that cannot be read: all are found in one pass, sorted by kind, and named by the line an editor shows."""
+"""Rows that cannot be read: all of them in one pass, sorted by kind, and named by the line an editor shows."""
 
 import re
 from collections.abc import Sequence

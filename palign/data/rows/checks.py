@@ -1,4 +1,4 @@
-"""What a row of preferences may hold: one function per value, each failing with the row, the column and what it found.
+"""What a row of preferences may hold: one function per value; its error names the row, the column and the value.
 
 Rows are counted from 0, as Python and pandas count them; messages say so.
 """

@@ -41,8 +41,8 @@ def suffix_of(path: Path) -> str:
 def files_of_split(folder: Path, split: str | None) -> list[Path]:
     """The file of a folder that holds a split, or its numbered parts in order.
 
-    Without data files of its own, the folder of that split, the `data` folder or the only folder below (that of a
-    configuration) is looked into.
+    Where the folder itself has no data files, they are those of its folder of that split, of its `data` folder or of
+    the only folder below (that of a configuration).
     """
     files = _data_files(folder)
     if not files:

@@ -43,9 +43,8 @@ def _parsed(text: str, place: Place) -> Any:
         if isinstance(value, list) and all(isinstance(message, dict) for message in value):
             return value
     raise ValueError(
-        f"{place}: the text looks like a list of messages and cannot be parsed as one, as JSON or as Python "
-        "writes it: "
-        f'{shorten(text)}. Write it as JSON ([{{"role": …, "content": …}}]).'
+        f"{place}: the text looks like a list of messages and cannot be parsed as one, as JSON or as Python writes "
+        f'it: {shorten(text)}. Write it as JSON ([{{"role": …, "content": …}}]).'
     )
 
 
@@ -94,7 +93,7 @@ def _joined_parts(parts: Any, place: Place, position: int) -> str:
 
 
 def common_beginning(texts: list[list[dict[str, str]]]) -> list[dict[str, str]]:
-    """The messages that all conversations begin with; each keeps one message of its own at least."""
+    """The messages that all conversations begin with; each keeps at least one message behind them."""
     shortest = min(len(text) for text in texts)
     alike = next((i for i in range(shortest) if any(text[i] != texts[0][i] for text in texts)), shortest)
     return texts[0][: min(alike, max(shortest - 1, 0))]
@@ -104,8 +103,8 @@ def in_one_form(prompt: Text | None, texts: list[Text], place: Place) -> tuple[T
     """All plain or all conversational, completions without the prompt's messages.
 
     The messages that all conversations begin with are the prompt (TRL's implicit prompt). A prompt that is given as
-    well must be there in them: the whole of it, its last question, or the question behind a system message. A prompt
-    that is not in conversations which begin with a question of their own cannot be reconciled with them.
+    well must be there in them: the whole of it, its last question, or the question behind a system message. With
+    conversations that begin with another question it is an error.
     """
     if all(isinstance(text, str) for text in texts) and (prompt is None or isinstance(prompt, str)):
         return prompt or "", texts

@@ -10,7 +10,7 @@ from palign.data.rows.checks import Text, shorten
 __all__ = ["Reading", "first_row", "odd_texts", "print_note", "print_reading", "similar_ids"]
 
 WIDTH = 26
-N_ODD = 0.01  # share of the texts from which on it is said
+N_ODD = 0.01  # share of odd texts from which on a note is printed
 _FLOAT = re.compile(r"^(\d+)\.0$")
 _ESCAPED = re.compile(r"&(?:amp|lt|gt|quot|nbsp|#0?39|#x27);")
 _TRANSCRIPT = re.compile(r"\s*(?:Human|User):.*?\n\s*(?:Assistant|AI|Bot):", re.S)

@@ -94,7 +94,7 @@ def proposal(table: Table, names: Any) -> str:
 
 
 def suggested_columns(table: Table) -> tuple[str, dict[str, str]]:
-    """What the columns look like, in words, and option → column for all that are not called as palign calls them."""
+    """What the columns look like, and option → column for all that are not called as palign calls them."""
     columns = table.columns()
     sample = [table.rows[i] for i in range(min(len(table), N_LOOKED_AT))]
     if not all(hasattr(row, "get") for row in sample):

@@ -9,7 +9,7 @@ __all__ = ["CellRows", "RaggedLine", "Table"]
 
 @dataclass(frozen=True)
 class RaggedLine:
-    """A line of a text table that cannot be a row: where it stands, and why in a few words."""
+    """A line of a text table that cannot be a row: where it stands, and why, in a phrase."""
 
     line: int
     reason: str

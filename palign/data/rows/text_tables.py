@@ -52,7 +52,7 @@ def csv_table(text: str, name: str, path: str = "", *, separator: str | None = N
 
 
 def _excel_line(text: str, separator: str | None) -> tuple[str, str | None, int]:
-    """Excel's own first line `sep=;` says the separator and is no header."""
+    """Excel's first line `sep=;` names the separator and is no header."""
     first, _, rest = text.partition("\n")
     stated = re.fullmatch(r"\s*sep=(.)\s*", first)
     if stated and stated[1] in SEPARATORS:

@@ -146,8 +146,8 @@ class Winners:
         return {}
 
     def _names_a_side(self) -> bool:
-        """Whether the column's own name speaks of one answer ("a_is_better", "winner_model_b"): then 1 may well mean
-        that it is so, and what numbers mean is not taken from their order.
+        """Whether the column's name speaks of one answer ("a_is_better", "winner_model_b"): then 1 may well mean yes,
+        and what numbers mean is not taken from their order.
         """
         name_parts = re.split(r"[\W_]+", self.column.casefold())
         return bool(_SIDES_IN_NAMES & set(name_parts)) or any(
@@ -218,7 +218,7 @@ class Winners:
         )
 
     def line(self) -> str:
-        """The summary's words for this column: which value went where, and how often."""
+        """This column in the summary: which value went where, and how often."""
         goes = {FIRST: f" → {self.first}", SECOND: f" → {self.second}", TIE: ""}
         totals = {shown: sum(counts) for shown, counts in self.counts.items()}
         top = sorted(self.counts, key=lambda shown: (-totals[shown], shown))[:8]

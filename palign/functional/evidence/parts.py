@@ -3,7 +3,7 @@
 A person's rows fall into components: rows that are joined by items they share
 (`palign.functional.evidence.components`). Whole components are dealt. Where one component holds nearly all of a
 person's rows (votes and rankings as pairs), or the person gave one long row (votes as tiers), the *items* are dealt
-instead: each part keeps what its own items say of one another, and comparisons across are left out and counted.
+instead: each part keeps the comparisons among its items, and those across are left out and counted.
 """
 
 from dataclasses import dataclass
