@@ -113,9 +113,9 @@ class WhoIsAsking:
         record = _record(folder)
         types = {} if record is None else record.get("types")
         if not types:
-            told = "there is none" if record is None else f"its conditioning is {record['policy_conditioning']!r}"
+            fault = "there is none" if record is None else f"its conditioning is {record['policy_conditioning']!r}"
             raise ValueError(
-                f"{CONDITIONING} of {folder!r} should say who is of which type, and {told}. Give the folder of a "
+                f"{CONDITIONING} of {folder!r} should say who is of which type, and {fault}. Give the folder of a "
                 "policy that was trained with policy_conditioning='prompt', or one with an adapter per prototype."
             )
         n_types = record.get("n_types")

@@ -98,9 +98,9 @@ def whole_files(folder: str | Path, last: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}-", dir=folder) as partial:
             yield Path(partial)
             (folder / last).unlink(missing_ok=True)
-            held = (Path(partial) / last).rename(folder / f"{PARTIAL}-{last}")
+            last_file = (Path(partial) / last).rename(folder / f"{PARTIAL}-{last}")
             move_into(partial, folder)
-            os.replace(held, folder / last)
+            os.replace(last_file, folder / last)
 
 
 def move_into(source: str | Path, folder: str | Path) -> None:

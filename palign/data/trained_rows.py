@@ -98,13 +98,13 @@ def read_trained_rows(folder: str | Path) -> np.ndarray | None:
 
 def _distinct(texts: list[object]) -> tuple[list[object], np.ndarray]:
     keys: dict[str, int] = {}
-    held, numbers = [], np.empty(len(texts), dtype=np.int64)
+    distinct_texts, numbers = [], np.empty(len(texts), dtype=np.int64)
     for i, text in enumerate(texts):
         number = keys.setdefault(_canonical(text), len(keys))
-        if number == len(held):
-            held.append(text)
+        if number == len(distinct_texts):
+            distinct_texts.append(text)
         numbers[i] = number
-    return held, numbers
+    return distinct_texts, numbers
 
 
 def _canonical(text: object) -> str:

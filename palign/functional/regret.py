@@ -69,7 +69,7 @@ class ValueBounds:
 
 
 def regret_matrix(values: Table, *, own_values: Vector | None = None, beta: float = 1.0) -> Tensor:
-    """β (L_ii − L_ij): what each type loses under each policy, in units of reward.
+    """β (own value − value): what each type loses under each policy, in units of reward.
 
     Args:
         values: (..., n_types, n_policies) `L_ij = E_{y~π_j} h_i`, nats.

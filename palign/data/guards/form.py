@@ -69,9 +69,9 @@ def check_raw_form(rows: Sequence[Mapping[str, Any]], names: ColumnNames | None 
     names = names or ColumnNames()
     kinds = []
     for record in rows:
-        held = record.get(names.completions_column)
-        if isinstance(held, (list, tuple)) and len(held) > 1 and record.get(names.ratings_column) is None:
-            kinds.append((_kind(held[0]), _kind(held[-1])))
+        ranked = record.get(names.completions_column)
+        if isinstance(ranked, (list, tuple)) and len(ranked) > 1 and record.get(names.ratings_column) is None:
+            kinds.append((_kind(ranked[0]), _kind(ranked[-1])))
         else:
             kinds.append(tuple(_kind(record.get(column)) for column in names.pair(True)))
     differ = [row for row, (better, worse) in enumerate(kinds) if better != worse and None not in (better, worse)]
@@ -79,10 +79,10 @@ def check_raw_form(rows: Sequence[Mapping[str, Any]], names: ColumnNames | None 
     if not differ:
         return Finding.of("raw_form", "ok", 0.0, "chosen and rejected are of one type in every row.")
     (better, worse), count = Counter(kinds[row] for row in differ).most_common(1)[0]
-    told = count / len(differ) >= FORM_WINS
+    is_sure = count / len(differ) >= FORM_WINS
     return Finding.of(
         "raw_form",
-        "stop" if told and share >= FORM_RULES else "look",
+        "stop" if is_sure and share >= FORM_RULES else "look",
         share,
         f"In {count:,} of {len(rows):,} rows the better completion is {better} and the worse one {worse}: type alone "
         "tells which is which. Write both the same way.",

@@ -30,8 +30,8 @@ def check_repeats(prefs: Preferences, *, split: str = "") -> tuple[Finding, Find
     Where completions hardly repeat, both are mended by whoever made the rows. Where few items meet again and again,
     repetitions are a design: only copies without a change of mind, and answers no better than coin flips, count.
     """
-    held = np.sort(prefs.item_indices, axis=1)
-    keys = row_hashes(prefs.annotators().indices(prefs.annotator_ids), prefs.prompt_indices, held)
+    item_sets = np.sort(prefs.item_indices, axis=1)
+    keys = row_hashes(prefs.annotators().indices(prefs.annotator_ids), prefs.prompt_indices, item_sets)
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     first = first[group]
     again = np.flatnonzero(first != np.arange(len(prefs)))
@@ -114,10 +114,10 @@ def _word(value: object) -> str:
 
 def check_position(prefs: Preferences, *, column: str | None = None, split: str = "") -> Finding:
     """Does the first (or the second) of two win by standing there?"""
-    standing = find_positions(prefs, column)
-    if standing is None:
+    place = find_positions(prefs, column)
+    if place is None:
         return Finding.of("position", "ok", 0.5, "no column says where the chosen completion stood.")
-    name, position = standing
+    name, position = place
     n, first = int((position >= 0).sum()), int((position == 0).sum())
     share = first / n
     larger, which = max(share, 1 - share), "first" if share >= 0.5 else "second"
@@ -140,9 +140,9 @@ def check_constant(prefs: Preferences, *, column: str | None = None, split: str 
     """People who gave one and the same answer to everything: always the same place, or always the same text."""
     pairs, people = Pairs.of(prefs), prefs.annotators()
     answers = [(f"the same text {'' if prefs.is_text else '(vector) '}", _same_texts(prefs, pairs))]
-    standing = find_positions(prefs, column)
-    if standing is not None:
-        answers.append(("the same place", standing[1]))
+    place = find_positions(prefs, column)
+    if place is not None:
+        answers.append(("the same place", place[1]))
     constant: dict[int, str] = {}
     for what, answer in answers:
         known = answer >= 0

@@ -52,17 +52,17 @@ def _judgements(first: Preferences, second: Preferences) -> tuple[np.ndarray, np
     if first.is_text and second.is_text:
         number = {key: i for i, key in enumerate(_item_keys(first))}
         known = np.array([*(number.get(key, -1) for key in _item_keys(second)), -1], dtype=np.int64)
-        held = known[second.item_indices]  # padding is -1, and so is the last
-        is_new = ((held < 0) & (second.item_indices >= 0)).any(axis=1)
+        second_items = known[second.item_indices]  # padding is -1, and so is the last
+        is_new = ((second_items < 0) & (second.item_indices >= 0)).any(axis=1)
         prompts = (np.zeros(len(first), np.int64), np.zeros(len(second), np.int64))  # items have theirs
     else:
-        held, is_new = second.item_indices, np.zeros(len(second), dtype=bool)
+        second_items, is_new = second.item_indices, np.zeros(len(second), dtype=bool)
         prompts = (first.prompt_indices, second.prompt_indices)
-    width = max(first.item_indices.shape[1], held.shape[1])
+    width = max(first.item_indices.shape[1], second_items.shape[1])
     hashes = []
     for ids, items, prompt in (
         (first.annotator_ids, first.item_indices, prompts[0]),
-        (second.annotator_ids, held, prompts[1]),
+        (second.annotator_ids, second_items, prompts[1]),
     ):
         padded = np.pad(items, ((0, 0), (0, width - items.shape[1])), constant_values=-1)
         hashes.append(row_hashes(people.indices(ids, unknown=-1), prompt, np.sort(padded, axis=1)))
@@ -165,10 +165,8 @@ def check_shared_conversations(first: Preferences, second: Preferences, names: t
         keys_seen = [set(), set()]
         for goes_on, keys in _exchanges(first):
             keys_seen[goes_on] |= keys
-        seen = (
-            keys_seen[True],
-            keys_seen[False] | keys_seen[True],
-        )  # two first answers to one question are no conversation
+        # two first answers to one question are no conversation
+        seen = (keys_seen[True], keys_seen[False] | keys_seen[True])
         shares |= np.fromiter((not seen[on].isdisjoint(keys) for on, keys in _exchanges(second)), bool, len(second))
     sentence = f"{int(shares.sum()):,} of the {len(second):,} rows"
     rows = np.flatnonzero(shares)

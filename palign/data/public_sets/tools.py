@@ -284,9 +284,9 @@ def preflib_rows(source: str | Path, dropped: Counter, *, bad_rows: str = "stop"
         except ValueError as error:
             bad[line] = str(error)
     if bad and (bad_rows == "stop" or not orders):
-        told = "; ".join(f"line {line}: {why}" for line, why in list(bad.items())[:3])
+        faults = "; ".join(f"line {line}: {why}" for line, why in list(bad.items())[:3])
         more = f"; and {len(bad) - 3} more of {len(ballots)} lines" if len(bad) > 3 else ""
-        raise ValueError(f"{path.name}, {told}{more}. Mend them, or leave them out with --bad_rows drop.")
+        raise ValueError(f"{path.name}, {faults}{more}. Mend them, or leave them out with --bad_rows drop.")
     if bad:
         dropped[f"lines that are no ballots (--bad_rows drop; {', '.join(map(str, list(bad)[:3]))})"] += len(bad)
     for count, items in orders:

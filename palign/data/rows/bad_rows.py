@@ -92,14 +92,14 @@ class BadRows:
         """`12 × column 'answer_b': nothing is there … (lines 3, 8, 15, …)`, the commonest first."""
         kinds: dict[str, list[BadRow]] = {}
         for bad in self.rows:
-            kinds.setdefault(_VALUE.sub("…", _told(bad)), []).append(bad)
+            kinds.setdefault(_VALUE.sub("…", _fault(bad)), []).append(bad)
         by_count = sorted(kinds.values(), key=len, reverse=True)
-        texts = [f"{len(rows):,} × {_told(rows[0])} ({_places(rows)})" for rows in by_count[:MOST_KINDS]]
+        texts = [f"{len(rows):,} × {_fault(rows[0])} ({_places(rows)})" for rows in by_count[:MOST_KINDS]]
         rest = sum(map(len, by_count[MOST_KINDS:]))
         return [*texts, f"{rest:,} of other kinds"] if rest else texts
 
 
-def _told(bad: BadRow) -> str:
+def _fault(bad: BadRow) -> str:
     """The column and what is wrong, without the place and the advice."""
     text = str(bad.error)
     if (m := _PLACE.match(text)) is not None:

@@ -104,11 +104,11 @@ def odd_texts(prompts: Sequence[Text], completions: Sequence[Text]) -> list[str]
             f"{n_escaped:,} of {len(plain):,} texts hold escaped HTML (&amp;, &lt;, …) and are read as they stand: "
             "unescape them, if people saw the signs themselves"
         )
-    held = [text for text in completions if isinstance(text, str) and text]
-    n_transcripts = sum(_TRANSCRIPT.match(text) is not None for text in held)
-    if n_transcripts > N_ODD * len(held):
+    texts = [text for text in completions if isinstance(text, str) and text]
+    n_transcripts = sum(_TRANSCRIPT.match(text) is not None for text in texts)
+    if n_transcripts > N_ODD * len(texts):
         notes.append(
-            f"{n_transcripts:,} of {len(held):,} completions are transcripts (Human: … Assistant: …), the question "
+            f"{n_transcripts:,} of {len(texts):,} completions are transcripts (Human: … Assistant: …), the question "
             "among them: give them as messages, or the question as the prompt"
         )
     return notes

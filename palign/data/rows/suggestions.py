@@ -60,13 +60,13 @@ def names_winners(name: str, values: Iterable[Any]) -> bool:
     strong, weak = STRONG.search(name) is not None, WEAK.search(name) is not None
     if not (strong or weak) or re.search(r"position|side|_text$|reason|comment|model|column", name, re.I):
         return False
-    held = [v for v in (plain_value(value) for value in values) if v is not None][: N_LOOKED_AT * 20]
-    distinct = set(held)
+    cells = [v for v in (plain_value(value) for value in values) if v is not None][: N_LOOKED_AT * 20]
+    distinct = set(cells)
     if len(distinct) < 2:
         return False
     sides = {side_of_word(value) for value in distinct if isinstance(value, str)}
     if {0, 1} <= sides:
-        return sum(isinstance(v, str) and side_of_word(v) is not None for v in held) > 0.5 * len(held)
+        return sum(isinstance(v, str) and side_of_word(v) is not None for v in cells) > 0.5 * len(cells)
     numbers = {value for value in distinct if isinstance(value, float)}
     return strong and (
         numbers in ({0.0, 1.0}, {1.0, 2.0}, {0.0, 0.5, 1.0}) or (bool(numbers) and min(numbers) < 0 < max(numbers))
@@ -155,8 +155,8 @@ def _lists_or_votes(columns: Sequence[str], sample: Sequence[Any], taken: set[st
 
 def _are_votes(sample: Sequence[Any], column: str) -> bool:
     """Whether a column holds a few small numbers and nothing else."""
-    held = {v for v in (plain_value(row.get(column)) for row in sample) if v is not None}
-    return 0 < len(held) <= 11 and all(isinstance(v, float) and -10 <= v <= 10 for v in held)
+    cells = {v for v in (plain_value(row.get(column)) for row in sample) if v is not None}
+    return 0 < len(cells) <= 11 and all(isinstance(v, float) and -10 <= v <= 10 for v in cells)
 
 
 def _first(columns: Sequence[str], keywords: Sequence[str], exact: set[str]) -> str | None:
@@ -173,6 +173,6 @@ def _first(columns: Sequence[str], keywords: Sequence[str], exact: set[str]) -> 
 
 
 def _are_texts(sample: Sequence[Any], first: str, second: str) -> bool:
-    held = [row.get(name) for row in sample[:100] for name in (first, second)]
-    there = [value for value in held if value is not None and value == value]
+    cells = [row.get(name) for row in sample[:100] for name in (first, second)]
+    there = [value for value in cells if value is not None and value == value]
     return bool(there) and all(isinstance(value, (str, list, tuple)) or hasattr(value, "tolist") for value in there)

@@ -176,11 +176,11 @@ def rankings(
     votes: Sequence[Vote], further: dict[str, dict[str, Any]], table: Table, options: ReadingOptions
 ) -> Table:
     """A row for each person and prompt, the votes as ratings; many items are dealt into several rows."""
-    held: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    votes_of: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for person, prompt, text, vote in votes:
-        held.setdefault((person, prompt), []).append((text, vote))
+        votes_of.setdefault((person, prompt), []).append((text, vote))
     rows, n_alone, most = [], 0, options.items_per_row
-    for (person, prompt), items in held.items():
+    for (person, prompt), items in votes_of.items():
         if len(items) < 2:
             n_alone += 1
             continue
@@ -197,7 +197,7 @@ def rankings(
             rows.append(head | {"completions": [text for text, _ in some], "ratings": [vote for _, vote in some]})
     notes = [
         *table.notes,
-        f"{len(votes):,} votes of {len({person for person, _ in held}):,} people became {len(rows):,} rankings "
+        f"{len(votes):,} votes of {len({person for person, _ in votes_of}):,} people became {len(rows):,} rankings "
         f"of at most {most} items (--items_per_row)",
     ]
     if n_alone:

@@ -136,8 +136,8 @@ def _deal_components(
     is_second[order] = taken <= wanted
     left = np.minimum(np.floor(wanted), totals[owner[order]] - 1)
     for _ in range(FILLED):  # what did not fit is passed over for a smaller one that does
-        held = np.bincount(owner, sizes * is_second, n_people)[owner[order]]
-        fits = np.flatnonzero(~is_second[order] & (sizes[order] <= left - held))
+        n_dealt = np.bincount(owner, sizes * is_second, n_people)[owner[order]]
+        fits = np.flatnonzero(~is_second[order] & (sizes[order] <= left - n_dealt))
         if len(fits) == 0:
             break
         is_second[order[fits[np.unique(owner[order[fits]], return_index=True)[1]]]] = True
