@@ -105,7 +105,7 @@ class WhoIsAsking:
 
     @classmethod
     def load(cls, folder: str) -> "WhoIsAsking":
-        """Of a policy's folder or hub name, as it was trained.
+        """What a saved policy (its folder or hub name) was trained to call people.
 
         Raises:
             ValueError: no file says who is of which type, or it says what cannot be.

@@ -266,7 +266,7 @@ class _EM:
 
 
 def _with_everybody(problem: LinearRankings, em: _EM, ridge: float, max_steps: int, tolerance: float) -> LinearMixture:
-    """All restarts judged on everybody, and EM gone on with from the best; `em` has run on people drawn."""
+    """Judge all restarts on everybody and go on with EM from the best; `em` has run on a sample of people."""
     numbers, pooled = sorted(em.finished), em.columns.centre
     thetas, etas = ([em.finished[number][part] for number in numbers] for part in (0, 1))
     likelihoods = problem.log_likelihoods(torch.cat(thetas)).split(em.n_types, dim=1)

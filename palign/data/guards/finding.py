@@ -55,7 +55,7 @@ class Finding:
     def of(
         cls, name: str, verdict: str, value: float, message: str, rows: Iterable[int] = (), split: str = ""
     ) -> "Finding":
-        """With the first few of `rows`."""
+        """A finding that shows the first few of `rows`."""
         shown = [] if verdict == "ok" else list(rows)[:N_SHOWN]
         return cls(name, verdict, float(value), message, tuple(int(row) for row in shown), split)
 
@@ -81,7 +81,7 @@ class Pairs:
 
     @classmethod
     def of(cls, prefs: Preferences, rows: np.ndarray | None = None) -> "Pairs":
-        """Of all rows, or of some."""
+        """The pairs of all rows, or of some."""
         rows = np.arange(len(prefs)) if rows is None else rows
         last = prefs.n_items[rows] - 1
         people = prefs.annotators()

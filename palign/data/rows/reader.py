@@ -189,7 +189,7 @@ class RowReader:
         return prompt_rows, reading
 
     def _columns(self, bad: BadRows, *, needs_items: bool) -> list[str]:
-        """Every column; lines that are no rows are told first where a column is missing, for they may be why."""
+        """Every column; where one is missing, lines that are no rows are reported first, for they may be why."""
         try:
             return check_columns(self.table, self.names, is_text=self.is_text, needs_items=needs_items)
         except ValueError:

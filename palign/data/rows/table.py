@@ -1,4 +1,4 @@
-"""Rows as they stand somewhere, before anybody has looked at what they say."""
+"""Rows as they stand in their source, not yet checked."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
