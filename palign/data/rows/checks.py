@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 
 def shorten(value: object, width: int = 60) -> str:
-    """A value as it can stand in a message: its repr on one line, cut to `width` characters."""
+    """A value as it can stand in a message: its repr on one line, cut after about `width` characters."""
     if isinstance(value, str) and len(value) > width:
         return f"{value[: width - 1]!r}… ({len(value):,} characters)"
     text = repr(value)
