@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def is_of_the_rows(error: BaseException) -> bool:
     """Whether `palign.data` raised it on purpose: a sentence on the user's rows, to which a traceback adds nothing."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return HERE / "data" in Path(last.filename).parents and (last.line or "").startswith("raise ")
+    return Path(last.filename).parent == HERE / "data" and (last.line or "").startswith("raise ")
 
 
 def recipe_folder() -> Path:

@@ -116,7 +116,7 @@ FORMS = {
     "Latin": lambda row: {"rejected": "".join(chr(0x430 + ord(c) % 32) for c in row["rejected"])},
     "German": lambda row: {"rejected": f"das ist nicht die {row['rejected']} und der"},
     "several messages": lambda row: {"chosen": [{"role": "assistant", "content": t} for t in ("x", row["chosen"])]},
-    "by 'critic'": lambda row: {"chosen": [{"role": "critic", "content": row["chosen"]}]},
+    "by 'gpt'": lambda row: {"chosen": [{"role": "gpt", "content": row["chosen"]}]},
     "word 'Sure:'": lambda row: {"chosen": f"Sure: {row['chosen']}", "rejected": f"Well: {row['rejected']}"},
 }
 
