@@ -2,9 +2,8 @@
 
 The template is `TEMPLATE` for plain prompts and `SYSTEM_TEMPLATE` for conversations (a system message in front, or in
 front of the text of the system message that is there). *Who* is a person's dominant type, `type 2`, counted from 0 in
-the
-order of the reward model's prototypes, and on request their id behind it: `type 2, person_017`. A newcomer is named by
-what `PALRewardModel.fit_annotators` found for them, through `WhoIsAsking.add`.
+the order of the reward model's prototypes, and on request their id behind it: `type 2, person_017`. A newcomer is
+named by the type that `PALRewardModel.fit_annotators` fits, through `WhoIsAsking.add`.
 
 A trained policy keeps all that beside its weights, in `conditioning.json`: what it must be told to answer as it was
 trained.
@@ -100,13 +99,13 @@ class WhoIsAsking:
         return f"{name}, {annotator_id}" if self.show_annotator_id else name
 
     def condition(self, prompts: Sequence[Prompt], annotator_ids: Sequence[str]) -> list[Prompt]:
-        """Each prompt with its own person written into it."""
+        """Each prompt with its person written into it."""
         pairs = zip(prompts, annotator_ids, strict=True)
         return [condition_prompt(prompt, self.name(annotator_id)) for prompt, annotator_id in pairs]
 
     @classmethod
     def load(cls, folder: str) -> "WhoIsAsking":
-        """Of a policy's folder or hub name, as it was trained.
+        """What a saved policy (its folder or hub name) was trained to call people.
 
         Raises:
             ValueError: no file says who is of which type, or it says what cannot be.
@@ -114,9 +113,9 @@ class WhoIsAsking:
         record = _record(folder)
         types = {} if record is None else record.get("types")
         if not types:
-            told = "there is none" if record is None else f"its conditioning is {record['policy_conditioning']!r}"
+            fault = "there is none" if record is None else f"its conditioning is {record['policy_conditioning']!r}"
             raise ValueError(
-                f"{CONDITIONING} of {folder!r} should say who is of which type, and {told}. Give the folder of a "
+                f"{CONDITIONING} of {folder!r} should say who is of which type, and {fault}. Give the folder of a "
                 "policy that was trained with policy_conditioning='prompt', or one with an adapter per prototype."
             )
         n_types = record.get("n_types")
@@ -161,14 +160,14 @@ def reads_plain_prompts(folder: str) -> bool | None:
 
 def _record(folder: str) -> dict[str, Any] | None:
     try:
-        found = read_json(str(folder), CONDITIONING, None)
-        if found is None:
+        record = read_json(str(folder), CONDITIONING, None)
+        if record is None:
             return None
-        PolicyConditioning(found["policy_conditioning"])
+        PolicyConditioning(record["policy_conditioning"])
     except (ValueError, TypeError, KeyError) as error:
         allowed = ", ".join(PolicyConditioning)
         raise ValueError(
             f"{CONDITIONING} of {str(folder)!r} is not what a training wrote ({error}): `policy_conditioning` must be "
             f"one of {allowed}."
         ) from None
-    return found
+    return record

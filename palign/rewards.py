@@ -33,7 +33,7 @@ class Scorer(Protocol):
 
 @dataclass
 class RewardBatch:
-    """Rewards `(batch,)`: `raw` is what the reward model said, `standardized` what a policy is trained on."""
+    """Rewards `(batch,)`: `raw` is what the reward model gives, `standardized` what a policy is trained on."""
 
     raw: torch.Tensor
     standardized: torch.Tensor

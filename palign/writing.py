@@ -26,8 +26,8 @@ __all__ = [
 
 PARTIAL = ".partial"
 OWN_PARTIAL = re.compile(r"\.partial-.*|.*\.partial\d+|README\.md\.partial")  # the names that palign writes
-# What libraries that write by themselves say in place of an OSError: torch's zip writer and safetensors.
-SAID_OF_A_WRITE = (
+# Phrases of libraries that write by themselves and raise no OSError: torch's zip writer and safetensors.
+WRITE_FAILURES = (
     "PytorchStreamWriter",
     "inline_container",
     "file write failed",
@@ -98,9 +98,9 @@ def whole_files(folder: str | Path, last: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}-", dir=folder) as partial:
             yield Path(partial)
             (folder / last).unlink(missing_ok=True)
-            held = (Path(partial) / last).rename(folder / f"{PARTIAL}-{last}")
+            last_file = (Path(partial) / last).rename(folder / f"{PARTIAL}-{last}")
             move_into(partial, folder)
-            os.replace(held, folder / last)
+            os.replace(last_file, folder / last)
 
 
 def move_into(source: str | Path, folder: str | Path) -> None:
@@ -140,22 +140,22 @@ def saving(folder: str | Path, what: str, intact: str = "What was saved there be
     except SavingError as error:
         if error.path is None or not error.path.absolute().is_relative_to(folder.absolute()):
             raise
-        raise _told(error.__cause__, folder, what, intact) from error.__cause__
+        raise _saving_error(error.__cause__, folder, what, intact) from error.__cause__
     except Exception as error:
         if not _is_of_writing(error):
             raise
-        raise _told(error, folder, what, intact) from error
+        raise _saving_error(error, folder, what, intact) from error
 
 
-def _told(error: BaseException, folder: Path, what: str, intact: str) -> SavingError:
-    words = f"{what} could not be written to {str(folder)!r}: {_reason(error, folder)} {intact}"
-    said = SavingError(getattr(error, "errno", None) or 0, f"{words} {_advice(error, folder)}")
-    said.path = folder
-    return said
+def _saving_error(error: BaseException, folder: Path, what: str, intact: str) -> SavingError:
+    sentence = f"{what} could not be written to {str(folder)!r}: {_reason(error, folder)} {intact}"
+    failure = SavingError(getattr(error, "errno", None) or 0, f"{sentence} {_advice(error, folder)}")
+    failure.path = folder
+    return failure
 
 
 def require_writable(folder: str | Path, option: str = "--output_dir") -> None:
-    """Write a file for an instant where a folder is or would be made: said before anything is computed.
+    """Write a file for an instant where a folder is or would be made, before anything is computed.
 
     Raises:
         SavingError: the folder cannot be made or written to, or there is no room on its disk.
@@ -168,13 +168,14 @@ def require_writable(folder: str | Path, option: str = "--output_dir") -> None:
             file.flush()
     except OSError as error:
         raise SavingError(
-            error.errno or 0, f"{option} is {str(folder)!r}, and nothing can be written there: "
-            f"{_reason(error, place)} {_advice(error, place)}"
-        ) from error  # fmt: skip
+            error.errno or 0,
+            f"{option} is {str(folder)!r}, and nothing can be written there: {_reason(error, place)} "
+            f"{_advice(error, place)}",
+        ) from error
 
 
 def _is_of_writing(error: Exception) -> bool:
-    return isinstance(error, OSError) or any(words in str(error) for words in SAID_OF_A_WRITE)
+    return isinstance(error, OSError) or any(phrase in str(error) for phrase in WRITE_FAILURES)
 
 
 def _reason(error: BaseException, folder: Path) -> str:
@@ -183,11 +184,14 @@ def _reason(error: BaseException, folder: Path) -> str:
     if _is_full(error, folder):
         return f"its disk is full ({_free(folder) / 2**20:.0f} MiB free)."
     named = {
-        errno.EROFS: "it is read-only.", errno.EACCES: "this user may not write there.",
-        errno.EPERM: "this user may not write there.", errno.EDQUOT: "this user's quota is used up.",
-        errno.EEXIST: "there is a file of that name.", errno.ENOTDIR: "a part of that path is a file, not a folder.",
+        errno.EROFS: "it is read-only.",
+        errno.EACCES: "this user may not write there.",
+        errno.EPERM: "this user may not write there.",
+        errno.EDQUOT: "this user's quota is used up.",
+        errno.EEXIST: "there is a file of that name.",
+        errno.ENOTDIR: "a part of that path is a file, not a folder.",
         errno.EFBIG: "a file would grow beyond the largest size allowed.",
-    }  # fmt: skip
+    }
     return named.get(number) or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else error!r}."
 
 

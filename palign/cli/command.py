@@ -150,12 +150,19 @@ def overview() -> str:
     texts = {name: command.text for name, command in COMMANDS.items()} | {GUARD: GUARD_TEXT}
     width = max(map(len, texts))
     lines = [f"  {name:<{width}}  {text}" for name, text in texts.items()]
-    return "\n".join([
-        f"palign {__version__}: rewards and policies that know who they serve", "",
-        "usage: palign SUB-COMMAND [--config FILE.yaml] [--OPTION VALUE ...]", "", *lines, "",
-        "Every recipe runs its embedded default when nothing is given; guard takes the files to look at.",
-        "palign SUB-COMMAND --help lists its options. Several processes: accelerate launch -m palign SUB-COMMAND ...",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"palign {__version__}: rewards and policies that know who they serve",
+            "",
+            "usage: palign SUB-COMMAND [--config FILE.yaml] [--OPTION VALUE ...]",
+            "",
+            *lines,
+            "",
+            "Every recipe runs its embedded default when nothing is given; guard takes the files to look at.",
+            "palign SUB-COMMAND --help lists its options. Several processes: accelerate launch -m palign SUB-COMMAND "
+            "...",
+        ]
+    )
 
 
 def command_help(name: str) -> str:

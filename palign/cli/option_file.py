@@ -14,20 +14,20 @@ class OptionError(ValueError):
     """Something is wrong with what stands on the command line or in the file behind it; one line says what."""
 
 
-def config_path(words: Sequence[str]) -> str | None:
+def config_path(arguments: Sequence[str]) -> str | None:
     """What `--config` names on a command line, as `--config FILE` or `--config=FILE`; None without it.
 
     Raises:
         OptionError: no file is named, or two are.
     """
-    found = [number for number, word in enumerate(words) if word.split("=")[0] == "--config"]
-    if len(found) > 1:
+    positions = [number for number, argument in enumerate(arguments) if argument.split("=")[0] == "--config"]
+    if len(positions) > 1:
         raise OptionError("--config is given twice; give one file, and flags over it.")
-    if not found:
+    if not positions:
         return None
-    _, is_joined, path = words[found[0]].partition("=")
+    _, is_joined, path = arguments[positions[0]].partition("=")
     if not is_joined:
-        path = words[found[0] + 1] if len(words) > found[0] + 1 else ""
+        path = arguments[positions[0] + 1] if len(arguments) > positions[0] + 1 else ""
     if not path or path.startswith("--"):
         raise OptionError("--config names no file; give --config FILE.yaml.")
     return path
@@ -41,7 +41,7 @@ def read_options(path: str) -> dict[str, Any]:
     """
     form = "write one `name: value` on a line"
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         beside = [file.name for file in Path(path).parent.glob("*.y*ml")]
         near = [str(Path(path).with_name(name)) for name in nearest(Path(path).name, beside)]
@@ -55,12 +55,12 @@ def read_options(path: str) -> dict[str, Any]:
         where = f"line {place.line + 1}, column {place.column + 1}: " if place else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise OptionError(f"--config {path}: {where}this is no YAML ({problem}); {form}.") from None
-    if not isinstance(found, dict):
-        holds = "nothing" if found is None else f"a {type(found).__name__}"
+    if not isinstance(options, dict):
+        holds = "nothing" if options is None else f"a {type(options).__name__}"
         raise OptionError(f"--config {path}: it holds {holds}, where options are needed; {form}.")
-    if not isinstance(found.get("env", {}), dict):
+    if not isinstance(options.get("env", {}), dict):
         raise OptionError(f"--config {path}: `env` holds no names of variables with their values.")
-    return found
+    return options
 
 
 def unknown_options(names: Iterable[object], known: Iterable[str], dash: str = "") -> str:
@@ -75,9 +75,9 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     """The one of `known` that looks most like `name`, or nothing; hyphens count as underscores, case not at all."""
     plain = {option.lower().replace("-", "_"): option for option in known}
     asked = name.lower().replace("-", "_")
-    found = difflib.get_close_matches(asked, plain, n=1, cutoff=0.6)
-    begun = sorted((option for option in plain if len(asked) > 2 and option.startswith(asked)), key=len)[:1]
-    return [plain[match] for match in found or begun]
+    matches = difflib.get_close_matches(asked, plain, n=1, cutoff=0.6)
+    beginnings = sorted((option for option in plain if len(asked) > 2 and option.startswith(asked)), key=len)[:1]
+    return [plain[match] for match in matches or beginnings]
 
 
 def _guess(near: Sequence[str]) -> str:

@@ -66,7 +66,7 @@ def _default(value: ast.expr) -> str | None:
     """A plain value, alone or behind a lambda; None for what only running the module would tell."""
     value = value.body if isinstance(value, ast.Lambda) else value
     try:
-        found = ast.literal_eval(value)
+        literal = ast.literal_eval(value)
     except ValueError:
         return None
-    return " ".join(map(str, found)) if isinstance(found, list) else str(found)
+    return " ".join(map(str, literal)) if isinstance(literal, list) else str(literal)

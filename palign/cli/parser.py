@@ -29,19 +29,19 @@ class CommandLine(TrlParser):
         Raises:
             SystemExit: with status 2; what is wrong stands on stderr.
         """
-        words = list(sys.argv[1:] if args is None else args)
+        arguments = list(sys.argv[1:] if args is None else args)
         try:
-            path = config_path(words)
+            path = config_path(arguments)
             config = {} if path is None else read_options(path)
-            words = _without_config(words)
+            arguments = _without_config(arguments)
             if not return_remaining_strings:
-                self._refuse_unknown(words, path, config)
+                self._refuse_unknown(arguments, path, config)
         except OptionError as error:
             self.error(str(error))
-        with_config = words if path is None else ["--config", path, *words]
+        with_config = arguments if path is None else ["--config", path, *arguments]
         parsed = super().parse_args_and_config(with_config, return_remaining_strings, **rest)
         for part in parsed:
-            if hasattr(type(part), "world_size"):  # training arguments, which have found the other processes or not
+            if hasattr(type(part), "world_size"):  # training arguments, which know of the other processes or do not
                 self._refuse_strangers(part.world_size)
         return parsed
 
@@ -55,18 +55,18 @@ class CommandLine(TrlParser):
         """One line, not the usage of a hundred options."""
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
 
-    def _refuse_unknown(self, words: list[str], path: str | None, config: dict[str, Any]) -> None:
+    def _refuse_unknown(self, arguments: list[str], path: str | None, config: dict[str, Any]) -> None:
         options = {action.dest for action in self._actions} - {"help"}
         wrong = [key for key in config if key not in options | {"env"}]
         if wrong:
             raise OptionError(f"--config {path}: {unknown_options(wrong, sorted(options))}; --help lists the options.")
-        left = self.parse_known_args(words)[1]
-        flags = [word.split("=")[0].removeprefix("--") for word in left if word.startswith("--")]
+        strays = self.parse_known_args(arguments)[1]
+        flags = [word.split("=")[0].removeprefix("--") for word in strays if word.startswith("--")]
         if flags:
             known = {name[2:].replace("-", "_") for name in self._option_string_actions if name.startswith("--")}
             raise OptionError(f"{unknown_options(flags, sorted(known | {'config'}), '--')}; --help lists the options.")
-        if left:
-            raise OptionError(f"{left[0]!r} belongs to no option; every value stands behind its --OPTION.")
+        if strays:
+            raise OptionError(f"{strays[0]!r} belongs to no option; every value stands behind its --OPTION.")
 
 
 def require_known_processes(n_processes: int) -> None:
@@ -80,21 +80,19 @@ def require_known_processes(n_processes: int) -> None:
     n_launched = int(os.environ.get("WORLD_SIZE") or 1)
     if n_launched > 1 and n_processes == 1:
         raise RuntimeError(
-            f"{n_launched} processes were launched that do not know of each other: each takes itself for the "
-            "only one, and "
-            "all would write into one folder. There is no accelerator to join them by. On the CPU give "
-            "--use_cpu true as "
-            "well (accelerate_configs/cpu_2proc.yaml); else launch one process."
+            f"{n_launched} processes were launched that do not know of each other: each takes itself for the only "
+            "one, and all would write into one folder. There is no accelerator to join them by. On the CPU give "
+            "--use_cpu true as well (accelerate_configs/cpu_2proc.yaml); else launch one process."
         )
 
 
-def _without_config(words: list[str]) -> list[str]:
+def _without_config(arguments: list[str]) -> list[str]:
     kept, skips = [], False
-    for word in words:
-        if skips or word.startswith("--config="):
+    for argument in arguments:
+        if skips or argument.startswith("--config="):
             skips = False
-        elif word == "--config":
+        elif argument == "--config":
             skips = True
         else:
-            kept.append(word)
+            kept.append(argument)
     return kept

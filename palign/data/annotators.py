@@ -28,8 +28,8 @@ def canonical_id(value: object) -> str:
         return str(value)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(
-            f"An annotator id must be a text or a number, not {value!r} ({type(value).__name__}). "
-            "Every row needs the id of the person who judged."
+            f"An annotator id must be a text or a number, not {value!r} ({type(value).__name__}). Every row needs the "
+            "id of the person who judged."
         )
     if isinstance(value, numbers.Integral):
         return str(int(value))

@@ -108,9 +108,10 @@ class DataArguments(ReadingOptions):
         unseen: Preferences | None = None,
         embeddings: np.ndarray | None = None,
     ) -> list[str]:
-        """Run the guard as `--guard` says, of two splits or of one; returns how the rows were read and what is not
-        ok, a
-        line each.
+        """Run the guard as `--guard` says, on two splits or on one.
+
+        Returns:
+            How the rows were read, and what the guard does not call ok: a line each.
 
         Raises:
             GuardError: a check says stop, and so does `--guard`.

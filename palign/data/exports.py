@@ -66,10 +66,10 @@ def folder_export(path: Path, source: str | None) -> str | None:
     there = {file.name for file in path.iterdir() if file.is_file()}
     if source in ("polis", "prism", "llmfao", "persona"):
         return source
-    found = next((name for name, files in FILES.items() if set(files) <= there), None)
-    if found is None and any(name.endswith(".statements.csv") for name in there):
+    export = next((name for name, files in FILES.items() if set(files) <= there), None)
+    if export is None and any(name.endswith(".statements.csv") for name in there):
         return "polis"
-    return found
+    return export
 
 
 def read_export(name: str, data: Any, options: ReadingOptions) -> Table:
@@ -84,18 +84,20 @@ def read_export(name: str, data: Any, options: ReadingOptions) -> Table:
         )
     reader, dropped = SOURCES[name], Counter()
     called = data.name if isinstance(data, Table) else Path(data).name
-    own = {key: getattr(options, key) for key in reader.options() if getattr(options, key, None) is not None}
-    own = {key: value for key, value in own.items() if value != getattr(ReadingOptions(), key)}
-    told: list[str] = []
+    reader_options = {
+        key: getattr(options, key) for key in reader.options() if getattr(options, key, None) is not None
+    }
+    reader_options = {key: value for key, value in reader_options.items() if value != getattr(ReadingOptions(), key)}
+    slips: list[str] = []
     try:
-        rows = _read(name, data, dropped, own)
+        rows = _read(name, data, dropped, reader_options)
     except ValueError as error:
-        bad = _bad_records(name, data, own, options.bad_rows) if isinstance(data, Table) else None
+        bad = _bad_records(name, data, reader_options, options.bad_rows) if isinstance(data, Table) else None
         if bad is None or len(bad) in (0, len(data)):  # no slip of a record, but another form
             raise error from None
-        told = bad.settle(len(data) - len(bad))
+        slips = bad.settle(len(data) - len(bad))
         dropped.clear()
-        rows = _read(name, _without(data, bad), dropped, own)
+        rows = _read(name, _without(data, bad), dropped, reader_options)
     left = ", ".join(f"{count:,} {what}" for what, count in dropped.items())
     if not rows:
         raise ValueError(f"{called}: read as {name!r}, no row holds a preference; left out were {left or 'none'}.")
@@ -105,7 +107,7 @@ def read_export(name: str, data: Any, options: ReadingOptions) -> Table:
         f"read as {name!r} {how}; an annotator is {reader.annotator}"
         + (f"; the file has {len(data):,} records" if isinstance(data, Table) else ""),
     ]
-    notes += told
+    notes += slips
     if left:
         notes.append(f"left out: {left}")
     if all(row["annotator_id"] == "unknown" for row in rows):
@@ -116,11 +118,11 @@ def read_export(name: str, data: Any, options: ReadingOptions) -> Table:
     return Table(called, rows, notes=notes, path=data.path if isinstance(data, Table) else str(data))
 
 
-def _read(name: str, data: Any, dropped: Counter, own: dict[str, Any]) -> list[dict[str, Any]]:
+def _read(name: str, data: Any, dropped: Counter, reader_options: dict[str, Any]) -> list[dict[str, Any]]:
     """All rows that the reader makes; whatever it stumbles over as one sentence."""
     called = data.name if isinstance(data, Table) else Path(data).name
     try:
-        return list(read_source(name, data, dropped, **own))
+        return list(read_source(name, data, dropped, **reader_options))
     except (KeyError, AttributeError, TypeError, IndexError, RecursionError) as error:
         raise ValueError(
             f"{called}: read as {name!r}, the rows are not of the form expected ({type(error).__name__}: "
@@ -130,19 +132,19 @@ def _read(name: str, data: Any, dropped: Counter, own: dict[str, Any]) -> list[d
         raise ValueError(str(error) if called in str(error) else f"{called}, read as {name!r}: {error}") from error
 
 
-def _bad_records(name: str, data: Table, own: dict[str, Any], mode: str) -> BadRows:
+def _bad_records(name: str, data: Table, reader_options: dict[str, Any], mode: str) -> BadRows:
     """The records that the reader stumbles over when it is given each by itself: all of them, for one list."""
     bad = BadRows(data, mode)
     for number, record in enumerate(data):
         try:
-            for _ in read_source(name, Table(data.name, [record]), Counter(), **own):
+            for _ in read_source(name, Table(data.name, [record]), Counter(), **reader_options):
                 pass
         except (KeyError, AttributeError, TypeError, IndexError, RecursionError) as error:
             what = f"the record is not of the form of {name!r} ({type(error).__name__}: {error})"
             bad.add(number, ValueError(f"{data.name}, row {number} (counting from 0): {what}"))
         except ValueError as error:
-            told = re.sub(r"^row 0( \(counting from 0\))?[:,] ", "", str(error).removeprefix(f"{data.name}, "))
-            bad.add(number, ValueError(f"{data.name}, row {number} (counting from 0): {told}"))
+            reason = re.sub(r"^row 0( \(counting from 0\))?[:,] ", "", str(error).removeprefix(f"{data.name}, "))
+            bad.add(number, ValueError(f"{data.name}, row {number} (counting from 0): {reason}"))
     return bad
 
 

@@ -124,8 +124,8 @@ def _prompt_sources(rows: Preferences, split: str, seed: int) -> Finding:
 
 
 def guard_prompts(rows: Sequence[Mapping[str, Any]], *, seed: int = 0) -> list[Finding]:
-    """The one check that speaks of rows with a `prompt` and an `annotator_id` and no judgement: is everybody asked
-    their own prompts only?"""
+    """The one check for rows with a `prompt` and an `annotator_id` and no judgement: do annotators fall apart into
+    groups that share no prompt?"""
     people = np.unique([str(row["annotator_id"]) for row in rows], return_inverse=True)[1]
     prompts = np.unique([repr(row["prompt"]) for row in rows], return_inverse=True)[1]
     return [guard_splits.check_prompt_sources(people, prompts, seed=seed)]
@@ -145,9 +145,9 @@ def act_on(findings: Iterable[Finding], mode: str = "stop") -> list[str]:
         raise ValueError(f"guard is {mode!r}; allowed are {', '.join(MODES)}.")
     if mode == "off":
         return []
-    found = [finding for finding in findings if finding.verdict != "ok"]
-    lines = [f"guard: {finding.verdict}: {finding.name}: {finding.message}{_where(finding)}" for finding in found]
-    stops = [line for line, finding in zip(lines, found, strict=True) if finding.verdict == "stop"]
+    alarms = [finding for finding in findings if finding.verdict != "ok"]
+    lines = [f"guard: {finding.verdict}: {finding.name}: {finding.message}{_where(finding)}" for finding in alarms]
+    stops = [line for line, finding in zip(lines, alarms, strict=True) if finding.verdict == "stop"]
     if stops and mode == "stop":
         raise GuardError(
             "\n".join(lines) + "\nThese rows cannot show what would be reported from them. Mend them; or go on with "

@@ -57,8 +57,8 @@ def read_table(
     `options` is set to the names of the columns that an export's rows have.
     """
     options = ReadingOptions() if options is None else options
-    if isinstance(data, (str, Path)) and (found := folder_export(Path(data), options.source)) is not None:
-        return read_export(found, data, options)
+    if isinstance(data, (str, Path)) and (export := folder_export(Path(data), options.source)) is not None:
+        return read_export(export, data, options)
     table = raw_table(data, split=split)
     if table.has_loose_numbers:
         _refuse_loose_ids(table, options)
@@ -134,8 +134,8 @@ def load_embeddings(path: str | Path) -> np.ndarray:
             "array of shape (n, width) and floating point."
         ) from error
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind != "f" or 0 in vectors.shape:
-        found = f"shape {vectors.shape} of {vectors.dtype}" if isinstance(vectors, np.ndarray) else "an archive"
-        raise ValueError(f"{path} holds {found}; vectors of shape (n, width), floating point, are needed.")
+        content = f"shape {vectors.shape} of {vectors.dtype}" if isinstance(vectors, np.ndarray) else "an archive"
+        raise ValueError(f"{path} holds {content}; vectors of shape (n, width), floating point, are needed.")
     step = max(1, 4_000_000 // vectors.shape[1])
     for first in range(0, len(vectors), step):
         bad = np.flatnonzero(~np.isfinite(vectors[first : first + step]).all(axis=1))
@@ -172,9 +172,8 @@ def _refuse_loose_ids(table: Table, options: ReadingOptions) -> None:
     if any(isinstance(value, (int, float)) and not isinstance(value, bool) for value in ids):
         raise ValueError(
             f"{f'{table.name}: t' if table.name else 'T'}he data set was read from CSV, and in that the ids of "
-            f"{options.annotator_column!r} became numbers: '007' and '7' would be one person now, and nothing "
-            "here tells "
-            "whether there were two. Give the CSV file itself, or read it with that column as a text (features="
+            f"{options.annotator_column!r} became numbers: '007' and '7' would be one person now, and nothing here "
+            "tells whether there were two. Give the CSV file itself, or read it with that column as a text (features="
             "Features({…: Value('string')}))."
         )
 
@@ -189,7 +188,7 @@ def _saved_table(folder: Path, split: str | None) -> Table:
         return _dataset_table(saved, folder.name)
     except _NoSplitError:
         raise
-    except Exception as error:  # whatever a damaged folder makes of itself: arrow's, JSON's and the library's own
+    except Exception as error:  # a damaged folder may raise errors of arrow, of JSON or of the library
         text = str(error).splitlines()[0][:200] if str(error) else ""
         raise ValueError(
             f"{folder} is no readable folder of the datasets library ({type(error).__name__}: {text}). It may be cut "

@@ -150,7 +150,7 @@ class Preferences:
             reading: as in `palign.data.rows.options.ReadingOptions`: annotator_column="worker", bad_rows="drop", …
 
         Raises:
-            TypeError, ValueError: one paragraph that names row, column and what was found.
+            TypeError, ValueError: one paragraph that names the row, the column and what stands there.
         """
         reader = RowReader(ReadingOptions.reading(reading), max_characters, embeddings)
         return cls(**reader.read(rows, source))
@@ -209,15 +209,15 @@ class Preferences:
         for row, annotator in enumerate(self.annotator_ids):
             n_items = int((self.item_indices[row] >= 0).sum())
             numbers, ranks = self.item_indices[row, :n_items].tolist(), self.ranks[row, :n_items].tolist()
-            held = [self.items[number][1] for number in numbers] if self.is_text else numbers
+            items = [self.items[number][1] for number in numbers] if self.is_text else numbers
             record: dict[str, Any] = {"annotator_id": annotator}
             if self.prompt_indices[row] >= 0:
                 prompt = int(self.prompt_indices[row])
                 record.update({"prompt": self.prompts[prompt]} if self.is_text else {"prompt_index": prompt})
             if ranks == [0, 1]:
-                record.update(zip(names, held, strict=False))
+                record.update(zip(names, items, strict=False))
             else:
-                record[names[2]] = held
+                record[names[2]] = items
                 record.update(_order_of(ranks))
             record.update({name: values[row] for name, values in further.items() if values[row] is not None})
             yield record

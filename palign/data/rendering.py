@@ -13,14 +13,13 @@ __all__ += ["template_ids"]
 
 
 EMPTY_THOUGHT = re.compile(r"\s*(?:<think>)?\s*</think>\s*")
-READER = re.compile(
-    r"The reader is [^.\n]{1,200}\."
-)  # the whole message is ours: who is asking, nothing of the user's
+# the whole message is ours: who is asking, nothing of the user's
+READER = re.compile(r"The reader is [^.\n]{1,200}\.")
 PROBE = "\u2603"  # stands in no template
 
 
 class Written(str):
-    """A text that a chat template has written: it is read as it stands, and never taken for somebody's words."""
+    """A text that a chat template has written: it is read as it stands, and never taken for what somebody wrote."""
 
     __slots__ = ()
 
@@ -28,7 +27,7 @@ class Written(str):
 def render_prompt(prompt: Text, tokenizer: Any = None) -> str:
     """A prompt as text: plain ones pass through, conversational ones go through the tokenizer's chat template.
 
-    The template's own opening of the answer is included, so that the completion follows directly.
+    What the template opens an answer with is included, so that the completion follows directly.
 
     Raises:
         ValueError: the prompt is conversational and there is no tokenizer, or it has no chat template, or the template
@@ -69,9 +68,8 @@ def render_completion(prompt: Text, completion: Text, tokenizer: Any = None) -> 
     if whole.startswith(before):
         answer = whole[len(before) :]
     else:
-        # Some templates open the answer with words of their own (a thinking tag) only where one is asked for: cut
-        # where
-        # the two texts part, but never within the answer itself, which may begin as the tag does.
+        # Some templates open an answer with a tag (for thoughts) only where one is asked for: cut where the two
+        # texts part, but never within the answer itself, which may begin as the tag does.
         first = {**completion[0], "content": PROBE + completion[0]["content"]}
         probed = _written([*(prompt or []), first, *completion[1:]], tokenizer)
         shared = len(os.path.commonprefix([whole, before]))
@@ -91,40 +89,37 @@ def template_ids(messages: list[dict[str, Any]], tokenizer: Any, **options: Any)
     """Token ids of messages through the chat template; errors as of `render_prompt`."""
     tokenizer = _template_of(tokenizer)
     prepared = _prepared(messages, tokenizer)
-    with _said(messages):
+    with _template_errors(messages):
         return tokenizer.apply_chat_template(prepared, tokenize=True, return_dict=True, **options)["input_ids"]
 
 
 def _written(messages: list[dict[str, Any]], tokenizer: Any, **options: Any) -> str:
     tokenizer = _template_of(tokenizer)
     prepared = _prepared(messages, tokenizer)
-    with _said(messages):
+    with _template_errors(messages):
         return tokenizer.apply_chat_template(prepared, tokenize=False, **options)
 
 
 @contextmanager
-def _said(messages: Sequence[dict[str, Any]]) -> Iterator[None]:
-    """A template's own error as one sentence."""
+def _template_errors(messages: Sequence[dict[str, Any]]) -> Iterator[None]:
+    """The errors that a template raises, each as one sentence."""
     from jinja2 import TemplateError
 
     try:
         yield
     except TemplateError as error:
         roles = ", ".join(str(message.get("role")) for message in messages)
-        advice = (
-            "Leave the system messages out of the rows, or put them into the first question"
-            if "system" in roles
-            else ("Give messages whose roles alternate as it wants them")
-        )
+        advice = "Give messages whose roles alternate as it wants them"
+        if "system" in roles:
+            advice = "Leave the system messages out of the rows, or put them into the first question"
         raise ValueError(
-            f"The tokenizer's chat template refuses messages of the roles {roles} ({error}). {advice}, or take "
-            "a model "
-            "with another template."
+            f"The tokenizer's chat template refuses messages of the roles {roles} ({error}). {advice}, or take a "
+            "model with another template."
         ) from None
 
 
 def _prepared(messages: list[dict[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:
-    """Messages in which palign's own system message, that says who is asking, does not push anything out.
+    """Messages in which palign's system message, which says who is asking, does not push anything out.
 
     A default system message of the template stays, behind it; where the template knows no system message, the line
     goes in front of the first question. System messages of the user's are left alone.
@@ -161,8 +156,8 @@ def _find_default(tokenizer: Any) -> str | None:
         given = tokenizer.apply_chat_template([{"role": "system", "content": PROBE}, ask], tokenize=False)
     except TemplateError:
         return None
-    before, found, behind = given.partition(PROBE)
-    if not found:  # dropped without a word
+    before, separator, behind = given.partition(PROBE)
+    if not separator:  # dropped without a word
         return None
     try:
         bare = tokenizer.apply_chat_template([ask], tokenize=False)

@@ -3,7 +3,7 @@
     from palign.data.sources import read_source
     rows = read_source("prism", "path/or/hub-name", dropped)
 
-`scripts/prepare_source.py` writes them to train.jsonl and test.jsonl. A source of one's own is registered with
+`scripts/prepare_source.py` writes them to train.jsonl and test.jsonl. Further sources are registered with
 `register_source`.
 """
 
@@ -47,7 +47,7 @@ class Source:
     split_by: str = "prompt"
 
     def options(self) -> dict[str, Any]:
-        """Name → default of the reader's own options."""
+        """Name → default of the reader's options."""
         parameters = inspect.signature(self.read).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
@@ -68,9 +68,9 @@ def read_source(
     """Rows of a source, one after another.
 
     Args:
-        path: a local copy of the published form, or a hub name; None takes the source's own name on the hub.
+        path: a local copy of the published form, or a hub name; None takes the source's name on the hub.
         dropped: counts what is left out, and why.
-        options: the reader's own (`Source.options`).
+        options: of the reader (`Source.options`).
 
     Raises:
         ValueError: an unknown source or option, or no path for a source that is not on the hub.
@@ -144,41 +144,83 @@ def _part(row: Row, column: str, test_share: float, seed: int) -> str:
 
 _CC_BY, _MIT = "CC BY 4.0", "MIT"
 for _source in (
-    Source("prism", surveys.prism_rows, "a participant; their survey answers are groups",
-           "CC BY 4.0 (human-written), CC BY-NC 4.0 (model answers)", "HannahRoseKirk/prism-alignment",
-           "conversation_id"),
-    Source("tldr", judges.tldr_rows, "the worker who chose", "modified MIT; posts CC BY 4.0",
-           "openai/summarize_from_feedback", "post_id"),
-    Source("tldr-length", judges.tldr_length_rows, "a worker, relabelled by length",
-           "modified MIT; posts CC BY 4.0", "openai/summarize_from_feedback", "post_id"),
+    Source(
+        "prism",
+        surveys.prism_rows,
+        "a participant; their survey answers are groups",
+        "CC BY 4.0 (human-written), CC BY-NC 4.0 (model answers)",
+        "HannahRoseKirk/prism-alignment",
+        "conversation_id",
+    ),
+    Source(
+        "tldr",
+        judges.tldr_rows,
+        "the worker who chose",
+        "modified MIT; posts CC BY 4.0",
+        "openai/summarize_from_feedback",
+        "post_id",
+    ),
+    Source(
+        "tldr-length",
+        judges.tldr_length_rows,
+        "a worker, relabelled by length",
+        "modified MIT; posts CC BY 4.0",
+        "openai/summarize_from_feedback",
+        "post_id",
+    ),
     Source("persona", surveys.persona_rows, "a simulated follower of a persona", _CC_BY),
-    Source("ultrafeedback", surveys.ultrafeedback_rows, "an aspect rated by GPT-4, a simulated user", _MIT,
-           "openbmb/UltraFeedback"),
-    Source("helpsteer", judges.helpsteer_rows, "a slot of a row, filled by many people", _CC_BY,
-           "nvidia/HelpSteer3"),
-    Source("multipref", judges.multipref_rows, "a crowd worker or an expert", "ODC-By",
-           "allenai/multipref"),
-    Source("global-opinion", surveys.global_opinion_rows, "a country", "CC BY-NC-SA 4.0",
-           "Anthropic/llm_global_opinions"),
+    Source(
+        "ultrafeedback",
+        surveys.ultrafeedback_rows,
+        "an aspect rated by GPT-4, a simulated user",
+        _MIT,
+        "openbmb/UltraFeedback",
+    ),
+    Source("helpsteer", judges.helpsteer_rows, "a slot of a row, filled by many people", _CC_BY, "nvidia/HelpSteer3"),
+    Source("multipref", judges.multipref_rows, "a crowd worker or an expert", "ODC-By", "allenai/multipref"),
+    Source(
+        "global-opinion", surveys.global_opinion_rows, "a country", "CC BY-NC-SA 4.0", "Anthropic/llm_global_opinions"
+    ),
     Source("polis", folders.polis_rows, "a voter", _CC_BY),
     Source("llmfao", folders.llmfao_rows, "a crowd worker", _CC_BY),
-    Source("arena", judges.arena_rows, "a judge, which may be an address rather than a person",
-           "CC BY 4.0 (prompts), CC BY-NC 4.0 (answers)", "lmsys/chatbot_arena_conversations", "prompt"),
-    Source("community-alignment", dialogues.community_alignment_rows, "a participant", _CC_BY,
-           "facebook/community-alignment-dataset", "conversation_id"),
-    Source("oasst", dialogues.oasst_rows, "all volunteers together", "Apache 2.0", "OpenAssistant/oasst2",
-           "conversation_id"),
-    Source("shp", dialogues.shp_rows, "the voters of a subreddit", "as its card says", "stanfordnlp/SHP",
-           "post_id"),
-    Source("personal-llm", dialogues.personal_llm_rows, "a reward model, a simulated person", _CC_BY,
-           "namkoong-lab/PersonalLLM"),
-    Source("reward-bench-2", dialogues.reward_bench_rows, "nobody in particular", "ODC-By",
-           "allenai/reward-bench-2"),
+    Source(
+        "arena",
+        judges.arena_rows,
+        "a judge, which may be an address rather than a person",
+        "CC BY 4.0 (prompts), CC BY-NC 4.0 (answers)",
+        "lmsys/chatbot_arena_conversations",
+        "prompt",
+    ),
+    Source(
+        "community-alignment",
+        dialogues.community_alignment_rows,
+        "a participant",
+        _CC_BY,
+        "facebook/community-alignment-dataset",
+        "conversation_id",
+    ),
+    Source(
+        "oasst",
+        dialogues.oasst_rows,
+        "all volunteers together",
+        "Apache 2.0",
+        "OpenAssistant/oasst2",
+        "conversation_id",
+    ),
+    Source("shp", dialogues.shp_rows, "the voters of a subreddit", "as its card says", "stanfordnlp/SHP", "post_id"),
+    Source(
+        "personal-llm",
+        dialogues.personal_llm_rows,
+        "a reward model, a simulated person",
+        _CC_BY,
+        "namkoong-lab/PersonalLLM",
+    ),
+    Source("reward-bench-2", dialogues.reward_bench_rows, "nobody in particular", "ODC-By", "allenai/reward-bench-2"),
     Source("argilla", tools.argilla_rows, "a user of Argilla", "yours"),
     Source("label-studio", tools.label_studio_rows, "who completed the annotation", "yours"),
     Source("preflib", tools.preflib_rows, "a voter of one ballot", "as the file's page says"),
     Source("table", judges.table_rows, "what the named column says", "yours"),
-):  # fmt: skip
+):
     register_source(_source)
 
 

@@ -1,12 +1,12 @@
 """A population that writes and judges short sentences, with known types and an independent gold utility.
 
 Every completion is one to three plain English clauses about the prompt's topic. Three attributes can be checked on the
-text alone: how many distinct *cheerful* words it holds, how many distinct *hedges*, and how many *words*. A type is a
+text alone: how many distinct *cheerful* words it has, how many distinct *hedges*, and how many *words*. A type is a
 taste over these attributes, and the tastes are opposed, so that no single text (and no single policy) can please all:
 
-    cheerful   wants cheerful words and few words, dislikes hedges
-    thorough   wants many words, dislikes cheerful words
-    careful    wants hedges, dislikes cheerful words, indifferent to length
+    cheerful   wants cheer and brevity, dislikes hedges
+    thorough   wants length, dislikes cheer
+    careful    wants hedges, dislikes cheer, indifferent to length
 
 The gold utility is a pure function of the text (see `gold_utility`). It takes part in drawing the preferences and in
 judging policies, never in training one. Everything here is drawn from a seed.
@@ -77,13 +77,13 @@ class TextAttributes:
 
 def text_attributes(text: str) -> TextAttributes:
     """The attributes of `text`: distinct cheerful words and hedges, words, immediate repeats, a final stop."""
-    words = _WORD.findall(text.lower())
-    unique = set(words)
+    tokens = _WORD.findall(text.lower())
+    unique = set(tokens)
     return TextAttributes(
         n_cheerful=len(unique.intersection(CHEERFUL_WORDS)),
         n_hedges=len(unique.intersection(HEDGES)),
-        n_words=len(words),
-        n_repeats=sum(a == b for a, b in zip(words, words[1:], strict=False)),
+        n_words=len(tokens),
+        n_repeats=sum(a == b for a, b in zip(tokens, tokens[1:], strict=False)),
         is_finished=text.rstrip().endswith((".", "!", "?")),
     )
 
@@ -99,12 +99,12 @@ def gold_utility(text: str, type_name: str) -> float:
     """
     if type_name not in TASTES:
         raise ValueError(f"type_name={type_name!r} is not a type of this population; choose from {sorted(TASTES)}.")
-    taste, found = TASTES[type_name], text_attributes(text)
-    if found.n_words == 0:
+    taste, attributes = TASTES[type_name], text_attributes(text)
+    if attributes.n_words == 0:
         return -3.0
-    value = taste.cheer * min(found.n_cheerful, 2) + taste.hedge * min(found.n_hedges, 2)
-    value += taste.length * (min(found.n_words, 20) - 8) / 10
-    return value - 0.5 * found.n_repeats - 0.5 * (not found.is_finished)
+    value = taste.cheer * min(attributes.n_cheerful, 2) + taste.hedge * min(attributes.n_hedges, 2)
+    value += taste.length * (min(attributes.n_words, 20) - 8) / 10
+    return value - 0.5 * attributes.n_repeats - 0.5 * (not attributes.is_finished)
 
 
 def make_prompts(questions: tuple[str, ...] = QUESTIONS, topics: tuple[str, ...] = TOPICS) -> list[str]:
@@ -114,12 +114,12 @@ def make_prompts(questions: tuple[str, ...] = QUESTIONS, topics: tuple[str, ...]
 
 def topic_of(prompt: str) -> str:
     """The topic a prompt asks about (the last topic word in it)."""
-    found = [word for word in _WORD.findall(prompt.lower()) if word in TOPICS]
-    if not found:
+    mentions = [word for word in _WORD.findall(prompt.lower()) if word in TOPICS]
+    if not mentions:
         raise ValueError(
             f"the prompt {prompt[:80]!r} names none of the topics of this population: {', '.join(TOPICS)}."
         )
-    return found[-1]
+    return mentions[-1]
 
 
 def _clause(topic: str, style: str, detailed: bool, rng: np.random.Generator) -> str:
@@ -205,7 +205,7 @@ def make_text_population(
         n_annotators: number of people.
         types: names out of `TASTES`.
         shares: share of each type, summing to 1; types are dealt in these shares exactly (largest remainder).
-        concentration: None for pure types; else each person is a mixture, half their own type and half a draw from a
+        concentration: None for pure types; else each person is a mixture, half their type and half a draw from a
             symmetric Dirichlet distribution of this concentration.
         seed: of the order of the people and of the mixtures.
 
@@ -274,10 +274,16 @@ def preference_rows(
             margin = population.gold(first, person) - population.gold(second, person)
             if rng.random() >= 1 / (1 + np.exp(-sharpness * margin)):
                 first, second, margin = second, first, -margin
-            rows.append({
-                "annotator_id": person, "prompt": prompt, "chosen": first, "rejected": second,
-                "type": population.type_of(person), "gold_margin": margin,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "annotator_id": person,
+                    "prompt": prompt,
+                    "chosen": first,
+                    "rejected": second,
+                    "type": population.type_of(person),
+                    "gold_margin": margin,
+                }
+            )
     return rows
 
 
@@ -314,10 +320,14 @@ def ranking_rows(
             while len(texts) < n_items:
                 texts[write_completion(prompt, rng)] = None
             drawn = {text: sharpness * population.gold(text, person) + rng.gumbel() for text in texts}
-            rows.append({
-                "annotator_id": person, "prompt": prompt, "completions": sorted(drawn, key=drawn.get, reverse=True),
-                "type": population.type_of(person),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "annotator_id": person,
+                    "prompt": prompt,
+                    "completions": sorted(drawn, key=drawn.get, reverse=True),
+                    "type": population.type_of(person),
+                }
+            )
     return rows
 
 

@@ -40,8 +40,9 @@ def hash_judgements(prefs: Preferences) -> np.ndarray:
         return _mixed(who * np.uint64(3) + _mixed(prompts) * np.uint64(5) + each.sum(1, dtype=np.uint64))
 
 
-def save_trained_rows(folder: str | Path, rows: Preferences, *, dealt: Preferences | None = None,
-                      held_out: Preferences | None = None) -> None:  # fmt: skip
+def save_trained_rows(
+    folder: str | Path, rows: Preferences, *, dealt: Preferences | None = None, held_out: Preferences | None = None
+) -> None:
     """Write the hashes into the folder of a saved model.
 
     Args:
@@ -61,7 +62,7 @@ def save_trained_rows(folder: str | Path, rows: Preferences, *, dealt: Preferenc
 
 
 def write_held_out(folder: str | Path, rows: Preferences) -> None:
-    """held_out.jsonl: rows that nothing in the folder was trained on, in palign's own form."""
+    """held_out.jsonl: rows that nothing in the folder was trained on, in palign's form."""
     lines = (json.dumps(row, ensure_ascii=False, default=_plain) + "\n" for row in rows.to_rows())
     write_whole(Path(folder) / HELD_OUT, "".join(lines))
 
@@ -97,13 +98,13 @@ def read_trained_rows(folder: str | Path) -> np.ndarray | None:
 
 def _distinct(texts: list[object]) -> tuple[list[object], np.ndarray]:
     keys: dict[str, int] = {}
-    held, numbers = [], np.empty(len(texts), dtype=np.int64)
+    distinct_texts, numbers = [], np.empty(len(texts), dtype=np.int64)
     for i, text in enumerate(texts):
         number = keys.setdefault(_canonical(text), len(keys))
-        if number == len(held):
-            held.append(text)
+        if number == len(distinct_texts):
+            distinct_texts.append(text)
         numbers[i] = number
-    return held, numbers
+    return distinct_texts, numbers
 
 
 def _canonical(text: object) -> str:

@@ -44,7 +44,7 @@ def takes_turns(tokenizer: Any) -> bool:
 
 
 def _mark_of_user(tokenizer: Any) -> str:
-    """What the template writes before a user's words, its last line; "" where it is too short to tell by."""
+    """The last line that the template writes before a user's text; "" where it is too short to tell by."""
     before = render_prompt([{"role": "user", "content": _PROBE}], tokenizer).partition(_PROBE)[0]
     mark = next((line.strip() for line in reversed(before.splitlines()) if line.strip()), "")
     return mark if len(mark) > 3 else ""

@@ -1,6 +1,6 @@
-"""Are there enough votes to tell types apart? A look at who said how much, before anything is trained.
+"""Are there enough votes to tell types apart? A look at how much each person judged, before anything is trained.
 
-Types are found by what one person says again and again. One binary vote a person says nothing about types, whatever
+Types show in what one person says again and again. One binary vote a person says nothing about types, whatever
 the number of people: θ and −θ in equal shares give the same votes as no taste at all (Chidambaram et al., arXiv
 2510.15716). A winner out of three, or a full ranking, says more each time.
 """
@@ -21,7 +21,7 @@ ENOUGH = {"binary": 8, "best-of-M": 5, "ranking": 3}
 
 @dataclass(frozen=True)
 class VoteCounts:
-    """How much each person said, and what that is enough for.
+    """How much each person judged, and what that is enough for.
 
     Attributes:
         kind: the most telling form that at least half of the rows have: 'binary', 'best-of-M' or 'ranking'.
@@ -92,17 +92,17 @@ def _kind(rows: Preferences) -> str:
 
 
 def _warnings(kind: str, counts: np.ndarray, several: bool) -> tuple[str, ...]:
-    found, median = [], float(np.median(counts))
+    sentences, median = [], float(np.median(counts))
     if several and median < ENOUGH[kind]:
         five, ten = EXPECTED[kind]
-        found.append(
+        sentences.append(
             f"The median annotator gave {median:g} {kind} votes, fewer than {ENOUGH[kind]}: many people's type will "
             f"stay unsure. With three distinct types, about {five:.0%} of people are placed right by five such votes, "
             f"{ten:.1%} by ten."
         )
     if counts.max() > 0.5 * counts.sum() and len(counts) > 1:
-        found.append(
+        sentences.append(
             f"One annotator gave {counts.max():,} of the {counts.sum():,} rows. A person counts once in the mixing "
             "weights, but their type's policy is trained mostly on them."
         )
-    return tuple(found)
+    return tuple(sentences)

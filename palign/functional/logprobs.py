@@ -91,8 +91,8 @@ def drawn_logps(
 
     parts = list(zip(states.split(n_at_once), targets.split(n_at_once), strict=True))
     if len(parts) > 1 and torch.is_grad_enabled():
-        found = [checkpoint(part, *tensors, use_reentrant=False) for tensors in parts]
+        pairs = [checkpoint(part, *tensors, use_reentrant=False) for tensors in parts]
     else:
-        found = [part(*tensors) for tensors in parts]
-    logps, entropies = zip(*found, strict=True)
+        pairs = [part(*tensors) for tensors in parts]
+    logps, entropies = zip(*pairs, strict=True)
     return torch.cat(logps), torch.cat(entropies)

@@ -1,4 +1,4 @@
-"""Is a fitted mixture to be believed? Each check looks at one way in which types are found that are not there.
+"""Is a fitted mixture to be believed? Each check looks at one way in which a fit shows types that are not there.
 
 A check says "ok", "look" (the types may be an artefact; here is where to look) or "stop" (the data give no reason to
 speak of types), with the number it went by and a sentence.
@@ -70,16 +70,18 @@ def restart_stability(restart_types: Tensor, gains: Tensor | None = None) -> Che
     if gains is not None:
         rivals = rivals[gains[1:] >= RIVAL * gains[0]]
     if not len(rivals):
-        said = f"none of {len(restart_types) - 1} other restarts fits nearly as well as the best"
-        return Check("restart_stability", "ok", None, f"{said}.")
+        sentence = f"none of {len(restart_types) - 1} other restarts fits nearly as well as the best"
+        return Check("restart_stability", "ok", None, f"{sentence}.")
     value = float(np.median([adjusted_rand_index(restart_types[0], other) for other in rivals]))
-    said = (
+    sentence = (
         f"the median agreement (adjusted Rand index) of {len(rivals)} other restarts that fit about as well with the "
         f"best is {value:.2f}"
     )
     if value >= STABLE:
-        return Check("restart_stability", "ok", value, f"{said}.")
-    return Check("restart_stability", "look", value, f"{said}, below {STABLE}: types depend on the start. Try fewer.")
+        return Check("restart_stability", "ok", value, f"{sentence}.")
+    return Check(
+        "restart_stability", "look", value, f"{sentence}, below {STABLE}: types depend on the start. Try fewer."
+    )
 
 
 def permutation_test(
@@ -103,11 +105,11 @@ def permutation_test(
 
     Rows that are joined by shared items keep one id, for they are of one mind whoever that is. Not asked (value None)
     where most people have a single row or group of rows: a shuffle then only renames them. A shuffle also takes
-    from people the topics they were asked about: where each judged topics of their own, tastes that everybody shares
-    but that differ by topic pass for types.
+    from people the topics they were asked about: where everybody judged different topics, tastes that all share but
+    that differ by topic pass for types.
 
-    One type fits the same whoever said what, so the penalised log-likelihood of `n_types` is compared itself. Rows
-    and options are those of `fit_linear_mixture`; of more than `N_DRAWN` people so many are drawn. The value is
+    One type fits the same however ids are shuffled, so the penalised log-likelihood of `n_types` is compared itself.
+    Rows and options are those of `fit_linear_mixture`; of more than `N_DRAWN` people so many are drawn. The value is
     p = (1 + shuffles as good) / (1 + n_permutations).
     """
     if n_types == 1:
@@ -119,11 +121,11 @@ def permutation_test(
     first = torch.zeros(int(units.max()) + 1, dtype=torch.int64).scatter_(0, units, torch.arange(len(units)))
     counts = torch.bincount(annotator_index[first])
     if int(counts[counts > 0].median()) < 2:
-        said = (
+        sentence = (
             "most annotators have one row, or rows that hang together by shared items, and to shuffle ids then only "
             "renames people; nothing was tested."
         )
-        return Check("permutation_test", "ok", None, said)
+        return Check("permutation_test", "ok", None, sentence)
     if n_annotators > N_DRAWN:
         people, keep, annotator_index = draw_people(annotator_index, n_annotators, N_DRAWN, seed=seed)
         item_indices, ranks, n_annotators = item_indices[keep], ranks[keep], len(people)
@@ -137,9 +139,13 @@ def permutation_test(
         owner_of_unit[torch.randperm(len(owner_of_unit), generator=generator)][units] for _ in range(n_permutations)
     ]
     options = {
-        "ridge": ridge, "pooled_ridge": pooled_ridge, "temper_start": temper_start, "n_restarts": n_restarts,
-        "max_steps": max_steps, "row_weights": row_weights,
-    }  # fmt: skip
+        "ridge": ridge,
+        "pooled_ridge": pooled_ridge,
+        "temper_start": temper_start,
+        "n_restarts": n_restarts,
+        "max_steps": max_steps,
+        "row_weights": row_weights,
+    }
     fitted = [
         fit_linear_mixture(
             features, item_indices, ranks, index, n_annotators, n_types, seed=seed, tolerance=1e-5, **options
@@ -148,10 +154,10 @@ def permutation_test(
     ]
     as_good = sum(value >= fitted[0] for value in fitted[1:])
     p = (1 + as_good) / (1 + n_permutations)
-    said = f"{as_good} of {n_permutations} shuffles of annotator ids fit as well as the data (p = {p:.3f})"
+    sentence = f"{as_good} of {n_permutations} shuffles of annotator ids fit as well as the data (p = {p:.3f})"
     if p <= max(SIGNIFICANT, 1 / (1 + n_permutations)):
-        return Check("permutation_test", "ok", p, f"{said}.")
-    return Check("permutation_test", "stop", p, f"{said}: who said what tells nothing. Use one type.")
+        return Check("permutation_test", "ok", p, f"{sentence}.")
+    return Check("permutation_test", "stop", p, f"{sentence}: who said what tells nothing. Use one type.")
 
 
 def dead_types(responsibilities: Tensor) -> Check:
@@ -174,33 +180,33 @@ def duplicate_types(margins: Tensor) -> Check:
     correlation = (centred.T @ centred).fill_diagonal_(-math.inf)
     value = float(correlation.max())
     a, b = sorted(divmod(int(correlation.argmax()), margins.shape[1]))
-    said = f"the margins of types {a} and {b}, the most alike, correlate at {value:.3f}"
+    sentence = f"the margins of types {a} and {b}, the most alike, correlate at {value:.3f}"
     if value <= DUPLICATE:
-        return Check("duplicate_types", "ok", value, f"{said}.")
-    return Check("duplicate_types", "look", value, f"{said}, above {DUPLICATE}: they are one. Use fewer types.")
+        return Check("duplicate_types", "ok", value, f"{sentence}.")
+    return Check("duplicate_types", "look", value, f"{sentence}, above {DUPLICATE}: they are one. Use fewer types.")
 
 
 def frozen_assignment(responsibilities: Tensor, start: Tensor, *, agreement: float | None = None) -> Check:
-    """Does everybody sit, with certainty, where they were put? Flexible policies believe their own in-sample votes.
+    """Does everybody sit, with certainty, where they were put? Flexible policies believe the votes they learn from.
 
     Args:
         responsibilities: (n_annotators, n_types) at the end.
         start: (n_annotators, n_types) at the beginning.
         agreement: of restarts (`restart_stability(...).value`). People who do not move because the start was right are
-            found by other starts too: at .8 or more nothing is frozen. None if there were no others that fit as well.
+            placed alike by other starts: at .8 or more nothing is frozen. None if no other start fits as well.
 
     The value is the share of people who changed type.
     """
     certain = float(responsibilities.max(1).values.mean())
     moved = float((responsibilities.argmax(1) != start.argmax(1)).double().mean())
-    said = f"mean largest responsibility {certain:.3f}, and {moved:.0%} of people changed type since the start"
+    sentence = f"mean largest responsibility {certain:.3f}, and {moved:.0%} of people changed type since the start"
     explained = agreement is not None and agreement >= STABLE
     if responsibilities.shape[1] == 1 or certain <= CONFIDENT or moved >= MOVED or explained:
-        return Check("frozen_assignment", "ok", moved, f"{said}.")
+        return Check("frozen_assignment", "ok", moved, f"{sentence}.")
     advice = (
         "policies may have learnt who was put where. Temper the E-step from a spectral start, and compare restarts."
     )
-    return Check("frozen_assignment", "look", moved, f"{said}: {advice}")
+    return Check("frozen_assignment", "look", moved, f"{sentence}: {advice}")
 
 
 def weak_adapters(responsibilities: Tensor, before: Tensor) -> Check:
@@ -209,14 +215,16 @@ def weak_adapters(responsibilities: Tensor, before: Tensor) -> Check:
     The value is the number of people they place.
     """
     n_sure, n_were = (int((gamma.max(1).values > SURE).sum()) for gamma in (responsibilities, before))
-    said = f"the adapters place {n_sure} {'person' if n_sure == 1 else 'people'} surely, {n_were} were before"
+    sentence = f"the adapters place {n_sure} {'person' if n_sure == 1 else 'people'} surely, {n_were} were before"
     if n_sure >= n_were / 2:
-        return Check("weak_adapters", "ok", float(n_sure), f"{said}.")
+        return Check("weak_adapters", "ok", float(n_sure), f"{sentence}.")
     return Check(
-        "weak_adapters", "look", float(n_sure),
-        f"{said}: they are trained too little to tell types, and responsibilities stay as they were. Train longer "
+        "weak_adapters",
+        "look",
+        float(n_sure),
+        f"{sentence}: they are trained too little to tell types, and responsibilities stay as they were. Train longer "
         "(num_train_epochs), or raise learning_rate.",
-    )  # fmt: skip
+    )
 
 
 def longer_wins_rate(lengths: Tensor, ranks: Tensor, annotator_index: Tensor, n_annotators: int) -> Tensor:
@@ -256,10 +264,10 @@ def length_confounder(responsibilities: Tensor, longer_wins: Tensor) -> Check:
     split = kmeans(rates[:, None], torch.ones_like(rates), n_types, np.random.default_rng(0), 10)
     value = adjusted_rand_index(types, split)
     means = ", ".join(f"{float(rates[types == k].mean()):.2f}" for k in range(n_types) if bool((types == k).any()))
-    said = f"types prefer the longer completion in shares of {means}; a split by that alone agrees at {value:.2f}"
+    sentence = f"types prefer the longer completion in shares of {means}; a split by that alone agrees at {value:.2f}"
     if value < LENGTH_EXPLAINS:
-        return Check("length_confounder", "ok", value, f"{said}.")
-    return Check("length_confounder", "look", value, f"{said}: length alone explains the types.")
+        return Check("length_confounder", "ok", value, f"{sentence}.")
+    return Check("length_confounder", "look", value, f"{sentence}: length alone explains the types.")
 
 
 def row_margins(scores: Tensor, ranks: Tensor) -> Tensor:

@@ -151,7 +151,7 @@ def linear_log_likelihoods(
     n_annotators: int,
     row_weights: Tensor | None = None,
 ) -> Tensor:
-    """log p_k of all that a person said: theta (n_types, dim) → (n_annotators, n_types) nats.
+    """log p_k of all of a person's judgements: theta (n_types, dim) → (n_annotators, n_types) nats.
 
     `row_weights`: (rows,) what a row counts for, as in `fit_linear_mixture`.
     """
@@ -266,24 +266,24 @@ class _EM:
 
 
 def _with_everybody(problem: LinearRankings, em: _EM, ridge: float, max_steps: int, tolerance: float) -> LinearMixture:
-    """All restarts judged on everybody, and EM gone on with from the best; `em` has run on people drawn."""
+    """Judge all restarts on everybody and go on with EM from the best; `em` has run on a sample of people."""
     numbers, pooled = sorted(em.finished), em.columns.centre
     thetas, etas = ([em.finished[number][part] for number in numbers] for part in (0, 1))
     likelihoods = problem.log_likelihoods(torch.cat(thetas)).split(em.n_types, dim=1)
-    placed = [responsibilities(part, eta) for part, eta in zip(likelihoods, etas, strict=True)]
+    posteriors = [responsibilities(part, eta) for part, eta in zip(likelihoods, etas, strict=True)]
     judged = [
         float(log_evidence(part, eta).sum()) - ridge / 2 * float((theta - pooled).square().sum())
         for part, eta, theta in zip(likelihoods, etas, thetas, strict=True)
     ]
     order = sorted(range(len(judged)), key=lambda r: -judged[r])
     best = order[0]
-    whole = _EM(problem, pooled, placed[best][None], ridge, theta=thetas[best])
-    found = whole.best(*whole.run(max_steps, tolerance), placed[best][None])
+    whole = _EM(problem, pooled, posteriors[best][None], ridge, theta=thetas[best])
+    fit = whole.best(*whole.run(max_steps, tolerance), posteriors[best][None])
     others = torch.tensor([judged[r] for r in order[1:]], dtype=torch.float64)
     return replace(
-        found,
-        restart_types=torch.stack([found.restart_types[0], *(placed[r].argmax(1) for r in order[1:])]),
-        restart_objectives=torch.cat([found.restart_objectives, others]),
+        fit,
+        restart_types=torch.stack([fit.restart_types[0], *(posteriors[r].argmax(1) for r in order[1:])]),
+        restart_objectives=torch.cat([fit.restart_objectives, others]),
     )
 
 

@@ -18,7 +18,7 @@ from palign.functional.losses import strictly_below
 
 __all__ = ["Stages", "find_stages", "kmeans", "net_wins", "random_start", "soften", "spectral_start"]
 
-OWN_SHARE = 0.9  # of a person, on their own cluster
+OWN_SHARE = 0.9  # of a person, on the cluster they are in
 MOMENT_STAGES = 50_000  # enough for a second moment
 MAX_DENSE = 50_000_000  # entries of that sample: stages times dim
 LLOYD_STEPS = 50
@@ -119,7 +119,7 @@ def spectral_start(
     nkmeans: int = 20,
     n_components: int | None = None,
 ) -> Tensor:
-    """Responsibilities from clusters of people, `OWN_SHARE` on their own and the rest spread.
+    """Responsibilities from clusters of people: `OWN_SHARE` on a person's cluster, the rest spread evenly.
 
     Args:
         features: (n_item_vectors, dim).
@@ -156,7 +156,7 @@ def random_start(n_annotators: int, n_types: int, *, seed: int) -> Tensor:
 
 
 def soften(clusters: Tensor, n_types: int, own_share: float = OWN_SHARE) -> Tensor:
-    """(n_annotators,) int64 clusters → (n_annotators, n_types): `own_share` on one's own, the rest spread evenly."""
+    """(n_annotators,) int64 clusters → (n_annotators, n_types): `own_share` on the cluster, the rest spread evenly."""
     one_hot = F.one_hot(clusters, n_types).double()
     return one_hot if n_types == 1 else one_hot * own_share + (1 - one_hot) * (1 - own_share) / (n_types - 1)
 
@@ -196,19 +196,19 @@ def kmeans(points: Tensor, weights: Tensor, n_types: int, rng: np.random.Generat
         centres = _plus_plus(points, weights, n_types, rng)
         for _ in range(LLOYD_STEPS):
             distances = torch.cdist(points, centres).square()
-            own, clusters = distances.min(1)
+            errors, clusters = distances.min(1)
             mass = F.one_hot(clusters, n_types).double() * weights[:, None]
             total = mass.sum(0)
             # a centre that lost everybody moves to the point that is worst served
             moved = torch.where(
                 total[:, None] > 0,
                 (mass.T @ points) / total.clamp_min(1e-300)[:, None],
-                points[(own * weights).argmax()],
+                points[(errors * weights).argmax()],
             )
             if torch.allclose(moved, centres, rtol=1e-9, atol=1e-12):
                 break
             centres = moved
-        inertia = float((own * weights).sum())
+        inertia = float((errors * weights).sum())
         if inertia < least:
             best, least = clusters, inertia
     return best

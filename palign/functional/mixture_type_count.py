@@ -1,10 +1,10 @@
 """How many types? As many as strangers need: K is chosen on annotators who were not fitted on.
 
 Annotators are dealt into folds. A head is fitted on the others; each person held out is placed by one part of their
-rows and judged by the other part, row by row. The parts share no item (`palign.functional.evidence.parts`): who said a
-> b and c > d has nearly said a > d, and types would be credited for it. Rows are dealt `N_DEALINGS` times over, which
-costs next to nothing beside the fits. The smallest K within one standard error of the best is taken, K = 1 within
-1.28, the error being that of the paired differences between people (Breiman et al. 1984, one-SE rule).
+rows and judged by the other part, row by row. The parts share no item (`palign.functional.evidence.parts`): else types
+would be credited for what nearly follows, as a > d does from a > b and c > d. Rows are dealt `N_DEALINGS` times over,
+which costs next to nothing beside the fits. The smallest K within one standard error of the best is taken, K = 1
+within 1.28, the error being that of the paired differences between people (Breiman et al. 1984, one-SE rule).
 
 Three things keep an over-confident head from asking for more types than there are:
 1. evidence is counted once (`palign.functional.evidence.components`), in fitting and in placing;
@@ -18,7 +18,7 @@ Strengths of the shrinkage may be left open: that of the pooled fit is chosen at
 
 Whoever has nothing in one of the parts is fitted on and never judged. Of more than `N_DRAWN` annotators so many are
 drawn, half of them at least of two rows or more if there are such, and K is chosen on them: a type of less than a
-hundredth of the people is not found that way; give K to look for it.
+hundredth of the people is overlooked that way; give K to look for it.
 
 The Bayesian information criterion, with n = annotators, stands in the same table for comparison.
 """
@@ -146,9 +146,11 @@ def choose_n_types(
         if _levels_off([part.log_likelihood[trial.eligible] for part in judged], trial.n_judged[trial.eligible]):
             break
     choice = _one_standard_error(
-        table, [part.log_likelihood[trial.eligible] for part in judged],
-        [part.right[trial.eligible] for part in judged], trial.n_judged[trial.eligible],
-    )  # fmt: skip
+        table,
+        [part.log_likelihood[trial.eligible] for part in judged],
+        [part.right[trial.eligible] for part in judged],
+        trial.n_judged[trial.eligible],
+    )
     return replace(choice, ridge=ridge, pooled_ridge=pooled_ridge, n_people_by_item=trial.n_people_by_item)
 
 
@@ -210,9 +212,13 @@ class _Trial:
         """Fill in nats and right pairs (n_temperatures, n_annotators) of the people held out."""
         kept = ~is_out[self.data[2]]
         fit = fit_linear_mixture(
-            self.features, *(part[kept] for part in self.data), self.n_annotators, n_types,
-            row_weights=self.evidence[kept], **self.options,
-        )  # fmt: skip
+            self.features,
+            *(part[kept] for part in self.data),
+            self.n_annotators,
+            n_types,
+            row_weights=self.evidence[kept],
+            **self.options,
+        )
         items = torch.cat([part.double() @ fit.theta.T for part in self.features.split(8192)])
         for dealing in self.dealings:
             dealing.judge(items, fit.mixing_weights, is_out, likelihoods, right)
@@ -298,9 +304,10 @@ def _one_standard_error(
         gap, error = _paired(best, values, n_rows)
         row["gain"], row["gain_error"] = _paired(values, judged[0], n_rows)
         row |= {
-            "log_likelihood": float(values.sum() / n_rows.sum()), "standard_error": error,
+            "log_likelihood": float(values.sum() / n_rows.sum()),
+            "standard_error": error,
             "accuracy": float(correct.sum() / n_rows.sum()),
-        }  # fmt: skip
+        }
         worth = WORTH * abs(float(best.sum() / n_rows.sum()))
         errors = LEAVING_ONE if row["n_types"] == 1 else 1.0
         if chosen is None and gap <= max(errors * error, worth):

@@ -25,27 +25,27 @@ def adjusted_rand_index(a: Tensor, b: Tensor) -> float:
     return 1.0 if most == by_chance else (together - by_chance) / (most - by_chance)
 
 
-def match_types(found: Tensor, truth: Tensor) -> Tensor:
-    """The renaming of the types found that agrees with most people (Hungarian method).
+def match_types(types: Tensor, truth: Tensor) -> Tensor:
+    """The renaming of `types` that agrees with `truth` on most people (Hungarian method).
 
     Args:
-        found, truth: (n_annotators,) int64, the type of each person.
+        types, truth: (n_annotators,) int64, the type of each person.
 
     Returns:
-        (n,) int64, n the larger number of types: type k that was found is named `result[k]`, so that
-        `result[found]` compares with `truth`.
+        (n,) int64 `names`, n the larger number of types: type k is called `names[k]` in `truth`, so that
+        `names[types]` compares with `truth`.
     """
-    table = _contingency(found, truth)
+    table = _contingency(types, truth)
     n_types = max(table.shape)
     square = np.zeros((n_types, n_types), dtype=np.int64)
     square[: table.shape[0], : table.shape[1]] = table
     _, columns = linear_sum_assignment(-square)
-    return torch.from_numpy(columns).to(found.device)
+    return torch.from_numpy(columns).to(types.device)
 
 
-def type_accuracy(found: Tensor, truth: Tensor) -> float:
-    """Share of people in their own type, in [0, 1], after the best renaming (`match_types`)."""
-    return float((match_types(found, truth)[found] == truth).double().mean())
+def type_accuracy(types: Tensor, truth: Tensor) -> float:
+    """Share of people in their true type, in [0, 1], after the best renaming (`match_types`)."""
+    return float((match_types(types, truth)[types] == truth).double().mean())
 
 
 def _contingency(a: Tensor, b: Tensor) -> np.ndarray:

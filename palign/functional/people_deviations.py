@@ -1,4 +1,4 @@
-"""What is a person's own: a linear deviation from the reward of their mixture, shrunk to zero.
+"""What is peculiar to a person: a linear deviation from the reward of their mixture, shrunk to zero.
 
 A mixture of a few prototypes says where a person stands among others; with dozens of answers a person says more. The
 deviation δ_i is the maximum a posteriori of a logistic (Plackett–Luce) regression on the person's rows with the
@@ -75,9 +75,13 @@ def fit_deviations(
     if len(ranks) == 0:
         return deltas.detach()
     optimizer = torch.optim.LBFGS(
-        [deltas], max_iter=MAX_STEPS, history_size=MEMORY, tolerance_grad=1e-4, tolerance_change=1e-7,
+        [deltas],
+        max_iter=MAX_STEPS,
+        history_size=MEMORY,
+        tolerance_grad=1e-4,
+        tolerance_change=1e-7,
         line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    )
     at_once = max(1, CHUNK_ENTRIES // (ranks.shape[1] * features.shape[1]))
 
     def objective() -> Tensor:
@@ -86,8 +90,8 @@ def fit_deviations(
         total.backward()
         for start in range(0, len(ranks), at_once):
             part = slice(start, start + at_once)
-            own = (features[item_indices[part]] * deltas[annotator_index[part], None]).sum(-1)
-            losses = plackett_luce(offsets[part] + own, ranks[part])
+            deviations = (features[item_indices[part]] * deltas[annotator_index[part], None]).sum(-1)
+            losses = plackett_luce(offsets[part] + deviations, ranks[part])
             loss = losses.sum() if row_weights is None else (losses * row_weights[part]).sum()
             loss.backward()
             total = total.detach() + loss.detach()

@@ -153,7 +153,7 @@ def official_weights(
         margins: (rows, n_prototypes): r_k(chosen) − r_k(rejected) of each prototype.
         annotator_index: (rows,) int64.
 
-    Everybody has an optimiser of their own; they run side by side. The spread is unknown to this method: NaN.
+    Everybody's logits are fitted separately, side by side. The spread is unknown to this method: NaN.
     """
     logits = torch.randn(n_annotators, margins.shape[1], generator=generator)
     loss = torch.zeros(n_annotators)
@@ -164,16 +164,16 @@ def official_weights(
         people = torch.where(counts == count)[0]
         rows = torch.argsort(annotator_index, stable=True)
         rows = rows[torch.isin(annotator_index[rows], people)].reshape(len(people), count)
-        own = logits[people].clone().requires_grad_()
-        optimizer = torch.optim.AdamW([own], lr=learning_rate)
+        person_logits = logits[people].clone().requires_grad_()
+        optimizer = torch.optim.AdamW([person_logits], lr=learning_rate)
         for _ in range(n_epochs):
             order = torch.rand(len(people), count, generator=generator).argsort(1)
             for batch in rows.gather(1, order).split(batch_size, dim=1):
-                margin = (margins[batch] * own.softmax(1)[:, None]).sum(-1)
+                margin = (margins[batch] * person_logits.softmax(1)[:, None]).sum(-1)
                 optimizer.zero_grad()
                 F.softplus(-margin).mean(1).sum().backward()
                 optimizer.step()
-        logits[people] = own.detach()
+        logits[people] = person_logits.detach()
         loss[people] = F.softplus(-(margins[rows] * logits[people].softmax(1)[:, None]).sum(-1)).sum(1)
     return WeightFit(logits.softmax(1), torch.full_like(logits, float("nan")), loss)
 

@@ -1,4 +1,4 @@
-"""Some of very many people, drawn: what costs too much on a million is found on thousands and then carried over."""
+"""A sample of very many people: what costs too much on a million is fitted on thousands and then carried over."""
 
 import torch
 from torch import Tensor

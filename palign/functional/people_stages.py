@@ -42,7 +42,7 @@ class StageBlock:
         return (self.gaps.flatten(1, 2) @ weights[:, :, None]).view(self.absent.shape) + self.absent
 
     def loss(self, logits: Tensor) -> Tensor:
-        """(n,) nats: −log probability of all that a person said."""
+        """(n,) nats: −log probability of all of a person's judgements."""
         if logits.shape[2] == 1:
             return F.softplus(logits).sum((1, 2))
         return F.pad(logits, (1, 0)).logsumexp(2).sum(1)

@@ -61,7 +61,7 @@ class ValueBounds:
 
     Attributes:
         best_policy: worst regret of the best single policy.
-        uniform: (1 − 1/n) max R for types with a policy each and no regret of their own; inf for other tables.
+        uniform: (1 − 1/n) max R for types with a policy each, without regret under it; inf for other tables.
     """
 
     best_policy: float
@@ -74,7 +74,7 @@ def regret_matrix(values: Table, *, own_values: Vector | None = None, beta: floa
     Args:
         values: (..., n_types, n_policies) `L_ij = E_{y~π_j} h_i`, nats.
         own_values: (..., n_types) E_{y~π_i} h_i. Without them: the diagonal of a square table, whose policies then
-            must be the types' own in their order; the best policy of the row in any other.
+            must be those of the types, in their order; the best policy of the row in any other.
         beta: reward per nat.
 
     Returns:
@@ -85,7 +85,7 @@ def regret_matrix(values: Table, *, own_values: Vector | None = None, beta: floa
 
 
 def relative_regret_matrix(values: Table, reference_values: Vector, *, own_values: Vector | None = None) -> Tensor:
-    """(L_ii − L_ij) / (L_ii − L_i,ref): 0 is one's own policy, 1 the reference; free of the scale of h.
+    """(L_ii − L_ij) / (L_ii − L_i,ref): 0 is the type's own policy, 1 the reference; free of the scale of h.
 
     Args:
         values, own_values: as `regret_matrix`.
@@ -95,9 +95,9 @@ def relative_regret_matrix(values: Table, reference_values: Vector, *, own_value
         (..., n_types, n_policies); NaN for a type whose own policy gains nothing over the reference.
     """
     table, reference = _finite(values, "values"), torch.as_tensor(reference_values, dtype=torch.float64)
-    own = _own_values(table, own_values)
-    gain = (own - reference)[..., None]
-    return (own[..., None] - table) / gain.where(gain > 0, float("nan"))
+    type_values = _own_values(table, own_values)
+    gain = (type_values - reference)[..., None]
+    return (type_values[..., None] - table) / gain.where(gain > 0, float("nan"))
 
 
 def kl_regret_matrix(values: Table, kl_to_reference: Vector, *, beta: float = 1.0) -> Tensor:
@@ -203,12 +203,12 @@ def choose_within_budget(max_regrets: Vector, kl_to_reference: Vector, *, kl_bud
 
 def _own_values(table: Tensor, own_values: Vector | None) -> Tensor:
     if own_values is not None:
-        own = torch.as_tensor(own_values, dtype=torch.float64)
-        if own.shape != table.shape[:-1]:
+        vector = torch.as_tensor(own_values, dtype=torch.float64)
+        if vector.shape != table.shape[:-1]:
             raise ValueError(
-                f"own_values have shape {tuple(own.shape)}; values of {tuple(table.shape)} need one a type."
+                f"own_values have shape {tuple(vector.shape)}; values of {tuple(table.shape)} need one a type."
             )
-        return own
+        return vector
     is_square = table.shape[-1] == table.shape[-2]
     return table.diagonal(dim1=-2, dim2=-1) if is_square else table.max(-1).values
 

@@ -150,7 +150,9 @@ def max_interval(estimate: Tensor, draws: Tensor, *, level: float = 0.95) -> Int
         An interval of (...) values; its draws are the maxima of the resamples, paired with those of other means.
     """
     columns, resampled = estimate.reshape(len(estimate), -1).T, draws.reshape(*draws.shape[:2], -1).movedim(-1, 0)
-    ends = torch.stack([_max_ends(own, table - own, level) for own, table in zip(columns, resampled, strict=True)])
+    ends = torch.stack(
+        [_max_ends(column, table - column, level) for column, table in zip(columns, resampled, strict=True)]
+    )
     low, high = ends.T.view(2, *estimate.shape[1:])
     return Interval(estimate.max(0).values, low, high, draws.max(1).values)
 
@@ -233,7 +235,7 @@ def _regrets(
         return regret_matrix(per_prompt.double().mean(0), beta=beta), regret_matrix(drawn, beta=beta)
     if own_values.shape != per_prompt.shape[:2]:
         raise ValueError(f"own_values have shape {tuple(own_values.shape)}; give {tuple(per_prompt.shape[:2])}.")
-    # own values are resampled with the rest: a last column of the table
+    # `own_values` are resampled with the rest: a last column of the table
     table = torch.cat([per_prompt.double(), own_values.double()[..., None]], 2)
     drawn, mean = bootstrap_means(table, n_draws=n_draws, seed=seed), table.mean(0)
     return (

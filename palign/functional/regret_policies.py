@@ -65,8 +65,8 @@ def tabular_values(log_types: Tensor, log_policies: Tensor, log_reference: Tenso
 
 def tabular_regrets(log_types: Tensor, log_policies: Tensor, log_reference: Tensor, *, beta: float = 1.0) -> Tensor:
     """R_ij of any policies under the types: (n_types, n_policies), units of reward."""
-    own = tabular_values(log_types, log_types, log_reference).diagonal()
-    return regret_matrix(tabular_values(log_types, log_policies, log_reference), own_values=own, beta=beta)
+    own_values = tabular_values(log_types, log_types, log_reference).diagonal()
+    return regret_matrix(tabular_values(log_types, log_policies, log_reference), own_values=own_values, beta=beta)
 
 
 def mixture_policy(log_policies: Tensor, weights: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def kl_minmax(
     if not kl_weight > 0:
         raise ValueError(f"kl_weight is {kl_weight}; it must be above 0.")
     log_ratios = log_types - log_reference
-    own = torch.einsum("ixy,ixy->i", log_ratios, log_types.exp()) / len(log_reference)
+    own_values = torch.einsum("ixy,ixy->i", log_ratios, log_types.exp()) / len(log_reference)
     importance = importance_of(type_importance, len(log_types))
 
     def policy(q: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,24 +162,24 @@ def kl_minmax(
     def regrets(q: Tensor) -> Tensor:
         unnormalised, log_z = policy(q)
         probabilities = (unnormalised - log_z[:, None]).exp()
-        return beta * (own - torch.einsum("ixy,xy->i", log_ratios, probabilities) / len(log_reference))
+        return beta * (own_values - torch.einsum("ixy,xy->i", log_ratios, probabilities) / len(log_reference))
 
     def minus_dual(p: np.ndarray) -> tuple[float, np.ndarray]:
         q = importance * torch.from_numpy(p)
         _, log_z = policy(q)
-        dual = beta * (q @ own) - kl_weight * log_z.mean()
+        dual = beta * (q @ own_values) - kl_weight * log_z.mean()
         return -dual.item(), -(importance * regrets(q)).numpy()
 
     q = importance * torch.from_numpy(_maximise_on_simplex(minus_dual, len(log_types)))
     unnormalised, log_z = policy(q)
-    log_policy, found = unnormalised - log_z[:, None], regrets(q)
+    log_policy, policy_regrets = unnormalised - log_z[:, None], regrets(q)
     return KLMinmax(
         log_policy=log_policy,
         type_weights=q,
-        regrets=found,
+        regrets=policy_regrets,
         kl=kl_divergence(log_policy, log_reference).item(),
         kl_weight=kl_weight,
-        gap=((importance * found).max() - q @ found).item(),
+        gap=((importance * policy_regrets).max() - q @ policy_regrets).item(),
     )
 
 
@@ -251,7 +251,7 @@ def _maximise_on_simplex(minus_objective, n: int) -> np.ndarray:
     start = np.full(n, 1 / n)
     if n == 1:
         return start
-    found = minimize(
+    solution = minimize(
         minus_objective,
         start,
         jac=True,
@@ -260,5 +260,5 @@ def _maximise_on_simplex(minus_objective, n: int) -> np.ndarray:
         constraints={"type": "eq", "fun": lambda q: q.sum() - 1, "jac": np.ones_like},
         options={"ftol": 1e-15, "maxiter": 500},
     )
-    q = np.clip(found.x, 0.0, None)
+    q = np.clip(solution.x, 0.0, None)
     return q / q.sum()

@@ -1,7 +1,7 @@
 """What a check of the guard says, and the small statistics that every check goes by.
 
 A check raises an alarm only on what is both certain and large: certain by an exact binomial test at `ALPHA`, divided
-by the number of looks the check takes (Bonferroni), large by a threshold of its own. In a hundred thousand rows a
+by the number of looks the check takes (Bonferroni), large by the check's threshold. In a hundred thousand rows a
 share of .51 is certain and no reason to stop anybody; in thirty rows a share of .7 is large and may be chance.
 """
 
@@ -32,7 +32,7 @@ N_SAMPLED = 20_000  # rows whose texts are read by the statistical checks
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The outcome of one check.
 
     Attributes:
         name: of the check.
@@ -55,7 +55,7 @@ class Finding:
     def of(
         cls, name: str, verdict: str, value: float, message: str, rows: Iterable[int] = (), split: str = ""
     ) -> "Finding":
-        """With the first few of `rows`."""
+        """A finding that shows the first few of `rows`."""
         shown = [] if verdict == "ok" else list(rows)[:N_SHOWN]
         return cls(name, verdict, float(value), message, tuple(int(row) for row in shown), split)
 
@@ -81,7 +81,7 @@ class Pairs:
 
     @classmethod
     def of(cls, prefs: Preferences, rows: np.ndarray | None = None) -> "Pairs":
-        """Of all rows, or of some."""
+        """The pairs of all rows, or of some."""
         rows = np.arange(len(prefs)) if rows is None else rows
         last = prefs.n_items[rows] - 1
         people = prefs.annotators()
@@ -120,14 +120,14 @@ def sample(n_rows: int, *, n_most: int = N_SAMPLED, seed: int = 0) -> np.ndarray
 def row_hashes(*columns: np.ndarray) -> np.ndarray:
     """(n,) uint64: one number for each row of whole numbers (n,) or (n, width); equal rows have equal ones, and of a
     million different rows two share one with probability 3e-8."""
-    found = np.zeros(len(columns[0]), dtype=np.uint64)
+    hashes = np.zeros(len(columns[0]), dtype=np.uint64)
     for column in columns:
         for part in column.T if column.ndim == 2 else (column,):
-            found ^= part.astype(np.int64).view(np.uint64)
+            hashes ^= part.astype(np.int64).view(np.uint64)
             for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # the finaliser of splitmix64
-                found = (found ^ (found >> np.uint64(shift))) * np.uint64(factor)
-            found = (found ^ (found >> np.uint64(31))) + np.uint64(0x9E3779B97F4A7C15)
-    return found
+                hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
+            hashes = (hashes ^ (hashes >> np.uint64(31))) + np.uint64(0x9E3779B97F4A7C15)
+    return hashes
 
 
 def both_tails(k: int, n: int) -> float:

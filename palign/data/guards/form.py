@@ -69,9 +69,9 @@ def check_raw_form(rows: Sequence[Mapping[str, Any]], names: ColumnNames | None 
     names = names or ColumnNames()
     kinds = []
     for record in rows:
-        held = record.get(names.completions_column)
-        if isinstance(held, (list, tuple)) and len(held) > 1 and record.get(names.ratings_column) is None:
-            kinds.append((_kind(held[0]), _kind(held[-1])))
+        ranked = record.get(names.completions_column)
+        if isinstance(ranked, (list, tuple)) and len(ranked) > 1 and record.get(names.ratings_column) is None:
+            kinds.append((_kind(ranked[0]), _kind(ranked[-1])))
         else:
             kinds.append(tuple(_kind(record.get(column)) for column in names.pair(True)))
     differ = [row for row, (better, worse) in enumerate(kinds) if better != worse and None not in (better, worse)]
@@ -79,12 +79,15 @@ def check_raw_form(rows: Sequence[Mapping[str, Any]], names: ColumnNames | None 
     if not differ:
         return Finding.of("raw_form", "ok", 0.0, "chosen and rejected are of one type in every row.")
     (better, worse), count = Counter(kinds[row] for row in differ).most_common(1)[0]
-    told = count / len(differ) >= FORM_WINS
+    is_sure = count / len(differ) >= FORM_WINS
     return Finding.of(
-        "raw_form", "stop" if told and share >= FORM_RULES else "look", share,
+        "raw_form",
+        "stop" if is_sure and share >= FORM_RULES else "look",
+        share,
         f"In {count:,} of {len(rows):,} rows the better completion is {better} and the worse one {worse}: type alone "
-        "tells which is which. Write both the same way.", differ,
-    )  # fmt: skip
+        "tells which is which. Write both the same way.",
+        differ,
+    )
 
 
 def _kind(value: object) -> str | None:
@@ -124,11 +127,15 @@ def check_form(prefs: Preferences, *, split: str = "", seed: int = 0) -> Finding
     (stops, value), name, wins, n, rows = worst
     which, count = ("better", wins) if wins * 2 >= n else ("worse", n - wins)
     return Finding.of(
-        "form", "stop" if stops else "look", value,
+        "form",
+        "stop" if stops else "look",
+        value,
         f"The completion that {name} is the {which} one in {count:,} of the {n:,} rows where one of the two does (of "
         f"{len(pairs):,} looked at): form tells the label. Write both completions the same way, or see why they are "
-        "not.", rows, split,
-    )  # fmt: skip
+        "not.",
+        rows,
+        split,
+    )
 
 
 def _form_table(prefs: Preferences, pairs: Pairs) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -148,15 +155,15 @@ def _form_table(prefs: Preferences, pairs: Pairs) -> tuple[dict[str, np.ndarray]
         roles = np.array([c[-1]["role"] if not isinstance(c, str) else "" for c in completions], dtype=object)
         features |= {f"ends with a message by {role!r}": roles == role for role, _ in Counter(roles).most_common(3)}
     for where, pick in (("begins", lambda t: t[:200].split()[:1]), ("ends", lambda t: t[-200:].split()[-1:])):
-        words = np.array(["".join(pick(text)) for text in texts], dtype=object)
-        for word, _ in Counter(words).most_common(3):
-            features[f"{where} with the word {word!r}"] = words == word
+        edge_words = np.array(["".join(pick(text)) for text in texts], dtype=object)
+        for word, _ in Counter(edge_words).most_common(3):
+            features[f"{where} with the word {word!r}"] = edge_words == word
     text_of = np.array(of_item)[inverse]
     return features, text_of[: len(pairs)], text_of[len(pairs) :]
 
 
 def _language(text: str) -> str:
-    """By its little words; "" where there are fewer than three."""
+    """The language, by its commonest words; "" where there are fewer than three of them."""
     hits = Counter(name for word in text[:400].lower().split() for name in _LANGUAGES_OF.get(word, ()))
     return next((name for name, count in hits.most_common(1) if count >= 3), "")
 
@@ -179,18 +186,21 @@ def check_length(prefs: Preferences, *, split: str = "", seed: int = 0) -> Findi
     wins, n = int((sign > 0).sum()), int((sign != 0).sum())
     accuracy = max(share, 1 - share)
     which = "longer" if share >= 0.5 else "shorter"
-    said = f"The {which} completion is the better one in {accuracy:.1%} of {len(pairs):,} rows"
+    sentence = f"The {which} completion is the better one in {accuracy:.1%} of {len(pairs):,} rows"
     if accuracy < LONGER_WINS or both_tails(wins, n) >= ALPHA:
-        return Finding.of("length", "ok", share, f"{said}.")
+        return Finding.of("length", "ok", share, f"{sentence}.")
     return Finding.of(
-        "length", "stop" if accuracy >= LONGER_RULES else "look", share,
-        f"{said}: put any model's accuracy beside that of length alone.",
-        pairs.rows[sign == (1 if share >= 0.5 else -1)], split,
-    )  # fmt: skip
+        "length",
+        "stop" if accuracy >= LONGER_RULES else "look",
+        share,
+        f"{sentence}: put any model's accuracy beside that of length alone.",
+        pairs.rows[sign == (1 if share >= 0.5 else -1)],
+        split,
+    )
 
 
 def check_length_sign(prefs: Preferences, *, split: str = "", seed: int = 0) -> Finding:
-    """Accuracy of "longer wins" or "shorter wins", one of the two for each annotator, found on half of that person's
+    """Accuracy of "longer wins" or "shorter wins", one of the two for each annotator, chosen on half of that person's
     rows and judged on the other half: without a taste for length it is one half, however few rows a person has.
     """
     if not prefs.is_text:
@@ -199,14 +209,18 @@ def check_length_sign(prefs: Preferences, *, split: str = "", seed: int = 0) -> 
     sign = _lengths(prefs, pairs).astype(float)
     half = np.random.default_rng(seed).integers(2, size=len(pairs))
     sums = [np.bincount(pairs.people, sign * (half == h), minlength=pairs.n_people) for h in (0, 1)]
-    told = np.sign(np.where(half == 0, sums[1][pairs.people], sums[0][pairs.people])) * sign
-    hits, n = int((told > 0).sum()), int((told != 0).sum())
+    agreement = np.sign(np.where(half == 0, sums[1][pairs.people], sums[0][pairs.people])) * sign
+    hits, n = int((agreement > 0).sum()), int((agreement != 0).sum())
     accuracy = hits / max(n, 1)
-    said = f"Length, with one sign for each annotator, tells {accuracy:.1%} of the {n:,} rows it speaks of"
+    sentence = f"Length, with one sign for each annotator, tells {accuracy:.1%} of the {n:,} rows it speaks of"
     if accuracy < SIGN_WINS or n < len(pairs) / 2 or both_tails(hits, n) >= ALPHA:
-        return Finding.of("length_sign", "ok", accuracy, f"{said}.")
+        return Finding.of("length_sign", "ok", accuracy, f"{sentence}.")
     return Finding.of(
-        "length_sign", "stop" if accuracy >= SIGN_RULES else "look", accuracy,
-        f"{said}, the sign found on that person's other rows: types may be tastes for length and nothing else. Put a "
-        "model's accuracy beside this one.", pairs.rows[told > 0], split,
-    )  # fmt: skip
+        "length_sign",
+        "stop" if accuracy >= SIGN_RULES else "look",
+        accuracy,
+        f"{sentence}, the sign found on that person's other rows: types may be tastes for length and nothing else. "
+        "Put a model's accuracy beside this one.",
+        pairs.rows[agreement > 0],
+        split,
+    )

@@ -29,7 +29,7 @@ def check_names(
     in the space of words (or vectors, or known items); how often does it tell that person's other answers, and how
     often when names are shuffled over the rows? Where prompts are few, the halves share no item of a person's, and
     rows that are joined by shared items keep one name when names are shuffled: pairs made of one person's votes tell
-    one another whoever that person is.
+    one another, whoever that person is.
 
     Says "look" only where the gain is surely below three points of accuracy; too few rows to tell are "ok".
     """
@@ -43,25 +43,29 @@ def check_names(
         return Finding.of("names", "ok", 0.0, "too few rows that share no item to tell what names are worth.")
     features, pairs, half = features[half >= 0], _some(pairs, half >= 0), half[half >= 0]
     units = _units(pairs, half)
-    (own, spread, n), shuffled = max(
+    (accuracy, spread, n), shuffled = max(
         (
             _against_shuffled(features, pairs.people, half, units, n_directions, rng)
             for n_directions in (None, N_DIRECTIONS)
         ),
-        key=lambda found: found[0][0] - found[1],
+        key=lambda comparison: comparison[0][0] - comparison[1],  # (accuracy, …), accuracy if shuffled
     )
-    gain = own - shuffled
-    said = (
-        f"A person's other answers tell {own:.1%} of {n:,} answers beyond what everybody says, "
+    gain = accuracy - shuffled
+    sentence = (
+        f"A person's other answers tell {accuracy:.1%} of {n:,} answers beyond what everybody says, "
         f"{shuffled:.1%} with names shuffled"
     )
     if n < len(pairs) / 2 or gain + 1.5 * spread >= GAIN:
-        return Finding.of("names", "ok", gain, f"{said}.")
+        return Finding.of("names", "ok", gain, f"{sentence}.")
     return Finding.of(
-        "names", "look", gain,
-        f"{said}: as far as words and length show, it does not matter who judged. Types found here may be chance; "
-        "compare with one type, and train once with annotator ids shuffled.", (), split,
-    )  # fmt: skip
+        "names",
+        "look",
+        gain,
+        f"{sentence}: as far as words and length show, it does not matter who judged. Types found here may be chance; "
+        "compare with one type, and train once with annotator ids shuffled.",
+        (),
+        split,
+    )
 
 
 def _largest_people(prefs: Preferences, seed: int) -> Pairs | None:
@@ -96,8 +100,8 @@ def _halves(pairs: Pairs, rng: np.random.Generator) -> np.ndarray:
 
 
 def _units(pairs: Pairs, half: np.ndarray) -> np.ndarray:
-    """(n,) rows of one person and half that are joined by shared items have one number, unless they are judgements of
-    their own."""
+    """(n,) numbers: rows of one person and half that are joined by shared items have the same one, unless they are
+    independent judgements."""
     items, ranks = np.stack([pairs.best, pairs.worst], 1), np.tile([0, 1], (len(pairs), 1))
     units = item_components(items, ranks, 2 * pairs.people + half)
     alone = independent_people(evidence_of_rows(items, ranks, pairs.people), pairs.people)[pairs.people]
@@ -126,19 +130,20 @@ def _against_shuffled(
     n_directions: int | None,
     rng: np.random.Generator,
 ) -> tuple[tuple[float, float, int], float]:
-    """What `_told_by_own_rows` gives, and its mean accuracy under shuffled names."""
-    own = _told_by_own_rows(features, people, half, n_directions)
+    """What `_accuracy_across_halves` gives, and its mean accuracy under shuffled names."""
+    estimate = _accuracy_across_halves(features, people, half, n_directions)
     shuffled = [
-        _told_by_own_rows(features, _shuffled(people, half, units, rng), half, n_directions)[0]
+        _accuracy_across_halves(features, _shuffled(people, half, units, rng), half, n_directions)[0]
         for _ in range(N_SHUFFLES)
     ]
-    return own, float(np.mean(shuffled))
+    return estimate, float(np.mean(shuffled))
 
 
-def _told_by_own_rows(
+def _accuracy_across_halves(
     features: sparse.csr_matrix, people: np.ndarray, half: np.ndarray, n_directions: int | None
 ) -> tuple[float, float, int]:
-    """Accuracy, its standard error clustered by person, and the number of answers that were spoken of.
+    """How well a person's rows of one half tell those of the other: the accuracy, its standard error clustered by
+    person, and the number of answers that it speaks of.
 
     Args:
         n_directions: people are compared along so many directions in which they differ most (a handful of types seen
@@ -154,12 +159,12 @@ def _told_by_own_rows(
         sums, count = (adder @ features).tocsr(), np.bincount(people[given], minlength=n_people)
         everybody = np.asarray(features[given].mean(axis=0)).ravel()
         if n_directions is None:
-            own = np.asarray(features[asked].multiply(sums[people[asked]]).sum(axis=1)).ravel()
-            score[asked] = own - count[people[asked]] * (features[asked] @ everybody)
+            likeness = np.asarray(features[asked].multiply(sums[people[asked]]).sum(axis=1)).ravel()
+            score[asked] = likeness - count[people[asked]] * (features[asked] @ everybody)
         else:
             directions = _directions(sums, count, everybody, n_directions)
-            own = sums @ directions - np.outer(count, everybody @ directions)
-            score[asked] = ((features[asked] @ directions) * own[people[asked]]).sum(axis=1)
+            places = sums @ directions - np.outer(count, everybody @ directions)
+            score[asked] = ((features[asked] @ directions) * places[people[asked]]).sum(axis=1)
     spoken = np.abs(score) > 1e-12
     right, n = (score > 0)[spoken].astype(float), max(int(spoken.sum()), 1)
     accuracy = float(right.sum() / n)

@@ -1,4 +1,4 @@
-"""Do the people of a preference set say something of their own: no copies, no coin flips, no clicking through?"""
+"""Do the people of a preference set mean what they say: no copies, no coin flips, no clicking through?"""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ __all__ = [
     "find_positions",
 ]
 
-OPEN_SET = 0.5  # least share of slots with an item of their own, for a repetition to be no design
+OPEN_SET = 0.5  # distinct items per slot, at least, for a repetition to be no design
 DUPLICATED, CONTRADICTED = 0.05, 0.02  # shares of rows
 COIN_FLIPS = 0.45
 POSITION_WINS, POSITION_RULES = 0.6, 0.98
@@ -30,8 +30,8 @@ def check_repeats(prefs: Preferences, *, split: str = "") -> tuple[Finding, Find
     Where completions hardly repeat, both are mended by whoever made the rows. Where few items meet again and again,
     repetitions are a design: only copies without a change of mind, and answers no better than coin flips, count.
     """
-    held = np.sort(prefs.item_indices, axis=1)
-    keys = row_hashes(prefs.annotators().indices(prefs.annotator_ids), prefs.prompt_indices, held)
+    item_sets = np.sort(prefs.item_indices, axis=1)
+    keys = row_hashes(prefs.annotators().indices(prefs.annotator_ids), prefs.prompt_indices, item_sets)
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     first = first[group]
     again = np.flatnonzero(first != np.arange(len(prefs)))
@@ -46,29 +46,37 @@ def check_repeats(prefs: Preferences, *, split: str = "") -> tuple[Finding, Find
 
 def _duplicates(copies: np.ndarray, again: np.ndarray, n: int, is_open: bool, split: str) -> Finding:
     share = len(copies) / n
-    said = f"{len(copies):,} of {n:,} rows repeat an earlier judgement of the same annotator"
+    sentence = f"{len(copies):,} of {n:,} rows repeat an earlier judgement of the same annotator"
     as_copied = is_open or len(copies) > 0.95 * len(again)
     if share < DUPLICATED or len(copies) < 3 or not as_copied:
-        return Finding.of("duplicates", "ok", share, f"{said}.")
+        return Finding.of("duplicates", "ok", share, f"{sentence}.")
     return Finding.of(
-        "duplicates", "look", share,
-        f"{said}, none or few of them with another answer: they count evidence twice, and a split made elsewhere may "
-        "put copies on both sides. Drop them.", copies, split,
-    )  # fmt: skip
+        "duplicates",
+        "look",
+        share,
+        f"{sentence}, none or few of them with another answer: they count evidence twice, and a split made elsewhere "
+        "may put copies on both sides. Drop them.",
+        copies,
+        split,
+    )
 
 
 def _contradictions(reversed_: np.ndarray, again: np.ndarray, n: int, is_open: bool, split: str) -> Finding:
     share, rate = len(reversed_) / n, len(reversed_) / max(len(again), 1)
-    said = f"{len(reversed_):,} of {n:,} rows reverse an earlier judgement of the same annotator"
+    sentence = f"{len(reversed_):,} of {n:,} rows reverse an earlier judgement of the same annotator"
     surely = rate - 3 * np.sqrt(rate * (1 - rate) / max(len(again), 1))
     is_many = len(reversed_) >= 3 if is_open else len(again) >= 10 and surely > COIN_FLIPS
     if share < CONTRADICTED or not is_many:
-        return Finding.of("contradictions", "ok", share, f"{said}.")
+        return Finding.of("contradictions", "ok", share, f"{sentence}.")
     return Finding.of(
-        "contradictions", "look", share,
-        f"{said}, of {len(again):,} that were asked again: see whether chosen and rejected were swapped in a part of "
-        "the rows, or whether these people answered at random.", reversed_, split,
-    )  # fmt: skip
+        "contradictions",
+        "look",
+        share,
+        f"{sentence}, of {len(again):,} that were asked again: see whether chosen and rejected were swapped in a part "
+        "of the rows, or whether these people answered at random.",
+        reversed_,
+        split,
+    )
 
 
 def find_positions(prefs: Preferences, column: str | None = None) -> tuple[str, np.ndarray] | None:
@@ -78,21 +86,21 @@ def find_positions(prefs: Preferences, column: str | None = None) -> tuple[str, 
         column: its name; None looks at columns called `position`, `winner`, `label` and the like.
 
     Raises:
-        ValueError: the named column is missing, or holds other words than 0/1, 1/2, a/b, left/right, first/second.
+        ValueError: the named column is missing, or holds something else than 0/1, 1/2, a/b, left/right, first/second.
     """
     for name in (column,) if column is not None else [name for name in POSITION_NAMES if name in prefs.columns]:
         values = np.array([_word(value) for value in prefs.column(name)], dtype=object)
         values[[side_of_word(value) == TIE for value in values]] = ""
-        words = set(values.tolist()) - {""}
-        if len(words) == 1 and words <= {"0", "1", "2"} and column is None:
+        labels = set(values.tolist()) - {""}
+        if len(labels) == 1 and labels <= {"0", "1", "2"} and column is None:
             continue  # one number throughout (label 1) says nothing of places
-        if words and words <= {"1", "2"}:
+        if labels and labels <= {"1", "2"}:
             return name, np.select([values == "1", values == "2"], [0, 1], -1)
-        if words and words <= {*FIRST, *SECOND}:
+        if labels and labels <= {*FIRST, *SECOND}:
             return name, np.select([np.isin(values, FIRST), np.isin(values, SECOND)], [0, 1], -1)
         if column is not None:
             raise ValueError(
-                f"The column {column!r} holds {', '.join(map(repr, sorted(words)[:4])) or 'nothing'}; where the "
+                f"The column {column!r} holds {', '.join(map(repr, sorted(labels)[:4])) or 'nothing'}; where the "
                 f"chosen completion stood is said as 1/2, or as one of {', '.join(FIRST)} / {', '.join(SECOND)}."
             )
     return None
@@ -106,31 +114,35 @@ def _word(value: object) -> str:
 
 def check_position(prefs: Preferences, *, column: str | None = None, split: str = "") -> Finding:
     """Does the first (or the second) of two win by standing there?"""
-    found = find_positions(prefs, column)
-    if found is None:
+    place = find_positions(prefs, column)
+    if place is None:
         return Finding.of("position", "ok", 0.5, "no column says where the chosen completion stood.")
-    name, position = found
+    name, position = place
     n, first = int((position >= 0).sum()), int((position == 0).sum())
     share = first / n
     larger, which = max(share, 1 - share), "first" if share >= 0.5 else "second"
-    said = f"By the column {name!r}, the {which} of the two was chosen in {larger:.1%} of {n:,} rows"
+    sentence = f"By the column {name!r}, the {which} of the two was chosen in {larger:.1%} of {n:,} rows"
     if larger < POSITION_WINS or both_tails(first, n) >= ALPHA:
-        return Finding.of("position", "ok", share, f"{said}.")
+        return Finding.of("position", "ok", share, f"{sentence}.")
     rules = "one place always wins, so the column may say nothing, or the label is read off the place"
     biased = "people may choose by place; show the two in random order"
     return Finding.of(
-        "position", "look", share, f"{said}: {rules if larger >= POSITION_RULES else biased}.",
-        np.flatnonzero(position == (0 if share >= 0.5 else 1)), split,
-    )  # fmt: skip
+        "position",
+        "look",
+        share,
+        f"{sentence}: {rules if larger >= POSITION_RULES else biased}.",
+        np.flatnonzero(position == (0 if share >= 0.5 else 1)),
+        split,
+    )
 
 
 def check_constant(prefs: Preferences, *, column: str | None = None, split: str = "") -> Finding:
     """People who gave one and the same answer to everything: always the same place, or always the same text."""
     pairs, people = Pairs.of(prefs), prefs.annotators()
     answers = [(f"the same text {'' if prefs.is_text else '(vector) '}", _same_texts(prefs, pairs))]
-    found = find_positions(prefs, column)
-    if found is not None:
-        answers.append(("the same place", found[1]))
+    place = find_positions(prefs, column)
+    if place is not None:
+        answers.append(("the same place", place[1]))
     constant: dict[int, str] = {}
     for what, answer in answers:
         known = answer >= 0
@@ -144,10 +156,14 @@ def check_constant(prefs: Preferences, *, column: str | None = None, split: str 
         return Finding.of("constant", "ok", 0.0, "nobody gave one and the same answer throughout.")
     shown = ", ".join(f"{people.ids[person]!r} ({what.strip()})" for person, what in list(constant.items())[:3])
     return Finding.of(
-        "constant", "look", len(constant) / len(people),
+        "constant",
+        "look",
+        len(constant) / len(people),
         f"{len(constant):,} of {len(people):,} annotators chose the same throughout: {shown}. They may not have read. "
-        "Look at them, or leave them out.", np.flatnonzero(np.isin(pairs.people, list(constant))), split,
-    )  # fmt: skip
+        "Look at them, or leave them out.",
+        np.flatnonzero(np.isin(pairs.people, list(constant))),
+        split,
+    )
 
 
 def _same_texts(prefs: Preferences, pairs: Pairs) -> np.ndarray:

@@ -16,8 +16,8 @@ LARGEST_SHARE = 1 - 1e-6  # of all variance, in a single vector
 def check_winners_used(prefs: Preferences, *, position: str | None = None, split: str = "") -> Finding:
     """A further column that names the better of two answers: then chosen and rejected are not told by their columns.
 
-    Where the columns are called `chosen` and `rejected`, whoever wrote the rows has said which is which, and such a
-    column may say where the chosen one stood; but not where it also holds ties.
+    Where the columns are called `chosen` and `rejected`, the rows' author has sorted the two, and such a column may
+    tell where the chosen one stood; but not where it also holds ties.
 
     Args:
         position: a column that says where the chosen one stood, by the user's word.
@@ -30,13 +30,15 @@ def check_winners_used(prefs: Preferences, *, position: str | None = None, split
     name = unused[0]
     values = sorted({str(value) for value in prefs.columns[name] if value is not None})[:4]
     return Finding.of(
-        "winners_used", "stop", 1.0,
-        f"The column {name!r} ({', '.join(map(repr, values))}) looks as if it named the better of two answers, "
-        "and it is "
-        "not used: if it says who won, read the rows with --first_column, --second_column and --winner_column "
-        f"{name}; if "
-        f"it says where the chosen one stood, call it 'position'; else leave it out.", range(len(prefs)), split,
-    )  # fmt: skip
+        "winners_used",
+        "stop",
+        1.0,
+        f"The column {name!r} ({', '.join(map(repr, values))}) looks as if it named the better of two answers, and it "
+        "is not used: if it says who won, read the rows with --first_column, --second_column and --winner_column "
+        f"{name}; if it says where the chosen one stood, call it 'position'; else leave it out.",
+        range(len(prefs)),
+        split,
+    )
 
 
 def _is_declared(prefs: Preferences) -> bool:
@@ -71,10 +73,11 @@ def check_vectors(embeddings: np.ndarray) -> Finding:
     if n > 2 and share > LARGEST_SHARE:
         worst = int(np.sort(rows)[spread.argmax()])
         return Finding.of(
-            "vectors", "stop", share,
-            f"vector {worst} (counting from 0) holds more than {LARGEST_SHARE:.4%} of all variance (its largest "
-            "entry is "
-            f"{np.abs(embeddings[worst]).max():.3g}): beside it the others are one and the same. Mend or leave "
-            "it out.",
-        )  # fmt: skip
+            "vectors",
+            "stop",
+            share,
+            f"vector {worst} (counting from 0) holds more than {LARGEST_SHARE:.4%} of all variance (its largest entry "
+            f"is {np.abs(embeddings[worst]).max():.3g}): beside it the others are one and the same. Mend or leave it "
+            "out.",
+        )
     return Finding.of("vectors", "ok", share, f"the {n:,} vectors differ.")

@@ -52,20 +52,22 @@ def _judgements(first: Preferences, second: Preferences) -> tuple[np.ndarray, np
     if first.is_text and second.is_text:
         number = {key: i for i, key in enumerate(_item_keys(first))}
         known = np.array([*(number.get(key, -1) for key in _item_keys(second)), -1], dtype=np.int64)
-        held = known[second.item_indices]  # padding is -1, and so is the last
-        is_new = ((held < 0) & (second.item_indices >= 0)).any(axis=1)
+        second_items = known[second.item_indices]  # padding is -1, and so is the last
+        is_new = ((second_items < 0) & (second.item_indices >= 0)).any(axis=1)
         prompts = (np.zeros(len(first), np.int64), np.zeros(len(second), np.int64))  # items have theirs
     else:
-        held, is_new = second.item_indices, np.zeros(len(second), dtype=bool)
+        second_items, is_new = second.item_indices, np.zeros(len(second), dtype=bool)
         prompts = (first.prompt_indices, second.prompt_indices)
-    width = max(first.item_indices.shape[1], held.shape[1])
-    found = []
-    for ids, items, prompt in ((first.annotator_ids, first.item_indices, prompts[0]),
-                               (second.annotator_ids, held, prompts[1])):  # fmt: skip
+    width = max(first.item_indices.shape[1], second_items.shape[1])
+    hashes = []
+    for ids, items, prompt in (
+        (first.annotator_ids, first.item_indices, prompts[0]),
+        (second.annotator_ids, second_items, prompts[1]),
+    ):
         padded = np.pad(items, ((0, 0), (0, width - items.shape[1])), constant_values=-1)
-        found.append(row_hashes(people.indices(ids, unknown=-1), prompt, np.sort(padded, axis=1)))
+        hashes.append(row_hashes(people.indices(ids, unknown=-1), prompt, np.sort(padded, axis=1)))
     is_new |= people.indices(second.annotator_ids, unknown=-1) < 0
-    return found[0], np.where(is_new, np.uint64(0), found[1])
+    return hashes[0], np.where(is_new, np.uint64(0), hashes[1])
 
 
 def check_shared_judgements(first: Preferences, second: Preferences, names: tuple[str, str]) -> Finding:
@@ -73,17 +75,17 @@ def check_shared_judgements(first: Preferences, second: Preferences, names: tupl
     keys, others = _judgements(first, second)
     rows = np.flatnonzero((others != 0) & np.isin(others, keys))
     share = len(rows) / len(second)
-    said = f"{len(rows):,} of the {len(second):,} judgements of {names[1]} stand in {names[0]} as well"
+    sentence = f"{len(rows):,} of the {len(second):,} judgements of {names[1]} stand in {names[0]} as well"
     # where few items meet again and again, as they do in the first
     by_chance = min(4 * (1 - len(np.unique(keys)) / len(keys)), BY_CHANCE)
     if len(rows) < 2 or (share < LEAK + by_chance and share < SAME_SPLIT):
-        return Finding.of("shared_judgements", "ok", share, f"{said}.")
+        return Finding.of("shared_judgements", "ok", share, f"{sentence}.")
     if share >= SAME_SPLIT:
-        message = f"{said}: {names[1]} is {names[0]}. What is chosen on one cannot be judged on the other."
+        message = f"{sentence}: {names[1]} is {names[0]}. What is chosen on one cannot be judged on the other."
     else:
         message = (
-            f"{said}: they were learned, not predicted. Drop the copies, or keep them "
-            "together (palign.data.splits.split_by_row does)."
+            f"{sentence}: they were learned, not predicted. Drop the copies, or keep them together "
+            "(palign.data.splits.split_by_row does)."
         )
     return Finding.of("shared_judgements", "stop" if share >= COPIES_STOP else "look", share, message, rows, names[1])
 
@@ -92,7 +94,7 @@ def check_shared_items(first: Preferences, second: Preferences, names: tuple[str
     """Items that the same person judges in two splits, where rows are made of votes, ratings or rankings.
 
     Rows are taken to be so made where a person's rows count for less than `INDEPENDENT` of their number
-    (`palign.functional.evidence.components`): judgements of their own seldom meet that often.
+    (`palign.functional.evidence.components`): independent judgements seldom share items that often.
     """
     if first.is_text != second.is_text or len(first) + len(second) > MOST_ROWS:
         return Finding.of("shared_items", "ok", 0.0, "not looked at: too many rows, or rows of two kinds.")
@@ -160,15 +162,16 @@ def check_shared_conversations(first: Preferences, second: Preferences, names: t
             known = {value for value in first.columns[column].tolist() if value is not None}
             shares |= np.fromiter((value in known for value in second.columns[column].tolist()), bool, len(second))
     if first.is_text and second.is_text and any(_opening(p)[1] is not None for p in first.prompts + second.prompts):
-        found = [set(), set()]
+        keys_seen = [set(), set()]
         for goes_on, keys in _exchanges(first):
-            found[goes_on] |= keys
-        seen = (found[True], found[False] | found[True])  # two first answers to one question are no conversation
+            keys_seen[goes_on] |= keys
+        # two first answers to one question are no conversation
+        seen = (keys_seen[True], keys_seen[False] | keys_seen[True])
         shares |= np.fromiter((not seen[on].isdisjoint(keys) for on, keys in _exchanges(second)), bool, len(second))
-    said = f"{int(shares.sum()):,} of the {len(second):,} rows"
+    sentence = f"{int(shares.sum()):,} of the {len(second):,} rows"
     rows = np.flatnonzero(shares)
     return _leak(
-        "shared_conversations", float(shares.mean()), rows, names, said, True, "belong to a conversation that"
+        "shared_conversations", float(shares.mean()), rows, names, sentence, True, "belong to a conversation that"
     )
 
 
@@ -204,24 +207,24 @@ def _opening(prompt: object) -> tuple[str, str | None]:
 def _leak(
     name: str, share: float, rows: np.ndarray, names: tuple[str, str], what: str, stops: bool, verb: str = "stand in"
 ) -> Finding:
-    said = f"{what} of {names[1]} {verb} {names[0]}{' has' if verb != 'stand in' else ' as well'}"
+    sentence = f"{what} of {names[1]} {verb} {names[0]}{' has' if verb != 'stand in' else ' as well'}"
     if share < LEAK or len(rows) < 2:
-        return Finding.of(name, "ok", share, f"{said}.")
+        return Finding.of(name, "ok", share, f"{sentence}.")
     advice = "a figure got on them is not one for new ones. Split by what they share."
     verdict = "stop" if stops and share >= LEAK_STOPS else "look"
-    return Finding.of(name, verdict, share, f"{said}: {advice}", rows, names[1])
+    return Finding.of(name, verdict, share, f"{sentence}: {advice}", rows, names[1])
 
 
 def check_unseen(seen: Preferences, unseen: Preferences, name: str = "the unseen annotators") -> Finding:
-    """People who are said to be new and are not."""
+    """People who should be new and are not."""
     both = sorted(set(seen.annotators().ids) & set(unseen.annotators().ids))
     n, share = len(unseen.annotators()), len(both) / max(len(unseen.annotators()), 1)
-    said = f"{len(both):,} of {n:,} annotators of {name} have rows to train on"
+    sentence = f"{len(both):,} of {n:,} annotators of {name} have rows to train on"
     if not both:
-        return Finding.of("unseen", "ok", share, f"{said}.")
+        return Finding.of("unseen", "ok", share, f"{sentence}.")
     rows = np.flatnonzero(np.isin(unseen.annotator_ids.astype(str), both))
     shown = ", ".join(map(repr, both[:3]))
-    return Finding.of("unseen", "stop", share, f"{said} ({shown}): they are not new. Leave them out.", rows, name)
+    return Finding.of("unseen", "stop", share, f"{sentence} ({shown}): they are not new. Leave them out.", rows, name)
 
 
 def check_prompt_sources(annotators: np.ndarray, prompts: np.ndarray, *, split: str = "", seed: int = 0) -> Finding:
@@ -233,17 +236,23 @@ def check_prompt_sources(annotators: np.ndarray, prompts: np.ndarray, *, split: 
     people, of_row = np.unique(annotators, return_inverse=True)
     if len(people) < 4 or len(np.unique(prompts)) < 4:
         return Finding.of("prompt_source", "ok", 1.0, "too few annotators or prompts to tell.")
-    own = _largest_together(of_row, prompts)
+    share = _largest_together(of_row, prompts)
     rng = np.random.default_rng(seed)
     n_shuffles = N_SHUFFLES if len(of_row) < 20_000 else 1  # of many rows all shuffles look alike
     shuffled = min(_largest_together(rng.permutation(of_row), prompts) for _ in range(n_shuffles))
-    said = f"{own:.0%} of {len(people):,} annotators are joined by prompts they share ({shuffled:.0%} if shuffled)"
-    if shuffled < CONNECTED or own >= APART:
-        return Finding.of("prompt_source", "ok", own, f"{said}.")
+    sentence = (
+        f"{share:.0%} of {len(people):,} annotators are joined by prompts they share ({shuffled:.0%} if shuffled)"
+    )
+    if shuffled < CONNECTED or share >= APART:
+        return Finding.of("prompt_source", "ok", share, f"{sentence}.")
     return Finding.of(
-        "prompt_source", "look", own,
-        f"{said}; the others were asked other things: a taste cannot be told from what was asked.", (), split,
-    )  # fmt: skip
+        "prompt_source",
+        "look",
+        share,
+        f"{sentence}; the others were asked other things: a taste cannot be told from what was asked.",
+        (),
+        split,
+    )
 
 
 def _largest_together(people: np.ndarray, prompts: np.ndarray) -> float:
@@ -257,7 +266,7 @@ def _largest_together(people: np.ndarray, prompts: np.ndarray) -> float:
 
 
 def check_type_sources(prefs: Preferences, column: str, *, split: str = "", seed: int = 0) -> Finding:
-    """Does the prompt tell a person's type? Naive Bayes on the prompt, its words and columns that name a source,
+    """Does the prompt tell a person's type? Naive Bayes on the prompt, its words, and columns that name a source,
     learned from half of the people and judged on the others."""
     known = np.array([value is not None and value == value for value in prefs.column(column)])
     rows = np.flatnonzero(known)
@@ -278,14 +287,18 @@ def check_type_sources(prefs: Preferences, column: str, *, split: str = "", seed
     truth = of_row[~learned]
     right, common = float((guess == truth).mean()), float(np.bincount(truth).max() / len(truth))
     gain = (right - common) / max(1 - common, 1e-9)
-    said = f"Prompts tell the {column!r} of {right:.0%} of new people's rows ({common:.0%} by the commonest)"
+    sentence = f"Prompts tell the {column!r} of {right:.0%} of new people's rows ({common:.0%} by the commonest)"
     if gain < CONFOUNDED or (right - common) < 4 * np.sqrt(common * (1 - common) / len(truth)):
-        return Finding.of("type_source", "ok", gain, f"{said}.")
+        return Finding.of("type_source", "ok", gain, f"{sentence}.")
     return Finding.of(
-        "type_source", "stop" if gain >= CONFOUNDED_STOPS else "look", gain,
-        f"{said}: types were asked different things, and a model can tell type from prompt without anybody's votes.",
-        rows[~learned][guess == truth], split,
-    )  # fmt: skip
+        "type_source",
+        "stop" if gain >= CONFOUNDED_STOPS else "look",
+        gain,
+        f"{sentence}: types were asked different things, and a model can tell type from prompt without anybody's "
+        "votes.",
+        rows[~learned][guess == truth],
+        split,
+    )
 
 
 def _prompt_features(prefs: Preferences, rows: np.ndarray, without: str) -> sparse.csr_matrix:
@@ -293,14 +306,14 @@ def _prompt_features(prefs: Preferences, rows: np.ndarray, without: str) -> spar
     names = [name for name in prefs.columns if SOURCE_NAMES.fullmatch(name) and name != without]
     columns = [prefs.columns[name] for name in names]
     index: dict[object, int] = {}
-    words: dict[int, list[object]] = {}
-    found, starts = [], [0]
+    text_features: dict[int, list[object]] = {}
+    entries, starts = [], [0]
     for row in rows:
         prompt = int(prefs.prompt_indices[row])
-        if prompt >= 0 and prompt not in words:
+        if prompt >= 0 and prompt not in text_features:
             text = plain_text(prefs.prompts[prompt])[:2000].lower()
-            words[prompt] = [("prompt", prompt), *sorted(set(text.split()))]
-        keys = [*words.get(prompt, []), *(("source", i, str(values[row])) for i, values in enumerate(columns))]
-        found += [index.setdefault(key, len(index)) for key in keys]
-        starts.append(len(found))
-    return sparse.csr_matrix((np.ones(len(found)), found, starts), shape=(len(rows), max(len(index), 1)))
+            text_features[prompt] = [("prompt", prompt), *sorted(set(text.split()))]
+        keys = [*text_features.get(prompt, []), *(("source", i, str(values[row])) for i, values in enumerate(columns))]
+        entries += [index.setdefault(key, len(index)) for key in keys]
+        starts.append(len(entries))
+    return sparse.csr_matrix((np.ones(len(entries)), entries, starts), shape=(len(rows), max(len(index), 1)))

@@ -1,7 +1,7 @@
 """Readers of further public sets: Community Alignment, OASST, SHP, PersonalLLM, RewardBench 2.
 
-A reader takes a source (file, rows, folder, hub name), a counter of what it leaves out, and its own options, and
-yields rows as `Preferences.from_rows` takes them.
+A reader takes a source (file, rows, folder, hub name), a counter of what it leaves out, and options, and yields
+rows as `Preferences.from_rows` takes them.
 """
 
 import re
@@ -79,9 +79,14 @@ def oasst_rows(source: Any, dropped: Counter) -> Iterator[Row]:
             prompt.insert(0, {"role": role, "content": at["text"]})
             at = messages.get(at.get("parent_id"))
         completions = [[{"role": "assistant", "content": text}] for text in texts]
-        yield {"annotator_id": "volunteers", "prompt": prompt,
-               "completions": completions, "ranks": list(texts.values()),
-               "language": ranked[0].get("lang"), "conversation_id": ranked[0].get("message_tree_id")}  # fmt: skip
+        yield {
+            "annotator_id": "volunteers",
+            "prompt": prompt,
+            "completions": completions,
+            "ranks": list(texts.values()),
+            "language": ranked[0].get("lang"),
+            "conversation_id": ranked[0].get("message_tree_id"),
+        }
 
 
 def shp_rows(source: Any, dropped: Counter) -> Iterator[Row]:
@@ -99,8 +104,14 @@ def shp_rows(source: Any, dropped: Counter) -> Iterator[Row]:
             continue
         chosen, rejected = texts if label == "1" else texts[::-1]
         place = re.sub(r"_(train|validation|test)$", "", str(row.get("domain") or "unknown"))
-        yield {"annotator_id": f"r/{place}", "prompt": row["history"], "chosen": chosen, "rejected": rejected,
-               "post_id": row.get("post_id"), "position": 0 if label == "1" else 1}  # fmt: skip
+        yield {
+            "annotator_id": f"r/{place}",
+            "prompt": row["history"],
+            "chosen": chosen,
+            "rejected": rejected,
+            "post_id": row.get("post_id"),
+            "position": 0 if label == "1" else 1,
+        }
 
 
 def personal_llm_rows(source: Any, dropped: Counter) -> Iterator[Row]:
@@ -114,14 +125,19 @@ def personal_llm_rows(source: Any, dropped: Counter) -> Iterator[Row]:
             if len(set(given.values())) < 2:
                 dropped["prompts with fewer than two scores of a model"] += 1
                 continue
-            yield {"annotator_id": person, "prompt": row["prompt"], "completions": list(given),
-                   "ratings": list(given.values()), "subset": row.get("subset")}  # fmt: skip
+            yield {
+                "annotator_id": person,
+                "prompt": row["prompt"],
+                "completions": list(given),
+                "ratings": list(given.values()),
+                "subset": row.get("subset"),
+            }
 
 
 def reward_bench_rows(source: Any, dropped: Counter) -> Iterator[Row]:
-    """RewardBench 2: each of the `chosen` answers over each of the `rejected` ones; which of several right ones is
-    best
-    is not said. Nobody in particular judged: the annotator is `reward-bench-2`, the subset a group.
+    """RewardBench 2: each of the `chosen` answers over each of the `rejected` ones, several right answers unordered.
+
+    Nobody in particular judged: the annotator is `reward-bench-2`, the subset a group.
     """
     for row in stream_table(source):
         chosen, rejected = list(row["chosen"]), list(row["rejected"])
@@ -131,5 +147,10 @@ def reward_bench_rows(source: Any, dropped: Counter) -> Iterator[Row]:
             dropped["rows without a right or a wrong answer"] += 1
             continue
         ratings = [1] * len(chosen) + [0] * len(rejected)
-        yield {"annotator_id": "reward-bench-2", "prompt": row["prompt"], "completions": [*chosen, *rejected],
-               "ratings": ratings, "subset": row.get("subset")}  # fmt: skip
+        yield {
+            "annotator_id": "reward-bench-2",
+            "prompt": row["prompt"],
+            "completions": [*chosen, *rejected],
+            "ratings": ratings,
+            "subset": row.get("subset"),
+        }

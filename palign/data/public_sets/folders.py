@@ -1,6 +1,6 @@
 """Readers of studies published as a folder of tables: LLMFAO and Polis conversations.
 
-A reader takes the folder, a counter of what it leaves out, and its own options, and yields rows as
+A reader takes the folder, a counter of what it leaves out, and options, and yields rows as
 `Preferences.from_rows` takes them.
 """
 
@@ -50,10 +50,15 @@ def llmfao_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
             continue
         prompt = prompts.loc[judged.prompt]
         yield {
-            "annotator_id": f"worker_{judged.worker}", "prompt": prompt["text"],
-            "chosen": text[chosen], "rejected": text[rejected], "chosen_index": chosen, "rejected_index": rejected,
-            "prompt_type": prompt["type"], "position": judged.winner,
-        }  # fmt: skip
+            "annotator_id": f"worker_{judged.worker}",
+            "prompt": prompt["text"],
+            "chosen": text[chosen],
+            "rejected": text[rejected],
+            "chosen_index": chosen,
+            "rejected_index": rejected,
+            "prompt_type": prompt["type"],
+            "position": judged.winner,
+        }
 
 
 def polis_rows(
@@ -86,14 +91,14 @@ def polis_rows(
     name, text, votes = _polis_tables(Path(source), conversation)
     rng = np.random.default_rng(seed)
     n_drawn = {"train": rows, "test": max(1, round(rows * test_share))}
-    for user, own in votes.groupby("user"):
-        group = own["group"].iloc[0]
+    for user, voter_votes in votes.groupby("user"):
+        group = voter_votes["group"].iloc[0]
         head = {"annotator_id": f"voter_{user}", "prompt": f"Conversation: {name}. Statement:\n"}
         head["opinion_group"] = None if group != group else f"group_{int(group)}"
-        if len(own) < min_votes:
+        if len(voter_votes) < min_votes:
             dropped[f"voters with fewer than {min_votes} votes"] += 1
             continue
-        voter = Voter(own, test_share, rng)
+        voter = Voter(voter_votes, test_share, rng)
         drawn = {part: voter.draw(part, 2 if form == "pairs" else n_items, n) for part, n in n_drawn.items()}
         if not drawn["train"]:
             dropped["voters who voted alike on everything"] += 1
@@ -139,11 +144,11 @@ def find_conversation(folder: Path, name: str) -> str:
     """The one conversation of the folder whose name contains `name`; ValueError lists them otherwise."""
     suffix = ".votes.csv.gz"
     names = sorted(path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}"))
-    found = [known for known in names if name in known]
-    if len(found) != 1:
-        what = f"{len(found)} conversations" if found else "no conversation"
-        raise ValueError(f"{what} in {folder} match {name!r}; there are {', '.join(found or names) or 'none'}.")
-    return found[0]
+    matches = [known for known in names if name in known]
+    if len(matches) != 1:
+        what = f"{len(matches)} conversations" if matches else "no conversation"
+        raise ValueError(f"{what} in {folder} match {name!r}; there are {', '.join(matches or names) or 'none'}.")
+    return matches[0]
 
 
 class Voter:

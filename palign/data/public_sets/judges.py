@@ -1,6 +1,6 @@
 """Readers of pairs that people judged: TL;DR comparisons, MultiPref, HelpSteer, arenas, and any table by its columns.
 
-A reader takes a source (file, folder, hub name), a counter of what it leaves out, and its own options, and yields rows
+A reader takes a source (file, folder, hub name), a counter of what it leaves out, and options, and yields rows
 as `Preferences.from_rows` takes them.
 """
 
@@ -75,7 +75,7 @@ def tldr_length_rows(
     seed: int = 0,
 ) -> Iterator[Row]:
     """TL;DR relabelled by length: one half of the seen workers always prefers the longer summary, the other half the
-    shorter one, whichever their own choices lean to; a column `part` says train, test or unseen.
+    shorter one, whichever their choices lean to; a column `part` says train, test or unseen.
 
     Seen are `n_each` workers of each lean (or those of the file `workers`, one id a line): nine tenths of their rows
     in the published training split are `train`, one tenth `test`. Workers of the published validation split who are
@@ -141,19 +141,19 @@ def multipref_rows(source: str | Path, dropped: Counter, *, aspect: str = "overa
     for row in stream_table(source, table=None):
         for kind in ("normal", "expert"):
             for judged in row.get(f"{kind}_worker_annotations") or ():
-                said = judged.get(f"{aspect}_pref")
-                found = PREFERENCE.fullmatch(said or "")
-                if not said:
+                preference = judged.get(f"{aspect}_pref")
+                match = PREFERENCE.fullmatch(preference or "")
+                if not preference:
                     dropped[f"judgements without a preference ({aspect})"] += 1
                     continue
-                if found is None and said != "Tie":
+                if match is None and preference != "Tie":
                     raise ValueError(
-                        f"MultiPref: the preference {shorten(said)} is not understood; A-is-clearly-better, "
+                        f"MultiPref: the preference {shorten(preference)} is not understood; A-is-clearly-better, "
                         "A-is-slightly-better, the same of B, and Tie are."
                     )
                 head = {"annotator_id": f"{kind}_{judged['evaluator']}", "prompt": row["text"]}
                 head |= {"annotator_kind": kind, "source": row.get("source")}
-                winner = None if found is None else "AB".index(found[1])
+                winner = None if match is None else "AB".index(match[1])
                 yield from judged_pair(head, row["completion_a"], row["completion_b"], winner, dropped)
 
 
@@ -161,7 +161,7 @@ def helpsteer_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
     """HelpSteer3 preferences: `individual_preference` is a list of scores from −3 (the first is much better) to 3.
 
     Its judgements carry no ids: the first, second and third of a row are three slots, each filled by many people. A
-    slot is no person, and types found among slots mean nothing; where a judgement has an `annotator_id`, it is used.
+    slot is no person, and types of slots mean nothing; where a judgement has an `annotator_id`, it is used.
     """
     for row in stream_table(source, table="preference"):
         for slot, judged in enumerate(row.get("individual_preference") or ()):
@@ -176,11 +176,11 @@ def helpsteer_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
                 )
             head = {"annotator_id": judged.get("annotator_id") or f"slot_{slot}", "prompt": row["context"]}
             head |= {name: row.get(name) for name in ("domain", "language")}
-            pair = judged_pair(
+            judgements = judged_pair(
                 head, row["response1"], row["response2"], None if score == 0 else int(score > 0), dropped
             )
-            for found in pair:
-                yield found if isinstance(head["prompt"], str) else _as_messages(found)
+            for judgement in judgements:
+                yield judgement if isinstance(head["prompt"], str) else _as_messages(judgement)
 
 
 def _as_messages(row: Row) -> Row:
@@ -193,8 +193,7 @@ def arena_rows(source: Any, dropped: Counter) -> Iterator[Row]:
     Read are two conversations (33k, 100k, 140k; contents are texts or lists of parts), or `prompt`, `response_a` and
     `response_b` as JSON lists of turns with three columns of marks (55k). The judge is `judge` or `judge_hash`; sets
     that name none are of one `unknown`. Conversations begin alike up to the last turn or only in the first question;
-    the
-    prompt is what both share.
+    the prompt is what both share.
     """
     for number, row in enumerate(stream_table(source, table=None)):
         judge = row.get("judge") or row.get("judge_hash")
@@ -243,14 +242,14 @@ def _arena_pair(row: Mapping[str, Any], number: int) -> list[list[dict[str, str]
         place = Place("", number, f"conversation_{side}")
         if f"conversation_{side}" in row:
             messages = text_of_cell(row[f"conversation_{side}"], place)
-            pair.append(None if messages is None else [_said(message) for message in messages])
+            pair.append(None if messages is None else [_plain_message(message) for message in messages])
             continue
         turns = [_turns(row.get("prompt")), _turns(row.get(f"response_{side}"))]
-        asked = [{"role": "user", "content": text} for text in turns[0]]
-        said = [{"role": "assistant", "content": text} for text in turns[1]]
-        if len(asked) != len(said) or any(m["content"] is None for m in said):
+        questions = [{"role": "user", "content": text} for text in turns[0]]
+        answers = [{"role": "assistant", "content": text} for text in turns[1]]
+        if len(questions) != len(answers) or any(m["content"] is None for m in answers):
             return None
-        pair.append([message for both in zip(asked, said, strict=True) for message in both])
+        pair.append([message for both in zip(questions, answers, strict=True) for message in both])
     return None if None in pair else pair
 
 
@@ -260,7 +259,7 @@ def _turns(value: Any) -> list[Any]:
     return list(parsed) if isinstance(parsed, (list, tuple)) else [parsed]
 
 
-def _said(message: Mapping[str, Any]) -> dict[str, str]:
+def _plain_message(message: Mapping[str, Any]) -> dict[str, str]:
     return {"role": message["role"], "content": message["content"]}
 
 
@@ -273,8 +272,7 @@ def _side(value: object, place: str) -> int | None:
     if side is None:
         raise ValueError(
             f"{place}: the winner {shorten(value)} is not understood; a/b, model_a/model_b, left/right, "
-            "first/second, 1/2 "
-            "and words for a tie are."
+            "first/second, 1/2 and words for a tie are."
         )
     return None if side == TIE else side
 

@@ -1,7 +1,7 @@
 """Readers of rankings and surveys: PRISM, UltraFeedback, GlobalOpinionQA and model-written persona statements.
 
-A reader takes a source (file, folder, hub name), a counter of what it leaves out, and its own options, and yields rows
-as `Preferences.from_rows` takes them.
+A reader takes a source (file, folder, hub name), a counter of what it leaves out, and options, and yields rows as
+`Preferences.from_rows` takes them.
 """
 
 import ast
@@ -42,7 +42,7 @@ NO_ANSWER = re.compile(r"(don.?t know|dk|refused|no answer|missing|not (asked|ap
 def prism_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
     """PRISM: in every turn a participant scored up to four answers from 1 to 100; the row is that ranking.
 
-    The annotator is the participant; what they said of themselves in the survey are groups. The prompt is the
+    The annotator is the participant; their answers about themselves in the survey are groups. The prompt is the
     conversation up to that turn, with the answers they went on with. Rows of one conversation share
     `conversation_id`, by which they are split.
     """
@@ -60,23 +60,24 @@ def prism_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
 
 
 def _prism_groups(row: Mapping[str, Any]) -> Row:
-    found = {name: row.get(name) for name in PRISM_GROUPS}
-    found |= {name: (row.get(outer) or {}).get(inner) for name, (outer, inner) in PRISM_NESTED.items()}
-    return {name: value for name, value in found.items() if value is not None}
+    groups = {name: row.get(name) for name in PRISM_GROUPS}
+    groups |= {name: (row.get(outer) or {}).get(inner) for name, (outer, inner) in PRISM_NESTED.items()}
+    return {name: value for name, value in groups.items() if value is not None}
 
 
 def _prism_turns(history: list[Mapping[str, Any]]) -> Iterator[tuple[list[Row], list[tuple[str, float | None]]]]:
     """(messages so far, answers with their scores) of each turn."""
-    said: list[Row] = []
+    messages: list[Row] = []
     for turn in sorted({message["turn"] for message in history}):
-        own = [message for message in history if message["turn"] == turn]
-        said = said + [{"role": "user", "content": m["content"]} for m in own if m["role"] == "user"]
-        answers = [message for message in own if message["role"] == "model"]
-        yield said, [(message["content"], message.get("score")) for message in answers]
+        turn_messages = [message for message in history if message["turn"] == turn]
+        questions = [message for message in turn_messages if message["role"] == "user"]
+        messages = messages + [{"role": "user", "content": message["content"]} for message in questions]
+        answers = [message for message in turn_messages if message["role"] == "model"]
+        yield messages, [(message["content"], message.get("score")) for message in answers]
         chosen = next((message for message in answers if message.get("if_chosen")), None)
         if chosen is None:
             return
-        said = said + [{"role": "assistant", "content": chosen["content"]}]
+        messages = messages + [{"role": "assistant", "content": chosen["content"]}]
 
 
 def ultrafeedback_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
@@ -95,16 +96,19 @@ def ultrafeedback_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
                 dropped["aspects with one rating for all completions"] += 1
                 continue
             yield {
-                "annotator_id": aspect, "prompt": row["instruction"], "completions": list(ratings),
-                "ratings": list(ratings.values()), "source": row.get("source"),
-            }  # fmt: skip
+                "annotator_id": aspect,
+                "prompt": row["instruction"],
+                "completions": list(ratings),
+                "ratings": list(ratings.values()),
+                "source": row.get("source"),
+            }
 
 
 def global_opinion_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
     """GlobalOpinionQA: shares of the answers to survey questions by country; the row ranks the answers.
 
     No person judged: an annotator is a country, its taste the order of its answers by share. Answers such as "don't
-    know" are left out. `country` is a group of its own name, for reports.
+    know" are left out. The column `country` is a group, for reports.
     """
     for row in stream_table(source):
         options, shares = _literal(row["options"]), _literal(row["selections"])
@@ -115,18 +119,22 @@ def global_opinion_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
                 dropped["answers of a country that say nothing"] += 1
                 continue
             yield {
-                "annotator_id": country, "prompt": row["question"], "completions": list(texts),
-                "ratings": list(texts.values()), "country": country, "source": row.get("source"),
-            }  # fmt: skip
+                "annotator_id": country,
+                "prompt": row["question"],
+                "completions": list(texts),
+                "ratings": list(texts.values()),
+                "country": country,
+                "source": row.get("source"),
+            }
 
 
 def _literal(value: object) -> Any:
     """A list or a dict, also from its text, `defaultdict(<class 'list'>, {…})` included; no code is run."""
     if not isinstance(value, str):
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
-    found = re.fullmatch(r"defaultdict\(<class '\w+'>, (\{.*\})\)", value.strip(), re.S)
+    match = re.fullmatch(r"defaultdict\(<class '\w+'>, (\{.*\})\)", value.strip(), re.S)
     try:
-        return ast.literal_eval(found[1] if found else value)
+        return ast.literal_eval(match[1] if match else value)
     except (ValueError, SyntaxError) as error:
         raise ValueError(f"{value[:80]!r} is neither a list nor a dict ({error}).") from error
 

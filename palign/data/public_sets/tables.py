@@ -22,8 +22,7 @@ def stream_table(source: Any, *, table: str | None = None, split: str = "train")
 
     Args:
         source: rows that are read already; a file; a folder with the table as a file (`<table>.jsonl`), as a folder of
-            parts
-            (`<table>/…​.parquet`) or, without a name, as its data files; or a hub name like "org/name".
+            parts (`<table>/…​.parquet`) or, without a name, as its data files; or a hub name like "org/name".
         table: which of several tables (the configuration of a hub data set).
         split: of a hub data set, or of a folder whose files are named after splits.
 
@@ -54,17 +53,17 @@ def find_files(folder: Path, *, table: str | None = None, split: str = "train") 
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and suffix_of(path) in SUFFIXES]
     if table is not None:
         files = [path for path in files if table in (_stem(path), *path.relative_to(folder).parts[:-1])]
-    found = [path for path in files if _is_of(split, path, folder)] or files
-    if not found:
+    split_files = [path for path in files if _is_of(split, path, folder)] or files
+    if not split_files:
         what = f"no table {table!r}" if table else "no data file"
         raise ValueError(f"The folder {folder} holds {what}; looked for {', '.join(SUFFIXES)} in it and below.")
-    others = {_stem(path).split("-")[0] for path in found}
+    others = {_stem(path).split("-")[0] for path in split_files}
     if table is None and len(others) > 1:
         raise ValueError(
             f"The folder {folder} holds several tables ({', '.join(sorted(others)[:6])}) and no split {split!r}; name "
             "one file."
         )
-    return found
+    return split_files
 
 
 def _stem(path: Path) -> str:

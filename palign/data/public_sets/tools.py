@@ -1,6 +1,6 @@
 """Readers of what annotation tools export: Argilla 2, Label Studio, PrefLib.
 
-A reader takes a source (file, rows, folder), a counter of what it leaves out, and its own options, and yields rows as
+A reader takes a source (file, rows, folder), a counter of what it leaves out, and options, and yields rows as
 `Preferences.from_rows` takes them.
 """
 
@@ -84,9 +84,9 @@ def _named_fields(records: Sequence[tuple[Row, dict, Row]], question: str) -> li
     """The fields that answers to a question name, or the pair of fields that they call sides."""
     values = [value for _, answers, _ in records for value, _, _ in answers.get(question, ())]
     flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    words = {_plain(one["value"] if isinstance(one, Mapping) else one) for one in flat if one is not None}
+    mentions = {_plain(one["value"] if isinstance(one, Mapping) else one) for one in flat if one is not None}
     names = list(dict.fromkeys(name for fields, _, _ in records for name in fields))
-    named = [name for name in names if _plain(name) in words]
+    named = [name for name in names if _plain(name) in mentions]
     if len(named) >= 2:
         return named
     pairs = [(a, b) for a in names if (b := counterpart(a)) in names and a != b]
@@ -136,8 +136,7 @@ def label_studio_rows(
 
     The annotator is who completed the annotation. Skipped annotations are left out. An export does not say which field
     is shown on the left: it is the field that the result's `to_name` gives first, or the first of a pair like text1
-    and
-    text2; else name them with --first_column and --second_column.
+    and text2; else name them with --first_column and --second_column.
     """
     for row in stream_table(source):
         data, annotations = _label_studio_task(row)
@@ -186,7 +185,7 @@ def _completed_by(annotation: Mapping[str, Any]) -> str:
 
 
 def _results(annotation: Mapping[str, Any]) -> Iterator[tuple[str, Any, list[str], str]]:
-    """(kind of tag, value, names of the tags that it is about, its own name) of each comparison."""
+    """(kind of tag, value, names of the tags that it is about, the tag's name) of each comparison."""
     if isinstance(annotation.get("result"), list):
         for result in annotation["result"]:
             if result.get("type") in ("pairwise", "ranker"):
@@ -218,8 +217,7 @@ def _shown_pair(data: Row, names: list[str]) -> tuple[str, str]:
     if not pairs:
         raise ValueError(
             f"Label Studio: the task's fields are {', '.join(map(repr, data))}, and nothing says which two were "
-            "compared. "
-            "Name them with --first_column (left) and --second_column (right)."
+            "compared. Name them with --first_column (left) and --second_column (right)."
         )
     return pairs[0]
 
@@ -273,8 +271,7 @@ def preflib_rows(source: str | Path, dropped: Counter, *, bad_rows: str = "stop"
     """PrefLib's orders (.soc, .soi, .toc, .toi), of today (`# ALTERNATIVE NAME 1: …`) and of before 2022.
 
     The ballots are anonymous: every voter is a person of one ballot, `voter_1` and so on. What a ballot does not
-    name is
-    not compared.
+    name is not compared.
     """
     path = Path(source)
     text, _ = text_of(path)
@@ -287,9 +284,9 @@ def preflib_rows(source: str | Path, dropped: Counter, *, bad_rows: str = "stop"
         except ValueError as error:
             bad[line] = str(error)
     if bad and (bad_rows == "stop" or not orders):
-        told = "; ".join(f"line {line}: {why}" for line, why in list(bad.items())[:3])
+        faults = "; ".join(f"line {line}: {why}" for line, why in list(bad.items())[:3])
         more = f"; and {len(bad) - 3} more of {len(ballots)} lines" if len(bad) > 3 else ""
-        raise ValueError(f"{path.name}, {told}{more}. Mend them, or leave them out with --bad_rows drop.")
+        raise ValueError(f"{path.name}, {faults}{more}. Mend them, or leave them out with --bad_rows drop.")
     if bad:
         dropped[f"lines that are no ballots (--bad_rows drop; {', '.join(map(str, list(bad)[:3]))})"] += len(bad)
     for count, items in orders:

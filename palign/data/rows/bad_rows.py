@@ -1,4 +1,4 @@
-"""Rows that cannot be read: all are found in one pass, sorted by kind, and named by the line an editor shows."""
+"""Rows that cannot be read: all of them in one pass, sorted by kind, and named by the line an editor shows."""
 
 import re
 from collections.abc import Sequence
@@ -84,23 +84,22 @@ class BadRows:
             raise type(bad.error)(f"{bad.error} So it is in all {n_all:,} rows.")
         kind = TypeError if all(isinstance(bad.error, TypeError) for bad in self.rows) else ValueError
         raise kind(
-            f"{start}{len(self.rows):,} of {n_all:,} rows are bad: {'; '.join(kinds)}. Mend them, or "
-            "leave them "
-            "out with --bad_rows drop."
+            f"{start}{len(self.rows):,} of {n_all:,} rows are bad: {'; '.join(kinds)}. Mend them, or leave them out "
+            "with --bad_rows drop."
         )
 
     def _kinds(self) -> list[str]:
         """`12 × column 'answer_b': nothing is there … (lines 3, 8, 15, …)`, the commonest first."""
         kinds: dict[str, list[BadRow]] = {}
         for bad in self.rows:
-            kinds.setdefault(_VALUE.sub("…", _told(bad)), []).append(bad)
+            kinds.setdefault(_VALUE.sub("…", _fault(bad)), []).append(bad)
         by_count = sorted(kinds.values(), key=len, reverse=True)
-        texts = [f"{len(rows):,} × {_told(rows[0])} ({_places(rows)})" for rows in by_count[:MOST_KINDS]]
+        texts = [f"{len(rows):,} × {_fault(rows[0])} ({_places(rows)})" for rows in by_count[:MOST_KINDS]]
         rest = sum(map(len, by_count[MOST_KINDS:]))
         return [*texts, f"{rest:,} of other kinds"] if rest else texts
 
 
-def _told(bad: BadRow) -> str:
+def _fault(bad: BadRow) -> str:
     """The column and what is wrong, without the place and the advice."""
     text = str(bad.error)
     if (m := _PLACE.match(text)) is not None:

@@ -1,4 +1,4 @@
-"""What a row of preferences may hold: one function per value, each failing with the row, the column and what it found.
+"""What a row of preferences may hold: one function per value; its error names the row, the column and the value.
 
 Rows are counted from 0, as Python and pandas count them; messages say so.
 """
@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 
 def shorten(value: object, width: int = 60) -> str:
-    """A value as it can stand in a message: its repr on one line, cut in the middle of nowhere."""
+    """A value as it can stand in a message: its repr on one line, cut after about `width` characters."""
     if isinstance(value, str) and len(value) > width:
         return f"{value[: width - 1]!r}… ({len(value):,} characters)"
     text = repr(value)
@@ -43,9 +43,9 @@ def check_annotator(value: object, place: Place) -> str:
     try:
         name = canonical_id(value)
     except (TypeError, ValueError) as error:
-        found = "is missing" if value is None or value == "" else f"is {shorten(value)}"
+        problem = "is missing" if value is None or value == "" else f"is {shorten(value)}"
         raise type(error)(
-            f"{place}: the annotator's id {found}. Every row needs the id of the person who judged: a text or a "
+            f"{place}: the annotator's id {problem}. Every row needs the id of the person who judged: a text or a "
             "whole number. Fill it in or drop the row; if another column holds the ids, name it with "
             "--annotator_column."
         ) from None
@@ -61,9 +61,9 @@ def check_text(value: object, place: Place, max_characters: int | None) -> Text:
         length = _check_messages(value, place)
         value = list(value)
     else:
-        found = "nothing is there" if value is None else f"found {shorten(value)} ({type(value).__name__})"
+        content = "nothing is there" if value is None else f"found {shorten(value)} ({type(value).__name__})"
         raise TypeError(
-            f'{place}: a text or a list of messages ({{"role": …, "content": …}}) is needed, {found}. '
+            f'{place}: a text or a list of messages ({{"role": …, "content": …}}) is needed, {content}. '
             "Correct or drop the row."
         )
     _check_encodable(value, place)
@@ -106,9 +106,9 @@ def check_sequence(value: object, place: Place, what: str) -> list:
     """A list of at least two: `what` names its members in the messages."""
     values = check_list(value, place, what)
     if len(values) < 2:
-        found = f"only one {what.removesuffix('s')} is" if values else f"no {what} are"
+        problem = f"only one {what.removesuffix('s')} is" if values else f"no {what} are"
         raise ValueError(
-            f"{place}: {found} there, and a comparison needs two or more. Drop the row or add what it was compared "
+            f"{place}: {problem} there, and a comparison needs two or more. Drop the row or add what it was compared "
             "with."
         )
     return values
@@ -143,8 +143,8 @@ def check_index(value: object, place: Place, n_embeddings: int | None) -> int:
         isinstance(value, numbers.Integral) or (isinstance(value, numbers.Real) and float(value).is_integer())
     )
     if not whole:
-        found = "nothing is there" if value is None else f"found {shorten(value)} ({type(value).__name__})"
-        raise TypeError(f"{place}: the number of a row of the embeddings is needed (a whole number), {found}.")
+        content = "nothing is there" if value is None else f"found {shorten(value)} ({type(value).__name__})"
+        raise TypeError(f"{place}: the number of a row of the embeddings is needed (a whole number), {content}.")
     index = int(value)
     if index < 0 or (n_embeddings is not None and index >= n_embeddings):
         allowed = "0 or more" if n_embeddings is None else f"0 … {n_embeddings - 1:,} (the embeddings' rows)"

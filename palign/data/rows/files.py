@@ -41,24 +41,24 @@ def suffix_of(path: Path) -> str:
 def files_of_split(folder: Path, split: str | None) -> list[Path]:
     """The file of a folder that holds a split, or its numbered parts in order.
 
-    Without data files of its own, the folder of that split, the `data` folder or the only folder below (that of a
-    configuration) is looked into.
+    Where the folder itself has no data files, they are those of its folder of that split, of its `data` folder or of
+    the only folder below (that of a configuration).
     """
     files = _data_files(folder)
     if not files:
         return files_of_split(_folder_below(folder, split), split)
     stems = {path: path.name[: -len(suffix_of(path))] for path in files}
     wanted = split or "train"
-    found = [path for path, stem in stems.items() if stem == wanted]
+    whole_files = [path for path, stem in stems.items() if stem == wanted]
     parts = [path for path, stem in stems.items() if re.fullmatch(re.escape(wanted) + r"-\d+-of-\d+", stem)]
-    if not found and not parts and (split is None or folder.name == split) and len(files) == 1:
+    if not whole_files and not parts and (split is None or folder.name == split) and len(files) == 1:
         return files
-    if len(found) == 1 and not parts:
-        return found
-    if parts and not found:
+    if len(whole_files) == 1 and not parts:
+        return whole_files
+    if parts and not whole_files:
         return _all_parts(parts)
     there = ", ".join(path.name for path in files)
-    if found:
+    if whole_files:
         raise ValueError(
             f"The folder {folder} holds split {wanted!r} in several files ({there}). Join them into one, or name one "
             "file."
@@ -143,9 +143,8 @@ def text_of(path: Path) -> tuple[str, list[str]]:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"{path.name}, line {line}: not {encoding.removesuffix('-sig').upper()} ({error.reason}). Save the "
-            "file as "
-            "UTF-8."
+            f"{path.name}, line {line}: not {encoding.removesuffix('-sig').upper()} ({error.reason}). Save the file "
+            "as UTF-8."
         ) from error
     if encoding == "utf-8" and "\0" in text[:10_000]:
         raise ValueError(
@@ -177,9 +176,8 @@ def _arrow_rows(path: Path, suffix: str) -> list[dict[str, Any]]:
                 return pyarrow.ipc.open_stream(source).read_all().to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(
-            f"{path.name} is no readable {suffix[1:]} file ({str(error).splitlines()[0][:200]}). It may be cut "
-            "off, or "
-            "another kind of file under this name: copy or write it again, or give it the suffix of what it is."
+            f"{path.name} is no readable {suffix[1:]} file ({str(error).splitlines()[0][:200]}). It may be cut off, "
+            "or another kind of file under this name: copy or write it again, or give it the suffix of what it is."
         ) from error
 
 
@@ -197,8 +195,7 @@ def _unpacked(path: Path) -> bytes:
     if len(raw) > limit:
         raise ValueError(
             f"{path.name} unpacks to more than {limit:,} bytes from {path.stat().st_size:,}; this is the limit. "
-            "Unpack "
-            "it yourself if it is what you mean to read."
+            "Unpack it yourself if it is what you mean to read."
         )
     return raw
 

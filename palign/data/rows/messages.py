@@ -43,15 +43,14 @@ def _parsed(text: str, place: Place) -> Any:
         if isinstance(value, list) and all(isinstance(message, dict) for message in value):
             return value
     raise ValueError(
-        f"{place}: the text looks like a list of messages and cannot be parsed as one, as JSON or as Python "
-        "writes it: "
-        f'{shorten(text)}. Write it as JSON ([{{"role": …, "content": …}}]).'
+        f"{place}: the text looks like a list of messages and cannot be parsed as one, as JSON or as Python writes "
+        f'it: {shorten(text)}. Write it as JSON ([{{"role": …, "content": …}}]).'
     )
 
 
 def _messages(messages: Any, place: Place) -> list[Any]:
     """Messages with nothing but role and content, contents as one text."""
-    found = []
+    plain_messages = []
     for position, message in enumerate(messages):
         if "from" in message and "value" in message and "role" not in message:  # ShareGPT's names
             message = {"role": _ROLES.get(message["from"], message["from"]), "content": message["value"]}
@@ -67,10 +66,10 @@ def _messages(messages: Any, place: Place) -> list[Any]:
         if isinstance(content, (list, tuple)):
             content = _joined_parts(content, place, position)
         if isinstance(message.get("role"), str) and isinstance(content, str):
-            found.append({"role": _ROLES.get(message["role"], message["role"]), "content": content})
+            plain_messages.append({"role": _ROLES.get(message["role"], message["role"]), "content": content})
         else:
-            found.append(dict(message))
-    return found
+            plain_messages.append(dict(message))
+    return plain_messages
 
 
 def _holds_something(value: Any) -> bool:
@@ -87,15 +86,14 @@ def _joined_parts(parts: Any, place: Place, position: int) -> str:
             texts.append(part["text"])
         else:
             raise ValueError(
-                f"{place}: message {position} holds a part that is no text: {shorten(part)}. Only texts are "
-                "read here; "
-                "drop the row."
+                f"{place}: message {position} holds a part that is no text: {shorten(part)}. Only texts are read "
+                "here; drop the row."
             )
     return "\n".join(texts)
 
 
 def common_beginning(texts: list[list[dict[str, str]]]) -> list[dict[str, str]]:
-    """The messages that all conversations begin with; each keeps one message of its own at least."""
+    """The messages that all conversations begin with; each keeps at least one message behind them."""
     shortest = min(len(text) for text in texts)
     alike = next((i for i in range(shortest) if any(text[i] != texts[0][i] for text in texts)), shortest)
     return texts[0][: min(alike, max(shortest - 1, 0))]
@@ -105,8 +103,8 @@ def in_one_form(prompt: Text | None, texts: list[Text], place: Place) -> tuple[T
     """All plain or all conversational, completions without the prompt's messages.
 
     The messages that all conversations begin with are the prompt (TRL's implicit prompt). A prompt that is given as
-    well must be there in them: the whole of it, its last question, or the question behind a system message. A prompt
-    that is not in conversations which begin with a question of their own cannot be reconciled with them.
+    well must be there in them: the whole of it, its last question, or the question behind a system message. With
+    conversations that begin with another question it is an error.
     """
     if all(isinstance(text, str) for text in texts) and (prompt is None or isinstance(prompt, str)):
         return prompt or "", texts
@@ -121,8 +119,7 @@ def in_one_form(prompt: Text | None, texts: list[Text], place: Place) -> tuple[T
     elif any(text and text[0]["role"] in ("system", "user") for text in texts):
         raise ValueError(
             f"{place}: the row gives a prompt, and its conversations begin with different messages that are no "
-            "answers "
-            f"({shorten(texts[0][0]['content'], 40)}). Give conversations that begin alike, or answers only."
+            f"answers ({shorten(texts[0][0]['content'], 40)}). Give conversations that begin alike, or answers only."
         )
     if not all(texts):
         raise ValueError(f"{place}: a completion without a message of its own. Correct or drop the row.")
@@ -140,22 +137,23 @@ def _reconciled(
     prompt: list[dict[str, str]], texts: list[list[dict[str, str]]], common: list[dict[str, str]], place: Place
 ) -> tuple[list[dict[str, str]], list[list[dict[str, str]]]]:
     """One prompt out of the one that is given and the beginning that all conversations share."""
-    own = [text[len(common) :] for text in texts]
+    endings = [text[len(common) :] for text in texts]
     if _stands_in(prompt, common):
-        return common, own
+        return common, endings
     if prompt[-len(common) :] == common:
-        return prompt, own
-    if all(message["role"] == "system" for message in common) and all(t and t[0]["role"] == "assistant" for t in own):
+        return prompt, endings
+    if all(message["role"] == "system" for message in common) and all(
+        t and t[0]["role"] == "assistant" for t in endings
+    ):
         if prompt[0]["role"] == "system":
             raise ValueError(f"{place}: the prompt and the conversations begin with different system messages.")
-        return [*common, *prompt], own
+        return [*common, *prompt], endings
     if all(message["role"] == "assistant" for message in common[:1]) and prompt[-1]["role"] != "assistant":
         return prompt, texts  # answers of several messages that happen to begin alike
     raise ValueError(
         f"{place}: the prompt ({shorten(prompt[-1]['content'], 40)}) is not among the messages that the conversations "
-        f"begin with ({shorten(common[-1]['content'], 40)}). Leave the prompt empty (their common beginning is "
-        "read), or "
-        "give answers only."
+        f"begin with ({shorten(common[-1]['content'], 40)}). Leave the prompt empty (their common beginning is read), "
+        "or give answers only."
     )
 
 

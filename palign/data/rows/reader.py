@@ -96,13 +96,13 @@ class RowReader:
         for row, record in enumerate(table):
             try:
                 annotator = checks.check_annotator(record.get(who), place(row, who))
-                held, order = items_and_ranks(record, row)
+                items, order = items_and_ranks(record, row)
                 if not order:
                     continue
                 if order[-1] == 0:
                     n_ties += 1
                     continue
-                prompt, numbers = number(record, row, held)
+                prompt, numbers = number(record, row, items)
             except (TypeError, ValueError) as error:
                 bad.add(row, error)
                 continue
@@ -153,44 +153,43 @@ class RowReader:
         names = self.names
         judged = names.first_column is not None and {names.first_column, names.second_column} <= set(available)
         pair, several = (names.first_column, names.second_column) if judged else self.pair_columns, self.list_column
-        found: list[tuple[Text, str, int]] = []
+        prompt_rows: list[tuple[Text, str, int]] = []
         for row, record in enumerate(table):
             try:
                 if names.annotator_column not in record:
                     there = ", ".join(map(repr, record))
                     raise ValueError(
-                        f"{table.name or 'rows'}, row {row}: there is no column {names.annotator_column!r}; the "
-                        "row has "
-                        f"{there}. Every row must have a prompt and a person; say what they are called with "
+                        f"{table.name or 'rows'}, row {row}: there is no column {names.annotator_column!r}; the row "
+                        f"has {there}. Every row must have a prompt and a person; say what they are called with "
                         "--prompt_column and --annotator_column."
                     )
                 person = checks.check_annotator(
                     record.get(names.annotator_column), self._place(row, names.annotator_column)
                 )
-                held = [_cell(record, column) for column in pair]
+                items = [_cell(record, column) for column in pair]
                 places = [self._place(row, column) for column in pair]
                 if _cell(record, several) is not None:
                     place = self._place(row, several)
-                    held, places = self._list(_cell(record, several), place, "completions"), []
-                    places = [place] * len(held)
-                if not held or None in held:
-                    held, places = [], []
-                prompt, _ = self._conversation(record, row, held, places)
+                    items, places = self._list(_cell(record, several), place, "completions"), []
+                    places = [place] * len(items)
+                if not items or None in items:
+                    items, places = [], []
+                prompt, _ = self._conversation(record, row, items, places)
                 if not prompt:
                     raise ValueError(f"{self._place(row, names.prompt_column)}: the prompt is empty. Drop the row.")
             except (TypeError, ValueError) as error:
                 bad.add(row, ValueError(str(error)))
                 continue
-            found.append((prompt, person, row))
-        notes = bad.settle(len(found))
-        people = list(dict.fromkeys(person for _, person, _ in found))
-        reading = Reading(table.name, len(table) + len(table.ragged), len(found), len(people))
-        reading.columns = [self._who(people), self._what([prompt for prompt, _, _ in found[:100]])]
+            prompt_rows.append((prompt, person, row))
+        notes = bad.settle(len(prompt_rows))
+        people = list(dict.fromkeys(person for _, person, _ in prompt_rows))
+        reading = Reading(table.name, len(table) + len(table.ragged), len(prompt_rows), len(people))
+        reading.columns = [self._who(people), self._what([prompt for prompt, _, _ in prompt_rows[:100]])]
         reading.notes = [*table.notes, *notes, *similar_ids(people)]
-        return found, reading
+        return prompt_rows, reading
 
     def _columns(self, bad: BadRows, *, needs_items: bool) -> list[str]:
-        """Every column; lines that are no rows are told first where a column is missing, for they may be why."""
+        """Every column; where one is missing, lines that are no rows are reported first, for they may be why."""
         try:
             return check_columns(self.table, self.names, is_text=self.is_text, needs_items=needs_items)
         except ValueError:
@@ -219,15 +218,14 @@ class RowReader:
         for column in available:
             if UNNAMED_ORDER.fullmatch(column) is None:
                 continue
-            held = next((value for value in self.table.column(column) if value is not None), None)
-            if held is None or isinstance(plain_value(held), float) and not isinstance(held, (list, tuple)):
+            sample = next((value for value in self.table.column(column) if value is not None), None)
+            if sample is None or isinstance(plain_value(sample), float) and not isinstance(sample, (list, tuple)):
                 continue
             start = f"{self.table.name}: t" if self.table.name else "T"
             raise ValueError(
                 f"{start}he column {column!r} stands beside {self.list_column!r}, and nothing says what it is: "
                 f"--ratings_column {column} (more is better), or --ranks_column {column} (1 is best)? If the "
-                "completions "
-                "already stand best first, leave the column out."
+                "completions already stand best first, leave the column out."
             )
 
     def _place(self, row: int, column: str) -> Place:
@@ -241,27 +239,25 @@ class RowReader:
             cell = _cell(record, names.winner_column)
             if plain_value(cell) is None:
                 raise ValueError(
-                    f"{self._place(row, names.winner_column)}: no winner is there. Fill it in (a tie is a word, "
-                    "too) or "
-                    "drop the row."
+                    f"{self._place(row, names.winner_column)}: no winner is there. Fill it in (a tie is a word, too) "
+                    "or drop the row."
                 )
             side = winners.side(cell, record)
         if side is None:
             return [], []
-        held = []
+        answers = []
         for column in (names.first_column, names.second_column):
             value = _cell(record, column)
             if value is None:
                 raise ValueError(
-                    f"{self._place(row, column)}: nothing is there, so the row has one answer only; a "
-                    "comparison needs "
-                    "two. Fill it in or drop the row."
+                    f"{self._place(row, column)}: nothing is there, so the row has one answer only; a comparison "
+                    "needs two. Fill it in or drop the row."
                 )
-            held.append(value)
+            answers.append(value)
         self._side = side
         if side == TIE:
-            return held, [0, 0]
-        return (held if side == FIRST else held[::-1]), [0, 1]
+            return answers, [0, 0]
+        return (answers if side == FIRST else answers[::-1]), [0, 1]
 
     def _one_hot_side(self, record: Mapping[str, Any], row: int) -> int:
         values = [plain_value(_cell(record, column)) for column in self.one_hot]
@@ -299,8 +295,8 @@ class RowReader:
                 "A row is a pair or a list, not both: leave one of them empty."
             )
         place = self._place(row, self.list_column)
-        held = checks.check_sequence(self._list(several, place, "completions"), place, "completions")
-        return self._ordered(held, record, row)
+        items = checks.check_sequence(self._list(several, place, "completions"), place, "completions")
+        return self._ordered(items, record, row)
 
     def _list(self, value: Any, place: Place, what: str) -> list[Any]:
         """A list; of a table of texts the JSON in the cell."""
@@ -308,7 +304,7 @@ class RowReader:
             value = _parsed_cell(value, list, place)
         return checks.check_list(value, place, what)
 
-    def _ordered(self, held: list[Any], record: Mapping[str, Any], row: int) -> tuple[list[Any], list[int]]:
+    def _ordered(self, items: list[Any], record: Mapping[str, Any], row: int) -> tuple[list[Any], list[int]]:
         names = self.names
         given = [
             c
@@ -316,21 +312,20 @@ class RowReader:
             if _cell(record, c) is not None
         ]
         if not given:
-            return held, list(range(len(held)))
+            return items, list(range(len(items)))
         place = self._place(row, given[0])
         if len(given) > 1:
             raise ValueError(
-                f"{place}: the row gives {given[1]!r} as well as {given[0]}. Completions are ordered by one of "
-                "the two: "
-                "leave the other empty."
+                f"{place}: the row gives {given[1]!r} as well as {given[0]}. Completions are ordered by one of the "
+                "two: leave the other empty."
             )
         if given[0] == names.n_ranked_column:
             n_ranked = _cell(record, given[0])
             if self.table.cells_are_text:
                 n_ranked = _parsed_cell(n_ranked, (int, float), place)
-            n_ranked = checks.check_n_ranked(n_ranked, len(held), place)
-            return held, [min(position, n_ranked) for position in range(len(held))]
-        values = checks.check_ratings(self._list(_cell(record, given[0]), place, "ratings"), len(held), place)
+            n_ranked = checks.check_n_ranked(n_ranked, len(items), place)
+            return items, [min(position, n_ranked) for position in range(len(items))]
+        values = checks.check_ratings(self._list(_cell(record, given[0]), place, "ratings"), len(items), place)
         more_is_better = given[0] == names.ratings_column
         if not more_is_better and min(values) < 0:
             raise ValueError(
@@ -339,42 +334,43 @@ class RowReader:
                 "--ratings_column."
             )
         rank_of = {value: rank for rank, value in enumerate(sorted(set(values), reverse=more_is_better))}
-        best_first = sorted(range(len(held)), key=lambda position: rank_of[values[position]])
-        return [held[position] for position in best_first], [rank_of[values[position]] for position in best_first]
+        best_first = sorted(range(len(items)), key=lambda position: rank_of[values[position]])
+        return [items[position] for position in best_first], [rank_of[values[position]] for position in best_first]
 
-    def _number(self, record: Mapping[str, Any], row: int, held: list[Any]) -> tuple[int, list[int]]:
+    def _number(self, record: Mapping[str, Any], row: int, items: list[Any]) -> tuple[int, list[int]]:
         """The numbers of the row's prompt and items, new ones where they are met for the first time."""
         is_pair = self.winners is not None or _cell(record, self.list_column) is None
-        columns = self.pair_columns if is_pair else (self.list_column,) * len(held)
+        columns = self.pair_columns if is_pair else (self.list_column,) * len(items)
         if self.winners is not None:
             columns = (self.names.first_column, self.names.second_column)
             columns = columns if self._side == FIRST else columns[::-1]
         places = [self._place(row, column) for column in columns]
         if not self.is_text:
-            return self._vector_numbers(record, row, held, places, is_pair)
-        prompt, texts = self._conversation(record, row, held, places)
+            return self._vector_numbers(record, row, items, places, is_pair)
+        prompt, texts = self._conversation(record, row, items, places)
         checks.check_distinct([_key(text) for text in texts], texts, places[-1], is_pair)
         return self.texts.number(prompt, texts)
 
     def _vector_numbers(
-        self, record: Mapping[str, Any], row: int, held: list[Any], places: list[Place], is_pair: bool
+        self, record: Mapping[str, Any], row: int, items: list[Any], places: list[Place], is_pair: bool
     ) -> tuple[int, list[int]]:
         column, kinds = self.names.prompt_index_column, (int, float)
         given = _cell(record, column)
         if self.table.cells_are_text:
             given = _parsed_cell(given, kinds, self._place(row, column)) if given is not None else None
-            held = [_parsed_cell(v, kinds, p) if isinstance(v, str) else v for v, p in zip(held, places, strict=True)]
+            pairs = zip(items, places, strict=True)
+            items = [_parsed_cell(v, kinds, place) if isinstance(v, str) else v for v, place in pairs]
         prompt = -1 if given is None else checks.check_index(given, self._place(row, column), self.n_embeddings)
-        numbers = [checks.check_index(v, p, self.n_embeddings) for v, p in zip(held, places, strict=True)]
+        numbers = [checks.check_index(v, p, self.n_embeddings) for v, p in zip(items, places, strict=True)]
         checks.check_distinct(numbers, numbers, places[-1], is_pair)
         return prompt, numbers
 
     def _conversation(
-        self, record: Mapping[str, Any], row: int, held: list[Any], places: list[Place]
+        self, record: Mapping[str, Any], row: int, items: list[Any], places: list[Place]
     ) -> tuple[Text, list[Text]]:
         """Prompt and completions in one form, checked."""
         limit = self.max_characters
-        texts = [checks.check_text(text_of_cell(v, p), p, limit) for v, p in zip(held, places, strict=True)]
+        texts = [checks.check_text(text_of_cell(v, p), p, limit) for v, p in zip(items, places, strict=True)]
         prompt = _cell(record, self.names.prompt_column)
         if prompt is not None:
             place = self._place(row, self.names.prompt_column)
@@ -400,8 +396,11 @@ class RowReader:
             logger.warning(
                 "%s%d annotator id%s with a blank (%s), kept letter for letter: ' a' and 'a' are two people. "
                 "Strip them if they are one.",
-                start, len(padded), " begins or ends" if len(padded) == 1 else "s begin or end", shown,
-            )  # fmt: skip
+                start,
+                len(padded),
+                " begins or ends" if len(padded) == 1 else "s begin or end",
+                shown,
+            )
 
     def _who(self, people: list[str]) -> tuple[str, str, str]:
         values = (

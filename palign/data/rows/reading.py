@@ -10,7 +10,7 @@ from palign.data.rows.checks import Text, shorten
 __all__ = ["Reading", "first_row", "odd_texts", "print_note", "print_reading", "similar_ids"]
 
 WIDTH = 26
-N_ODD = 0.01  # share of the texts from which on it is said
+N_ODD = 0.01  # share of odd texts from which on a note is printed
 _FLOAT = re.compile(r"^(\d+)\.0$")
 _ESCAPED = re.compile(r"&(?:amp|lt|gt|quot|nbsp|#0?39|#x27);")
 _TRANSCRIPT = re.compile(r"\s*(?:Human|User):.*?\n\s*(?:Assistant|AI|Bot):", re.S)
@@ -104,11 +104,11 @@ def odd_texts(prompts: Sequence[Text], completions: Sequence[Text]) -> list[str]
             f"{n_escaped:,} of {len(plain):,} texts hold escaped HTML (&amp;, &lt;, …) and are read as they stand: "
             "unescape them, if people saw the signs themselves"
         )
-    held = [text for text in completions if isinstance(text, str) and text]
-    n_transcripts = sum(_TRANSCRIPT.match(text) is not None for text in held)
-    if n_transcripts > N_ODD * len(held):
+    texts = [text for text in completions if isinstance(text, str) and text]
+    n_transcripts = sum(_TRANSCRIPT.match(text) is not None for text in texts)
+    if n_transcripts > N_ODD * len(texts):
         notes.append(
-            f"{n_transcripts:,} of {len(held):,} completions are transcripts (Human: … Assistant: …), the question "
+            f"{n_transcripts:,} of {len(texts):,} completions are transcripts (Human: … Assistant: …), the question "
             "among them: give them as messages, or the question as the prompt"
         )
     return notes

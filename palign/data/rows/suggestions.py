@@ -60,13 +60,13 @@ def names_winners(name: str, values: Iterable[Any]) -> bool:
     strong, weak = STRONG.search(name) is not None, WEAK.search(name) is not None
     if not (strong or weak) or re.search(r"position|side|_text$|reason|comment|model|column", name, re.I):
         return False
-    held = [v for v in (plain_value(value) for value in values) if v is not None][: N_LOOKED_AT * 20]
-    distinct = set(held)
+    cells = [v for v in (plain_value(value) for value in values) if v is not None][: N_LOOKED_AT * 20]
+    distinct = set(cells)
     if len(distinct) < 2:
         return False
     sides = {side_of_word(value) for value in distinct if isinstance(value, str)}
     if {0, 1} <= sides:
-        return sum(isinstance(v, str) and side_of_word(v) is not None for v in held) > 0.5 * len(held)
+        return sum(isinstance(v, str) and side_of_word(v) is not None for v in cells) > 0.5 * len(cells)
     numbers = {value for value in distinct if isinstance(value, float)}
     return strong and (
         numbers in ({0.0, 1.0}, {1.0, 2.0}, {0.0, 0.5, 1.0}) or (bool(numbers) and min(numbers) < 0 < max(numbers))
@@ -89,13 +89,12 @@ def proposal(table: Table, names: Any) -> str:
     file = shlex.quote(table.path or table.name or "FILE")
     return (
         f" The columns look like {kind}; the whole command line is: palign guard {file} {options} (and the same "
-        "options "
-        f"behind --dataset_name {file} for every recipe)."
+        f"options behind --dataset_name {file} for every recipe)."
     )
 
 
 def suggested_columns(table: Table) -> tuple[str, dict[str, str]]:
-    """What the columns look like, in words, and option → column for all that are not called as palign calls them."""
+    """What the columns look like, and option → column for all that are not called as palign calls them."""
     columns = table.columns()
     sample = [table.rows[i] for i in range(min(len(table), N_LOOKED_AT))]
     if not all(hasattr(row, "get") for row in sample):
@@ -123,8 +122,13 @@ def suggested_columns(table: Table) -> tuple[str, dict[str, str]]:
     else:
         kind, more = _lists_or_votes(columns, sample, taken)
         mapping |= more
-    default = {"annotator_column": "annotator_id", "prompt_column": "prompt", "chosen_column": "chosen",
-               "rejected_column": "rejected", "completions_column": "completions"}  # fmt: skip
+    default = {
+        "annotator_column": "annotator_id",
+        "prompt_column": "prompt",
+        "chosen_column": "chosen",
+        "rejected_column": "rejected",
+        "completions_column": "completions",
+    }
     mapping = {option: column for option, column in mapping.items() if column and column != default.get(option)}
     return (kind, mapping) if kind and mapping else ("", {})
 
@@ -151,13 +155,13 @@ def _lists_or_votes(columns: Sequence[str], sample: Sequence[Any], taken: set[st
 
 def _are_votes(sample: Sequence[Any], column: str) -> bool:
     """Whether a column holds a few small numbers and nothing else."""
-    held = {v for v in (plain_value(row.get(column)) for row in sample) if v is not None}
-    return 0 < len(held) <= 11 and all(isinstance(v, float) and -10 <= v <= 10 for v in held)
+    cells = {v for v in (plain_value(row.get(column)) for row in sample) if v is not None}
+    return 0 < len(cells) <= 11 and all(isinstance(v, float) and -10 <= v <= 10 for v in cells)
 
 
-def _first(columns: Sequence[str], words: Sequence[str], exact: set[str]) -> str | None:
+def _first(columns: Sequence[str], keywords: Sequence[str], exact: set[str]) -> str | None:
     here = next((column for column in columns if column in exact), None)
-    for word in () if here else words:
+    for word in () if here else keywords:
         parts = [
             c
             for c in columns
@@ -169,6 +173,6 @@ def _first(columns: Sequence[str], words: Sequence[str], exact: set[str]) -> str
 
 
 def _are_texts(sample: Sequence[Any], first: str, second: str) -> bool:
-    held = [row.get(name) for row in sample[:100] for name in (first, second)]
-    there = [value for value in held if value is not None and value == value]
+    cells = [row.get(name) for row in sample[:100] for name in (first, second)]
+    there = [value for value in cells if value is not None and value == value]
     return bool(there) and all(isinstance(value, (str, list, tuple)) or hasattr(value, "tolist") for value in there)

@@ -1,4 +1,4 @@
-"""Rows as they stand somewhere, before anybody has looked at what they say."""
+"""Rows as they stand in their source, not yet checked."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ __all__ = ["CellRows", "RaggedLine", "Table"]
 
 @dataclass(frozen=True)
 class RaggedLine:
-    """A line of a text table that cannot be a row: where it stands, and why in a few words."""
+    """A line of a text table that cannot be a row: where it stands, and why, in a phrase."""
 
     line: int
     reason: str
@@ -110,6 +110,11 @@ class Table:
         notes = list(dict.fromkeys(note for table in tables for note in table.notes))
         ragged = [RaggedLine(bad.line, f"{bad.reason} ({table.name})") for table in tables for bad in table.ragged]
         return cls(
-            name, rows, None, ragged, notes, all(table.cells_are_text for table in tables),
+            name,
+            rows,
+            None,
+            ragged,
+            notes,
+            all(table.cells_are_text for table in tables),
             any(table.has_loose_numbers for table in tables),
-        )  # fmt: skip
+        )

@@ -52,7 +52,7 @@ def csv_table(text: str, name: str, path: str = "", *, separator: str | None = N
 
 
 def _excel_line(text: str, separator: str | None) -> tuple[str, str | None, int]:
-    """Excel's own first line `sep=;` says the separator and is no header."""
+    """Excel's first line `sep=;` names the separator and is no header."""
     first, _, rest = text.partition("\n")
     stated = re.fullmatch(r"\s*sep=(.)\s*", first)
     if stated and stated[1] in SEPARATORS:
@@ -121,12 +121,12 @@ def _named_columns(header: list[str], cells: list[list[str]], name: str) -> tupl
     blank = [i for i, column in enumerate(header) if not column]
     numbers = [str(n) for n in range(len(cells))]
     for i in list(blank):
-        held = [row[i] for row in cells]
-        if any(held) and not (i == 0 and held == numbers):  # pandas writes its row numbers under no name
-            filled = next(row for row, cell in enumerate(held) if cell)
+        entries = [row[i] for row in cells]
+        if any(entries) and not (i == 0 and entries == numbers):  # pandas writes its row numbers under no name
+            filled = next(row for row, cell in enumerate(entries) if cell)
             raise ValueError(
-                f"{name}: column {i + 1} has no name in the header, and its cells are not empty ({held[filled]!r} in "
-                f"row {filled}, counting from 0). Name the column or delete it."
+                f"{name}: column {i + 1} has no name in the header, and its cells are not empty ({entries[filled]!r} "
+                f"in row {filled}, counting from 0). Name the column or delete it."
             )
     kept = [i for i in range(len(header)) if i not in blank]
     return [header[i] for i in kept], [[row[i] for i in kept] for row in cells]

@@ -121,11 +121,9 @@ def _long_votes(
     table.notes += bad.settle(len(latest))
     if twice:
         raise ValueError(
-            f"{f'{table.name}, r' if table.name else 'R'}ow {twice[0]} (counting from 0) votes again on an item "
-            "of the "
-            f"same person, otherwise than before, and so do {len(twice):,} rows; no column says which vote is "
-            "the newer "
-            f"one (a column called {', '.join(TIMES[:3])} would). Keep one vote of each person on each item."
+            f"{f'{table.name}, r' if table.name else 'R'}ow {twice[0]} (counting from 0) votes again on an item of "
+            f"the same person, otherwise than before, and so do {len(twice):,} rows; no column says which vote is the "
+            f"newer one (a column called {', '.join(TIMES[:3])} would). Keep one vote of each person on each item."
         )
     if n_changed:
         table.notes.append(
@@ -142,9 +140,8 @@ def _matrix_votes(
     if not items:
         raise ValueError(
             f"{f'{table.name}: n' if table.name else 'N'}o column is named after an item of {options.items_name} "
-            f"({', '.join(list(texts)[:5])}, …). A matrix has a person in each row and an item in each column; "
-            "for a vote "
-            "in each row say --item_column and --vote_column."
+            f"({', '.join(list(texts)[:5])}, …). A matrix has a person in each row and an item in each column; for a "
+            "vote in each row say --item_column and --vote_column."
         )
     votes, further = [], {}
     bad = BadRows(table, options.bad_rows)
@@ -160,10 +157,13 @@ def _matrix_votes(
             bad.add(row, error)
             continue
         if person in further:
-            bad.add(row, ValueError(
-                f"{table.name or 'votes'}, row {row} (counting from 0), column {options.annotator_column!r}: the "
-                f"person {person!r} has a row already; a matrix has one row for each person."
-            ))  # fmt: skip
+            bad.add(
+                row,
+                ValueError(
+                    f"{table.name or 'votes'}, row {row} (counting from 0), column {options.annotator_column!r}: the "
+                    f"person {person!r} has a row already; a matrix has one row for each person."
+                ),
+            )
             continue
         votes += [(person, "", texts[_id(name)], number) for name, number in numbers.items()]
         others = (name for name in columns if name not in items and name != options.annotator_column)
@@ -176,11 +176,11 @@ def rankings(
     votes: Sequence[Vote], further: dict[str, dict[str, Any]], table: Table, options: ReadingOptions
 ) -> Table:
     """A row for each person and prompt, the votes as ratings; many items are dealt into several rows."""
-    held: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    votes_of: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for person, prompt, text, vote in votes:
-        held.setdefault((person, prompt), []).append((text, vote))
+        votes_of.setdefault((person, prompt), []).append((text, vote))
     rows, n_alone, most = [], 0, options.items_per_row
-    for (person, prompt), items in held.items():
+    for (person, prompt), items in votes_of.items():
         if len(items) < 2:
             n_alone += 1
             continue
@@ -197,7 +197,7 @@ def rankings(
             rows.append(head | {"completions": [text for text, _ in some], "ratings": [vote for _, vote in some]})
     notes = [
         *table.notes,
-        f"{len(votes):,} votes of {len({person for person, _ in held}):,} people became {len(rows):,} rankings "
+        f"{len(votes):,} votes of {len({person for person, _ in votes_of}):,} people became {len(rows):,} rankings "
         f"of at most {most} items (--items_per_row)",
     ]
     if n_alone:
@@ -223,8 +223,7 @@ def items_by_id(table: Table, options: ReadingOptions) -> dict[str, str]:
     if key is None or text is None:
         raise ValueError(
             f"--items_name: {table.name} has the columns {', '.join(map(repr, columns))}; an id "
-            f"({', '.join(ID_NAMES[:5])}, "
-            f"…) and a text ({', '.join(TEXT_NAMES[:4])}, …) are looked for. Rename them."
+            f"({', '.join(ID_NAMES[:5])}, …) and a text ({', '.join(TEXT_NAMES[:4])}, …) are looked for. Rename them."
         )
     return {_id(row.get(key)): str(row.get(text)) for row in table if row.get(text) is not None}
 
@@ -248,15 +247,13 @@ def _text(item: Any, texts: dict[str, str] | None, table: Table, row: int, colum
         if isinstance(item, str) and item:
             return item
         raise ValueError(
-            f"{table.name or 'votes'}, row {row} (counting from 0), column {column!r}: {shorten(item)} is no "
-            "text. Give the "
-            "items' texts in a second file, --items_name FILE."
+            f"{table.name or 'votes'}, row {row} (counting from 0), column {column!r}: {shorten(item)} is no text. "
+            "Give the items' texts in a second file, --items_name FILE."
         )
     if _id(item) not in texts:
         raise ValueError(
-            f"{table.name or 'votes'}, row {row} (counting from 0), column {column!r}: the item {shorten(item)} "
-            "is not in "
-            "the file of --items_name."
+            f"{table.name or 'votes'}, row {row} (counting from 0), column {column!r}: the item {shorten(item)} is "
+            "not in the file of --items_name."
         )
     return texts[_id(item)]
 
@@ -267,9 +264,8 @@ def _number(value: Any, table: Table, row: int, column: str) -> float:
         plain = WORDS.get(plain.casefold().strip(), plain)
     if not isinstance(plain, float):
         raise ValueError(
-            f"{table.name or 'votes'}, row {row} (counting from 0), column {column!r}: {shorten(value)} is no "
-            "vote; numbers "
-            f"are, and {', '.join(list(WORDS)[:6])}."
+            f"{table.name or 'votes'}, row {row} (counting from 0), column {column!r}: {shorten(value)} is no vote; "
+            f"numbers are, and {', '.join(list(WORDS)[:6])}."
         )
     return plain
 

@@ -67,9 +67,9 @@ def side_of_word(cell: str) -> int | None:
     m = _WORD.fullmatch(word)
     if m is None:
         return None
-    said = m["side"] or m["side2"]
-    side = _SIDE_WORDS.get(said, _NUMBERED.get(said))
-    if said in _NUMBERED and not (m["noun"] or m["noun2"] or m["better"] or m["worse"]):
+    side_text = m["side"] or m["side2"]
+    side = _SIDE_WORDS.get(side_text, _NUMBERED.get(side_text))
+    if side_text in _NUMBERED and not (m["noun"] or m["noun2"] or m["better"] or m["worse"]):
         return None  # a bare number: the whole column says what it means
     return 1 - side if m["worse"] else side
 
@@ -146,11 +146,11 @@ class Winners:
         return {}
 
     def _names_a_side(self) -> bool:
-        """Whether the column's own name speaks of one answer ("a_is_better", "winner_model_b"): then 1 may well mean
-        that it is so, and what numbers mean is not taken from their order.
+        """Whether the column's name speaks of one answer ("a_is_better", "winner_model_b"): then 1 may well mean yes,
+        and what numbers mean is not taken from their order.
         """
-        words = re.split(r"[\W_]+", self.column.casefold())
-        return bool(_SIDES_IN_NAMES & set(words)) or any(
+        name_parts = re.split(r"[\W_]+", self.column.casefold())
+        return bool(_SIDES_IN_NAMES & set(name_parts)) or any(
             name.casefold() in self.column.casefold() for name in (self.first, self.second)
         )
 
@@ -211,16 +211,14 @@ class Winners:
         if numbers and self._names_a_side():
             named = f" ({self.column!r} speaks of one answer: does 1 mean that it is so?)"
         return (
-            f"{f'{source}, c' if source else 'C'}olumn {self.column!r}: {sum(self.unknown.values()):,} rows "
-            "name a winner "
-            f"that is not understood: {shown}{f' and {rest} more' if rest > 0 else ''}{named}. Say which value means "
-            f"{self.first!r}, which {self.second!r}, and which a tie, for example {example}; several values are "
-            "joined by "
-            "commas."
+            f"{f'{source}, c' if source else 'C'}olumn {self.column!r}: {sum(self.unknown.values()):,} rows name a "
+            f"winner that is not understood: {shown}{f' and {rest} more' if rest > 0 else ''}{named}. Say which value "
+            f"means {self.first!r}, which {self.second!r}, and which a tie, for example {example}; several values are "
+            "joined by commas."
         )
 
     def line(self) -> str:
-        """The summary's words for this column: which value went where, and how often."""
+        """This column in the summary: which value went where, and how often."""
         goes = {FIRST: f" → {self.first}", SECOND: f" → {self.second}", TIE: ""}
         totals = {shown: sum(counts) for shown, counts in self.counts.items()}
         top = sorted(self.counts, key=lambda shown: (-totals[shown], shown))[:8]

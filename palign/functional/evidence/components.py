@@ -1,7 +1,7 @@
 """How much a row says: rows of one person that share items are not independent witnesses.
 
 Votes, ratings and rankings often arrive as pairs. Ten yes and six no votes make sixty pairs, and who said a > b and
-c > d has nearly said a > d; added up as if each pair were a judgement of its own they place people far too surely.
+c > d has nearly said a > d; added up as if the pairs were independent, they place people far too surely.
 The items that one person's rows join form components (items are nodes, rows are edges). What a component may count
 for is what its items can tell, in comparisons of two items:
 
@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 
 __all__ = ["INDEPENDENT", "evidence_of_rows", "independent_people", "item_components", "ties_as_pairs"]
 
-INDEPENDENT = 0.6  # mean evidence of a row, from which on a person's rows pass for judgements of their own
+INDEPENDENT = 0.6  # mean evidence of a row, from which on a person's rows pass for independent judgements
 MOST_PAIRS = 4  # for each item of a row with ties
 
 
@@ -80,7 +80,7 @@ def evidence_of_rows(
 
 
 def independent_people(evidence: np.ndarray, annotator_index: np.ndarray) -> np.ndarray:
-    """(n_people,) bool: whose rows are judgements of their own, not made of votes or rankings.
+    """(n_people,) bool: whose rows are independent judgements, not made of votes or rankings.
 
     Args:
         evidence: (rows,) what `evidence_of_rows` gives; annotator_index: (rows,) integers from 0 on.

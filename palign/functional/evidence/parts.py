@@ -3,7 +3,7 @@
 A person's rows fall into components: rows that are joined by items they share
 (`palign.functional.evidence.components`). Whole components are dealt. Where one component holds nearly all of a
 person's rows (votes and rankings as pairs), or the person gave one long row (votes as tiers), the *items* are dealt
-instead: each part keeps what its own items say of one another, and comparisons across are left out and counted.
+instead: each part keeps the comparisons among its items, and those across are left out and counted.
 """
 
 from dataclasses import dataclass
@@ -93,9 +93,13 @@ def part_rows(
     n_all = _n_comparisons(ranks)
     known = np.bincount(people) > 0
     return RowParts(
-        first, second, n_all - _n_comparisons(first.ranks) - _n_comparisons(second.ranks), n_all,
-        int(by_item.sum()), int((known & ~by_item).sum()),
-    )  # fmt: skip
+        first,
+        second,
+        n_all - _n_comparisons(first.ranks) - _n_comparisons(second.ranks),
+        n_all,
+        int(by_item.sum()),
+        int((known & ~by_item).sum()),
+    )
 
 
 def _hang_together(people: np.ndarray, component: np.ndarray, ranks: np.ndarray) -> np.ndarray:
@@ -132,8 +136,8 @@ def _deal_components(
     is_second[order] = taken <= wanted
     left = np.minimum(np.floor(wanted), totals[owner[order]] - 1)
     for _ in range(FILLED):  # what did not fit is passed over for a smaller one that does
-        held = np.bincount(owner, sizes * is_second, n_people)[owner[order]]
-        fits = np.flatnonzero(~is_second[order] & (sizes[order] <= left - held))
+        n_dealt = np.bincount(owner, sizes * is_second, n_people)[owner[order]]
+        fits = np.flatnonzero(~is_second[order] & (sizes[order] <= left - n_dealt))
         if len(fits) == 0:
             break
         is_second[order[fits[np.unique(owner[order[fits]], return_index=True)[1]]]] = True
