@@ -10,9 +10,10 @@ from palign.data.arguments import DataArguments
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.writing import require_writable
 
-__all__ = ["TYPES_FROM", "FairPolicyArguments", "parse_fair_arguments"]
+__all__ = ["OF_THE_MIXTURE", "TYPES_FROM", "FairPolicyArguments", "parse_fair_arguments"]
 
 TYPES_FROM = ("mixture", "declared", "pal")
+OF_THE_MIXTURE = ("n_types", "beta", "lora_r", "lora_alpha")  # said of one that is trained first
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/fair_policy", "report_to": "none", "logging_steps": 10,
     "routes": ["distill", "regress", "dro", "merge"],
@@ -51,6 +52,28 @@ class FairPolicyArguments:
             "help": "Read plain prompts bare, though there is a chat template (of a mixture that is trained first)."
         },
     )
+    n_types: str | None = field(
+        default=None,
+        metadata={
+            "help": "Latent types of a mixture that is trained first by EM, a number or 'auto'; 'auto' if unset, and "
+            "3 in the embedded default."
+        },
+    )
+    beta: float | None = field(
+        default=None,
+        metadata={
+            "help": "DPO's beta of a mixture that is trained first; that of recipes/em_dpo.py if unset. Regrets are "
+            "in units of it."
+        },
+    )
+    lora_r: int | None = field(
+        default=None,
+        metadata={"help": "LoRA rank of a mixture that is trained first; that of recipes/em_dpo.py if unset."},
+    )
+    lora_alpha: int | None = field(
+        default=None,
+        metadata={"help": "LoRA alpha of a mixture that is trained first; that of recipes/em_dpo.py if unset."},
+    )
     pooled_path: str | None = field(
         default=None,
         metadata={
@@ -74,7 +97,13 @@ class FairPolicyArguments:
         },
     )
     n_sample_prompts: int = field(default=4, metadata={"help": "Fresh prompts whose answers are shown side by side."})
-    dtype: str = field(default="auto", metadata={"help": "Of the base's weights."})
+    dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "Of the base's weights; 'auto' is that of its files, and float32 where a mixture is trained "
+            "first, as in recipes/em_dpo.py."
+        },
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a model of the hub."})
     mixture_epochs: float = field(default=4.0, metadata={"help": "Embedded default: epochs of a mixture made here."})
     lm_steps: int = field(default=250, metadata={"help": "Embedded default: steps of a language model made here."})
@@ -91,6 +120,17 @@ class FairPolicyArguments:
             raise ValueError(
                 f"--mixture_path names types that are there, and --types_from {self.types_from} asks for others; "
                 "give one of the two."
+            )
+        asked = [f"--{name}" for name in OF_THE_MIXTURE if getattr(self, name) is not None]
+        if asked and self.mixture_path is not None:
+            raise ValueError(
+                f"{', '.join(asked)} is of a mixture that is trained first, and --mixture_path names one that is "
+                "there; give one of the two."
+            )
+        if self.n_types is not None and self.types_from != "mixture":
+            raise ValueError(
+                f"--n_types is {self.n_types}, and --types_from {self.types_from} says itself how many types there "
+                "are; give one of the two."
             )
         if not 0 < self.eval_fraction < 1:
             raise ValueError(f"--eval_fraction is {self.eval_fraction}; it must lie between 0 and 1.")

@@ -3,7 +3,7 @@
 import copy
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from trl import ModelConfig
@@ -16,7 +16,7 @@ from palign.trainers.mixture.state import MixtureState
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 from palign.writing import require_writable
 
-__all__ = ["BASELINES", "MixtureArguments", "parse_mixture_arguments"]
+__all__ = ["BASELINES", "MixtureArguments", "mixture_defaults", "parse_mixture_arguments"]
 
 BASELINES = ("pooled", "cluster", "oracle")
 DEFAULTS: dict[str, Any] = {
@@ -113,6 +113,18 @@ def parse_mixture_arguments(
             "(--dataset_name). Give both, or neither for the embedded default."
         )
     return script, data_args, args, model_args
+
+
+def mixture_defaults(kind: type, *, is_embedded: bool) -> dict[str, Any]:
+    """The recipe's own defaults of the options of one dataclass, fresh copies, by name.
+
+    Args:
+        kind: `MixtureArguments`, `MixtureDPOConfig` or `ModelConfig`.
+        is_embedded: neither rows nor a model are the user's.
+    """
+    names = {option.name for option in fields(kind)}
+    defaults = DEFAULTS | (EMBEDDED_DEFAULTS if is_embedded else {})
+    return copy.deepcopy({name: value for name, value in defaults.items() if name in names})
 
 
 def _resume_point(args: MixtureDPOConfig) -> str | None:
