@@ -179,7 +179,7 @@ def run_mixture(folder: str, data: SimpleNamespace, options: Options, work: Work
     work.watch(model, recomputes=options.gradient_checkpointing)
     args = MixtureDPOConfig(
         **common(
-            folder, options, num_train_epochs=1, n_rounds=2, n_types=str(options.n_types), n_permutations=0,
+            folder, options, num_train_epochs=1, n_rounds=2, n_types=options.n_types, n_permutations=0,
             max_length=1024, bf16=options.bf16, e_step_batch_size=4 * options.batch_size,
         )
     )  # fmt: skip

@@ -86,7 +86,7 @@ def em_mixture(folder: str, world: SimpleNamespace) -> Work:
     from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 
     args = MixtureDPOConfig(
-        **common(folder, world, n_types="3", n_rounds=2, n_permutations=0, n_restarts=world.n_restarts)
+        **common(folder, world, n_types=3, n_rounds=2, n_permutations=0, n_restarts=world.n_restarts)
     )
 
     def run() -> Any:

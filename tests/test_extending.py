@@ -119,12 +119,12 @@ def test_a_saved_model_runs_no_code_to_find_its_head(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gamma", "n_types", "words"),
     [
-        (torch.ones(3, 2) / 2, "auto", r"shape \(3, 2\); \(4, n_types\) is needed"),
+        (torch.ones(3, 2) / 2, None, r"shape \(3, 2\); \(4, n_types\) is needed"),
         (torch.ones(4, 2), "auto", "sum to 1 in every row"),
-        (torch.ones(4, 2) / 2, "3", "n_types is 3, and the cheap head gives 2"),
+        (torch.ones(4, 2) / 2, 3, "n_types is 3, and the cheap head gives 2"),
     ],
 )
-def test_cheap_heads_that_give_something_else(gamma: torch.Tensor, n_types: str, words: str) -> None:
+def test_cheap_heads_that_give_something_else(gamma: torch.Tensor, n_types: int | None, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         CheapStart(gamma.double()).check(4, n_types)
 

@@ -299,7 +299,7 @@ def _mixture_arguments(
     training = {name: value for name, value in training.items() if name not in OF_EACH_RUN}
     training |= {"output_dir": str(folder), "plain_prompts": script.plain_prompts}
     if is_embedded:
-        training |= {"num_train_epochs": script.mixture_epochs, "n_types": "3"}
+        training |= {"num_train_epochs": script.mixture_epochs, "n_types": 3}
     of_base = {} if is_embedded else {"model_name_or_path": script.model_name_or_path, "use_peft": True}
     if script.dtype != "auto":
         of_base["dtype"] = script.dtype
@@ -324,7 +324,7 @@ def _given(setup: MixtureSetup, script: FairPolicyArguments) -> MixtureDPOTraine
         pal = PALRewardModel.from_pretrained(script.pal_path)
         responsibilities = pal.weights_for(setup.train_rows.annotators().ids).detach().cpu().numpy()
     setup.args.types_from = TypesFrom.GIVEN.value
-    setup.args.n_types = str(responsibilities.shape[1])
+    setup.args.n_types = responsibilities.shape[1]
     return MixtureDPOTrainer(
         setup.model, setup.args, setup.train_rows, setup.eval_rows, processing_class=setup.tokenizer,
         peft_config=setup.peft_config, responsibilities=responsibilities,

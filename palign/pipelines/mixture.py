@@ -76,7 +76,7 @@ class MixtureSetup:
             args.output_dir = str(self._baseline(name))
             args.n_permutations = 0  # one test of these rows is enough
         if name == "pooled":
-            args.n_types, args.types_from = "1", TypesFrom.EM.value
+            args.n_types, args.types_from = 1, TypesFrom.EM.value
         elif name == "cluster":
             args.types_from = TypesFrom.CLUSTER.value
         elif name == "oracle":

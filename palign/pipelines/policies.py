@@ -221,8 +221,8 @@ def _embedded(script: PolicyArguments, args: Any) -> dict[str, Any]:
 
 def _reward_groups(script: PolicyArguments, args: Any) -> list[str]:
     """The column that rewards are logged by, where the user named one: it must be there."""
-    known = (None, PersonalPolicyConfig.group_column, *script.group_columns)
-    return [] if args.group_column in known else [args.group_column]
+    known = (None, PersonalPolicyConfig.log_rewards_by, *script.group_columns)
+    return [] if args.log_rewards_by in known else [args.log_rewards_by]
 
 
 def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remote_code: bool) -> dict[str, Any]:

@@ -149,21 +149,21 @@ def set_up_reward(
         n_embeddings = None if embeddings is None else len(embeddings)
         train, evaluation = data_args.train_rows(n_embeddings), data_args.eval_rows(n_embeddings)
         newcomers = _newcomers(script, data_args, n_embeddings)
-        if script.n_prototypes != "auto":
-            check_prototype_count(int(script.n_prototypes), len(train.annotators()))
+        if script.n_prototypes is not None:
+            check_prototype_count(script.n_prototypes, len(train.annotators()))
         if evaluation is None:
             dealt = train
             held = hold_out(train, fraction=script.eval_fraction, seed=args.seed)
             train, evaluation, split_note = held.train, held.evaluation, [held.sentence]
     options = GuardOptions(
-        n_types=int(script.n_prototypes) if script.n_prototypes not in ("auto", "1") else None,
+        n_types=None if script.n_prototypes in (None, 1) else script.n_prototypes,
         prompts_are_new=data_args.eval_dataset_name is not None,
         seed=args.seed,
     )
     guard_notes = split_note + data_args.look_at(
         train, evaluation, options=options, embeddings=embeddings, unseen=newcomers[0] if newcomers else None
     )
-    if script.n_prototypes == "auto":
+    if script.n_prototypes is None:
         require_people(train.annotators().indices(train.annotator_ids), train.n_items)
     if model_args.model_name_or_path is not None and any(not isinstance(text, str) for text in train.texts()):
         trusts = getattr(model_args, "trust_remote_code", False)
@@ -199,9 +199,9 @@ def dominant_prototypes(model: PALRewardModel) -> dict[str, str]:
 def _choose(setup: RewardSetup) -> None:
     """K where it is 'auto'; kind of head, temperature and a person's own part, unless the backbone is trained."""
     script, args = setup.script, setup.args
-    is_auto = script.n_prototypes == "auto"
+    is_auto = script.n_prototypes is None
     if not is_auto:
-        setup.n_prototypes = int(script.n_prototypes)
+        setup.n_prototypes = script.n_prototypes
     if (setup.trains_backbone or not (script.calibrate or script.variant == "auto")) and not is_auto:
         return
     held: list[Any] = [None]

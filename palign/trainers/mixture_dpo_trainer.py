@@ -107,9 +107,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
     ):
         self.train_rows = Preferences.of(train_dataset)
         self.eval_rows = None if eval_dataset is None else Preferences.of(eval_dataset)
-        n_types = "auto" if args.n_types == "auto" else int(args.n_types)
         given = given_start(responsibilities, self.train_rows, args)
-        self.votes: VoteCounts = count_votes(self.train_rows, n_types if given is None else given.n_types)
+        self.votes: VoteCounts = count_votes(self.train_rows, args.n_types if given is None else given.n_types)
         for warning in self.votes.warnings:
             logger.warning(warning)
         self.annotators = self.train_rows.annotators()

@@ -60,7 +60,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         args: a `PALGRPOConfig` or `PALRLOOConfig`.
         processing_class: the policy's tokenizer.
         train_dataset: rows with `prompt` and `annotator_id` (a `datasets.Dataset` or a list of dicts), and the column
-            `args.group_column` if rewards are to be reported by it.
+            `args.log_rewards_by` if rewards are to be reported by it.
         eval_dataset: likewise, for TRL's `evaluate`.
         who: names for the people, needed with `policy_conditioning="prompt"`.
         peft_config: of the policy's adapter; None trains the whole policy.
@@ -105,7 +105,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         self._check_reference(model, args, peft_config)
         reward_tokenizer = getattr(reward.model, "tokenizer", None) or processing_class
         args.plain_prompts = reads_plain(processing_class, args.plain_prompts)
-        prepare = {"group_column": args.group_column, "tokenizer": reward_tokenizer, "who": who}
+        prepare = {"log_rewards_by": args.log_rewards_by, "tokenizer": reward_tokenizer, "who": who}
         prepare |= {"plain_prompts": args.plain_prompts}
         prepare |= {"reward_reads_plain": getattr(reward.model, "plain_prompts", True)}
         self.train_rows = prepare_group_rows(train_dataset, name="train_dataset", **prepare)

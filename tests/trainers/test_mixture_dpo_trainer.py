@@ -37,7 +37,7 @@ def options(output: Path, **further: Any) -> dict[str, Any]:
 
 
 def make_trainer(output: Path, rows: Any = None, **further: Any) -> MixtureDPOTrainer:
-    own = {"n_types": "2", "n_permutations": 0, "n_restarts": 2, "head_dim": 16}
+    own = {"n_types": 2, "n_permutations": 0, "n_restarts": 2, "head_dim": 16}
     given = further.pop("responsibilities", None)
     callbacks = further.pop("callbacks", None)
     return MixtureDPOTrainer(
@@ -54,7 +54,7 @@ def adapters_of(trainer: MixtureDPOTrainer) -> dict[str, torch.Tensor]:
 def test_one_type_is_trls_dpo(tmp_path: Path, accumulation: int) -> None:
     rows = planted_rows(4, 9)  # 36 rows: the last batch of an epoch is a part of one
     common = {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": 8, "num_train_epochs": 2}
-    ours = make_trainer(tmp_path / "ours", rows, n_types="1", **common)
+    ours = make_trainer(tmp_path / "ours", rows, n_types=1, **common)
     theirs = DPOTrainer(
         model=colour_lm(),
         args=DPOConfig(**options(tmp_path / "trl", bf16=False, gradient_checkpointing=False, **common)),
@@ -114,7 +114,7 @@ def test_types_trained_together_are_types_trained_apart(tmp_path: Path) -> None:
     together.train()
     own = rows.take_annotators([f"p{i}" for i in range(0, 8, 2)])
     apart = make_trainer(
-        tmp_path / "one", own, n_types="1", per_device_train_batch_size=24, max_steps=3, max_grad_norm=0.0
+        tmp_path / "one", own, n_types=1, per_device_train_batch_size=24, max_steps=3, max_grad_norm=0.0
     )
     apart.train()
     both, alone = adapters_of(together), adapters_of(apart)

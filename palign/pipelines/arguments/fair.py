@@ -7,6 +7,7 @@ from typing import Any
 
 from palign.cli.parser import CommandLine
 from palign.data.arguments import DataArguments
+from palign.data.vote_counts import count_or_auto
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.writing import require_writable
 
@@ -132,6 +133,8 @@ class FairPolicyArguments:
                 f"--n_types is {self.n_types}, and --types_from {self.types_from} says itself how many types there "
                 "are; give one of the two."
             )
+        if self.n_types is not None and count_or_auto(self.n_types, "--n_types") == 1:
+            raise ValueError("--n_types is 1, and a fair policy is made of several types; give 2 or more, or 'auto'.")
         if not 0 < self.eval_fraction < 1:
             raise ValueError(f"--eval_fraction is {self.eval_fraction}; it must lie between 0 and 1.")
 

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor, isfinite
 from transformers import TrainerCallback, TrainerControl
 
+from palign.data.vote_counts import written_count
 from palign.trainers.mixture.start import CheapStart
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 
@@ -17,7 +18,7 @@ def decides_rounds(args: MixtureDPOConfig, start: CheapStart) -> dict[str, Any]:
     """What a run of EM depends on beside rows and options, by name: its length, since the rounds share out the steps,
     so that a longer run would have ended its rounds elsewhere; and who is of which type, where that is given.
     """
-    found = {}
+    found = {"n_types": written_count(args.n_types)}  # as run.json has always had it
     if args.types_from == TypesFrom.EM and start.n_types > 1:
         found["length"] = f"{args.max_steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs} epochs"
     if args.types_from == TypesFrom.GIVEN:

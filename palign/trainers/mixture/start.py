@@ -77,7 +77,7 @@ class CheapStart:
         """K."""
         return self.responsibilities.shape[1]
 
-    def check(self, n_annotators: int, n_types: str = "auto") -> None:
+    def check(self, n_annotators: int, n_types: int | None = None) -> None:
         """ValueError unless the responsibilities are (n_annotators, n_types) distributions over types."""
         gamma = self.responsibilities
         if gamma.ndim != 2 or len(gamma) != n_annotators:
@@ -88,7 +88,7 @@ class CheapStart:
         is_finite = bool(torch.isfinite(gamma).all())
         if not is_finite or bool((gamma < 0).any()) or bool(((gamma.sum(1) - 1).abs() > 1e-6).any()):
             raise ValueError("responsibilities must be 0 or more and sum to 1 in every row.")
-        if n_types != "auto" and gamma.shape[1] != int(n_types):
+        if n_types is not None and gamma.shape[1] != n_types:
             raise ValueError(
                 f"n_types is {n_types}, and the cheap head gives {gamma.shape[1]}; set n_types to 'auto' or to that."
             )
@@ -127,7 +127,7 @@ def cheap_start(
     *,
     head: CheapHead | None = None,
 ) -> CheapStart:
-    """Fit the cheap head; K is chosen where `args.n_types` is 'auto'. One process computes, all get the result.
+    """Fit the cheap head; K is chosen where `args.n_types` is None. One process computes, all get the result.
 
     Args:
         rows: judgements of text.
@@ -139,7 +139,7 @@ def cheap_start(
     Raises:
         ValueError: what `head` gives is not (n_annotators, n_types) distributions over types.
     """
-    if args.n_types == "1":
+    if args.n_types == 1:
         return CheapStart(torch.ones(n_annotators, 1, dtype=torch.float64))
     start = computed_once(lambda: (head or _fitted)(rows, states, annotator_index, n_annotators, args, items))
     start.check(n_annotators, args.n_types)
@@ -167,9 +167,9 @@ def _fitted(
     item_features = _features(rows, states, items, said, args, options)
     features = item_features(states, items)
     choice = _choice(features, said, args, options)
-    n_types = choice.n_types if args.n_types == "auto" else int(args.n_types)
+    n_types = choice.n_types if args.n_types is None else args.n_types
     table = [] if choice is None else choice.table
-    tables = {"choice": table if args.n_types == "auto" else [], "held_out": table}
+    tables = {"choice": table if args.n_types is None else [], "held_out": table}
     if n_types == 1:
         return CheapStart(torch.ones(n_annotators, 1, dtype=torch.float64), **tables)
     temperature = 1.0
@@ -193,16 +193,16 @@ def _fitted(
 def _choice(
     features: Tensor, said: tuple[Any, ...], args: MixtureDPOConfig, options: dict[str, Any]
 ) -> TypeChoice | None:
-    """What people held out say: K where it is 'auto', else how sure the given K may be beside one type; strengths of
-    the shrinkage. None where too few people could be held out for a K that is given.
+    """What people held out say: K where it is to be chosen, else how sure a given K may be beside one type; strengths
+    of the shrinkage. None where too few people could be held out for a K that is given.
     """
     common = {"pooled_ridge": None} | options
-    if args.n_types == "auto":
+    if args.n_types is None:
         choice = choose_n_types(features, *said, max_types=min(args.max_types, said[3]), **common)
         logger.info("n_types=%d was chosen by held-out likelihood.", choice.n_types)
         return choice
     try:
-        return choose_n_types(features, *said, candidates=sorted({1, int(args.n_types)}), n_folds=3, **common)
+        return choose_n_types(features, *said, candidates=sorted({1, args.n_types}), n_folds=3, **common)
     except ValueError as error:  # K is the user's: it needs nobody held out
         logger.info("The linear start keeps temperature 1 and its default shrinkage: %s", error)
         return None
@@ -238,7 +238,7 @@ def _features(
     found["both"] = ItemFeatures(found["states"].states, found["tokens"].tokens)
     counts = torch.bincount(said[2])
     n_eligible = int((counts >= 2).sum())
-    k = min(3, args.max_types) if args.n_types == "auto" else int(args.n_types)
+    k = min(3, args.max_types) if args.n_types is None else args.n_types
     n_fitted = int((counts > 0).sum()) - (n_eligible + 1) // 2  # while one half is held out
     if wanted is HeadFeatures.BOTH or n_eligible < LEAST_FOR_AUTO or k > n_fitted:
         return found["both"]

@@ -148,7 +148,7 @@ def prompt_rows_and_reading(
     there = table.columns()
     for column in group_columns:
         if len(table) and column not in there:
-            advice = "Name groups with --group_columns and --group_column."
+            advice = "Name groups with --group_columns and --log_rewards_by."
             raise ValueError(unknown_column_message(column, there, table.name, advice))
     if len(table) and options.prompt_column not in there and not _has_answers(options, there):
         advice = (
