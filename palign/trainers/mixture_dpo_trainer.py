@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 
 from palign.data.preferences import Preferences
 from palign.data.trained_rows import save_trained_rows
@@ -37,7 +37,6 @@ from palign.functional.mixture_checks import row_margins
 from palign.models.adapters import (
     TypePolicies,
     adapter_state,
-    add_type_adapters,
     disable_dropout,
     read_type_adapters,
     remove_types_from,
@@ -89,7 +88,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         cheap_head: finds the types that EM starts from, instead of the one in `cheap_start`.
 
     Raises:
-        ValueError: rows, options and model do not fit, before the model is run.
+        ValueError: rows and options do not fit. The model is not run here, but in `prepare`.
     """
 
     def __init__(
@@ -121,32 +120,15 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         self.items = TokenizedItems.of(
             self.train_rows, processing_class, max_length=args.max_length, plain_prompts=args.plain_prompts
         )
-        if not getattr(model, "is_quantized", False):  # a base in four bits lies where it was loaded
-            model.to(args.device)
+        self._given, self._cheap_head, self._peft_config = given, cheap_head, peft_config
         self._reference_dir = args.reference_cache_dir or str(Path(args.output_dir) / "reference_logps")
         self._autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        reference = self._reference_pass(model.eval(), self.items, args)
-        self.reference_logps = reference.logps
-        self._reference_on_device = torch.from_numpy(reference.logps.astype(np.float32)).to(args.device)
-        self.start: CheapStart = given or cheap_start(
-            self.train_rows, reference.states, self.annotator_index, len(self.annotators), args, self.items,
-            head=cheap_head,
-        )  # fmt: skip
-        self.mixture = MixtureState(
-            self.start.responsibilities.double(),
-            mixing_weights(self.start.responsibilities.double()),
-            torch.zeros(len(self.annotators), self.start.n_types, dtype=torch.float64),
-            self._nothing_recorded(),
-        )
-        self._base_model = named_base(model, processing_class, Path(args.output_dir))
-        self.policies = TypePolicies(add_type_adapters(model, peft_config, self.start.n_types, seed=args.seed))
-        if args.disable_dropout:
-            disable_dropout(self.policies)
+        self._policies = TypePolicies.of_base(model)
         args.remove_unused_columns, args.label_names = False, []
         args.ddp_find_unused_parameters = False  # every forward pass runs every adapter
         leave_accelerator()
         super().__init__(
-            model=self.policies,
+            model=self._policies,
             args=args,
             train_dataset=PairDataset(self.train_rows),
             eval_dataset=None if self.eval_rows is None else PairDataset(self.eval_rows),
@@ -154,11 +136,72 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             processing_class=processing_class,
             callbacks=[*(callbacks or []), RoundCallback(self)],
         )
-        plan_fsdp(self.accelerator, self.policies)
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
         self._weights: tuple[tuple[int, int], Tensor] | None = None
         self._snapshot: tuple[dict[str, Tensor], MixtureState] | None = None
         self._sums = TrainingSums()
+
+    # what training begins with
+
+    def prepare(self) -> None:
+        """The reference pass, the start of EM, and the adapters on the model: once, before training.
+
+        `train` does it, and whatever reads `start`, `reference_logps`, `mixture` or `policies`. All processes call the
+        first of these. Random numbers begin at the trainer's seed afterwards, whatever came in between.
+        """
+        if self._is_prepared:
+            return
+        args, model = self.args, self._policies.policy
+        if not getattr(model, "is_quantized", False):  # a base in four bits lies where it was loaded
+            model.to(args.device)
+        reference = self._reference_pass(model.eval(), self.items)
+        self._reference_logps = reference.logps
+        self._reference_on_device = torch.from_numpy(reference.logps.astype(np.float32)).to(args.device)
+        self._start = self._given or cheap_start(
+            self.train_rows, reference.states, self.annotator_index, len(self.annotators), args, self.items,
+            head=self._cheap_head,
+        )  # fmt: skip
+        gamma = self._start.responsibilities.double()
+        self._mixture = MixtureState(
+            gamma, mixing_weights(gamma), torch.zeros_like(gamma), self._nothing_recorded(gamma.shape[1])
+        )
+        self._base_model = named_base(model, self.processing_class, Path(args.output_dir))
+        self._policies.add(self._peft_config, gamma.shape[1], seed=args.seed)
+        if args.disable_dropout:
+            disable_dropout(self._policies)
+        plan_fsdp(self.accelerator, self._policies)
+        set_seed(args.seed)
+        self._is_prepared = True
+
+    _is_prepared = False
+
+    @property
+    def start(self) -> CheapStart:
+        """Where EM begins."""
+        self.prepare()
+        return self._start
+
+    @property
+    def reference_logps(self) -> np.ndarray:
+        """(n_items,) nats: of every completion under the reference."""
+        self.prepare()
+        return self._reference_logps
+
+    @property
+    def policies(self) -> TypePolicies:
+        """The model with an adapter for each type."""
+        self.prepare()
+        return self._policies
+
+    @property
+    def mixture(self) -> MixtureState:
+        """What EM knows so far."""
+        self.prepare()
+        return self._mixture
+
+    @mixture.setter
+    def mixture(self, state: MixtureState) -> None:
+        self._mixture = state
 
     @property
     def n_types(self) -> int:
@@ -177,14 +220,15 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         items = TokenizedItems.of(
             prefs, self.processing_class, max_length=self.args.max_length, plain_prompts=self.args.plain_prompts
         )
-        states = self._reference_pass(self.policies.policy, items, self.args).states
+        states = self._reference_pass(self.policies.policy, items).states
         gamma = self.start.responsibilities.double()
         index = torch.from_numpy(self.annotators.indices(prefs.annotator_ids, unknown=-1))
         weights = torch.where(index[:, None] >= 0, gamma[index.clamp_min(0)], mixing_weights(gamma))
         at = torch.from_numpy(np.where(prefs.item_indices < 0, prefs.item_indices[:, :1], prefs.item_indices))
         return (self.start.rewards(states, items)[at] * weights[:, None]).sum(2)
 
-    def _reference_pass(self, model: nn.Module, items: TokenizedItems, args: MixtureDPOConfig) -> ReferencePass:
+    def _reference_pass(self, model: nn.Module, items: TokenizedItems) -> ReferencePass:
+        args = self.args
         with torch.autocast(args.device.type, self._autocast_dtype, enabled=self._autocast_dtype is not None):
             return reference_pass(
                 model, items, cache_dir=self._reference_dir, batch_size=args.e_step_batch_size,
@@ -208,6 +252,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             RuntimeError: the loss of a type is not finite. The adapters and responsibilities are then as they were
                 when the round began, and so is what lies in `output_dir`.
         """
+        self.prepare()
         require_grad(self.policies.policy)
         point = self.agreed_resume_point(resume_from_checkpoint)
         if point is not None and self.is_deepspeed_enabled:
@@ -309,7 +354,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         } | {f"mixture/weight_type_{k}": float(w) for k, w in enumerate(state.mixing_weights)}
         checks = [placed, *checks_of_round(state, self.start, margins)]
         state.history.append({"round": state.round + 1, "step": self.state.global_step, **found, "checks": checks})
-        state.recorded = self._nothing_recorded()
+        state.recorded = self._nothing_recorded(self.n_types)
         self.log(dict(found))
 
     def _row_log_likelihoods(self, asked: Tensor | None = None) -> Tensor:
@@ -318,8 +363,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             beta=self.args.beta, batch_size=self.args.e_step_batch_size, show_progress=not self.args.disable_tqdm,
         )  # fmt: skip
 
-    def _nothing_recorded(self) -> Tensor:
-        return torch.full((len(self.train_rows), 2, self.start.n_types), float("nan"), dtype=torch.float64)
+    def _nothing_recorded(self, n_types: int) -> Tensor:
+        return torch.full((len(self.train_rows), 2, n_types), float("nan"), dtype=torch.float64)
 
     # what was learned so far
 
@@ -331,6 +376,11 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         adapters, state = self._snapshot
         restore_adapter_state(self.policies.policy, adapters)
         self.mixture = state
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """As of `Trainer`; all processes call it."""
+        self.prepare()  # of an untrained mixture, on all processes: the main one alone writes
+        super().save_model(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Adapters, tokenizer, mixture.json, responsibilities.parquet and the state to resume from."""
