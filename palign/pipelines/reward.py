@@ -20,6 +20,7 @@ from palign.data.rows.reading import print_note
 from palign.data.splits import hold_out
 from palign.data.synthetic import make_gaussian_population
 from palign.data.turns import reads_plain, turns_sentence
+from palign.functional.evidence.positions import position_within
 from palign.functional.losses import pair_order
 from palign.models.embeddings import EmbeddingStore
 from palign.models.model_folders import read_tokenizer, require_model_folder
@@ -183,11 +184,9 @@ def set_up_reward(
 
 def first_rows(rows: Preferences, n: int) -> Preferences:
     """The first n rows of everybody."""
-    order = np.argsort(rows.annotators().indices(rows.annotator_ids), kind="stable")
-    people = rows.annotators().indices(rows.annotator_ids)[order]
-    starts = np.r_[0, np.flatnonzero(np.diff(people)) + 1]
-    position = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    return rows.select(np.sort(order[position < n]))
+    people = rows.annotators().indices(rows.annotator_ids)
+    order = np.argsort(people, kind="stable")
+    return rows.select(np.sort(order[position_within(np.bincount(people)) < n]))
 
 
 def dominant_prototypes(model: PALRewardModel) -> dict[str, str]:

@@ -31,7 +31,7 @@ from palign.data.trained_rows import save_trained_rows
 from palign.data.turns import reads_plain
 from palign.data.vote_counts import VoteCounts, count_votes
 from palign.functional.evidence.components import evidence_of_rows
-from palign.functional.losses import pair_order, plackett_luce
+from palign.functional.losses import implicit_reward, pair_order, plackett_luce
 from palign.functional.mixture import log_evidence, mixing_weights, temper_schedule
 from palign.functional.mixture_checks import row_margins
 from palign.models.adapters import (
@@ -283,7 +283,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         row_of, _ = present.nonzero(as_tuple=True)
         cells.index_add_(0, slots[present], trains[row_of].int())
         logps = model(inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"], needs_grad=cells > 0)
-        rewards = self.args.beta * (logps - self._reference_on_device[items][:, None])
+        rewards = implicit_reward(logps, self._reference_on_device[items][:, None], self.args.beta)
         scores = rewards[slots].movedim(-1, 0)
         losses = plackett_luce(scores, ranks).T
         refuse_divergence(logps, self.accelerator, self.state.global_step + 1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from palign.functional.losses import plackett_luce
+from palign.functional.losses import implicit_reward, plackett_luce
 from palign.functional.mixture import row_weights
 from palign.functional.regret_hedge import exponentiated_gradient
 from palign.models.single_adapter import AdapterPolicies
@@ -111,7 +111,8 @@ class DroRows(Dataset):
     def losses(self, logps: Tensor, inputs: dict[str, Tensor], summed: Callable[[Tensor], Tensor]) -> Tensor:
         """(rows,) Σ_k q_k γ_k / mean γ_k · loss; q is moved by the batch's losses first (Sagawa et al. 2020)."""
         rows = inputs["rows"].cpu()
-        rewards = self.beta * (logps - self.reference_logps[inputs["items"].cpu()].to(logps.device))
+        reference = self.reference_logps[inputs["items"].cpu()].to(logps.device)
+        rewards = implicit_reward(logps, reference, self.beta)
         losses = plackett_luce(rewards[inputs["slots"]], inputs["ranks"])
         weights = self._row_weights[rows].to(logps.device)
         excess = losses.detach().double()[:, None]

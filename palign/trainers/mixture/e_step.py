@@ -10,6 +10,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from palign.data.preferences import Preferences
+from palign.functional.evidence.positions import position_within
 from palign.functional.mixture import responsibilities, sum_by_annotator
 from palign.functional.mixture_checks import (
     dead_types,
@@ -104,9 +105,7 @@ def rows_to_ask(annotator_index: Tensor, n_each: int, *, seed: int) -> Tensor:
         return torch.ones(n_rows, dtype=torch.bool)
     order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
     order = order[annotator_index[order].argsort(stable=True)]
-    index = annotator_index[order]
-    counts = torch.bincount(index)
-    position = torch.arange(n_rows) - (counts.cumsum(0) - counts)[index]
+    position = torch.from_numpy(position_within(torch.bincount(annotator_index).numpy()))
     asked = torch.zeros(n_rows, dtype=torch.bool)
     asked[order[position < n_each]] = True
     return asked

@@ -14,6 +14,7 @@ from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from palign.data.preferences import Preferences
+from palign.functional.evidence.positions import position_within
 from palign.models.completions import TokenizedItems
 
 __all__ = ["ItemFeatures", "state_features", "state_projection", "token_features", "token_projection"]
@@ -151,7 +152,7 @@ def token_projection(rows: Preferences, items: TokenizedItems, n_dims: int) -> T
 
 def _distinct_tokens(items: TokenizedItems) -> np.ndarray:
     """(n, 2) int64: the number of an item and an id that its completion holds, each once."""
-    position = np.arange(len(items.ids)) - np.repeat(items.ends - items.lengths, items.lengths)
+    position = position_within(items.lengths)
     owner = np.repeat(np.arange(len(items)), items.lengths)
     is_completion = position >= np.repeat(items.prompt_lengths, items.lengths)
     return np.unique(np.stack([owner[is_completion], items.ids[is_completion]], 1), axis=0)

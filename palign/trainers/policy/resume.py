@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from palign.functional.reward_scales import RewardScale, RewardScales
+from palign.models.backbones import enter_tensor
 from palign.rewards import PersonalizedReward
 from palign.trainers.policy.collapse import CollapseGuard
 
@@ -19,7 +20,6 @@ __all__ = [
 ]  # fmt: skip
 
 GUARD, WATCH = "guard.safetensors", "watch.json"
-SAMPLED_FROM = 2**20  # elements: larger tensors enter a key by so many of theirs, evenly
 
 
 def reward_words(reward: PersonalizedReward) -> dict[str, Any]:
@@ -27,11 +27,7 @@ def reward_words(reward: PersonalizedReward) -> dict[str, Any]:
     digest, model = hashlib.sha256(), reward.model
     state = model.state_dict() if isinstance(model, nn.Module) else {}
     for name in sorted(name for name, held in state.items() if torch.is_tensor(held)):
-        tensor = state[name]
-        flat = tensor.detach().reshape(-1)
-        flat = flat[:: max(1, flat.numel() // SAMPLED_FROM)].contiguous().cpu()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
+        enter_tensor(digest, name, state[name])
     said = f"{type(model).__name__}, key {digest.hexdigest()[:16]}" if state else type(model).__name__
     return {"reward": said, "prototype_weights": None if reward.weights is None else reward.weights.tolist()}
 
