@@ -7,7 +7,7 @@ Every run starts from a fresh model of random weights, twice over (`--repeats`);
 is loaded or compiled once is not charged to whoever comes first. Runs:
 
 - `dpo_trl`: TRL's `DPOTrainer`, LoRA, one epoch;
-- `em_mixture_dpo`: `MixtureDPOTrainer`, four types, the same pairs, reference pass, cheap head and both E-steps in it;
+- `em_mixture_dpo`: `MixtureDPOTrainer`, four types, the same pairs, reference pass, linear head, both E-steps in it;
 - `pal_reward`: `PALRewardTrainer`, embeddings, head and people, then one epoch of LoRA with them;
 - `ppo_pal`: `PALPPOTrainer` with a PAL reward model of the same shape, so that each update pays for its reward.
 

@@ -81,7 +81,7 @@ def pal(folder: str, world: SimpleNamespace, *, trains_backbone: bool) -> Work:
 
 
 def em_mixture(folder: str, world: SimpleNamespace) -> Work:
-    """Reference pass, cheap head, two rounds over one epoch, both E-steps."""
+    """Reference pass, linear head, two rounds over one epoch, both E-steps."""
     from palign.trainers.mixture_dpo_config import MixtureDPOConfig
     from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 

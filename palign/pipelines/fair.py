@@ -61,7 +61,7 @@ class FairSetup:
         trainer: ready to train.
         gold: (completion, type) → utility by an independent judge, where the population gives one.
         group_columns: declared groups to report by.
-        guard_notes: what the guard said of the rows.
+        guard_notes: what the guard reports of the rows.
     """
 
     trainer: FairPolicyTrainer
@@ -74,31 +74,31 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
     """Check and read everything, cheapest first; where there is no mixture yet, one is trained.
 
     Raises:
-        ValueError: rows, folders or options that cannot work; said before any model is loaded where it can be known.
+        ValueError: rows, folders or options that cannot work; raised before any model is loaded where it can be known.
     """
-    own, said = None, []
+    parts, notes = None, []
     if data_args.dataset_name is not None:
-        own, said = _own_rows(script, data_args, args, _made_before(script, args))
-        said += _look_at(own, script, data_args, args)
-    folder = _mixture_folder(script, replace(data_args, guard="off") if own else data_args, args)
-    record, is_embedded = load_mixture(folder), own is None
+        parts, notes = _own_rows(script, data_args, args, _made_before(script, args))
+        notes += _look_at(parts, script, data_args, args)
+    folder = _mixture_folder(script, replace(data_args, guard="off") if parts else data_args, args)
+    record, is_embedded = load_mixture(folder), parts is None
     require_several_types(record.n_types, args)
-    train, evaluation = embedded_rows(record, script) if own is None else own
+    train, evaluation = embedded_rows(record, script) if parts is None else parts
     prompts, fresh = _prompts(script, train, evaluation, args)
     _check(folder, record, args, prompts, fresh)
     pooled = Path(script.pooled_path) if script.pooled_path else folder / POOLED
     if script.pooled_path or pooled.is_dir():
         require_adapter_folder(pooled)
     mixture = MixturePolicy.from_pretrained(folder, dtype=script.dtype, trust_remote_code=script.trust_remote_code)
-    if own is not None:
-        said += print_note(turns_sentence(train.prompts, mixture.tokenizer, record.plain_prompts))
+    if parts is not None:
+        notes += print_note(turns_sentence(train.prompts, mixture.tokenizer, record.plain_prompts))
     names = type_labels(record, train, script.type_column)
     trainer = FairPolicyTrainer(
         mixture, args, train, evaluation, prompts=prompts, eval_prompts=fresh,
         pooled_path=pooled if pooled.is_dir() else None, type_names=names,
     )  # fmt: skip
     gold = (lambda text, k: gold_utility(text, names[k])) if is_embedded and names is not None else None
-    return FairSetup(trainer, gold, data_args.group_columns, said)
+    return FairSetup(trainer, gold, data_args.group_columns, notes)
 
 
 def _look_at(
@@ -174,20 +174,20 @@ def type_labels(record: MixtureRecord, rows: Preferences, column: str) -> list[s
     if column not in rows.columns:
         return None
     declared = dict(zip(rows.annotators().ids, declared_types(rows, column), strict=True))
-    found = record.responsibilities.argmax(1)
+    types = record.responsibilities.argmax(1)
     names = []
     for k in range(record.n_types):
-        own = [declared[p] for p, t in zip(record.annotators.ids, found, strict=True) if t == k and p in declared]
-        names.append(max(set(own), key=own.count) if own else "")
+        groups = [declared[p] for p, t in zip(record.annotators.ids, types, strict=True) if t == k and p in declared]
+        names.append(max(set(groups), key=groups.count) if groups else "")
     return names if len(set(names)) == len(names) and all(names) else None
 
 
 def _made_before(script: FairPolicyArguments, args: FairPolicyConfig) -> MixtureRecord | None:
     """The mixture, where there is one already."""
-    own = Path(args.output_dir) / "mixture"
-    if script.mixture_path is None and not (own / MADE).is_file():
+    folder = Path(args.output_dir) / "mixture"
+    if script.mixture_path is None and not (folder / MADE).is_file():
         return None
-    return load_mixture(script.mixture_path or own)
+    return load_mixture(script.mixture_path or folder)
 
 
 def _own_rows(
@@ -259,9 +259,12 @@ def _check(folder: Path, record: MixtureRecord, args: FairPolicyConfig, train: l
     if not record.plain_prompts:
         prompts = as_turns(prompts)
     if looks_like_path(base):
-        own = folder if (folder / "tokenizer_config.json").is_file() else base
+        tokenizer_folder = folder if (folder / "tokenizer_config.json").is_file() else base
         readable_prompts(
-            prompts, AutoTokenizer.from_pretrained(str(own)), AutoConfig.from_pretrained(base), args.max_new_tokens
+            prompts,
+            AutoTokenizer.from_pretrained(str(tokenizer_folder)),
+            AutoConfig.from_pretrained(base),
+            args.max_new_tokens,
         )
 
 

@@ -52,7 +52,7 @@ class RewardSetup:
         choice: what people held out chose, or None.
         variant: kind of head, where it was chosen.
         dealt: rows that `train_rows` and `eval_rows` were dealt from; None where rows to evaluate on were named.
-        guard_notes: what the guard said of the rows.
+        guard_notes: what the guard reports of the rows.
         newcomers: rows to place newcomers by and rows to judge by, or None.
     """
 
@@ -94,7 +94,7 @@ class RewardSetup:
         return PALRewardModel(self.config(n_prototypes), index, backbone)
 
     def choice_of(self, name: str) -> PrototypeChoice | None:
-        """What people held out chose for the model, without a person's own part for the 'pooled' baseline."""
+        """What people held out chose for the model, without a person's part for the 'pooled' baseline."""
         return self.choice if self.choice is None or name == "pal" else replace(self.choice, personal=None)
 
     trains_backbone: bool = False
@@ -104,7 +104,7 @@ class RewardSetup:
         if self.newcomers is None:
             return {}
         place, judge = self.newcomers
-        found = {}
+        accuracies = {}
         for n_answers in self.script.newcomer_answers:
             fit = trainer.model.fit_annotators(
                 first_rows(place, n_answers), embeddings=self.embeddings, method=self.script.fit_method,
@@ -117,8 +117,8 @@ class RewardSetup:
                 people["deviations"] = fit.deviations[rows]
             scores = trainer.predict_scores(judge, **people)
             right, n_pairs = pair_order(scores, torch.from_numpy(judge.ranks))
-            found[f"newcomers/{n_answers}/accuracy"] = float((right / n_pairs).mean())
-        return found
+            accuracies[f"newcomers/{n_answers}/accuracy"] = float((right / n_pairs).mean())
+        return accuracies
 
     @cached_property
     def store(self) -> EmbeddingStore | None:
@@ -168,16 +168,16 @@ def set_up_reward(
         require_people(train.annotators().indices(train.annotator_ids), train.n_items)
     if model_args.model_name_or_path is not None and any(not isinstance(text, str) for text in train.texts()):
         trusts = getattr(model_args, "trust_remote_code", False)
-        own = {"revision": model_args.model_revision, "trust_remote_code": trusts}
-        require_template(train.texts(), read_tokenizer(model_args.model_name_or_path, **own))
+        origin = {"revision": model_args.model_revision, "trust_remote_code": trusts}
+        require_template(train.texts(), read_tokenizer(model_args.model_name_or_path, **origin))
     setup = RewardSetup(
         script, args, train, evaluation, embeddings, _backbone(script, model_args), model_args.model_name_or_path,
         newcomers, data_args.group_columns, annotators=train.annotators(), guard_notes=guard_notes,
         trains_backbone=bool(model_args.use_peft or args.train_backbone), dealt=dealt,
     )  # fmt: skip
     if setup.backbone is not None:
-        said = turns_sentence(train.prompts, setup.backbone.tokenizer, script.plain_prompts)
-        setup.guard_notes += print_note(said)
+        note = turns_sentence(train.prompts, setup.backbone.tokenizer, script.plain_prompts)
+        setup.guard_notes += print_note(note)
     _choose(setup)
     return setup
 
@@ -196,7 +196,7 @@ def dominant_prototypes(model: PALRewardModel) -> dict[str, str]:
 
 
 def _choose(setup: RewardSetup) -> None:
-    """K where it is 'auto'; kind of head, temperature and a person's own part, unless the backbone is trained."""
+    """K where it is 'auto'; kind of head, temperature and a person's part, unless the backbone is trained."""
     script, args = setup.script, setup.args
     is_auto = script.n_prototypes is None
     if not is_auto:

@@ -29,7 +29,7 @@ class MStep(StrEnum):
 
 
 class HeadFeatures(StrEnum):
-    """What the cheap head reads of a completion."""
+    """What the linear head reads of a completion."""
 
     AUTO = "auto"  # whichever makes held-out people likeliest
     STATES = "states"
@@ -88,7 +88,7 @@ class MixtureDPOConfig(TrainingArguments):
     head_features: str = field(
         default="auto",
         metadata={
-            "help": "What the cheap head reads of a completion: 'states' (mean hidden state), 'tokens' (tf-idf), "
+            "help": "What the linear head reads of a completion: 'states' (mean hidden state), 'tokens' (tf-idf), "
             "'both', or 'auto': whichever makes held-out people likeliest."
         },
     )
@@ -96,7 +96,7 @@ class MixtureDPOConfig(TrainingArguments):
     head_ridge: float | None = field(
         default=None,
         metadata={
-            "help": "Shrinkage of each type's cheap head to the pooled one; chosen on people held out if unset."
+            "help": "Shrinkage of each type's linear head to the pooled one; chosen on people held out if unset."
         },
     )
     n_permutations: int = field(

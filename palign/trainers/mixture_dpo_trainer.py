@@ -63,7 +63,7 @@ from palign.trainers.mixture.e_step import (
 )
 from palign.trainers.mixture.metrics import TrainingSums
 from palign.trainers.mixture.rounds import DivergenceError, RoundCallback, decides_rounds, refuse_divergence
-from palign.trainers.mixture.start import CheapHead, CheapStart, cheap_start, given_start
+from palign.trainers.mixture.start import LinearHead, LinearStart, given_start, linear_start
 from palign.trainers.mixture.state import MixtureState, round_ends
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
 from palign.trainers.reward.collator import PairDataset
@@ -85,7 +85,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         processing_class: the tokenizer.
         peft_config: a `peft.LoraConfig` for each type.
         responsibilities: (n_annotators, n_types) in the order of `Preferences.annotators()`, for types_from='given'.
-        cheap_head: finds the types that EM starts from, instead of the one in `cheap_start`.
+        linear_head: finds the types that EM starts from, instead of the one in `linear_start`.
+        cheap_head: former name of it, taken for one version.
 
     Raises:
         ValueError: rows and options do not fit. The model is not run here, but in `prepare`.
@@ -101,7 +102,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         processing_class: PreTrainedTokenizerBase,
         peft_config: PeftConfig,
         responsibilities: np.ndarray | Tensor | None = None,
-        cheap_head: CheapHead | None = None,
+        linear_head: LinearHead | None = None,
+        cheap_head: LinearHead | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
         self.train_rows = Preferences.of(train_dataset)
@@ -120,7 +122,10 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         self.items = TokenizedItems.of(
             self.train_rows, processing_class, max_length=args.max_length, plain_prompts=args.plain_prompts
         )
-        self._given, self._cheap_head, self._peft_config = given, cheap_head, peft_config
+        if cheap_head is not None:
+            logger.warning("cheap_head is a former name, taken for this version only; it now is linear_head.")
+            linear_head = linear_head or cheap_head
+        self._given, self._linear_head, self._peft_config = given, linear_head, peft_config
         self._reference_dir = args.reference_cache_dir or str(Path(args.output_dir) / "reference_logps")
         self._autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         self._policies = TypePolicies.of_base(model)
@@ -157,9 +162,9 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         reference = self._reference_pass(model.eval(), self.items)
         self._reference_logps = reference.logps
         self._reference_on_device = torch.from_numpy(reference.logps.astype(np.float32)).to(args.device)
-        self._start = self._given or cheap_start(
+        self._start = self._given or linear_start(
             self.train_rows, reference.states, self.annotator_index, len(self.annotators), args, self.items,
-            head=self._cheap_head,
+            head=self._linear_head,
         )  # fmt: skip
         gamma = self._start.responsibilities.double()
         self._mixture = MixtureState(
@@ -176,7 +181,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
     _is_prepared = False
 
     @property
-    def start(self) -> CheapStart:
+    def start(self) -> LinearStart:
         """Where EM begins."""
         self.prepare()
         return self._start
@@ -209,7 +214,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         return self.mixture.n_types
 
     def linear_scores(self, rows: Rows) -> Tensor | None:
-        """(rows, max_items) float64: rewards under the linear head that EM starts from, each row by its own person.
+        """(rows, max_items) float64: rewards under the linear head that EM starts from, each row by its person.
 
         What the adapters must better to be worth their hours. None where no linear head was fitted: one type, or
         types that were given. All processes call it, before `train`.
@@ -346,16 +351,16 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         state.mixing_weights = mixing_weights(state.responsibilities)
         evidence = log_evidence(state.log_likelihoods, state.mixing_weights)
         largest = state.responsibilities.max(1)
-        found = {
+        measured = {
             "mixture/evidence": float(evidence.sum() / len(self.annotator_index)),
             "mixture/moved": float((before.argmax(1) != largest.indices).double().mean()),
             "mixture/mean_max_responsibility": float(largest.values.mean()),
             "mixture/temper": temper,
         } | {f"mixture/weight_type_{k}": float(w) for k, w in enumerate(state.mixing_weights)}
         checks = [placed, *checks_of_round(state, self.start, margins)]
-        state.history.append({"round": state.round + 1, "step": self.state.global_step, **found, "checks": checks})
+        state.history.append({"round": state.round + 1, "step": self.state.global_step, **measured, "checks": checks})
         state.recorded = self._nothing_recorded(self.n_types)
-        self.log(dict(found))
+        self.log(dict(measured))
 
     def _row_log_likelihoods(self, asked: Tensor | None = None) -> Tensor:
         return likelihoods_of_rows(
@@ -377,10 +382,10 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         restore_adapter_state(self.policies.policy, adapters)
         self.mixture = state
 
-    def save_model(self, *args: Any, **kwargs: Any) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As of `Trainer`; all processes call it."""
         self.prepare()  # of an untrained mixture, on all processes: the main one alone writes
-        super().save_model(*args, **kwargs)
+        super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Adapters, tokenizer, mixture.json, responsibilities.parquet and the state to resume from."""
@@ -402,7 +407,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         require_grad(self.policies.policy)
 
     def save_beside(self, folder: Path) -> None:
-        """Every process has recorded the rows of its own batches; the state holds those of the main one."""
+        """Every process has recorded the rows of its batches; the state holds those of the main one."""
         if self.args.process_index and self.args.m_step == MStep.WEIGHTED:
             self.mixture.save_recorded(folder, self.args.process_index)
 
@@ -466,8 +471,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         self._sums.add(scores, losses, weights, ranks)
         if self.args.m_step == MStep.WEIGHTED:
             rows = rows.cpu()
-            found = torch.stack([-losses.double(), row_margins(scores, ranks)], 1).cpu()
-            self.mixture.recorded[rows] = found.where((weights > 0).cpu()[:, None], self.mixture.recorded[rows])
+            records = torch.stack([-losses.double(), row_margins(scores, ranks)], 1).cpu()
+            self.mixture.recorded[rows] = records.where((weights > 0).cpu()[:, None], self.mixture.recorded[rows])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to the training loss its parts by type, and TRL's `rewards/…` under the types that were trained."""

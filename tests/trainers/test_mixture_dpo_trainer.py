@@ -376,16 +376,16 @@ def test_making_a_trainer_does_no_work(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(mixture_dpo_trainer, name, call)
 
     counted("reference_pass")
-    counted("cheap_start")
+    counted("linear_start")
     output = tmp_path / "out"
     trainer = make_trainer(output, max_steps=2)
     assert calls == [] and not any("lora" in name for name, _ in trainer.model.named_parameters())
     assert not output.exists() or not any(output.iterdir())
-    assert trainer.n_types == 2 and calls == ["reference_pass", "cheap_start"]
+    assert trainer.n_types == 2 and calls == ["reference_pass", "linear_start"]
     trainer.train()
     trainer.save_model()
     trainer.mixture_policy()
-    assert calls == ["reference_pass", "cheap_start"]
+    assert calls == ["reference_pass", "linear_start"]
 
 
 def test_linear_scores_before_training_change_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from palign.writing import require_writable
 __all__ = ["OF_THE_MIXTURE", "TYPES_FROM", "FairPolicyArguments", "parse_fair_arguments"]
 
 TYPES_FROM = ("mixture", "declared", "pal")
-OF_THE_MIXTURE = ("n_types", "beta", "lora_r", "lora_alpha")  # said of one that is trained first
+OF_THE_MIXTURE = ("n_types", "beta", "lora_r", "lora_alpha")  # of one that is trained first
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/fair_policy", "report_to": "none", "logging_steps": 10,
     "routes": ["distill", "regress", "dro", "merge"],
@@ -39,7 +39,7 @@ class FairPolicyArguments:
     types_from: str = field(
         default="mixture",
         metadata={
-            "help": "'mixture': of mixture_path, else found by EM first; 'declared': one type for each value of "
+            "help": "'mixture': of mixture_path, else made by EM first; 'declared': one type for each value of "
             "type_column; 'pal': the prototypes of pal_path. The last two train a mixture of given types first."
         },
     )
@@ -147,13 +147,13 @@ def parse_fair_arguments(
     Without `--dataset_name` the defaults are those of the embedded default.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    found = _parser(DEFAULTS).parse_args_and_config(argv)
-    require_writable(found[2].output_dir)
-    if found[1].dataset_name is None:
+    parts = _parser(DEFAULTS).parse_args_and_config(argv)
+    require_writable(parts[2].output_dir)
+    if parts[1].dataset_name is None:
         return _parser(DEFAULTS | EMBEDDED_DEFAULTS).parse_args_and_config(argv)
-    if found[1].embeddings is not None:
+    if parts[1].embeddings is not None:
         raise ValueError("--embeddings is given, and policies answer prompts of text; leave it out.")
-    return found
+    return parts
 
 
 def _parser(defaults: dict[str, Any]) -> CommandLine:

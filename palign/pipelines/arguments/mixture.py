@@ -103,9 +103,9 @@ def parse_mixture_arguments(
             f"{', '.join(idle)} is given without --dataset_name, whose rows it speaks of; give that, too."
         )
     if not any(given.values()):
-        found = _parser(kinds, DEFAULTS | EMBEDDED_DEFAULTS).parse_args_and_config(argv)
-        found[2].resume_from_checkpoint = args.resume_from_checkpoint
-        return found
+        parts = _parser(kinds, DEFAULTS | EMBEDDED_DEFAULTS).parse_args_and_config(argv)
+        parts[2].resume_from_checkpoint = args.resume_from_checkpoint
+        return parts
     if not all(given.values()):
         lacking = next(name for name, is_given in given.items() if not is_given)
         raise ValueError(
@@ -116,7 +116,7 @@ def parse_mixture_arguments(
 
 
 def mixture_defaults(kind: type, *, is_embedded: bool) -> dict[str, Any]:
-    """The recipe's own defaults of the options of one dataclass, fresh copies, by name.
+    """The recipe's defaults of the options of one dataclass, fresh copies, by name.
 
     Args:
         kind: `MixtureArguments`, `MixtureDPOConfig` or `ModelConfig`.
@@ -129,10 +129,10 @@ def mixture_defaults(kind: type, *, is_embedded: bool) -> dict[str, Any]:
 
 def _resume_point(args: MixtureDPOConfig) -> str | None:
     """A complete checkpoint of this trainer; 'true' is the last one in `output_dir`, and stays where there is none."""
-    found = resume_point(args.resume_from_checkpoint, args.output_dir)
-    if found is not None:
-        MixtureState.load(found)
-    return "true" if found is None and str(args.resume_from_checkpoint).lower() == "true" else found
+    point = resume_point(args.resume_from_checkpoint, args.output_dir)
+    if point is not None:
+        MixtureState.load(point)
+    return "true" if point is None and str(args.resume_from_checkpoint).lower() == "true" else point
 
 
 def _parser(kinds: tuple[type, ...], defaults: dict[str, Any]) -> CommandLine:

@@ -86,5 +86,5 @@ class GroupedRows(Dataset):
 
     def collate(self, numbers: list[int]) -> dict[str, Tensor]:
         """Sequences of the rows, group by group, and `items` (n_sequences,)."""
-        own = self.groups[numbers].reshape(-1)
-        return self.items.collate(own) | {"items": torch.from_numpy(own)}
+        numbers_of_items = self.groups[numbers].reshape(-1)
+        return self.items.collate(numbers_of_items) | {"items": torch.from_numpy(numbers_of_items)}

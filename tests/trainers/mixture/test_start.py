@@ -12,7 +12,7 @@ from palign.functional.partitions import type_accuracy
 from palign.models.completions import TokenizedItems
 from palign.models.tiny import make_tiny_tokenizer
 from palign.trainers.mixture import start as module
-from palign.trainers.mixture.start import cheap_start, given_start
+from palign.trainers.mixture.start import given_start, linear_start
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 
 HIDDEN = 6
@@ -44,10 +44,10 @@ def population(
     return prefs, states[order], truth
 
 
-def start(prefs: Preferences, states: np.ndarray, args: MixtureDPOConfig) -> module.CheapStart:
+def start(prefs: Preferences, states: np.ndarray, args: MixtureDPOConfig) -> module.LinearStart:
     people = prefs.annotators()
     index = torch.from_numpy(people.indices(prefs.annotator_ids))
-    return cheap_start(prefs, states, index, len(people), args)
+    return linear_start(prefs, states, index, len(people), args)
 
 
 # the fit
@@ -137,7 +137,7 @@ def test_as_many_types_as_half_the_people_leave_the_features_together(tmp_path: 
     tokenizer = make_tiny_tokenizer([text for _, text in prefs.items])
     states = rng.normal(size=(len(prefs.items), HIDDEN)).astype(np.float32)
     people = prefs.annotators()
-    found = cheap_start(
+    found = linear_start(
         prefs, states, torch.from_numpy(people.indices(prefs.annotator_ids)), 9, config(tmp_path, n_types=n_types),
         TokenizedItems.of(prefs, tokenizer, max_length=32),
     )  # fmt: skip
@@ -178,3 +178,11 @@ def test_given_responsibilities_are_checked(tmp_path: Path, gamma: Any, types_fr
     prefs, _, _ = population(3, 2)
     with pytest.raises(ValueError, match=message):
         given_start(gamma, prefs, config(tmp_path, types_from=types_from))
+
+
+def test_former_names_are_taken_with_a_sentence(caplog: pytest.LogCaptureFixture) -> None:
+    for former, now in (("CheapStart", "LinearStart"), ("CheapHead", "LinearHead"), ("cheap_start", "linear_start")):
+        assert getattr(module, former) is getattr(module, now)
+        assert f"{former} is a former name, taken for this version only; it now is {now}." in caplog.text
+    with pytest.raises(AttributeError, match="no attribute 'cheaper'"):
+        module.cheaper  # noqa: B018
