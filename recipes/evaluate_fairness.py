@@ -63,13 +63,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     told = [note for source in (*judged, *baselines) if (note := conditioning_note(source, rows))]
     for note in told:
         state.print(note)
-    judged_models = evaluate_models(
+    evaluation = evaluate_models(
         [*judged, *baselines], rows, vectors=vectors, types_from=types, batch_size=script.batch_size,
         dtype=script.dtype, max_length=script.max_length,
     )  # fmt: skip
-    if judged_models is None:
+    if evaluation is None:
         return {}
-    return report(script, [*told, *notes], judged_models, sources[:2], groups, start, unseen)
+    return report(script, [*told, *notes], evaluation, sources[:2], groups, start, unseen)
 
 
 def embedded(script: EvaluationArguments) -> Preferences:
@@ -93,14 +93,14 @@ def embedded(script: EvaluationArguments) -> Preferences:
 def report(
     script: EvaluationArguments,
     notes: list[str],
-    judged_models: Evaluation,
+    evaluation: Evaluation,
     sources: tuple[list[ModelSource], list[ModelSource]],
     groups: list[tuple[str, ...]],
     start: float,
     unseen: UnseenRows,
 ) -> dict[str, float]:
     """scores.csv, the report (with what the guard said of the rows) and the summary; only the main process is here."""
-    output, (judged, baselines), table = Path(script.output_dir), sources, judged_models.table
+    output, (judged, baselines), table = Path(script.output_dir), sources, evaluation.table
     output.mkdir(parents=True, exist_ok=True)
     metrics = script.metrics
     summary = {f"{name}/{m}": float(rows[m].mean()) for name, rows in table.groupby("model") for m in metrics}
@@ -112,7 +112,7 @@ def report(
         summary |= {f"{name}/worst_type_{metrics[0]}": float(v) for name, v in by_type.groupby("model").min().items()}
     written = write_report(
         table, output_dir=output, metrics=metrics, group_columns=groups, title=title,
-        baseline=[source.name for source in baselines], main=judged[0].name, figures=judged_models.figures,
+        baseline=[source.name for source in baselines], main=judged[0].name, figures=evaluation.figures,
         notes=[*notes, *(f"{source.name} is a {source.kind}: {source.path}" for source in (*judged, *baselines))],
         judgements=unseen.judgements, weights=script.weights, min_group_size=script.min_group_size, level=script.level,
         seed=script.seed, n_resamples=script.n_resamples,

@@ -95,13 +95,13 @@ class GRPORuns(PolicyRuns):
             )
         n_prototypes = self.who.n_types
 
-        def train_one(base: PreTrainedModel, weights: Tensor, own_args: Any) -> tuple[PeftModel, History]:
-            own_args.max_steps = (
-                max(1, own_args.max_steps // n_prototypes) if own_args.max_steps > 0 else own_args.max_steps
+        def train_one(base: PreTrainedModel, weights: Tensor, run_args: Any) -> tuple[PeftModel, History]:
+            run_args.max_steps = (
+                max(1, run_args.max_steps // n_prototypes) if run_args.max_steps > 0 else run_args.max_steps
             )
-            own_args.num_train_epochs = own_args.num_train_epochs / n_prototypes
+            run_args.num_train_epochs = run_args.num_train_epochs / n_prototypes
             reward = PersonalizedReward(self.reward.model, weights=weights, standardize=args.standardize_rewards)
-            trainer = self._trainer(base, reward, own_args)
+            trainer = self._trainer(base, reward, run_args)
             return self._trained(trainer), trainer.history
 
         trained = train_one_by_one(model, args, train_one, n_prototypes=n_prototypes)

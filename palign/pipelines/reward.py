@@ -94,7 +94,7 @@ class RewardSetup:
         return PALRewardModel(self.config(n_prototypes), index, backbone)
 
     def choice_of(self, name: str) -> PrototypeChoice | None:
-        """What people held out chose for the model, without a person's part for the 'pooled' baseline."""
+        """What people held out chose for the model, without a person's own part for the 'pooled' baseline."""
         return self.choice if self.choice is None or name == "pal" else replace(self.choice, personal=None)
 
     trains_backbone: bool = False
@@ -196,7 +196,7 @@ def dominant_prototypes(model: PALRewardModel) -> dict[str, str]:
 
 
 def _choose(setup: RewardSetup) -> None:
-    """K where it is 'auto'; kind of head, temperature and a person's part, unless the backbone is trained."""
+    """K where it is 'auto'; kind of head, temperature and a person's own part, unless the backbone is trained."""
     script, args = setup.script, setup.args
     is_auto = script.n_prototypes is None
     if not is_auto:

@@ -63,7 +63,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         peft_config: a `peft.LoraConfig` puts LoRA on the backbone and trains it in a second stage.
         store: embeddings that are shared between trainers; one made where `args` say, if None.
         choice: what people held out chose (`palign.trainers.reward.prototype_count`): how a linear head is fitted, the
-            temperature, a person's part. Left as they are if None, and without the last where the backbone is
+            temperature, a person's own part. Left as they are if None, and without the last where the backbone is
             trained: the states that it was tried on are gone.
 
     Raises:
@@ -195,7 +195,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
 
     def _place_people(self, model: PALRewardModel, data: RowTensors) -> None:
         """Freeze the population; replace everybody's weights by their posterior mean under it, at the temperature that
-        people held out chose; fit their parts.
+        people held out chose; fit their own parts.
         """
         if self.choice is not None and not self.trains_backbone:
             is_pooled = model.n_prototypes == 1
@@ -367,7 +367,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
 
 
 def deviation_size(model: PALRewardModel, choice: PrototypeChoice) -> tuple[int, float]:
-    """Width and ridge of a person's part."""
+    """Width and ridge of a person's own part."""
     return min(PERSONAL_WIDTH, model.config.hidden_size), choice.personal.ridge
 
 

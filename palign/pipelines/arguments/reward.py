@@ -42,7 +42,7 @@ class RewardArguments:
     personal: str = field(
         default="auto",
         metadata={
-            "help": "A person's deviation from their mixture: 'auto' (where it helps people held out) or 'none'."
+            "help": "A person's own deviation from their mixture: 'auto' (where it helps people held out) or 'none'."
         },
     )
     calibrate: bool = field(

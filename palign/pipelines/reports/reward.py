@@ -30,7 +30,7 @@ def people_in_no_number(train: Preferences, evaluation: Preferences) -> list[str
 
 
 def choice_sentences(choice: PrototypeChoice) -> list[str]:
-    """How K, kind of head, temperature and a person's part came about; nothing where nobody was held out."""
+    """How K, kind of head, temperature and a person's own part came about; nothing where nobody was held out."""
     if not choice.n_people:
         return []
     return [*_split(choice), *_count(choice), *_kind(choice), *_temperature(choice), *_personal(choice)]

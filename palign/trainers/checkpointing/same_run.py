@@ -67,8 +67,8 @@ def run_record(args: TrainingArguments, rows: "Preferences | PolicyRows | None",
 def deciding_options(args: TrainingArguments) -> dict[str, Any]:
     """The options that the result of a run depends on, by name."""
     known = {f.name for f in fields(TrainingArguments)}
-    names_of_ours = [f.name for f in fields(args) if f.name not in known | IDLE and not f.name.startswith(IDLE_BEGIN)]
-    names = {*names_of_ours, *TRAINING_OPTIONS, *ALSO} - LENGTH
+    option_names = [f.name for f in fields(args) if f.name not in known | IDLE and not f.name.startswith(IDLE_BEGIN)]
+    names = {*option_names, *TRAINING_OPTIONS, *ALSO} - LENGTH
     return {name: getattr(args, name) for name in sorted(names) if hasattr(args, name)}
 
 

@@ -29,8 +29,8 @@ def reward_record(reward: PersonalizedReward) -> dict[str, Any]:
     state = model.state_dict() if isinstance(model, nn.Module) else {}
     for name in sorted(name for name, held in state.items() if torch.is_tensor(held)):
         enter_tensor(digest, name, state[name])
-    described = f"{type(model).__name__}, key {digest.hexdigest()[:16]}" if state else type(model).__name__
-    return {"reward": described, "prototype_weights": None if reward.weights is None else reward.weights.tolist()}
+    model_key = f"{type(model).__name__}, key {digest.hexdigest()[:16]}" if state else type(model).__name__
+    return {"reward": model_key, "prototype_weights": None if reward.weights is None else reward.weights.tolist()}
 
 
 def guard_record(guard: CollapseGuard, folder: Path) -> dict[str, Any]:

@@ -84,13 +84,13 @@ def query_ids(prompts: Sequence[Any], tokenizer: Any, *, max_length: int | None 
         max_length: tokens kept, bos and the end of the prompt; None keeps all.
     """
     before, _ = special_ids(tokenizer, is_causal=True)
-    prompts_of_ids = []
+    token_ids = []
     for prompt in prompts:
         ids = tokenizer(render_prompt(prompt, tokenizer), add_special_tokens=False, verbose=False)["input_ids"]
         if isinstance(prompt, str) and ids[: len(before)] != before:
             ids = [*before, *ids]
-        prompts_of_ids.append(ids if max_length is None else cut_prompt(ids, tokenizer, max_length))
-    return prompts_of_ids
+        token_ids.append(ids if max_length is None else cut_prompt(ids, tokenizer, max_length))
+    return token_ids
 
 
 def cut_prompt(ids: Sequence[int], tokenizer: Any, max_length: int) -> list[int]:

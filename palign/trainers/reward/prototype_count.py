@@ -15,7 +15,7 @@ A K that is clearly less accurate than K = 1 on the same rows gives way to K = 1
 
 The same people tell three things more: which kind of head serves where items recur in many people's rows (a network,
 or directions fitted by EM; see `palign.trainers.reward.linear_fit`), whether few rows want more steps, and whether a
-person's deviation from their mixture pays, and how strongly it is to be shrunk
+person's own deviation from their mixture pays, and how strongly it is to be shrunk
 (`palign.functional.people_deviations`).
 """
 
@@ -58,8 +58,8 @@ RIDGES = (3.0, 15.0)
 POOLED_RIDGES = (1e-2, 3.0, 30.0)
 PERSONAL_RIDGES = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
 PERSONAL_WIDTH = 512
-PERSONAL_JUDGED = 0.25  # of a person's rows, where it is asked what their part is worth
-MOST_ASKED = 400  # people whose rows tell how much a person's part is worth
+PERSONAL_JUDGED = 0.25  # of a person's rows, where it is asked what their own part is worth
+MOST_ASKED = 400  # people whose rows tell how much a person's own part is worth
 MIN_HELD_OUT = 4
 JUDGED = 0.4  # of a person's rows, or items, in each dealing
 N_DEALINGS = 4
@@ -69,7 +69,7 @@ N_DRAWN = 10_000  # people on whom the choice is made, where there are more
 
 @dataclass(frozen=True)
 class Personal:
-    """A person's part that pays: `ridge` is the precision of its prior; `gain` and `gain_error` nats an answer of
+    """A person's own part that pays: `ridge` is the precision of its prior; `gain` and `gain_error` nats an answer of
     people held out, over the mixture alone.
     """
 
@@ -92,7 +92,7 @@ class PrototypeChoice:
         linear: how a linear head is to be fitted.
         min_steps: optimizer steps that a network is to be given.
         temperature, pooled_temperature: of the head with K prototypes, and with one.
-        personal: a person's part, or None where it does not pay.
+        personal: a person's own part, or None where it does not pay.
         n_people: annotators who were judged.
         n_people_by_item: of them, those whose rows hang together, so that their items were dealt, not their rows.
     """
@@ -157,7 +157,7 @@ def choose_n_prototypes(
     Args:
         variants: kinds of heads to choose from first, at K = 1; that of `config` if None. Linear heads are tried
             where items recur only.
-        personal: whether a person's part is tried, too.
+        personal: whether a person's own part is tried, too.
 
     Raises:
         ValueError: fewer than 16 annotators with two answers or more, too few to hold any out.
@@ -199,7 +199,7 @@ def calibrate_head(
     personal: bool = True,
     seed: int = 0,
 ) -> PrototypeChoice:
-    """The same where K is given: kind of head, steps, temperatures and a person's part, on one part of the people
+    """The same where K is given: kind of head, steps, temperatures and a person's own part, on one part of the people
     held out once. Where too few people could be held out, everything is left as it is.
 
     Args:
@@ -466,10 +466,10 @@ class _Trial:
         return 0
 
     def choose_personal(self, variant: str, n_prototypes: int, linear: LinearFitOptions) -> Personal | None:
-        """The precision of a person's part under which people held out are most likely; None unless it gains more
+        """The precision of a person's own part under which people held out are most likely; None unless it gains more
         than its error, and loses nothing in accuracy.
 
-        A person's part may know items, so rows that are judgements apart are dealt one by one, whatever
+        A person's own part may know items, so rows that are judgements of their own are dealt one by one, whatever
         items they share; those of people whose rows were made of votes or rankings are parted by item.
         """
         temperature = self.judge(variant, n_prototypes, linear).temperature
