@@ -93,10 +93,10 @@ def judge(
     """Accuracy on held-out rows by declared type, agreement of the types found with it, report, summary."""
     output, rows = Path(setup.args.output_dir), setup.eval_rows
     names = [f"type_{k}" for k in record.responsibilities.argmax(1)]
-    found = dict(zip(record.annotators.ids, names, strict=True))
+    type_of = dict(zip(record.annotators.ids, names, strict=True))
     if script.type_column in rows.columns:
-        found = dict(zip(rows.annotator_ids, rows.columns[script.type_column], strict=True))
-    types = None if script.type_column == "type" in rows.columns else found
+        type_of = dict(zip(rows.annotator_ids, rows.columns[script.type_column], strict=True))
+    types = None if script.type_column == "type" in rows.columns else type_of
     table = pd.concat(score_table(values, rows, model=name, types=types) for name, values in scores.items())
     write_whole(output / "scores.csv", table.to_csv(index=False))
     summary = {"n_types": float(record.n_types)} | compare_types(record, setup.truth)

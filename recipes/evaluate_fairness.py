@@ -60,18 +60,18 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     rows = unseen.rows
     for note in unseen.notes:
         state.print(note)
-    said = [*unseen.notes, *data_args.look_at(rows, embeddings=vectors)]
+    notes = [*unseen.notes, *data_args.look_at(rows, embeddings=vectors)]
     judged, baselines, types = sources
     told = [note for source in (*judged, *baselines) if (note := conditioning_note(source, rows))]
     for note in told:
         state.print(note)
-    found = evaluate_models(
+    evaluation = evaluate_models(
         [*judged, *baselines], rows, vectors=vectors, types_from=types, batch_size=script.batch_size,
         dtype=script.dtype, max_length=script.max_length,
     )  # fmt: skip
-    if found is None:
+    if evaluation is None:
         return {}
-    return report(script, [*told, *said], found, sources[:2], groups, start, unseen)
+    return report(script, [*told, *notes], evaluation, sources[:2], groups, start, unseen)
 
 
 def embedded(script: EvaluationArguments) -> Preferences:
@@ -94,15 +94,15 @@ def embedded(script: EvaluationArguments) -> Preferences:
 
 def report(
     script: EvaluationArguments,
-    said: list[str],
-    found: Evaluation,
+    notes: list[str],
+    evaluation: Evaluation,
     sources: tuple[list[ModelSource], list[ModelSource]],
     groups: list[tuple[str, ...]],
     start: float,
     unseen: UnseenRows,
 ) -> dict[str, float]:
     """scores.csv, the report (with what the guard said of the rows) and the summary; only the main process is here."""
-    output, (judged, baselines), table = Path(script.output_dir), sources, found.table
+    output, (judged, baselines), table = Path(script.output_dir), sources, evaluation.table
     output.mkdir(parents=True, exist_ok=True)
     metrics = script.metrics
     summary = {f"{name}/{m}": float(rows[m].mean()) for name, rows in table.groupby("model") for m in metrics}
@@ -114,8 +114,8 @@ def report(
         summary |= {f"{name}/worst_type_{metrics[0]}": float(v) for name, v in by_type.groupby("model").min().items()}
     written = write_report(
         table, output_dir=output, metrics=metrics, group_columns=groups, title=title,
-        baseline=[source.name for source in baselines], main=judged[0].name, figures=found.figures,
-        notes=[*said, *(f"{source.name} is a {source.kind}: {source.path}" for source in (*judged, *baselines))],
+        baseline=[source.name for source in baselines], main=judged[0].name, figures=evaluation.figures,
+        notes=[*notes, *(f"{source.name} is a {source.kind}: {source.path}" for source in (*judged, *baselines))],
         judgements=unseen.judgements, weights=script.weights, min_group_size=script.min_group_size, level=script.level,
         seed=script.seed, n_resamples=script.n_resamples,
     )  # fmt: skip

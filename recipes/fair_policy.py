@@ -48,9 +48,9 @@ def show(setup: FairSetup, script: FairPolicyArguments, start: float) -> dict[st
     trainer.save_model()
     samples = fair_samples(record, texts, trainer.eval_prompts, tokenizer, n_prompts=script.n_sample_prompts)
     write_whole(output / "samples.md", samples)
-    found = trainer.mixture.record.responsibilities.argmax(1)
+    numbers = trainer.mixture.record.responsibilities.argmax(1)
     types = {
-        person: trainer.type_names[k] for person, k in zip(trainer.mixture.record.annotators.ids, found, strict=True)
+        person: trainer.type_names[k] for person, k in zip(trainer.mixture.record.annotators.ids, numbers, strict=True)
     }
     summary = fair_summary(record) | {"total_seconds": time.monotonic() - start}
     report = write_report(

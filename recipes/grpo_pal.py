@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     start = time.monotonic()
     script, args, model_args = parse_grpo_arguments(argv)
     set_seed(args.seed)
-    own = {"trust_remote_code": args.trust_remote_code, "algorithm": GroupAlgorithm(script.algorithm)}
-    runs = set_up_policies(script, args, model_args, GRPORuns, **own)
+    further = {"trust_remote_code": args.trust_remote_code, "algorithm": GroupAlgorithm(script.algorithm)}
+    runs = set_up_policies(script, args, model_args, GRPORuns, **further)
     samples = {"reference": sample_rows(**runs.sampling(None))}
     histories: dict[str, pd.DataFrame] = {}
     for name in dict.fromkeys([*script.compare_with, args.policy_conditioning.value]):

@@ -44,10 +44,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     trainers, resume = {}, args.resume_from_checkpoint
     for name, n_prototypes in {"pooled": 1, "pal": setup.n_prototypes}.items():
         if name == "pal" or (script.pooled_baseline and setup.n_prototypes > 1):
-            own = copy.copy(args)
-            own.output_dir = args.output_dir if name == "pal" else str(Path(args.output_dir) / name)
+            run_args = copy.copy(args)
+            run_args.output_dir = args.output_dir if name == "pal" else str(Path(args.output_dir) / name)
             trainers[name] = PALRewardTrainer(
-                setup.make_model(n_prototypes), own, setup.train_rows, setup.eval_rows,
+                setup.make_model(n_prototypes), run_args, setup.train_rows, setup.eval_rows,
                 embeddings=setup.embeddings, peft_config=peft_config, store=setup.store,
                 choice=setup.choice_of(name),
             )  # fmt: skip
@@ -72,7 +72,7 @@ def judge(
     output, model = Path(output_dir), trainer.model
     types = None if "type" in setup.eval_rows.columns else dominant_prototypes(model)
     table = pd.concat(
-        score_table(own.numpy(), setup.eval_rows, model=name, types=types) for name, own in scores.items()
+        score_table(values.numpy(), setup.eval_rows, model=name, types=types) for name, values in scores.items()
     )
     write_whole(output / "scores.csv", table.to_csv(index=False))
     summary = {"n_prototypes": float(setup.n_prototypes)}

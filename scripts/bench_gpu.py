@@ -7,7 +7,7 @@ Every run starts from a fresh model of random weights, twice over (`--repeats`);
 is loaded or compiled once is not charged to whoever comes first. Runs:
 
 - `dpo_trl`: TRL's `DPOTrainer`, LoRA, one epoch;
-- `em_mixture_dpo`: `MixtureDPOTrainer`, four types, the same pairs, reference pass, cheap head and both E-steps in it;
+- `em_mixture_dpo`: `MixtureDPOTrainer`, four types, the same pairs, reference pass, linear head, both E-steps in it;
 - `pal_reward`: `PALRewardTrainer`, embeddings, head and people, then one epoch of LoRA with them;
 - `ppo_pal`: `PALPPOTrainer` with a PAL reward model of the same shape, so that each update pays for its reward.
 
@@ -179,7 +179,7 @@ def run_mixture(folder: str, data: SimpleNamespace, options: Options, work: Work
     work.watch(model, recomputes=options.gradient_checkpointing)
     args = MixtureDPOConfig(
         **common(
-            folder, options, num_train_epochs=1, n_rounds=2, n_types=str(options.n_types), n_permutations=0,
+            folder, options, num_train_epochs=1, n_rounds=2, n_types=options.n_types, n_permutations=0,
             max_length=1024, bf16=options.bf16, e_step_batch_size=4 * options.batch_size,
         )
     )  # fmt: skip

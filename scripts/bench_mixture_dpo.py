@@ -5,7 +5,7 @@
 One model, the same pairs, in one run, each from a fresh copy:
 
 - `dpo`: TRL's `DPOTrainer` with LoRA, one epoch (reference log-probabilities by adapters off, as it does by default);
-- `ours`: K types, reference pass, cheap head, two rounds that share one epoch, both E-steps;
+- `ours`: K types, reference pass, linear head, two rounds that share one epoch, both E-steps;
 - `ours2`: the same with a whole epoch in each round;
 - `schedule`: the papers' schedule, five rounds (`--n_schedule_rounds`), each training every type from the reference
   for an epoch over all rows with its weights.

@@ -1,4 +1,4 @@
-"""What a million people cost: rows, the cheap head's EM, weight fits, the report and the guard; time, memory, truth.
+"""What a million people cost: rows, the linear head's EM, weight fits, the report and the guard; time, memory, truth.
 
     OMP_NUM_THREADS=1 python scripts/bench_population.py                    # 10,000, 100,000 and 1,000,000 people
     OMP_NUM_THREADS=1 python scripts/bench_population.py --n_annotators 10000 --stages people report
@@ -86,7 +86,7 @@ def bench_rows(options: argparse.Namespace, clock: Clock) -> None:
 
 
 def bench_mixture(options: argparse.Namespace, clock: Clock) -> None:
-    """The cheap head: E-step, the whole fit with K given, newcomers, the mixture's files."""
+    """The linear head: E-step, the whole fit with K given, newcomers, the mixture's files."""
     from palign.functional.mixture import assign_rows, responsibilities
     from palign.functional.mixture_linear import fit_linear_mixture, linear_log_likelihoods, place_newcomers
     from palign.functional.partitions import type_accuracy

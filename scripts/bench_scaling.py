@@ -81,12 +81,12 @@ def pal(folder: str, world: SimpleNamespace, *, trains_backbone: bool) -> Work:
 
 
 def em_mixture(folder: str, world: SimpleNamespace) -> Work:
-    """Reference pass, cheap head, two rounds over one epoch, both E-steps."""
+    """Reference pass, linear head, two rounds over one epoch, both E-steps."""
     from palign.trainers.mixture_dpo_config import MixtureDPOConfig
     from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 
     args = MixtureDPOConfig(
-        **common(folder, world, n_types="3", n_rounds=2, n_permutations=0, n_restarts=world.n_restarts)
+        **common(folder, world, n_types=3, n_rounds=2, n_permutations=0, n_restarts=world.n_restarts)
     )
 
     def run() -> Any:

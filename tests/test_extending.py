@@ -13,7 +13,7 @@ from palign.models import pal_config
 from palign.models.heads import FixedPointHead
 from palign.models.pal_config import PALConfig
 from palign.trainers.fair_policy_trainer import _check_own_routes
-from palign.trainers.mixture.start import CheapStart
+from palign.trainers.mixture.start import LinearStart
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 
@@ -60,8 +60,8 @@ def test_a_reward_head(run: Any, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_cheap_head_and_an_aggregation_route(run: Any, folder: Path) -> None:
-    found = run("A cheap head")
+def test_a_linear_head_and_an_aggregation_route(run: Any, folder: Path) -> None:
+    found = run("A linear head")
     trainer = found["mixture_trainer"]
     gamma = trainer.start.responsibilities
     tastes = found["start"].population
@@ -86,7 +86,7 @@ def test_a_source_register(run: Any, folder: Path) -> None:
 
 def test_every_python_block_is_run(sections: dict[str, list[str]]) -> None:
     assert {name for name, blocks in sections.items() if blocks} <= {
-        "A reward head", "A cheap head", "An aggregation route", "A source register",
+        "A reward head", "A linear head", "An aggregation route", "A source register",
     }  # fmt: skip
 
 
@@ -119,14 +119,14 @@ def test_a_saved_model_runs_no_code_to_find_its_head(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gamma", "n_types", "words"),
     [
-        (torch.ones(3, 2) / 2, "auto", r"shape \(3, 2\); \(4, n_types\) is needed"),
+        (torch.ones(3, 2) / 2, None, r"shape \(3, 2\); \(4, n_types\) is needed"),
         (torch.ones(4, 2), "auto", "sum to 1 in every row"),
-        (torch.ones(4, 2) / 2, "3", "n_types is 3, and the cheap head gives 2"),
+        (torch.ones(4, 2) / 2, 3, "n_types is 3, and the linear head gives 2"),
     ],
 )
-def test_cheap_heads_that_give_something_else(gamma: torch.Tensor, n_types: str, words: str) -> None:
+def test_linear_heads_that_give_something_else(gamma: torch.Tensor, n_types: int | None, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        CheapStart(gamma.double()).check(4, n_types)
+        LinearStart(gamma.double()).check(4, n_types)
 
 
 @pytest.mark.parametrize("name", ["distill", "pooled", "type_0", "my route", "../x"])

@@ -16,10 +16,14 @@ class CommandLine(TrlParser):
     """`TrlParser` that takes no abbreviated flags and looks at all names before any dataclass is made.
 
     An unknown flag or key of the YAML file is told with the nearest name; so is a file that is missing or broken.
+    A dataclass may name options in `AS_TEXT`, which it reads itself: a number or 'auto', say.
     """
 
     def __init__(self, kinds: Iterable[type]):
+        kinds = list(kinds)
         super().__init__(kinds, allow_abbrev=False)
+        for name in {name for kind in kinds for name in getattr(kind, "AS_TEXT", ())}:
+            self._option_string_actions[f"--{name}"].type = str
 
     def parse_args_and_config(
         self, args: Iterable[str] | None = None, return_remaining_strings: bool = False, **rest: Any

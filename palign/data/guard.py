@@ -30,6 +30,7 @@ from palign.data.rows.checks import MAX_CHARACTERS, shorten
 from palign.data.rows.files import NO_DATA, SUFFIXES, suffix_of
 from palign.data.rows.options import ReadingOptions
 from palign.data.rows.reader import RowReader
+from palign.data.vote_counts import count_or_auto
 
 __all__ = ["MODES", "Finding", "GuardError", "GuardOptions", "act_on", "guard", "guard_prompts", "main"]
 
@@ -101,7 +102,7 @@ def _of_one(rows: Preferences, split: str, embeddings: np.ndarray | None, option
     if options.type_column in rows.columns:
         yield guard_splits.check_type_sources(rows, options.type_column, split=split, seed=seed)
     if options.n_types is not None:
-        yield guard_people.check_votes(rows, options.n_types, split=split)
+        yield guard_people.check_votes(rows, count_or_auto(options.n_types), split=split)
 
 
 def _of_two(

@@ -11,6 +11,7 @@ from palign.data.guards.finding import row_hashes
 from palign.data.preferences import Preferences
 from palign.functional.evidence.components import item_components
 from palign.functional.evidence.parts import RowParts, RowTable, part_rows
+from palign.functional.evidence.positions import position_within
 
 __all__ = ["HoldOut", "hold_out", "split_by_annotator", "split_by_item", "split_by_prompt", "split_by_row"]
 
@@ -58,7 +59,7 @@ def split_by_row(prefs: Preferences, *, fraction: float, seed: int) -> tuple[Pre
     n_second = np.minimum(np.floor(wanted + rng.random(len(counts))).astype(np.int64), counts - 1)
     shuffled = rng.permutation(len(group))
     by_group = shuffled[np.argsort(group[shuffled], kind="stable")]
-    within = np.arange(len(group)) - np.repeat(np.cumsum(counts) - counts, counts)
+    within = position_within(counts)
     is_second = np.zeros(len(group), dtype=bool)
     is_second[by_group] = within < n_second[group[by_group]]
     in_second = is_second[judgement]

@@ -11,10 +11,11 @@ import numpy as np
 
 from palign.data.preferences import Preferences
 
-__all__ = ["VoteCounts", "count_votes"]
+__all__ = ["AUTO", "VoteCounts", "count_or_auto", "count_votes", "written_count"]
 
 # accuracy of the likeliest type with three generic types of people, d = 6, n = 300: 5 and 10 votes a person
 EXPECTED = {"binary": (0.77, 0.91), "best-of-M": (0.86, 0.96), "ranking": (0.93, 0.985)}
+AUTO = "auto"  # of a number of types or prototypes: choose it
 LEAST_FOR_AUTO = 8  # people of two rows or more
 ENOUGH = {"binary": 8, "best-of-M": 5, "ranking": 3}
 
@@ -38,30 +39,53 @@ class VoteCounts:
     warnings: tuple[str, ...]
 
 
-def count_votes(rows: Preferences, n_types: int | str) -> VoteCounts:
+def count_or_auto(given: int | str | None, name: str = "n_types") -> int | None:
+    """A number of types or prototypes as an option gives it: from 1 on, or None for 'auto', which is to choose it.
+
+    Args:
+        given: 3, '3', 'auto' or None.
+        name: of the option, for the message.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if given is None or given == AUTO:
+        return None
+    written = str(given)
+    if isinstance(given, bool) or not (written.isascii() and written.isdigit() and int(written) >= 1):
+        raise ValueError(f"{name} is {given!r}; it must be a whole number from 1 on, or 'auto'.")
+    return int(written)
+
+
+def written_count(count: int | None) -> str:
+    """The other way round, as files keep it: '3' or 'auto'."""
+    return AUTO if count is None else str(count)
+
+
+def count_votes(rows: Preferences, n_types: int | None) -> VoteCounts:
     """Refuse what cannot show types; warn of what shows them poorly.
 
     Args:
         rows: everybody's judgements.
-        n_types: K asked for, or 'auto'.
+        n_types: K asked for; None: it is to be chosen.
 
     Raises:
         ValueError: no rows; more types than annotators; K above 1 with one annotator, or with binary votes of which
-            the median annotator gave fewer than two; 'auto' with fewer than eight annotators of two rows.
+            the median annotator gave fewer than two; None with fewer than eight annotators of two rows.
     """
     if len(rows) == 0:
         raise ValueError("There are no rows to train on.")
     people = rows.annotators()
     counts = np.bincount(people.indices(rows.annotator_ids), minlength=len(people))
     kind, median = _kind(rows), float(np.median(counts))
-    several = n_types == "auto" or int(n_types) > 1
+    several = n_types is None or n_types > 1
     if several and len(people) == 1:
         raise ValueError(
             f"All {len(rows):,} rows come from one annotator ({people.ids[0]!r}); types are differences between "
             "people. Give rows of several people (--annotator_column names the column), or n_types=1, which is plain "
             "DPO."
         )
-    if n_types != "auto" and int(n_types) > len(people):
+    if n_types is not None and n_types > len(people):
         raise ValueError(
             f"n_types is {n_types}, and the rows come from {len(people)} annotators; there cannot be more types than "
             f"people. Take at most {len(people)}, or 'auto'."
@@ -73,7 +97,7 @@ def count_votes(rows: Preferences, n_types: int | str) -> VoteCounts:
             "person, or best-of-three choices or rankings, or take n_types=1."
         )
     n_eligible = int((counts >= 2).sum())
-    if n_types == "auto" and n_eligible < LEAST_FOR_AUTO:
+    if n_types is None and n_eligible < LEAST_FOR_AUTO:
         raise ValueError(
             f"n_types is 'auto', and only {n_eligible} annotators have two rows or more; K is chosen on people held "
             f"out of the fit, and {LEAST_FOR_AUTO} are needed for that. Give a number, as --n_types 2."

@@ -6,15 +6,20 @@ of four is one stage, a full ranking of four is three.
 """
 
 from enum import StrEnum
+from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Values = TypeVar("Values", Tensor, np.ndarray)
 
 __all__ = [
     "PreferenceLoss",
     "bradley_terry",
     "hinge",
+    "implicit_reward",
     "pair_order",
     "plackett_luce",
     "preference_loss",
@@ -79,6 +84,18 @@ def preference_loss(scores: Tensor, ranks: Tensor, kind: PreferenceLoss | str) -
         if PreferenceLoss(kind) is PreferenceLoss.LOGISTIC
         else ranked_hinge(scores, ranks)
     )
+
+
+def implicit_reward(logps: Values, reference_logps: Values, beta: float) -> Values:
+    """β(log π(y|x) − log π_ref(y|x)), the reward a policy stands for (Rafailov et al. 2023, equation 5).
+
+    Args:
+        logps, reference_logps: tensors or arrays of shapes that go together, nats summed over completion tokens.
+
+    Returns:
+        Of their common shape, nats times β; known up to a number for each prompt.
+    """
+    return beta * (logps - reference_logps)
 
 
 def strictly_below(ranks: Tensor) -> Tensor:

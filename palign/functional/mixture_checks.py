@@ -101,7 +101,7 @@ def permutation_test(
     max_steps: int = 30,
     seed: int = 0,
 ) -> Check:
-    """Do types fit better than when annotator ids are shuffled over the rows? On the cheap head.
+    """Do types fit better than when annotator ids are shuffled over the rows? On the linear head.
 
     Rows that are joined by shared items keep one id, for they are of one mind whoever that is. Not asked (value None)
     where most people have a single row or group of rows: a shuffle then only renames them. A shuffle also takes

@@ -1,4 +1,4 @@
-"""The cheap head: EM over types whose rewards are linear in given features.
+"""The linear head: EM over types whose rewards are linear in given features.
 
 Type k ranks by Plackett–Luce on features · θ_k. With log-linear policies the log-partition cancels within a row, so
 β·h_k of mixture DPO is exactly of this form; with frozen embeddings as features it takes seconds where adapters take

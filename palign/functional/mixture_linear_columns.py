@@ -1,6 +1,6 @@
 """Rankings with linear scores: likelihood and gradient of many columns of θ, and their convex fits side by side.
 
-What EM on the cheap head (`palign.functional.mixture_linear`) is made of: each type of each restart is a column.
+What EM on the linear head (`palign.functional.mixture_linear`) is made of: each type of each restart is a column.
 """
 
 import torch

@@ -111,7 +111,7 @@ def choose_n_types(
     n_folds: int | None = None,
     seed: int = 0,
 ) -> TypeChoice:
-    """Choose K on the cheap head; rows as in `fit_linear_mixture`.
+    """Choose K on the linear head; rows as in `fit_linear_mixture`.
 
     Args:
         max_types: candidates are 1…max_types, as far as there are annotators to fit them on, and till two in a row

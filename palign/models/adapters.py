@@ -194,6 +194,20 @@ class TypePolicies(nn.Module):
         if self.n_types == 0:
             raise ValueError("the model carries no type adapters; call add_type_adapters first.")
 
+    @classmethod
+    def of_base(cls, model: nn.Module) -> "TypePolicies":
+        """Around a base whose adapters are still to come, by `add`; until then it has no forward."""
+        policies = cls.__new__(cls)
+        nn.Module.__init__(policies)
+        policies.policy, policies.names, policies.n_types = model, [], 0
+        return policies
+
+    def add(self, peft_config: LoraConfig, n_types: int, *, seed: int) -> None:
+        """Put the adapters on the base, as `add_type_adapters` does."""
+        self.policy = add_type_adapters(self.policy, peft_config, n_types, seed=seed)
+        self.names = type_names(self.policy)
+        self.n_types = len(self.names)
+
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor, needs_grad: Tensor | None = None
     ) -> Tensor:

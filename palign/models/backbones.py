@@ -13,7 +13,7 @@ token, which is what a pass over the prompt alone would give.
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,19 @@ from palign.models.model_folders import read_pooling_hints, require_model_folder
 from palign.parallel.sharded import is_sharded, loading_whole
 
 POOLINGS = ("completion", "last", "mean", "first", "max")
+
+
+def enter_tensor(digest: Any, name: str, tensor: Tensor) -> None:
+    """Name, shape, number type and content of a tensor into a digest; above a million elements an even sample."""
+    flat = tensor.detach().reshape(-1)
+    flat = flat[:: max(1, flat.numel() // FINGERPRINT_ELEMENTS)].contiguous()
+    digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+    digest.update(tensor_bytes(flat))
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """What a tensor holds, element after element, wherever it lies."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
@@ -332,10 +345,7 @@ class Backbone(nn.Module):
         for name, tensor in sorted(self.model.state_dict().items()):
             if name.startswith("pooler."):  # not read here, and drawn at random where a checkpoint has none
                 continue
-            flat = tensor.detach().reshape(-1)
-            flat = flat[:: max(1, flat.numel() // FINGERPRINT_ELEMENTS)].contiguous().cpu()
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
+            enter_tensor(digest, name, tensor)
         config = {
             key: value
             for key, value in self.model.config.to_dict().items()

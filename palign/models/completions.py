@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from palign.data.preferences import Preferences
 from palign.data.rendering import render_completion, render_prompt, render_whole, template_ids
 from palign.data.turns import as_turns, in_turns
+from palign.functional.evidence.positions import position_within
 from palign.functional.logprobs import token_logps
 from palign.models.architectures import special_ids
 
@@ -111,7 +112,7 @@ class TokenizedItems:
             len(self),
             max_length,
         )
-        position = np.arange(len(self.ids)) - np.repeat(self.ends - lengths, lengths)
+        position = position_within(lengths)
         kept = np.minimum(lengths, max_length)
         prompts = np.minimum(self.prompt_lengths, max_length)
         return TokenizedItems(self.ids[position < max_length], np.cumsum(kept), prompts, self.pad_id)

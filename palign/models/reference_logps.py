@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from palign.models.adapters import route
 from palign.models.architectures import hidden_size_of, without_head
-from palign.models.backbones import FINGERPRINT_ELEMENTS
+from palign.models.backbones import enter_tensor
 from palign.models.completions import TokenizedItems, policy_logps
 from palign.models.embeddings import EmbeddingStore
 from palign.parallel.sharded import forwards, turns, whole_tensor
@@ -174,11 +174,7 @@ def base_fingerprint(model: nn.Module) -> str:
     for name, tensor in sorted(tensors.items()):
         if ".lora_" in name:
             continue
-        values = whole_tensor(tensor)
-        flat = values.reshape(-1)
-        flat = flat[:: max(1, flat.numel() // FINGERPRINT_ELEMENTS)].contiguous().cpu()
-        digest.update(f"{name}{tuple(values.shape)}{values.dtype}".encode())
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
+        enter_tensor(digest, name, whole_tensor(tensor))
     config = {key: value for key, value in model.config.to_dict().items() if key not in SAYS_NOTHING}
     kind = next(model.parameters()).device.type
     autocast = str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else "off"

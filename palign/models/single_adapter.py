@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from palign.models.adapters import CONFIG, WEIGHTS, TypePolicies, disable_dropout
+from palign.models.backbones import tensor_bytes
 from palign.writing import sweep_partials
 
 __all__ = [
@@ -178,7 +179,7 @@ def adapter_fingerprint(model: PeftModel, name: str | None) -> str:
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     for key, tensor in sorted(state.items()):
         digest.update(key.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
 
 

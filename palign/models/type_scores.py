@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from palign.data.preferences import Preferences
-from palign.functional.losses import plackett_luce
+from palign.functional.losses import implicit_reward, plackett_luce
 from palign.models.adapters import TypePolicies
 from palign.models.completions import TokenizedItems
 from palign.parallel.sharded import forwards, turns
@@ -84,7 +84,7 @@ def implicit_rewards(prefs: Preferences, logps: np.ndarray, reference: np.ndarra
         logps: (n_items, n_types).
         reference: (n_items,).
     """
-    rewards = beta * (logps - reference[:, None])
+    rewards = implicit_reward(logps, reference[:, None], beta)
     present = prefs.item_indices >= 0
     item_indices = np.where(present, prefs.item_indices, prefs.item_indices[:, :1])
     return torch.from_numpy(rewards[item_indices] * present[..., None])

@@ -70,24 +70,24 @@ def set_whole(parameter: nn.Parameter, values: Tensor) -> None:
     parameter.data.copy_(values)
 
 
-def turns(own: Sequence[T], filler: T, model: nn.Module) -> Iterator[tuple[T, bool]]:
+def turns(batches: Sequence[T], filler: T, model: nn.Module) -> Iterator[tuple[T, bool]]:
     """(batch, whether it is this process's own): as many on every process as on the busiest one.
 
     Where weights are whole on each process these are just its own. Beyond them `filler` is given, so that nobody waits
     for a process that has come to its end.
     """
-    n_turns = _most(len(own), model)  # before the first forward pass: all processes must agree at the same place
+    n_turns = _most(len(batches), model)  # before the first forward pass: all processes must agree at the same place
     for turn in range(n_turns):
-        yield (own[turn], True) if turn < len(own) else (filler, False)
+        yield (batches[turn], True) if turn < len(batches) else (filler, False)
 
 
 def _most(n: int, model: nn.Module) -> int:
     """The largest n of all processes where weights are divided; `n` itself elsewhere."""
     if not (is_sharded(model) and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
         return n
-    found: list[int] = [0] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, n)
-    return max(found)
+    counts: list[int] = [0] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(counts, n)
+    return max(counts)
 
 
 @contextmanager

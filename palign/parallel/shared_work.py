@@ -31,16 +31,16 @@ def computed_once(work: Callable[[], T]) -> T:
     state = PartialState()
     if state.num_processes == 1:
         return work()
-    found: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]
     if state.is_main_process:
         try:
-            found[0] = work()
+            outcome[0] = work()
         except ValueError as error:
-            found[1] = str(error)
-    broadcast_object_list(found, from_process=0)
-    if found[1] is not None:
-        raise ValueError(found[1])
-    return found[0]
+            outcome[1] = str(error)
+    broadcast_object_list(outcome, from_process=0)
+    if outcome[1] is not None:
+        raise ValueError(outcome[1])
+    return outcome[0]
 
 
 def drawn(
@@ -63,11 +63,11 @@ def drawn(
         if not together or PartialState().num_processes == 1:
             return [draw(batch) for batch in batches]
         state, share = PartialState(), {}
-        own = range(len(batches))[state.process_index :: state.num_processes]
-        for number, is_own in turns(own, 0, model):
+        numbers = range(len(batches))[state.process_index :: state.num_processes]
+        for number, is_own in turns(numbers, 0, model):
             torch.manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
-            found = draw(batches[number])
+            part = draw(batches[number])
             if is_own:
-                share[number] = found
-    everybody = {number: found for part in gather_object([share]) for number, found in part.items()}
+                share[number] = part
+    everybody = {number: part for shared in gather_object([share]) for number, part in shared.items()}
     return [everybody[number] for number in range(len(batches))]

@@ -1,13 +1,14 @@
 """From arguments to a mixture and rows to judge it by: what `recipes/fair_policy.py` starts from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import PartialState
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, TrainingArguments
+from trl import ModelConfig
 
 from palign.data.arguments import DataArguments
 from palign.data.guard import GuardOptions
@@ -24,8 +25,8 @@ from palign.models.model_folders import looks_like_path, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.models.policy_draws import readable_prompts
 from palign.models.single_adapter import require_adapter_folder
-from palign.pipelines.arguments.fair import FairPolicyArguments
-from palign.pipelines.arguments.mixture import parse_mixture_arguments
+from palign.pipelines.arguments.fair import OF_THE_MIXTURE, FairPolicyArguments
+from palign.pipelines.arguments.mixture import MixtureArguments, mixture_defaults
 from palign.pipelines.builtin_world import N_EVAL_PROMPTS, embedded_rankings
 from palign.pipelines.mixture import MixtureSetup, declared_types, set_up_mixture
 from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig
@@ -35,11 +36,19 @@ from palign.trainers.fair_policy_trainer import (
     require_several_types,
     used_prompts,
 )
-from palign.trainers.mixture_dpo_config import TypesFrom
+from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 
 __all__ = ["FairSetup", "embedded_rows", "set_up_fair_policy", "type_labels"]
 
+# Of `TrainingArguments`, what is of one run alone: where it writes, how long a route is, what is saved and evaluated
+# on the way (nothing in a mixture), and what the launcher says of FSDP.
+OF_EACH_RUN = {
+    "output_dir", "max_steps", "run_name", "resume_from_checkpoint", "fsdp", "fsdp_config", "eval_strategy",
+    "eval_steps", "eval_on_start", "save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end",
+    "metric_for_best_model", "greater_is_better", "push_to_hub", "hub_model_id", "hub_revision",
+    "remove_unused_columns", "label_names", "ddp_find_unused_parameters",
+}  # fmt: skip
 POOLED = "baselines/pooled/type_0"
 MADE = ".made"  # a mixture without it was interrupted
 
@@ -52,7 +61,7 @@ class FairSetup:
         trainer: ready to train.
         gold: (completion, type) → utility by an independent judge, where the population gives one.
         group_columns: declared groups to report by.
-        guard_notes: what the guard said of the rows.
+        guard_notes: what the guard reports of the rows.
     """
 
     trainer: FairPolicyTrainer
@@ -65,31 +74,31 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
     """Check and read everything, cheapest first; where there is no mixture yet, one is trained.
 
     Raises:
-        ValueError: rows, folders or options that cannot work; said before any model is loaded where it can be known.
+        ValueError: rows, folders or options that cannot work; raised before any model is loaded where it can be known.
     """
-    own, said = None, []
+    parts, notes = None, []
     if data_args.dataset_name is not None:
-        own, said = _own_rows(script, data_args, args, _made_before(script, args))
-        said += _look_at(own, script, data_args, args)
-    folder = _mixture_folder(script, replace(data_args, guard="off") if own else data_args, args)
-    record, is_embedded = load_mixture(folder), own is None
+        parts, notes = _own_rows(script, data_args, args, _made_before(script, args))
+        notes += _look_at(parts, script, data_args, args)
+    folder = _mixture_folder(script, replace(data_args, guard="off") if parts else data_args, args)
+    record, is_embedded = load_mixture(folder), parts is None
     require_several_types(record.n_types, args)
-    train, evaluation = embedded_rows(record, script) if own is None else own
+    train, evaluation = embedded_rows(record, script) if parts is None else parts
     prompts, fresh = _prompts(script, train, evaluation, args)
     _check(folder, record, args, prompts, fresh)
     pooled = Path(script.pooled_path) if script.pooled_path else folder / POOLED
     if script.pooled_path or pooled.is_dir():
         require_adapter_folder(pooled)
     mixture = MixturePolicy.from_pretrained(folder, dtype=script.dtype, trust_remote_code=script.trust_remote_code)
-    if own is not None:
-        said += print_note(turns_sentence(train.prompts, mixture.tokenizer, record.plain_prompts))
+    if parts is not None:
+        notes += print_note(turns_sentence(train.prompts, mixture.tokenizer, record.plain_prompts))
     names = type_labels(record, train, script.type_column)
     trainer = FairPolicyTrainer(
         mixture, args, train, evaluation, prompts=prompts, eval_prompts=fresh,
         pooled_path=pooled if pooled.is_dir() else None, type_names=names,
     )  # fmt: skip
     gold = (lambda text, k: gold_utility(text, names[k])) if is_embedded and names is not None else None
-    return FairSetup(trainer, gold, data_args.group_columns, said)
+    return FairSetup(trainer, gold, data_args.group_columns, notes)
 
 
 def _look_at(
@@ -109,13 +118,30 @@ def _mixture_folder(script: FairPolicyArguments, data_args: DataArguments, args:
     if script.mixture_path is not None:
         return Path(script.mixture_path).expanduser()
     default = Path(script.default_mixture_path).expanduser()
-    if data_args.dataset_name is None and script.types_from == "mixture" and (default / "mixture.json").is_file():
+    is_asked = script.types_from != "mixture" or any(getattr(script, name) is not None for name in OF_THE_MIXTURE)
+    if data_args.dataset_name is None and not is_asked and (default / "mixture.json").is_file():
         return default
-    own = Path(args.output_dir) / "mixture"
-    if not (own / MADE).is_file():
-        _make_mixture(script, data_args, args, own)
-        (own / MADE).touch()
-    return own
+    folder = Path(args.output_dir) / "mixture"
+    if (folder / MADE).is_file():
+        _require_as_asked(folder, script)
+    else:
+        _make_mixture(script, data_args, args, folder)
+        (folder / MADE).touch()
+    return folder
+
+
+def _require_as_asked(folder: Path, script: FairPolicyArguments) -> None:
+    """ValueError where the mixture that was trained first is not the one that is asked for now."""
+    lora = require_adapter_folder(folder / "type_0")
+    record = load_mixture(folder)
+    held = {"n_types": record.n_types, "beta": record.beta, "lora_r": lora.r, "lora_alpha": lora.lora_alpha}
+    for name, value in held.items():
+        asked = getattr(script, name)
+        if asked is not None and str(asked) not in (str(value), "auto"):
+            raise ValueError(
+                f"{folder} holds a mixture of {name} {value}, which this run trained first, and --{name} is {asked}. "
+                "Leave the option out, remove that folder, or name another --output_dir."
+            )
 
 
 def embedded_rows(record: MixtureRecord, script: FairPolicyArguments) -> tuple[Preferences, Preferences]:
@@ -148,20 +174,20 @@ def type_labels(record: MixtureRecord, rows: Preferences, column: str) -> list[s
     if column not in rows.columns:
         return None
     declared = dict(zip(rows.annotators().ids, declared_types(rows, column), strict=True))
-    found = record.responsibilities.argmax(1)
+    types = record.responsibilities.argmax(1)
     names = []
     for k in range(record.n_types):
-        own = [declared[p] for p, t in zip(record.annotators.ids, found, strict=True) if t == k and p in declared]
-        names.append(max(set(own), key=own.count) if own else "")
+        groups = [declared[p] for p, t in zip(record.annotators.ids, types, strict=True) if t == k and p in declared]
+        names.append(max(set(groups), key=groups.count) if groups else "")
     return names if len(set(names)) == len(names) and all(names) else None
 
 
 def _made_before(script: FairPolicyArguments, args: FairPolicyConfig) -> MixtureRecord | None:
     """The mixture, where there is one already."""
-    own = Path(args.output_dir) / "mixture"
-    if script.mixture_path is None and not (own / MADE).is_file():
+    folder = Path(args.output_dir) / "mixture"
+    if script.mixture_path is None and not (folder / MADE).is_file():
         return None
-    return load_mixture(script.mixture_path or own)
+    return load_mixture(script.mixture_path or folder)
 
 
 def _own_rows(
@@ -233,9 +259,12 @@ def _check(folder: Path, record: MixtureRecord, args: FairPolicyConfig, train: l
     if not record.plain_prompts:
         prompts = as_turns(prompts)
     if looks_like_path(base):
-        own = folder if (folder / "tokenizer_config.json").is_file() else base
+        tokenizer_folder = folder if (folder / "tokenizer_config.json").is_file() else base
         readable_prompts(
-            prompts, AutoTokenizer.from_pretrained(str(own)), AutoConfig.from_pretrained(base), args.max_new_tokens
+            prompts,
+            AutoTokenizer.from_pretrained(str(tokenizer_folder)),
+            AutoConfig.from_pretrained(base),
+            args.max_new_tokens,
         )
 
 
@@ -253,26 +282,36 @@ def _make_mixture(script: FairPolicyArguments, data_args: DataArguments, args: F
 
 def _mixture_arguments(
     script: FairPolicyArguments, data_args: DataArguments, args: FairPolicyConfig, folder: Path
-) -> Any:
-    flags = ["--output_dir", str(folder), "--seed", str(args.seed), "--type_column", script.type_column]
-    flags += ["--eval_fraction", str(script.eval_fraction), "--use_cpu", str(args.use_cpu)]
-    flags += ["--disable_tqdm", str(args.disable_tqdm), "--n_items", str(script.n_items)]
-    if data_args.dataset_name is None:
-        flags += ["--n_types", "3", "--num_train_epochs", str(script.mixture_epochs)]
-        flags += ["--lm_steps", str(script.lm_steps), "--n_annotators", str(script.n_annotators)]
-        flags += ["--n_per_annotator", str(script.n_per_annotator)]
-    else:
-        if script.model_name_or_path is None:
-            raise ValueError(
-                "There is no mixture yet: give --mixture_path, a folder that recipes/em_dpo.py wrote, or "
-                "--model_name_or_path with --types_from to train one first."
-            )
-        flags += ["--plain_prompts", str(script.plain_prompts)]
-        flags += ["--model_name_or_path", script.model_name_or_path, "--dataset_name", data_args.dataset_name]
-        flags += ["--num_train_epochs", str(args.num_train_epochs), "--learning_rate", str(args.learning_rate)]
-        flags += ["--per_device_train_batch_size", str(args.per_device_train_batch_size)]
-    mixture_script, _, mixture_args, model_args = parse_mixture_arguments(flags)
-    return mixture_script, data_args, mixture_args, model_args
+) -> tuple[MixtureArguments, DataArguments, MixtureDPOConfig, ModelConfig]:
+    """What `set_up_mixture` takes: what was asked of this run, over the defaults of `recipes/em_dpo.py`.
+
+    Raises:
+        ValueError: rows of the user's, and no model; or an option that no mixture can have.
+    """
+    is_embedded = data_args.dataset_name is None
+    if not is_embedded and script.model_name_or_path is None:
+        raise ValueError(
+            "There is no mixture yet: give --mixture_path, a folder that recipes/em_dpo.py wrote, or "
+            "--model_name_or_path with --types_from to train one first."
+        )
+    shared = ("type_column", "eval_fraction", "n_items", "trust_remote_code", "lm_steps", "n_annotators")
+    named = {name: getattr(script, name) for name in (*shared, "n_per_annotator")}
+    asked = {name: getattr(script, name) for name in OF_THE_MIXTURE if getattr(script, name) is not None}
+    of_lora = {name: asked.pop(name) for name in ("lora_r", "lora_alpha") if name in asked}
+    training = {option.name: getattr(args, option.name) for option in fields(TrainingArguments)}
+    training = {name: value for name, value in training.items() if name not in OF_EACH_RUN}
+    training |= {"output_dir": str(folder), "plain_prompts": script.plain_prompts}
+    if is_embedded:
+        training |= {"num_train_epochs": script.mixture_epochs, "n_types": 3}
+    of_base = {} if is_embedded else {"model_name_or_path": script.model_name_or_path, "use_peft": True}
+    if script.dtype != "auto":
+        of_base["dtype"] = script.dtype
+    return (
+        MixtureArguments(**mixture_defaults(MixtureArguments, is_embedded=is_embedded) | named),
+        data_args,
+        MixtureDPOConfig(**mixture_defaults(MixtureDPOConfig, is_embedded=is_embedded) | training | asked),
+        ModelConfig(**mixture_defaults(ModelConfig, is_embedded=is_embedded) | of_base | of_lora),
+    )
 
 
 def _given(setup: MixtureSetup, script: FairPolicyArguments) -> MixtureDPOTrainer:
@@ -288,7 +327,7 @@ def _given(setup: MixtureSetup, script: FairPolicyArguments) -> MixtureDPOTraine
         pal = PALRewardModel.from_pretrained(script.pal_path)
         responsibilities = pal.weights_for(setup.train_rows.annotators().ids).detach().cpu().numpy()
     setup.args.types_from = TypesFrom.GIVEN.value
-    setup.args.n_types = str(responsibilities.shape[1])
+    setup.args.n_types = responsibilities.shape[1]
     return MixtureDPOTrainer(
         setup.model, setup.args, setup.train_rows, setup.eval_rows, processing_class=setup.tokenizer,
         peft_config=setup.peft_config, responsibilities=responsibilities,

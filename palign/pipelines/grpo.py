@@ -95,11 +95,13 @@ class GRPORuns(PolicyRuns):
             )
         n_prototypes = self.who.n_types
 
-        def train_one(base: PreTrainedModel, weights: Tensor, own: Any) -> tuple[PeftModel, History]:
-            own.max_steps = max(1, own.max_steps // n_prototypes) if own.max_steps > 0 else own.max_steps
-            own.num_train_epochs = own.num_train_epochs / n_prototypes
+        def train_one(base: PreTrainedModel, weights: Tensor, run_args: Any) -> tuple[PeftModel, History]:
+            run_args.max_steps = (
+                max(1, run_args.max_steps // n_prototypes) if run_args.max_steps > 0 else run_args.max_steps
+            )
+            run_args.num_train_epochs = run_args.num_train_epochs / n_prototypes
             reward = PersonalizedReward(self.reward.model, weights=weights, standardize=args.standardize_rewards)
-            trainer = self._trainer(base, reward, own)
+            trainer = self._trainer(base, reward, run_args)
             return self._trained(trainer), trainer.history
 
         trained = train_one_by_one(model, args, train_one, n_prototypes=n_prototypes)
@@ -116,7 +118,7 @@ class _Choice:
 class GRPOArguments(PolicyArguments):
     """What GRPO and RLOO are asked beside `PolicyArguments`."""
 
-    algorithm: str = field(default="grpo", metadata={"help": "'grpo' or 'rloo', each with the options of TRL's own."})
+    algorithm: str = field(default="grpo", metadata={"help": "'grpo' or 'rloo', each with TRL's options."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,5 +145,5 @@ def parse_grpo_arguments(
 
 def _algorithm(argv: Sequence[str]) -> GroupAlgorithm:
     """What `--algorithm` says, on the command line or in the file behind `--config`: it decides what may be asked."""
-    found = CommandLine((_Choice,)).parse_args_and_config(list(argv), return_remaining_strings=True)
-    return GroupAlgorithm(found[0].algorithm)
+    parts = CommandLine((_Choice,)).parse_args_and_config(list(argv), return_remaining_strings=True)
+    return GroupAlgorithm(parts[0].algorithm)

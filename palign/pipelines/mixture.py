@@ -50,8 +50,8 @@ class MixtureSetup:
         peft_config: of every adapter.
         truth: (n_annotators,) the declared type of each annotator of `train_rows`; None where there is none.
         group_columns: declared groups to report by.
-        guard_notes: how rows were held out, and what the guard said of them.
-        base_name: the language model in words.
+        guard_notes: how rows were held out, and what the guard reports of them.
+        base_name: the language model by a name.
         dealt: rows that `train_rows` and `eval_rows` were dealt from; None where rows to evaluate on were named.
     """
 
@@ -76,7 +76,7 @@ class MixtureSetup:
             args.output_dir = str(self._baseline(name))
             args.n_permutations = 0  # one test of these rows is enough
         if name == "pooled":
-            args.n_types, args.types_from = "1", TypesFrom.EM.value
+            args.n_types, args.types_from = 1, TypesFrom.EM.value
         elif name == "cluster":
             args.types_from = TypesFrom.CLUSTER.value
         elif name == "oracle":
@@ -130,7 +130,7 @@ def set_up_mixture(
     """Check and read everything, cheapest first.
 
     Raises:
-        ValueError: rows, folders or options that cannot work; said before any model is loaded.
+        ValueError: rows, folders or options that cannot work; raised before any model is loaded.
     """
     model_args.use_peft = True
     options = GuardOptions(
@@ -139,7 +139,7 @@ def set_up_mixture(
     dealt, split_note = None, []
     if model_args.model_name_or_path is None:
         model, tokenizer, train, evaluation = _embedded(script, args)
-        said = data_args.look_at(train, evaluation, options=options)
+        notes = data_args.look_at(train, evaluation, options=options)
     else:
         model_args.model_name_or_path = os.path.expanduser(model_args.model_name_or_path)
         require_model_folder(model_args.model_name_or_path)
@@ -150,12 +150,12 @@ def set_up_mixture(
             train, evaluation, sentence = _held_out(train, script.eval_fraction, args.seed)
             split_note = [sentence]
         count_votes(train, args.n_types)
-        said = split_note + data_args.look_at(train, evaluation, options=options)
+        notes = split_note + data_args.look_at(train, evaluation, options=options)
         model, tokenizer = _load(model_args, script.trust_remote_code, train)
-        said += print_note(turns_sentence(train.prompts, tokenizer, args.plain_prompts))
+        notes += print_note(turns_sentence(train.prompts, tokenizer, args.plain_prompts))
     return MixtureSetup(
         model, tokenizer, train, evaluation, args, get_peft_config(model_args),
-        declared_types(train, script.type_column), data_args.group_columns, said, dealt,
+        declared_types(train, script.type_column), data_args.group_columns, notes, dealt,
         model_args.model_name_or_path or "the embedded language model",
     )  # fmt: skip
 
@@ -169,16 +169,16 @@ def declared_types(rows: Preferences, column: str) -> np.ndarray | None:
     if column not in rows.columns:
         return None
     people, values = rows.annotators(), rows.columns[column]
-    found: dict[str, Any] = {}
+    type_of: dict[str, Any] = {}
     for row, (person, value) in enumerate(zip(rows.annotator_ids, values, strict=True)):
         is_missing = value is None or value != value  # NaN
-        if is_missing or found.setdefault(person, value) != value:
-            fault = "has none" if is_missing else f"had {found[person]!r} before and has {value!r}"
+        if is_missing or type_of.setdefault(person, value) != value:
+            fault = "has none" if is_missing else f"had {type_of[person]!r} before and has {value!r}"
             raise ValueError(
                 f"Row {row} (counting from 0), column {column!r}: annotator {person!r} {fault}; an annotator has one "
                 "type. Mend the column, or name another with --type_column."
             )
-    return np.array([str(found[person]) for person in people.ids], dtype=object)
+    return np.array([str(type_of[person]) for person in people.ids], dtype=object)
 
 
 def _check_types(script: MixtureArguments, rows: Preferences) -> None:
@@ -215,7 +215,7 @@ def _load(
     require_template(rows.texts(), tokenizer)
     load |= {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
     quantized = get_quantization_config(model_args)
-    if quantized is not None:  # quantized where it is loaded, so each process on its own device
+    if quantized is not None:  # quantized where it is loaded, so each process on its device
         load |= {"quantization_config": quantized, "device_map": {"": PartialState().local_process_index}}
     return AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **load), tokenizer
 

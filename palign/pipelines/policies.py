@@ -91,7 +91,7 @@ class PolicyRuns(ABC):
         else:
             run = self._train_one(model, args)
         if PartialState().is_main_process:
-            if conditioning is PolicyConditioning.ADAPTER:  # each adapter's own folder knows nobody
+            if conditioning is PolicyConditioning.ADAPTER:  # an adapter's folder knows nobody
                 write_conditioning(Path(args.output_dir), args, self.who)
             write_whole(Path(args.output_dir) / "history.csv", run.history.to_csv(index=False))
         self._latest = run.policy
@@ -113,7 +113,7 @@ class PolicyRuns(ABC):
 
     @abstractmethod
     def _train_adapters(self, model: PreTrainedModel, args: PersonalPolicyConfig) -> PolicyRun:
-        """Train one adapter per prototype, and save each in a folder of its own in `args.output_dir`."""
+        """Train one adapter per prototype, and save each in its folder in `args.output_dir`."""
 
     @property
     @abstractmethod
@@ -125,14 +125,14 @@ class PolicyRuns(ABC):
         reference.
         """
         told = None if run is None else run.conditioning
-        found = {"policy": self._placed_model() if run is None else run.policy, "tokenizer": self.tokenizer}
-        found |= {"prompts": self.eval_prompts(told), "max_new_tokens": self.max_new_tokens}
-        found |= {"temperature": self.args.temperature, "seed": self.args.seed, "together": True}
+        options = {"policy": self._placed_model() if run is None else run.policy, "tokenizer": self.tokenizer}
+        options |= {"prompts": self.eval_prompts(told), "max_new_tokens": self.max_new_tokens}
+        options |= {"temperature": self.args.temperature, "seed": self.args.seed, "together": True}
         if run is not None and self.peft_config is None:
-            found["reference"] = self._placed_model()
+            options["reference"] = self._placed_model()
         if told is PolicyConditioning.ADAPTER:
-            found["adapters"] = self.eval_adapters()
-        return found
+            options["adapters"] = self.eval_adapters()
+        return options
 
     def _placed_model(self) -> PreTrainedModel:
         """The language model on the device policies are trained on; a quantized one was loaded there."""
@@ -163,7 +163,7 @@ def set_up_policies(
     runs: type[Runs],
     *,
     trust_remote_code: bool = False,
-    **own: Any,
+    **further: Any,
 ) -> Runs:
     """Everything that policies are trained from.
 
@@ -172,10 +172,10 @@ def set_up_policies(
             `PersonalPolicyConfig` and a `TrainingArguments`.
         runs: what to make of it.
         trust_remote_code: whether a model of the hub may bring code.
-        own: further fields of `runs`.
+        further: fields of `runs`.
 
     Raises:
-        ValueError: rows or folders that cannot work; said before any model is loaded.
+        ValueError: rows or folders that cannot work; raised before any model is loaded.
     """
     if model_args.model_name_or_path is None:
         start = _embedded(script, args)
@@ -190,7 +190,7 @@ def set_up_policies(
         args=args,
         peft_config=get_peft_config(model_args),
         **start,
-        **own,
+        **further,
     )
 
 
@@ -221,8 +221,8 @@ def _embedded(script: PolicyArguments, args: Any) -> dict[str, Any]:
 
 def _reward_groups(script: PolicyArguments, args: Any) -> list[str]:
     """The column that rewards are logged by, where the user named one: it must be there."""
-    known = (None, PersonalPolicyConfig.group_column, *script.group_columns)
-    return [] if args.group_column in known else [args.group_column]
+    known = (None, PersonalPolicyConfig.log_rewards_by, *script.group_columns)
+    return [] if args.log_rewards_by in known else [args.log_rewards_by]
 
 
 def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remote_code: bool) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
         # TRL's GRPO and RLOO load the reference of a policy trained whole by themselves
         args.model_init_kwargs = load_model | (args.model_init_kwargs or {})
     quantized = get_quantization_config(model_args)
-    if quantized is not None:  # quantized where it is loaded, so each process on its own device
+    if quantized is not None:  # quantized where it is loaded, so each process on its device
         load_model |= {"quantization_config": quantized, "device_map": {"": PartialState().local_process_index}}
     with loading_whole():  # the reference answers before there is an engine; training divides it under ZeRO-3
         model = AutoModelForCausalLM.from_pretrained(model_args.model_name_or_path, use_safetensors=True, **load_model)

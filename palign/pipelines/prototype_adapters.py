@@ -58,16 +58,16 @@ def train_one_by_one(
 
     Args:
         model: the base; it comes back with the adapters on it.
-        args: of every run; each gets a copy with its own `output_dir`.
+        args: of every run; each gets a copy with another `output_dir`.
         train_one: (base, weights `(n_prototypes,)`, args) → the policy, saved under `args.output_dir`, and the metrics
             of every update.
         n_prototypes: K.
     """
     histories = []
     for prototype in range(n_prototypes):
-        own = copy.copy(args)
-        own.output_dir = str(Path(args.output_dir) / adapter_name(prototype))
-        policy, history = train_one(model, torch.eye(n_prototypes)[prototype], own)
+        run_args = copy.copy(args)
+        run_args.output_dir = str(Path(args.output_dir) / adapter_name(prototype))
+        policy, history = train_one(model, torch.eye(n_prototypes)[prototype], run_args)
         histories.append(history)
         model = policy.unload()
         if hasattr(model, "peft_config"):

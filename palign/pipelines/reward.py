@@ -20,6 +20,7 @@ from palign.data.rows.reading import print_note
 from palign.data.splits import hold_out
 from palign.data.synthetic import make_gaussian_population
 from palign.data.turns import reads_plain, turns_sentence
+from palign.functional.evidence.positions import position_within
 from palign.functional.losses import pair_order
 from palign.models.embeddings import EmbeddingStore
 from palign.models.model_folders import read_tokenizer, require_model_folder
@@ -51,7 +52,7 @@ class RewardSetup:
         choice: what people held out chose, or None.
         variant: kind of head, where it was chosen.
         dealt: rows that `train_rows` and `eval_rows` were dealt from; None where rows to evaluate on were named.
-        guard_notes: what the guard said of the rows.
+        guard_notes: what the guard reports of the rows.
         newcomers: rows to place newcomers by and rows to judge by, or None.
     """
 
@@ -103,7 +104,7 @@ class RewardSetup:
         if self.newcomers is None:
             return {}
         place, judge = self.newcomers
-        found = {}
+        accuracies = {}
         for n_answers in self.script.newcomer_answers:
             fit = trainer.model.fit_annotators(
                 first_rows(place, n_answers), embeddings=self.embeddings, method=self.script.fit_method,
@@ -116,8 +117,8 @@ class RewardSetup:
                 people["deviations"] = fit.deviations[rows]
             scores = trainer.predict_scores(judge, **people)
             right, n_pairs = pair_order(scores, torch.from_numpy(judge.ranks))
-            found[f"newcomers/{n_answers}/accuracy"] = float((right / n_pairs).mean())
-        return found
+            accuracies[f"newcomers/{n_answers}/accuracy"] = float((right / n_pairs).mean())
+        return accuracies
 
     @cached_property
     def store(self) -> EmbeddingStore | None:
@@ -149,45 +150,43 @@ def set_up_reward(
         n_embeddings = None if embeddings is None else len(embeddings)
         train, evaluation = data_args.train_rows(n_embeddings), data_args.eval_rows(n_embeddings)
         newcomers = _newcomers(script, data_args, n_embeddings)
-        if script.n_prototypes != "auto":
-            check_prototype_count(int(script.n_prototypes), len(train.annotators()))
+        if script.n_prototypes is not None:
+            check_prototype_count(script.n_prototypes, len(train.annotators()))
         if evaluation is None:
             dealt = train
             held = hold_out(train, fraction=script.eval_fraction, seed=args.seed)
             train, evaluation, split_note = held.train, held.evaluation, [held.sentence]
     options = GuardOptions(
-        n_types=int(script.n_prototypes) if script.n_prototypes not in ("auto", "1") else None,
+        n_types=None if script.n_prototypes in (None, 1) else script.n_prototypes,
         prompts_are_new=data_args.eval_dataset_name is not None,
         seed=args.seed,
     )
     guard_notes = split_note + data_args.look_at(
         train, evaluation, options=options, embeddings=embeddings, unseen=newcomers[0] if newcomers else None
     )
-    if script.n_prototypes == "auto":
+    if script.n_prototypes is None:
         require_people(train.annotators().indices(train.annotator_ids), train.n_items)
     if model_args.model_name_or_path is not None and any(not isinstance(text, str) for text in train.texts()):
         trusts = getattr(model_args, "trust_remote_code", False)
-        own = {"revision": model_args.model_revision, "trust_remote_code": trusts}
-        require_template(train.texts(), read_tokenizer(model_args.model_name_or_path, **own))
+        origin = {"revision": model_args.model_revision, "trust_remote_code": trusts}
+        require_template(train.texts(), read_tokenizer(model_args.model_name_or_path, **origin))
     setup = RewardSetup(
         script, args, train, evaluation, embeddings, _backbone(script, model_args), model_args.model_name_or_path,
         newcomers, data_args.group_columns, annotators=train.annotators(), guard_notes=guard_notes,
         trains_backbone=bool(model_args.use_peft or args.train_backbone), dealt=dealt,
     )  # fmt: skip
     if setup.backbone is not None:
-        said = turns_sentence(train.prompts, setup.backbone.tokenizer, script.plain_prompts)
-        setup.guard_notes += print_note(said)
+        note = turns_sentence(train.prompts, setup.backbone.tokenizer, script.plain_prompts)
+        setup.guard_notes += print_note(note)
     _choose(setup)
     return setup
 
 
 def first_rows(rows: Preferences, n: int) -> Preferences:
     """The first n rows of everybody."""
-    order = np.argsort(rows.annotators().indices(rows.annotator_ids), kind="stable")
-    people = rows.annotators().indices(rows.annotator_ids)[order]
-    starts = np.r_[0, np.flatnonzero(np.diff(people)) + 1]
-    position = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    return rows.select(np.sort(order[position < n]))
+    people = rows.annotators().indices(rows.annotator_ids)
+    order = np.argsort(people, kind="stable")
+    return rows.select(np.sort(order[position_within(np.bincount(people)) < n]))
 
 
 def dominant_prototypes(model: PALRewardModel) -> dict[str, str]:
@@ -199,9 +198,9 @@ def dominant_prototypes(model: PALRewardModel) -> dict[str, str]:
 def _choose(setup: RewardSetup) -> None:
     """K where it is 'auto'; kind of head, temperature and a person's own part, unless the backbone is trained."""
     script, args = setup.script, setup.args
-    is_auto = script.n_prototypes == "auto"
+    is_auto = script.n_prototypes is None
     if not is_auto:
-        setup.n_prototypes = int(script.n_prototypes)
+        setup.n_prototypes = script.n_prototypes
     if (setup.trains_backbone or not (script.calibrate or script.variant == "auto")) and not is_auto:
         return
     held: list[Any] = [None]

@@ -17,7 +17,7 @@ class Route(StrEnum):
 
     DISTILL = "distill"  # cross-entropy on samples of the mixture that the game asks for
     REGRESS = "regress"  # log-ratios regressed on a weighted sum of the types', weights corrected by measured regret
-    DRO = "dro"  # DPO on the votes, weight going to the type that loses most against its own adapter
+    DRO = "dro"  # DPO on the votes, weight going to the type that loses most against its adapter
     MERGE = "merge"  # weighted sum of the adapters' matrices: no guarantee, a baseline
 
 

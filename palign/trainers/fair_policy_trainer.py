@@ -182,9 +182,9 @@ class FairPolicyTrainer:
         state = PartialState()
         prompts, settings = self._draw_options(is_eval=is_eval)
         share = names[state.process_index :: state.num_processes]
-        own = {name: self.reader.draws(name, prompts, settings) for name in share}
+        draws = {name: self.reader.draws(name, prompts, settings) for name in share}
         state.wait_for_everyone()
-        return [own.get(name) or self.reader.draws(name, prompts, settings) for name in names]
+        return [draws.get(name) or self.reader.draws(name, prompts, settings) for name in names]
 
     def _draw_options(self, *, is_eval: bool) -> tuple[list[Any], DrawSettings]:
         return self.eval_prompts if is_eval else self.train_prompts, self.args.draw_settings(is_eval=is_eval)
@@ -211,7 +211,7 @@ class FairPolicyTrainer:
         routes, records = self.routes, self.builder.records
         speakers = [*judges, None, POOLED, *routes]
         draws = self._shared_draws(speakers, is_eval=True)
-        self.eval_draws = {name or "reference": own for name, own in zip(speakers, draws, strict=True)}
+        self.eval_draws = {name or "reference": of_one for name, of_one in zip(speakers, draws, strict=True)}
         of_types = [self.eval_draws[name] for name in judges]
         kinds = dict.fromkeys(judges, Kind.TYPE) | dict.fromkeys(routes, Kind.ROUTE)
         uniform = torch.full((self.n_types,), 1 / self.n_types, dtype=torch.float64)
@@ -256,7 +256,7 @@ class FairPolicyTrainer:
         ]
 
     def _votes(self, candidates: Sequence[Candidate]) -> dict[str, dict[str, Any]]:
-        """Held-out votes of confidently typed annotators on every policy's own implicit reward."""
+        """Held-out votes of confidently typed annotators on every policy's implicit reward."""
         rows = self.eval_rows
         items = self.mixture.items_of(rows)
         gamma = self.mixture.responsibilities_for(rows.annotator_ids).numpy()
@@ -264,20 +264,20 @@ class FairPolicyTrainer:
         names = [c.name for c in candidates if c.weights is None and c.name != "reference"]
         reference = cached_reference(self.mixture, items, self.output_dir)
         rewards = vote_rewards(self.mixture, rows, items, names, reference)
-        n_judges, found = len(self.mixture.policies.names), {}
+        n_judges, outcomes = len(self.mixture.policies.names), {}
         ranks = torch.from_numpy(rows.ranks.astype(np.int64))
         for candidate in candidates:
             if candidate.weights is not None:  # log of a weighted mean of π_k / π_ref
-                own = self.beta * (rewards[..., :n_judges] / self.beta + candidate.weights.log()).logsumexp(-1)
+                scores = self.beta * (rewards[..., :n_judges] / self.beta + candidate.weights.log()).logsumexp(-1)
             elif candidate.name == "reference":
-                own = torch.zeros_like(rewards[..., 0])
+                scores = torch.zeros_like(rewards[..., 0])
             else:
-                own = rewards[..., names.index(candidate.name)]
-            self.vote_scores[candidate.name] = own.numpy()
-            right, n_pairs = pair_order(own, ranks)
-            likelihoods = row_log_likelihoods(own[..., None], rows.ranks)[:, 0]
-            found[candidate.name] = vote_outcomes(right, n_pairs, likelihoods, types, self.n_types)
-        return found
+                scores = rewards[..., names.index(candidate.name)]
+            self.vote_scores[candidate.name] = scores.numpy()
+            right, n_pairs = pair_order(scores, ranks)
+            likelihoods = row_log_likelihoods(scores[..., None], rows.ranks)[:, 0]
+            outcomes[candidate.name] = vote_outcomes(right, n_pairs, likelihoods, types, self.n_types)
+        return outcomes
 
 
 def candidates_value(type_draws: Sequence[PolicyDraws], i: int) -> Tensor:
@@ -358,9 +358,9 @@ def notes_of(record: Mapping[str, Any]) -> list[str]:
         return notes
     if not chosen["is_within_budget"]:
         notes.append(f"No route is within the KL budget; {chosen['name']} is the nearest to the reference.")
-    own = chosen["max_regret"]["value"]
+    worst = chosen["max_regret"]["value"]
     places = decimals(max(row["max_regret"]["value"] for row in rows.values()), 3)
-    better = sorted((row for row in rows.values() if row["max_regret"]["value"] < own),
+    better = sorted((row for row in rows.values() if row["max_regret"]["value"] < worst),
                     key=lambda row: row["max_regret"]["value"])  # fmt: skip
     for kinds, meaning in (
         ((Kind.TYPE, Kind.BASELINE), "on these prompts no route pays"),
@@ -372,11 +372,11 @@ def notes_of(record: Mapping[str, Any]) -> list[str]:
         ]  # fmt: skip
         if named:
             notes.append(
-                f"A lower worst regret than the chosen {chosen['name']} ({own:.{places}f}): {', '.join(named)}; "
+                f"A lower worst regret than the chosen {chosen['name']} ({worst:.{places}f}): {', '.join(named)}; "
                 f"{meaning}."
             )
     return notes
 
 
-def _bounds(found: Interval) -> dict[str, Any]:
-    return {"value": found.estimate.tolist(), "low": found.low.tolist(), "high": found.high.tolist()}
+def _bounds(interval: Interval) -> dict[str, Any]:
+    return {"value": interval.estimate.tolist(), "low": interval.low.tolist(), "high": interval.high.tolist()}

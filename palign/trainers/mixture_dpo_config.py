@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
+from palign.data.vote_counts import count_or_auto, written_count
 from palign.parallel.deepspeed_launch import prepare_deepspeed
 from palign.parallel.fsdp_launch import check_fsdp
 
@@ -28,7 +29,7 @@ class MStep(StrEnum):
 
 
 class HeadFeatures(StrEnum):
-    """What the cheap head reads of a completion."""
+    """What the linear head reads of a completion."""
 
     AUTO = "auto"  # whichever makes held-out people likeliest
     STATES = "states"
@@ -43,6 +44,8 @@ class MixtureDPOConfig(TrainingArguments):
     last one. Everything else is as in `TrainingArguments` and, by name, in TRL's `DPOConfig`.
     """
 
+    AS_TEXT: ClassVar[tuple[str, ...]] = ("n_types",)
+
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the adapters (AdamW)."})
     plain_prompts: bool = field(
         default=False,
@@ -50,9 +53,11 @@ class MixtureDPOConfig(TrainingArguments):
             "help": "Read plain prompts bare, though the tokenizer has a chat template; else each is a user's turn."
         },
     )
-    n_types: str = field(
-        default="auto",
-        metadata={"help": "Latent types K, a number or 'auto': chosen by held-out likelihood on frozen embeddings."},
+    n_types: int | None = field(
+        default=None,
+        metadata={
+            "help": "Latent types K, a number, or 'auto' (unset): chosen by held-out likelihood on frozen embeddings."
+        },
     )
     max_types: int = field(default=6, metadata={"help": "Largest K that 'auto' tries."})
     beta: float = field(default=0.1, metadata={"help": "DPO's beta: higher keeps the policies nearer the reference."})
@@ -83,7 +88,7 @@ class MixtureDPOConfig(TrainingArguments):
     head_features: str = field(
         default="auto",
         metadata={
-            "help": "What the cheap head reads of a completion: 'states' (mean hidden state), 'tokens' (tf-idf), "
+            "help": "What the linear head reads of a completion: 'states' (mean hidden state), 'tokens' (tf-idf), "
             "'both', or 'auto': whichever makes held-out people likeliest."
         },
     )
@@ -91,7 +96,7 @@ class MixtureDPOConfig(TrainingArguments):
     head_ridge: float | None = field(
         default=None,
         metadata={
-            "help": "Shrinkage of each type's cheap head to the pooled one; chosen on people held out if unset."
+            "help": "Shrinkage of each type's linear head to the pooled one; chosen on people held out if unset."
         },
     )
     n_permutations: int = field(
@@ -117,9 +122,7 @@ class MixtureDPOConfig(TrainingArguments):
         check_fsdp(is_asked=bool(self.fsdp))
         prepare_deepspeed(is_asked=bool(self.deepspeed))
         super().__post_init__()
-        self.n_types = str(self.n_types)
-        if self.n_types != "auto" and not (self.n_types.isdigit() and int(self.n_types) >= 1):
-            raise ValueError(f"n_types is {self.n_types!r}; it must be a whole number from 1 on, or 'auto'.")
+        self.n_types = count_or_auto(self.n_types)
         self.head_features = HeadFeatures(self.head_features).value
         self.types_from, self.m_step = TypesFrom(self.types_from).value, MStep(self.m_step).value
         for name in ("max_types", "n_rounds", "n_restarts", "head_dim", "e_step_batch_size", "max_length"):
@@ -140,4 +143,5 @@ class MixtureDPOConfig(TrainingArguments):
         """What mixture.json keeps: options that are not of every `TrainingArguments`, and the schedule."""
         names = [f.name for f in fields(self) if f.name not in {f.name for f in fields(TrainingArguments)}]
         names += ["learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"]
-        return {name: getattr(self, name) for name in names if name != "reference_cache_dir"}
+        options = {name: getattr(self, name) for name in names if name != "reference_cache_dir"}
+        return options | {"n_types": written_count(self.n_types)}

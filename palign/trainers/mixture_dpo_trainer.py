@@ -24,20 +24,19 @@ import numpy as np
 import torch
 from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 
 from palign.data.preferences import Preferences
 from palign.data.trained_rows import save_trained_rows
 from palign.data.turns import reads_plain
 from palign.data.vote_counts import VoteCounts, count_votes
 from palign.functional.evidence.components import evidence_of_rows
-from palign.functional.losses import pair_order, plackett_luce
+from palign.functional.losses import implicit_reward, pair_order, plackett_luce
 from palign.functional.mixture import log_evidence, mixing_weights, temper_schedule
 from palign.functional.mixture_checks import row_margins
 from palign.models.adapters import (
     TypePolicies,
     adapter_state,
-    add_type_adapters,
     disable_dropout,
     read_type_adapters,
     remove_types_from,
@@ -64,7 +63,7 @@ from palign.trainers.mixture.e_step import (
 )
 from palign.trainers.mixture.metrics import TrainingSums
 from palign.trainers.mixture.rounds import DivergenceError, RoundCallback, decides_rounds, refuse_divergence
-from palign.trainers.mixture.start import CheapHead, CheapStart, cheap_start, given_start
+from palign.trainers.mixture.start import LinearHead, LinearStart, given_start, linear_start
 from palign.trainers.mixture.state import MixtureState, round_ends
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
 from palign.trainers.reward.collator import PairDataset
@@ -86,10 +85,11 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         processing_class: the tokenizer.
         peft_config: a `peft.LoraConfig` for each type.
         responsibilities: (n_annotators, n_types) in the order of `Preferences.annotators()`, for types_from='given'.
-        cheap_head: finds the types that EM starts from, instead of the one in `cheap_start`.
+        linear_head: finds the types that EM starts from, instead of the one in `linear_start`.
+        cheap_head: former name of it, taken for one version.
 
     Raises:
-        ValueError: rows, options and model do not fit, before the model is run.
+        ValueError: rows and options do not fit. The model is not run here, but in `prepare`.
     """
 
     def __init__(
@@ -102,14 +102,14 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         processing_class: PreTrainedTokenizerBase,
         peft_config: PeftConfig,
         responsibilities: np.ndarray | Tensor | None = None,
-        cheap_head: CheapHead | None = None,
+        linear_head: LinearHead | None = None,
+        cheap_head: LinearHead | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
         self.train_rows = Preferences.of(train_dataset)
         self.eval_rows = None if eval_dataset is None else Preferences.of(eval_dataset)
-        n_types = "auto" if args.n_types == "auto" else int(args.n_types)
         given = given_start(responsibilities, self.train_rows, args)
-        self.votes: VoteCounts = count_votes(self.train_rows, n_types if given is None else given.n_types)
+        self.votes: VoteCounts = count_votes(self.train_rows, args.n_types if given is None else given.n_types)
         for warning in self.votes.warnings:
             logger.warning(warning)
         self.annotators = self.train_rows.annotators()
@@ -122,32 +122,18 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         self.items = TokenizedItems.of(
             self.train_rows, processing_class, max_length=args.max_length, plain_prompts=args.plain_prompts
         )
-        if not getattr(model, "is_quantized", False):  # a base in four bits lies where it was loaded
-            model.to(args.device)
+        if cheap_head is not None:
+            logger.warning("cheap_head is a former name, taken for this version only; it now is linear_head.")
+            linear_head = linear_head or cheap_head
+        self._given, self._linear_head, self._peft_config = given, linear_head, peft_config
         self._reference_dir = args.reference_cache_dir or str(Path(args.output_dir) / "reference_logps")
         self._autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-        reference = self._reference_pass(model.eval(), self.items, args)
-        self.reference_logps = reference.logps
-        self._reference_on_device = torch.from_numpy(reference.logps.astype(np.float32)).to(args.device)
-        self.start: CheapStart = given or cheap_start(
-            self.train_rows, reference.states, self.annotator_index, len(self.annotators), args, self.items,
-            head=cheap_head,
-        )  # fmt: skip
-        self.mixture = MixtureState(
-            self.start.responsibilities.double(),
-            mixing_weights(self.start.responsibilities.double()),
-            torch.zeros(len(self.annotators), self.start.n_types, dtype=torch.float64),
-            self._nothing_recorded(),
-        )
-        self._base_model = named_base(model, processing_class, Path(args.output_dir))
-        self.policies = TypePolicies(add_type_adapters(model, peft_config, self.start.n_types, seed=args.seed))
-        if args.disable_dropout:
-            disable_dropout(self.policies)
+        self._policies = TypePolicies.of_base(model)
         args.remove_unused_columns, args.label_names = False, []
         args.ddp_find_unused_parameters = False  # every forward pass runs every adapter
         leave_accelerator()
         super().__init__(
-            model=self.policies,
+            model=self._policies,
             args=args,
             train_dataset=PairDataset(self.train_rows),
             eval_dataset=None if self.eval_rows is None else PairDataset(self.eval_rows),
@@ -155,11 +141,72 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             processing_class=processing_class,
             callbacks=[*(callbacks or []), RoundCallback(self)],
         )
-        plan_fsdp(self.accelerator, self.policies)
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
         self._weights: tuple[tuple[int, int], Tensor] | None = None
         self._snapshot: tuple[dict[str, Tensor], MixtureState] | None = None
         self._sums = TrainingSums()
+
+    # what training begins with
+
+    def prepare(self) -> None:
+        """The reference pass, the start of EM, and the adapters on the model: once, before training.
+
+        `train` does it, and whatever reads `start`, `reference_logps`, `mixture` or `policies`. All processes call the
+        first of these. Random numbers begin at the trainer's seed afterwards, whatever came in between.
+        """
+        if self._is_prepared:
+            return
+        args, model = self.args, self._policies.policy
+        if not getattr(model, "is_quantized", False):  # a base in four bits lies where it was loaded
+            model.to(args.device)
+        reference = self._reference_pass(model.eval(), self.items)
+        self._reference_logps = reference.logps
+        self._reference_on_device = torch.from_numpy(reference.logps.astype(np.float32)).to(args.device)
+        self._start = self._given or linear_start(
+            self.train_rows, reference.states, self.annotator_index, len(self.annotators), args, self.items,
+            head=self._linear_head,
+        )  # fmt: skip
+        gamma = self._start.responsibilities.double()
+        self._mixture = MixtureState(
+            gamma, mixing_weights(gamma), torch.zeros_like(gamma), self._nothing_recorded(gamma.shape[1])
+        )
+        self._base_model = named_base(model, self.processing_class, Path(args.output_dir))
+        self._policies.add(self._peft_config, gamma.shape[1], seed=args.seed)
+        if args.disable_dropout:
+            disable_dropout(self._policies)
+        plan_fsdp(self.accelerator, self._policies)
+        set_seed(args.seed)
+        self._is_prepared = True
+
+    _is_prepared = False
+
+    @property
+    def start(self) -> LinearStart:
+        """Where EM begins."""
+        self.prepare()
+        return self._start
+
+    @property
+    def reference_logps(self) -> np.ndarray:
+        """(n_items,) nats: of every completion under the reference."""
+        self.prepare()
+        return self._reference_logps
+
+    @property
+    def policies(self) -> TypePolicies:
+        """The model with an adapter for each type."""
+        self.prepare()
+        return self._policies
+
+    @property
+    def mixture(self) -> MixtureState:
+        """What EM knows so far."""
+        self.prepare()
+        return self._mixture
+
+    @mixture.setter
+    def mixture(self, state: MixtureState) -> None:
+        self._mixture = state
 
     @property
     def n_types(self) -> int:
@@ -167,7 +214,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         return self.mixture.n_types
 
     def linear_scores(self, rows: Rows) -> Tensor | None:
-        """(rows, max_items) float64: rewards under the linear head that EM starts from, each row by its own person.
+        """(rows, max_items) float64: rewards under the linear head that EM starts from, each row by its person.
 
         What the adapters must better to be worth their hours. None where no linear head was fitted: one type, or
         types that were given. All processes call it, before `train`.
@@ -178,14 +225,15 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         items = TokenizedItems.of(
             prefs, self.processing_class, max_length=self.args.max_length, plain_prompts=self.args.plain_prompts
         )
-        states = self._reference_pass(self.policies.policy, items, self.args).states
+        states = self._reference_pass(self.policies.policy, items).states
         gamma = self.start.responsibilities.double()
         index = torch.from_numpy(self.annotators.indices(prefs.annotator_ids, unknown=-1))
         weights = torch.where(index[:, None] >= 0, gamma[index.clamp_min(0)], mixing_weights(gamma))
         at = torch.from_numpy(np.where(prefs.item_indices < 0, prefs.item_indices[:, :1], prefs.item_indices))
         return (self.start.rewards(states, items)[at] * weights[:, None]).sum(2)
 
-    def _reference_pass(self, model: nn.Module, items: TokenizedItems, args: MixtureDPOConfig) -> ReferencePass:
+    def _reference_pass(self, model: nn.Module, items: TokenizedItems) -> ReferencePass:
+        args = self.args
         with torch.autocast(args.device.type, self._autocast_dtype, enabled=self._autocast_dtype is not None):
             return reference_pass(
                 model, items, cache_dir=self._reference_dir, batch_size=args.e_step_batch_size,
@@ -209,6 +257,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             RuntimeError: the loss of a type is not finite. The adapters and responsibilities are then as they were
                 when the round began, and so is what lies in `output_dir`.
         """
+        self.prepare()
         require_grad(self.policies.policy)
         point = self.agreed_resume_point(resume_from_checkpoint)
         if point is not None and self.is_deepspeed_enabled:
@@ -239,7 +288,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         row_of, _ = present.nonzero(as_tuple=True)
         cells.index_add_(0, slots[present], trains[row_of].int())
         logps = model(inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"], needs_grad=cells > 0)
-        rewards = self.args.beta * (logps - self._reference_on_device[items][:, None])
+        rewards = implicit_reward(logps, self._reference_on_device[items][:, None], self.args.beta)
         scores = rewards[slots].movedim(-1, 0)
         losses = plackett_luce(scores, ranks).T
         refuse_divergence(logps, self.accelerator, self.state.global_step + 1)
@@ -302,16 +351,16 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         state.mixing_weights = mixing_weights(state.responsibilities)
         evidence = log_evidence(state.log_likelihoods, state.mixing_weights)
         largest = state.responsibilities.max(1)
-        found = {
+        measured = {
             "mixture/evidence": float(evidence.sum() / len(self.annotator_index)),
             "mixture/moved": float((before.argmax(1) != largest.indices).double().mean()),
             "mixture/mean_max_responsibility": float(largest.values.mean()),
             "mixture/temper": temper,
         } | {f"mixture/weight_type_{k}": float(w) for k, w in enumerate(state.mixing_weights)}
         checks = [placed, *checks_of_round(state, self.start, margins)]
-        state.history.append({"round": state.round + 1, "step": self.state.global_step, **found, "checks": checks})
-        state.recorded = self._nothing_recorded()
-        self.log(dict(found))
+        state.history.append({"round": state.round + 1, "step": self.state.global_step, **measured, "checks": checks})
+        state.recorded = self._nothing_recorded(self.n_types)
+        self.log(dict(measured))
 
     def _row_log_likelihoods(self, asked: Tensor | None = None) -> Tensor:
         return likelihoods_of_rows(
@@ -319,8 +368,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             beta=self.args.beta, batch_size=self.args.e_step_batch_size, show_progress=not self.args.disable_tqdm,
         )  # fmt: skip
 
-    def _nothing_recorded(self) -> Tensor:
-        return torch.full((len(self.train_rows), 2, self.start.n_types), float("nan"), dtype=torch.float64)
+    def _nothing_recorded(self, n_types: int) -> Tensor:
+        return torch.full((len(self.train_rows), 2, n_types), float("nan"), dtype=torch.float64)
 
     # what was learned so far
 
@@ -332,6 +381,11 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         adapters, state = self._snapshot
         restore_adapter_state(self.policies.policy, adapters)
         self.mixture = state
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As of `Trainer`; all processes call it."""
+        self.prepare()  # of an untrained mixture, on all processes: the main one alone writes
+        super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Adapters, tokenizer, mixture.json, responsibilities.parquet and the state to resume from."""
@@ -353,7 +407,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         require_grad(self.policies.policy)
 
     def save_beside(self, folder: Path) -> None:
-        """Every process has recorded the rows of its own batches; the state holds those of the main one."""
+        """Every process has recorded the rows of its batches; the state holds those of the main one."""
         if self.args.process_index and self.args.m_step == MStep.WEIGHTED:
             self.mixture.save_recorded(folder, self.args.process_index)
 
@@ -417,8 +471,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         self._sums.add(scores, losses, weights, ranks)
         if self.args.m_step == MStep.WEIGHTED:
             rows = rows.cpu()
-            found = torch.stack([-losses.double(), row_margins(scores, ranks)], 1).cpu()
-            self.mixture.recorded[rows] = found.where((weights > 0).cpu()[:, None], self.mixture.recorded[rows])
+            records = torch.stack([-losses.double(), row_margins(scores, ranks)], 1).cpu()
+            self.mixture.recorded[rows] = records.where((weights > 0).cpu()[:, None], self.mixture.recorded[rows])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to the training loss its parts by type, and TRL's `rewards/…` under the types that were trained."""

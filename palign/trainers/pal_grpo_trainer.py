@@ -42,7 +42,7 @@ from palign.trainers.pal_grpo_config import GroupAlgorithm, GroupPolicyConfig, P
 from palign.trainers.policy.card import write_policy_card
 from palign.trainers.policy.collapse import CollapseGuard
 from palign.trainers.policy.metrics import sample_table
-from palign.trainers.policy.resume import load_watch, reward_words, save_watch
+from palign.trainers.policy.resume import load_watch, reward_record, save_watch
 from palign.trainers.policy.rows import require_one_batch
 from palign.writing import saving, whole_files
 
@@ -60,7 +60,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         args: a `PALGRPOConfig` or `PALRLOOConfig`.
         processing_class: the policy's tokenizer.
         train_dataset: rows with `prompt` and `annotator_id` (a `datasets.Dataset` or a list of dicts), and the column
-            `args.group_column` if rewards are to be reported by it.
+            `args.log_rewards_by` if rewards are to be reported by it.
         eval_dataset: likewise, for TRL's `evaluate`.
         who: names for the people, needed with `policy_conditioning="prompt"`.
         peft_config: of the policy's adapter; None trains the whole policy.
@@ -74,7 +74,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         guard: the `CollapseGuard`; `guard.stop_reason` says why training stopped early, if it did.
 
     Raises:
-        ValueError: rows or arguments that cannot work; said before anything is trained.
+        ValueError: rows or arguments that cannot work; raised before anything is trained.
         RuntimeError: a reward is not finite.
     """
 
@@ -105,7 +105,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         self._check_reference(model, args, peft_config)
         reward_tokenizer = getattr(reward.model, "tokenizer", None) or processing_class
         args.plain_prompts = reads_plain(processing_class, args.plain_prompts)
-        prepare = {"group_column": args.group_column, "tokenizer": reward_tokenizer, "who": who}
+        prepare = {"log_rewards_by": args.log_rewards_by, "tokenizer": reward_tokenizer, "who": who}
         prepare |= {"plain_prompts": args.plain_prompts}
         prepare |= {"reward_reads_plain": getattr(reward.model, "plain_prompts", True)}
         self.train_rows = prepare_group_rows(train_dataset, name="train_dataset", **prepare)
@@ -142,7 +142,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         plan_fsdp(self.accelerator, self.model)
         divide_reference(self.accelerator, self.ref_model)
         self.recorder.accelerator = self.accelerator
-        if isinstance(reward.model, nn.Module):  # TRL moves its own reward models only
+        if isinstance(reward.model, nn.Module):  # TRL moves the reward models it made only
             reward.model.to(self.accelerator.device)
 
     def _complete_model(self) -> None:
@@ -164,8 +164,8 @@ class PersonalGroupTrainer(CompleteCheckpoints):
 
         `n_updates` is of the run: updates on the completions of an earlier one have no line of their own.
         """
-        found = [entry for entry in self.state.log_history if "objective/reward" in entry]
-        return [{**entry, "n_updates": self.state.global_step} for entry in found]
+        entries = [entry for entry in self.state.log_history if "objective/reward" in entry]
+        return [{**entry, "n_updates": self.state.global_step} for entry in entries]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:
         """TRL's training, after `fit_reward_scales`; ended early if the guard says so.
@@ -199,7 +199,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
 
     def deciding(self) -> dict[str, Any]:
         """The reward."""
-        return reward_words(self.reward)
+        return reward_record(self.reward)
 
     def _place(self) -> tuple[int, torch.device]:
         return self.accelerator.process_index, self.accelerator.device
@@ -252,9 +252,9 @@ class PersonalGroupTrainer(CompleteCheckpoints):
 
         self.model.eval()
         starts = range(0, len(prompts), args.per_device_train_batch_size)
-        found = drawn(starts, draw, seed=args.seed, model=self.model, together=True)
+        parts = drawn(starts, draw, seed=args.seed, model=self.model, together=True)
         self.model.train(was_training)
-        return [text for part in found for text in part]
+        return [text for part in parts for text in part]
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         """TRL's; FSDP2's weights are put together once, and not at every token."""

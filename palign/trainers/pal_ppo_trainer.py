@@ -130,7 +130,7 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         }  # fmt: skip
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """transformers' own, in which the critic has `critic_learning_rate`."""
+        """As of transformers; in it the critic has `critic_learning_rate`."""
         let_learn(self.model)
         optimizer = super().create_optimizer(*args, **kwargs)
         rate = self.args.critic_learning_rate
@@ -214,9 +214,9 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         """What TRL computes, by `StatePasses` where the model's logits are its head's answer to the last states."""
         rest = {name: value for name, value in further.items() if value is not None}
         if self.passes.head_is_plain is not False and not compute_aux_loss and not rest:
-            found = self._read_logps(model, input_ids, attention_mask, logits_to_keep, batch_size)
-            if found is not None:
-                return found[0], found[1] if compute_entropy else None, None
+            read = self._read_logps(model, input_ids, attention_mask, logits_to_keep, batch_size)
+            if read is not None:
+                return read[0], read[1] if compute_entropy else None, None
         return super()._get_per_token_logps_and_entropies(
             model, input_ids, attention_mask, logits_to_keep, batch_size,
             compute_entropy=compute_entropy, compute_aux_loss=compute_aux_loss, **further,
@@ -226,7 +226,7 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         self, model: nn.Module, ids: Tensor, mask: Tensor, n: int, size: int | None
     ) -> tuple[Tensor, Tensor] | None:
         """Log-probabilities and entropies (batch, n); None where the model's head is not to be read."""
-        found, kept = [], []
+        parts, kept = [], []
         if not torch.is_grad_enabled():
             self.passes.look_up(model, ids, mask, n)
         for packed in self.passes.packed(ids, mask, n, size):
@@ -234,11 +234,11 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
                 states = self.passes.states(model, packed)
                 if not self.passes.head_is_plain:
                     return None
-                found.append(self.passes.logps(model, packed, states))
+                parts.append(self.passes.logps(model, packed, states))
             kept.append(states.detach())
         if self.args.critic == "head" and self._policy_states is None:
             self._policy_states = torch.cat(kept)
-        logps, entropies = zip(*found, strict=True)
+        logps, entropies = zip(*parts, strict=True)
         return torch.cat(logps), torch.cat(entropies)
 
     def _logps(self, batch: dict[str, Any]) -> Tensor:
@@ -251,7 +251,7 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         ids, mask = _sequences(batch)
         n = batch["completion_ids"].shape[1]
         states, self._policy_states = self._policy_states, None
-        if states is not None:  # of the policy's own pass, just before
+        if states is not None:  # of the policy's pass, just before
             return PackedRows.of(ids, mask, n, lanes=False).grid(self.critic(states))
         parts = self.passes.packed(ids, mask, n, size)
         return torch.cat([packed.grid(self._values_of(model, packed)) for packed in parts])
@@ -364,7 +364,7 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
     def save_beside(self, folder: Path) -> None:
         """With a checkpoint, beside what GRPO writes: the critic, `kl_coef` and the history."""
         super().save_beside(folder)
-        if not self.is_deepspeed_enabled:  # whose own checkpoint holds it
+        if not self.is_deepspeed_enabled:  # whose checkpoint holds it
             weights = {name: whole_tensor(parameter) for name, parameter in self._critic_parameters().items()}
             if self.args.should_save:
                 save_file(copies(weights), folder / CRITIC)
@@ -388,13 +388,13 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         else:
             with critic_set_aside(model):
                 GRPOTrainer._load_from_checkpoint(self, str(folder), model)
-        weights, own = load_file(folder / CRITIC), self._critic_parameters()
+        weights, parameters = load_file(folder / CRITIC), self._critic_parameters()
         with torch.no_grad():
             for name, values in weights.items():
-                set_whole(own[name], values)
+                set_whole(parameters[name], values)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """transformers' own, of the policy alone."""
+        """As of transformers, of the policy alone."""
         model = self.accelerator.unwrap_model(self.model)
         with critic_set_aside(model):
             state_dict = model.state_dict() if state_dict is None else state_dict

@@ -61,7 +61,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         train_dataset, eval_dataset: `Preferences`, or rows as `Preferences.from_rows` takes them.
         embeddings: (n, hidden) where rows name vectors.
         peft_config: a `peft.LoraConfig` puts LoRA on the backbone and trains it in a second stage.
-        store: embeddings that are shared between trainers; one of its own, where `args` say, if None.
+        store: embeddings that are shared between trainers; one made where `args` say, if None.
         choice: what people held out chose (`palign.trainers.reward.prototype_count`): how a linear head is fitted, the
             temperature, a person's own part. Left as they are if None, and without the last where the backbone is
             trained: the states that it was tried on are gone.
@@ -93,7 +93,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             from peft import TaskType, get_peft_model
 
             peft_config.task_type = TaskType.FEATURE_EXTRACTION  # other types ask for a head, which a backbone lacks
-            with torch.random.fork_rng():  # the trainer's own seed comes only after this
+            with torch.random.fork_rng():  # the trainer's seed comes only after this
                 torch.manual_seed(args.seed)
                 model.backbone.model = get_peft_model(model.backbone.model, peft_config)
         elif args.train_backbone:
@@ -134,7 +134,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
 
         Args:
             resume_from_checkpoint: True: go on from the last complete checkpoint, or begin where there is none; or
-                its folder. Checkpoints are of the second stage and hold what the first one found, which is then not
+                its folder. Checkpoints are of the second stage and hold what the first one gave, which is then not
                 fitted again; the first stage by itself begins anew.
 
         Raises:
@@ -352,8 +352,8 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         if self.accelerator.is_main_process:
             work()
         if self.accelerator.num_processes > 1:
-            own = {} if model.deviations is None else model.deviations.state_dict()
-            held = [{"head": model.head.state_dict(), "people": model.people.state_dict(), "deviations": own,
+            deviations = {} if model.deviations is None else model.deviations.state_dict()
+            held = [{"head": model.head.state_dict(), "people": model.people.state_dict(), "deviations": deviations,
                      "temperature": model.config.temperature}]  # fmt: skip
             torch.distributed.broadcast_object_list(held)
             model.set_temperature(held[0]["temperature"])

@@ -108,7 +108,7 @@ def test_a_mixture_keeps_how_it_read_plain_rows(plain: bool, tmp_path: Path) -> 
     made = deepcopy(colour_tokenizer())
     made.chat_template = CHAT
     args = MixtureDPOConfig(
-        output_dir=str(tmp_path), n_types="2", max_steps=2, learning_rate=1e-2, use_cpu=True, report_to=[],
+        output_dir=str(tmp_path), n_types=2, max_steps=2, learning_rate=1e-2, use_cpu=True, report_to=[],
         disable_tqdm=True, plain_prompts=plain, n_rounds=1,
     )  # fmt: skip
     trainer = MixtureDPOTrainer(colour_lm(), args, planted_rows(), processing_class=made, peft_config=lora(4))

@@ -3,7 +3,7 @@
 import pytest
 
 from palign.data.preferences import Preferences
-from palign.data.vote_counts import count_votes
+from palign.data.vote_counts import count_or_auto, count_votes, written_count
 
 
 def pairs(counts: dict[str, int]) -> Preferences:
@@ -64,7 +64,7 @@ def test_too_few_votes_are_warned_of_with_what_to_expect(rows: Preferences, need
 
 def test_single_binary_votes_are_refused_for_types_and_taken_for_plain_dpo() -> None:
     rows = pairs({"a": 1, "b": 1, "c": 1})
-    for n_types in (2, "auto"):
+    for n_types in (2, None):
         with pytest.raises(ValueError, match="single binary votes"):
             count_votes(rows, n_types)
     assert count_votes(rows, 1).median == 1
@@ -73,7 +73,7 @@ def test_single_binary_votes_are_refused_for_types_and_taken_for_plain_dpo() -> 
 
 def test_one_annotator_and_too_many_types() -> None:
     with pytest.raises(ValueError, match="one annotator.*--annotator_column"):
-        count_votes(pairs({"a": 9}), "auto")
+        count_votes(pairs({"a": 9}), None)
     with pytest.raises(ValueError, match="n_types is 3, and the rows come from 2 annotators"):
         count_votes(pairs({"a": 9, "b": 9}), 3)
     with pytest.raises(ValueError, match="no rows"):
@@ -83,8 +83,8 @@ def test_one_annotator_and_too_many_types() -> None:
 def test_auto_needs_people_to_hold_out() -> None:
     rows = pairs({f"p{i}": 9 for i in range(7)} | {"once": 1})
     with pytest.raises(ValueError, match="only 7 annotators have two rows or more.*--n_types 2"):
-        count_votes(rows, "auto")
-    assert count_votes(pairs({f"p{i}": 9 for i in range(8)}), "auto").n_annotators == 8
+        count_votes(rows, None)
+    assert count_votes(pairs({f"p{i}": 9 for i in range(8)}), None).n_annotators == 8
 
 
 def test_one_busy_annotator_among_many_idle_ones() -> None:
@@ -92,3 +92,13 @@ def test_one_busy_annotator_among_many_idle_ones() -> None:
     found = count_votes(rows, 2)
     assert any("1,000 of the 1,040" in warning for warning in found.warnings)
     assert any("median annotator gave 2" in warning for warning in found.warnings)
+
+
+def test_a_number_or_auto() -> None:
+    """One parser of `n_types` and `n_prototypes`; files keep text."""
+    for given, expected in ((3, 3), ("3", 3), ("12", 12), (1, 1), ("auto", None), (None, None)):
+        assert count_or_auto(given) == expected
+        assert count_or_auto(written_count(expected)) == expected
+    for given in ("many", "0", 0, -2, "1.5", 1.5, True, "", "²", "Auto"):
+        with pytest.raises(ValueError, match="n_types is .*a whole number from 1 on, or 'auto'"):
+            count_or_auto(given)

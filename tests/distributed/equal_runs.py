@@ -233,7 +233,7 @@ def train_mixture(
     """
     launched(stage)
     args = MixtureDPOConfig(
-        n_types="2", n_permutations=0, n_restarts=2, num_train_epochs=2, n_rounds=2, m_step=m_step, beta=0.5,
+        n_types=2, n_permutations=0, n_restarts=2, num_train_epochs=2, n_rounds=2, m_step=m_step, beta=0.5,
         e_step_batch_size=5, **common(folder, stage, n_ranks, accumulation),
     )  # fmt: skip
     model = colour_lm()

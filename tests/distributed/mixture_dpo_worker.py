@@ -17,7 +17,7 @@ from tests.worlds.lora import lora  # noqa: E402
 
 def main(output: Path, m_step: str) -> None:
     args = MixtureDPOConfig(
-        output_dir=str(output / m_step), n_types="2", n_permutations=0, n_restarts=2, per_device_train_batch_size=4,
+        output_dir=str(output / m_step), n_types=2, n_permutations=0, n_restarts=2, per_device_train_batch_size=4,
         learning_rate=1e-2, num_train_epochs=2, n_rounds=2, m_step=m_step, report_to="none", use_cpu=True,
         disable_tqdm=True, max_grad_norm=0.0,
     )  # fmt: skip

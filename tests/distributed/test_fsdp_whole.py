@@ -124,7 +124,7 @@ def best_of(folder: Path, stage: int, kind: str) -> dict[str, Any]:
         "load_best_model_at_end": True, "metric_for_best_model": "log_likelihood", "greater_is_better": False,
     }  # fmt: skip
     if kind == "mixture":
-        args: Any = MixtureDPOConfig(n_types="2", n_permutations=0, n_restarts=2, num_train_epochs=1, n_rounds=2,
+        args: Any = MixtureDPOConfig(n_types=2, n_permutations=0, n_restarts=2, num_train_epochs=1, n_rounds=2,
                                      beta=0.5, **options)  # fmt: skip
         trainer: Any = MixtureDPOTrainer(
             colour_lm(), args, planted(), planted(seed=1), processing_class=colour_tokenizer(), peft_config=lora()
@@ -155,7 +155,7 @@ def test_the_best_model_is_loaded_and_trained_again(tmp_path: Path, kind: str) -
 def to_a_checkpoint(folder: Path, stage: int) -> dict[str, Any]:
     launched(stage)
     options = common(folder, DDP, 2, 1) | {"save_strategy": "steps", "save_steps": 1}
-    args = MixtureDPOConfig(n_types="2", n_permutations=0, n_restarts=2, max_steps=2, n_rounds=1, **options)
+    args = MixtureDPOConfig(n_types=2, n_permutations=0, n_restarts=2, max_steps=2, n_rounds=1, **options)
     trainer = MixtureDPOTrainer(colour_lm(), args, planted(), processing_class=colour_tokenizer(), peft_config=lora())
     trainer.train(resume_from_checkpoint=True)
     return {}

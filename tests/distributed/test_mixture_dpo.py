@@ -41,7 +41,7 @@ def test_two_processes_train_what_one_does(output: Path, tmp_path: Path, m_step:
     for rank in ranks:
         assert (rank["num_processes"], rank["distributed_type"], rank["is_ddp"]) == (2, "MULTI_CPU", True)
     args = MixtureDPOConfig(
-        output_dir=str(tmp_path), n_types="2", n_permutations=0, n_restarts=2, per_device_train_batch_size=8,
+        output_dir=str(tmp_path), n_types=2, n_permutations=0, n_restarts=2, per_device_train_batch_size=8,
         learning_rate=1e-2, num_train_epochs=2, n_rounds=2, m_step=m_step, report_to="none", use_cpu=True,
         disable_tqdm=True, max_grad_norm=0.0,
     )  # fmt: skip

@@ -29,7 +29,7 @@ def mixture(folder: str, stop: int, size: int) -> dict[str, Any]:
     """Six steps of 16 rows in two rounds, every row recorded as it is trained on."""
     set_seed(0)
     args = MixtureDPOConfig(
-        output_dir=folder, n_types="2", n_rounds=2, max_steps=6, per_device_train_batch_size=size, n_restarts=2,
+        output_dir=folder, n_types=2, n_rounds=2, max_steps=6, per_device_train_batch_size=size, n_restarts=2,
         n_permutations=0, head_dim=8, learning_rate=5e-3, m_step="weighted", use_cpu=True, disable_tqdm=True,
         report_to="none", logging_strategy="no", seed=0, save_strategy="steps", save_steps=1, save_total_limit=1,
     )  # fmt: skip

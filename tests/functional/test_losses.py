@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from palign.functional.losses import (
     PreferenceLoss,
     bradley_terry,
     hinge,
+    implicit_reward,
     plackett_luce,
     preference_loss,
     ranked_hinge,
@@ -169,3 +171,9 @@ def test_strictly_below_by_hand() -> None:
     assert strictly_below(torch.tensor([0, 1, 1, -1])).int().tolist() == [
         [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0],
     ]  # fmt: skip
+
+
+def test_implicit_reward_by_hand() -> None:
+    """β = .5: a completion of −3 nats under the policy and −5 under the reference is worth +1; arrays and tensors."""
+    assert implicit_reward(double([-3.0, -5.0]), double([-5.0, -5.0]), 0.5).tolist() == [1.0, 0.0]
+    assert implicit_reward(np.array([[-3.0, -7.0]]), np.array([[-5.0]]), 0.5).tolist() == [[1.0, -1.0]]

@@ -1,4 +1,4 @@
-"""The cheap head against autograd, plain sums and planted types; recovery at full size is slow."""
+"""The linear head against autograd, plain sums and planted types; recovery at full size is slow."""
 
 import itertools
 

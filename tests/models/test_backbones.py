@@ -1,5 +1,6 @@
 """Backbone: pooling that padding cannot disturb, prompt states, truncation, keys, and folders that are not models."""
 
+import hashlib
 import json
 import os
 
@@ -21,7 +22,14 @@ from transformers import (
     T5Model,
 )
 
-from palign.models.backbones import Backbone, completion_tokens, pool
+from palign.models.backbones import (
+    FINGERPRINT_ELEMENTS,
+    Backbone,
+    completion_tokens,
+    enter_tensor,
+    pool,
+    tensor_bytes,
+)
 from palign.models.model_folders import read_pooling_hints
 
 WORDS = "a b c d e f g h i j k l m n o p the cat dog likes tea sun rain".split()
@@ -351,3 +359,14 @@ def test_other_bad_input() -> None:
         make_backbone("gpt2", pooling="last")(torch.tensor([[5, 6]]), torch.tensor([[1, 1]]), torch.tensor([0]))
     with pytest.raises(TypeError, match="transformers model"):
         Backbone(torch.nn.Linear(2, 2), make_tokenizer())
+
+
+def test_how_a_tensor_enters_a_key() -> None:
+    """The keys of caches rest on this form: name, shape, number type, then the bytes, of a large tensor every n-th."""
+    for tensor, stride in ((torch.arange(6.0).reshape(2, 3).T, 1), (torch.arange(2.0 * FINGERPRINT_ELEMENTS + 5), 2)):
+        ours, by_hand = hashlib.sha256(), hashlib.sha256()
+        enter_tensor(ours, "w", tensor)
+        by_hand.update(f"w{tuple(tensor.shape)}torch.float32".encode())
+        by_hand.update(tensor.numpy().reshape(-1)[::stride].tobytes())
+        assert ours.hexdigest() == by_hand.hexdigest()
+    assert tensor_bytes(torch.tensor([1, 2], dtype=torch.int16)) == b"\x01\x00\x02\x00"

@@ -166,7 +166,7 @@ def test_baselines_differ_from_the_mixture_in_what_they_should(setup: MixtureSet
     assert bool(((hard == 0) | (hard == 1)).all())
     assert found["em"].args.output_dir == str(tmp_path / "out") == setup.args.output_dir
     assert found["pooled"].args.output_dir == str(tmp_path / "out" / "baselines" / "pooled")
-    assert (setup.args.n_types, setup.args.types_from) == ("2", "em")
+    assert (setup.args.n_types, setup.args.types_from) == (2, "em")
     assert len({trainer._reference_dir for trainer in found.values()}) == 1
 
 

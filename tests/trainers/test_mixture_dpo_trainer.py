@@ -17,6 +17,7 @@ from palign.functional.mixture import sum_by_annotator
 from palign.functional.partitions import type_accuracy
 from palign.models.adapters import add_type_adapters
 from palign.models.mixture_policy import MixturePolicy
+from palign.trainers import mixture_dpo_trainer
 from palign.trainers.checkpointing.complete import MARKER, mark_complete
 from palign.trainers.checkpointing.same_run import RUN
 from palign.trainers.mixture import e_step as mixture_e_step
@@ -37,7 +38,7 @@ def options(output: Path, **further: Any) -> dict[str, Any]:
 
 
 def make_trainer(output: Path, rows: Any = None, **further: Any) -> MixtureDPOTrainer:
-    own = {"n_types": "2", "n_permutations": 0, "n_restarts": 2, "head_dim": 16}
+    own = {"n_types": 2, "n_permutations": 0, "n_restarts": 2, "head_dim": 16}
     given = further.pop("responsibilities", None)
     callbacks = further.pop("callbacks", None)
     return MixtureDPOTrainer(
@@ -54,7 +55,7 @@ def adapters_of(trainer: MixtureDPOTrainer) -> dict[str, torch.Tensor]:
 def test_one_type_is_trls_dpo(tmp_path: Path, accumulation: int) -> None:
     rows = planted_rows(4, 9)  # 36 rows: the last batch of an epoch is a part of one
     common = {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": 8, "num_train_epochs": 2}
-    ours = make_trainer(tmp_path / "ours", rows, n_types="1", **common)
+    ours = make_trainer(tmp_path / "ours", rows, n_types=1, **common)
     theirs = DPOTrainer(
         model=colour_lm(),
         args=DPOConfig(**options(tmp_path / "trl", bf16=False, gradient_checkpointing=False, **common)),
@@ -114,7 +115,7 @@ def test_types_trained_together_are_types_trained_apart(tmp_path: Path) -> None:
     together.train()
     own = rows.take_annotators([f"p{i}" for i in range(0, 8, 2)])
     apart = make_trainer(
-        tmp_path / "one", own, n_types="1", per_device_train_batch_size=24, max_steps=3, max_grad_norm=0.0
+        tmp_path / "one", own, n_types=1, per_device_train_batch_size=24, max_steps=3, max_grad_norm=0.0
     )
     apart.train()
     both, alone = adapters_of(together), adapters_of(apart)
@@ -359,3 +360,51 @@ def test_adapters_begin_as_the_reference(tmp_path: Path) -> None:
             assert torch.equal(parameter, dict(trainer.policies.policy.named_parameters())[name])
     rewards = trainer.mixture_policy().type_rewards(planted())
     torch.testing.assert_close(rewards, torch.zeros_like(rewards), atol=1e-5, rtol=0)
+
+
+def test_making_a_trainer_does_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pass through the model, no EM, no adapter, no file; the first who needs them has them done, once."""
+    calls: list[str] = []
+
+    def counted(name: str) -> None:
+        original = getattr(mixture_dpo_trainer, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(mixture_dpo_trainer, name, call)
+
+    counted("reference_pass")
+    counted("linear_start")
+    output = tmp_path / "out"
+    trainer = make_trainer(output, max_steps=2)
+    assert calls == [] and not any("lora" in name for name, _ in trainer.model.named_parameters())
+    assert not output.exists() or not any(output.iterdir())
+    assert trainer.n_types == 2 and calls == ["reference_pass", "linear_start"]
+    trainer.train()
+    trainer.save_model()
+    trainer.mixture_policy()
+    assert calls == ["reference_pass", "linear_start"]
+
+
+def test_linear_scores_before_training_change_nothing(tmp_path: Path) -> None:
+    """The order of the recipe."""
+    ends = []
+    for first in (False, True):
+        trainer = make_trainer(tmp_path / str(first), max_steps=3)
+        if first:
+            scores = trainer.linear_scores(planted())
+            assert scores is not None and scores.shape == planted().item_indices.shape
+
+        trainer.train()
+        ends.append(adapters_of(trainer))
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_an_untrained_mixture_can_be_saved_and_evaluated(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=1)
+    trainer.save_model()
+    assert MixturePolicy.from_pretrained(tmp_path).n_types == 2
+    again = make_trainer(tmp_path / "again", max_steps=1)
+    assert np.isfinite(again.evaluate(planted())["eval_log_likelihood"])

@@ -44,7 +44,7 @@ def mixture(folder: Path) -> None:
     _reads_or_says_so(load_mixture, folder)
     set_seed(0)
     args = MixtureDPOConfig(
-        output_dir=str(folder), n_types="2", n_rounds=3, max_steps=10, per_device_train_batch_size=8, n_restarts=2,
+        output_dir=str(folder), n_types=2, n_rounds=3, max_steps=10, per_device_train_batch_size=8, n_restarts=2,
         n_permutations=0, head_dim=8, learning_rate=1e-3, **QUIET, **(KEPT | {"save_steps": 2}),
     )  # fmt: skip
     rows = planted(n_annotators=8, n_rows=6)

@@ -32,7 +32,7 @@ def logged_by(page: str, output_dir: Path) -> set[str]:
         args = PALRewardConfig(output_dir=str(output_dir), head_epochs=2, save_strategy="no", **QUICK)
         trainer = PALRewardTrainer(reward, args, rows, rows, peft_config=lora)
     else:
-        args = MixtureDPOConfig(output_dir=str(output_dir), n_types="2", n_permutations=0, n_restarts=2, **QUICK)
+        args = MixtureDPOConfig(output_dir=str(output_dir), n_types=2, n_permutations=0, n_restarts=2, **QUICK)
         trainer = MixtureDPOTrainer(model, args, rows, rows, processing_class=tokenizer, peft_config=lora)
     trainer.train()
     trainer.evaluate()

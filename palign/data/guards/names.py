@@ -14,6 +14,7 @@ from palign.data.guards.finding import N_SAMPLED, Finding, Pairs, plain_text
 from palign.data.preferences import Preferences
 from palign.functional.evidence.components import evidence_of_rows, independent_people, item_components
 from palign.functional.evidence.parts import part_rows
+from palign.functional.evidence.positions import position_within
 
 __all__ = ["check_names"]
 
@@ -74,7 +75,7 @@ def _largest_people(prefs: Preferences, seed: int) -> Pairs | None:
     order = np.random.default_rng(seed).permutation(len(prefs))
     order = order[np.argsort(everybody.people[order], kind="stable")]
     count = np.bincount(everybody.people)
-    within = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
+    within = position_within(count)
     order = order[(within < 100) & (count[everybody.people[order]] >= 4)]
     people = np.unique(everybody.people[order])
     if len(people) < 4 or len(order) < 200:

@@ -176,8 +176,8 @@ def _same_texts(prefs: Preferences, pairs: Pairs) -> np.ndarray:
     return np.array(of_item, dtype=np.int64)[inverse]
 
 
-def check_votes(prefs: Preferences, n_types: int | str, *, split: str = "") -> Finding:
-    """Enough judgements of each person for that many types (`count_votes`)?"""
+def check_votes(prefs: Preferences, n_types: int | None, *, split: str = "") -> Finding:
+    """Enough judgements of each person for that many types, or for a choice of their number (`count_votes`)?"""
     try:
         counts = count_votes(prefs, n_types)
     except ValueError as error:

@@ -15,6 +15,7 @@ from palign.data.rendering import render_completion, render_prompt
 from palign.data.turns import in_turns, reads_plain
 from palign.evaluation.judging.conditioned_rows import tell_readers
 from palign.evaluation.judging.kinds import ModelKind, ModelSource
+from palign.functional.losses import implicit_reward
 from palign.models.architectures import sees_only_the_past
 from palign.models.completions import TokenizedItems, policy_logps
 from palign.models.files.mixture import load_mixture
@@ -243,7 +244,7 @@ def _implicit_rewards(
     for model, switch in sides:
         model.to(device).eval()
         logps.append(_logps(model, items, switch, batch_size, device))
-    return source.beta * (logps[0] - logps[1])
+    return implicit_reward(logps[0], logps[1], source.beta)
 
 
 def _logps(

@@ -13,6 +13,8 @@ import copy
 import numpy as np
 from scipy import sparse
 
+from palign.functional.evidence.positions import position_within
+
 __all__ = ["N_PACKETS", "Clusters", "draw_weights"]
 
 N_PACKETS = 1000  # of a stratum of more people than that
@@ -110,7 +112,7 @@ class Clusters:
             return self
         order = np.random.default_rng(0).permutation(self.n_people)
         order = order[np.argsort(self.strata[order], kind="stable")]
-        place = np.arange(self.n_people) - np.repeat(sizes.cumsum() - sizes, sizes)
+        place = position_within(sizes)
         n_packets = np.minimum(sizes, most)
         packet = np.repeat(n_packets.cumsum() - n_packets, sizes) + place % np.repeat(n_packets, sizes)
         shape = (int(n_packets.sum()), self.n_people)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from palign.functional.evidence.components import item_components
+from palign.functional.evidence.positions import position_within
 
 __all__ = ["RowParts", "RowTable", "part_rows"]
 
@@ -160,7 +161,7 @@ def _deal_items(
     group = 2 * (unique // (int(items.max()) + 1)) + (wins > 0)
     order = np.lexsort((rng.random(len(unique)), group))
     sizes = np.unique(group[order], return_counts=True)[1]
-    position = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    position = position_within(sizes)
     offset = np.repeat(rng.random(len(sizes)), sizes)  # which of a group comes first is drawn for each group
     is_second = np.zeros(len(unique), dtype=bool)
     is_second[order] = np.floor((position + 1) * share + offset) > np.floor(position * share + offset)

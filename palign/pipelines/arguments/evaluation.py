@@ -120,15 +120,15 @@ def sources_of(script: EvaluationArguments) -> tuple[list[ModelSource], list[Mod
         raise ValueError(f"{twice[0]!r} is named more than once among --model_path and --baseline_path.")
     short = Counter(Path(path).name for path in paths)
     options = {"reference": script.reference_path, "base": script.base_path, "beta": script.beta}
-    found = [recognise(p, name=p if short[Path(p).name] > 1 else Path(p).name, **options) for p in paths]
-    found = [s if s.plain_prompts is not None else replace(s, plain_prompts=script.plain_prompts) for s in found]
+    sources = [recognise(p, name=p if short[Path(p).name] > 1 else Path(p).name, **options) for p in paths]
+    sources = [s if s.plain_prompts is not None else replace(s, plain_prompts=script.plain_prompts) for s in sources]
     types = None if script.types_path is None else recognise(script.types_path, **options)
     if types is not None and types.kind not in (ModelKind.PAL, ModelKind.MIXTURE):
         raise ValueError(
             f"--types_path names {types.path!r}, a {types.kind}, which knows no types; give a PAL reward model or a "
             "mixture."
         )
-    return found[: len(script.model_path)], found[len(script.model_path) :], types
+    return sources[: len(script.model_path)], sources[len(script.model_path) :], types
 
 
 def rows_to_judge(data_args: DataArguments, n_embeddings: int | None) -> tuple[Preferences, list[tuple[str, ...]]]:

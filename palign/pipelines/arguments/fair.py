@@ -7,12 +7,14 @@ from typing import Any
 
 from palign.cli.parser import CommandLine
 from palign.data.arguments import DataArguments
+from palign.data.vote_counts import count_or_auto
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.writing import require_writable
 
-__all__ = ["TYPES_FROM", "FairPolicyArguments", "parse_fair_arguments"]
+__all__ = ["OF_THE_MIXTURE", "TYPES_FROM", "FairPolicyArguments", "parse_fair_arguments"]
 
 TYPES_FROM = ("mixture", "declared", "pal")
+OF_THE_MIXTURE = ("n_types", "beta", "lora_r", "lora_alpha")  # of one that is trained first
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/fair_policy", "report_to": "none", "logging_steps": 10,
     "routes": ["distill", "regress", "dro", "merge"],
@@ -37,7 +39,7 @@ class FairPolicyArguments:
     types_from: str = field(
         default="mixture",
         metadata={
-            "help": "'mixture': of mixture_path, else found by EM first; 'declared': one type for each value of "
+            "help": "'mixture': of mixture_path, else made by EM first; 'declared': one type for each value of "
             "type_column; 'pal': the prototypes of pal_path. The last two train a mixture of given types first."
         },
     )
@@ -50,6 +52,28 @@ class FairPolicyArguments:
         metadata={
             "help": "Read plain prompts bare, though there is a chat template (of a mixture that is trained first)."
         },
+    )
+    n_types: str | None = field(
+        default=None,
+        metadata={
+            "help": "Latent types of a mixture that is trained first by EM, a number or 'auto'; 'auto' if unset, and "
+            "3 in the embedded default."
+        },
+    )
+    beta: float | None = field(
+        default=None,
+        metadata={
+            "help": "DPO's beta of a mixture that is trained first; that of recipes/em_dpo.py if unset. Regrets are "
+            "in units of it."
+        },
+    )
+    lora_r: int | None = field(
+        default=None,
+        metadata={"help": "LoRA rank of a mixture that is trained first; that of recipes/em_dpo.py if unset."},
+    )
+    lora_alpha: int | None = field(
+        default=None,
+        metadata={"help": "LoRA alpha of a mixture that is trained first; that of recipes/em_dpo.py if unset."},
     )
     pooled_path: str | None = field(
         default=None,
@@ -74,7 +98,13 @@ class FairPolicyArguments:
         },
     )
     n_sample_prompts: int = field(default=4, metadata={"help": "Fresh prompts whose answers are shown side by side."})
-    dtype: str = field(default="auto", metadata={"help": "Of the base's weights."})
+    dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "Of the base's weights; 'auto' is that of its files, and float32 where a mixture is trained "
+            "first, as in recipes/em_dpo.py."
+        },
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a model of the hub."})
     mixture_epochs: float = field(default=4.0, metadata={"help": "Embedded default: epochs of a mixture made here."})
     lm_steps: int = field(default=250, metadata={"help": "Embedded default: steps of a language model made here."})
@@ -92,6 +122,19 @@ class FairPolicyArguments:
                 f"--mixture_path names types that are there, and --types_from {self.types_from} asks for others; "
                 "give one of the two."
             )
+        asked = [f"--{name}" for name in OF_THE_MIXTURE if getattr(self, name) is not None]
+        if asked and self.mixture_path is not None:
+            raise ValueError(
+                f"{', '.join(asked)} is of a mixture that is trained first, and --mixture_path names one that is "
+                "there; give one of the two."
+            )
+        if self.n_types is not None and self.types_from != "mixture":
+            raise ValueError(
+                f"--n_types is {self.n_types}, and --types_from {self.types_from} says itself how many types there "
+                "are; give one of the two."
+            )
+        if self.n_types is not None and count_or_auto(self.n_types, "--n_types") == 1:
+            raise ValueError("--n_types is 1, and a fair policy is made of several types; give 2 or more, or 'auto'.")
         if not 0 < self.eval_fraction < 1:
             raise ValueError(f"--eval_fraction is {self.eval_fraction}; it must lie between 0 and 1.")
 
@@ -104,13 +147,13 @@ def parse_fair_arguments(
     Without `--dataset_name` the defaults are those of the embedded default.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    found = _parser(DEFAULTS).parse_args_and_config(argv)
-    require_writable(found[2].output_dir)
-    if found[1].dataset_name is None:
+    parts = _parser(DEFAULTS).parse_args_and_config(argv)
+    require_writable(parts[2].output_dir)
+    if parts[1].dataset_name is None:
         return _parser(DEFAULTS | EMBEDDED_DEFAULTS).parse_args_and_config(argv)
-    if found[1].embeddings is not None:
+    if parts[1].embeddings is not None:
         raise ValueError("--embeddings is given, and policies answer prompts of text; leave it out.")
-    return found
+    return parts
 
 
 def _parser(defaults: dict[str, Any]) -> CommandLine:

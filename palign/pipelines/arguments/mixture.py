@@ -3,7 +3,7 @@
 import copy
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from trl import ModelConfig
@@ -16,7 +16,7 @@ from palign.trainers.mixture.state import MixtureState
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 from palign.writing import require_writable
 
-__all__ = ["BASELINES", "MixtureArguments", "parse_mixture_arguments"]
+__all__ = ["BASELINES", "MixtureArguments", "mixture_defaults", "parse_mixture_arguments"]
 
 BASELINES = ("pooled", "cluster", "oracle")
 DEFAULTS: dict[str, Any] = {
@@ -103,9 +103,9 @@ def parse_mixture_arguments(
             f"{', '.join(idle)} is given without --dataset_name, whose rows it speaks of; give that, too."
         )
     if not any(given.values()):
-        found = _parser(kinds, DEFAULTS | EMBEDDED_DEFAULTS).parse_args_and_config(argv)
-        found[2].resume_from_checkpoint = args.resume_from_checkpoint
-        return found
+        parts = _parser(kinds, DEFAULTS | EMBEDDED_DEFAULTS).parse_args_and_config(argv)
+        parts[2].resume_from_checkpoint = args.resume_from_checkpoint
+        return parts
     if not all(given.values()):
         lacking = next(name for name, is_given in given.items() if not is_given)
         raise ValueError(
@@ -115,12 +115,24 @@ def parse_mixture_arguments(
     return script, data_args, args, model_args
 
 
+def mixture_defaults(kind: type, *, is_embedded: bool) -> dict[str, Any]:
+    """The recipe's defaults of the options of one dataclass, fresh copies, by name.
+
+    Args:
+        kind: `MixtureArguments`, `MixtureDPOConfig` or `ModelConfig`.
+        is_embedded: neither rows nor a model are the user's.
+    """
+    names = {option.name for option in fields(kind)}
+    defaults = DEFAULTS | (EMBEDDED_DEFAULTS if is_embedded else {})
+    return copy.deepcopy({name: value for name, value in defaults.items() if name in names})
+
+
 def _resume_point(args: MixtureDPOConfig) -> str | None:
     """A complete checkpoint of this trainer; 'true' is the last one in `output_dir`, and stays where there is none."""
-    found = resume_point(args.resume_from_checkpoint, args.output_dir)
-    if found is not None:
-        MixtureState.load(found)
-    return "true" if found is None and str(args.resume_from_checkpoint).lower() == "true" else found
+    point = resume_point(args.resume_from_checkpoint, args.output_dir)
+    if point is not None:
+        MixtureState.load(point)
+    return "true" if point is None and str(args.resume_from_checkpoint).lower() == "true" else point
 
 
 def _parser(kinds: tuple[type, ...], defaults: dict[str, Any]) -> CommandLine:

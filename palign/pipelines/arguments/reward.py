@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from trl import ModelConfig
 
 from palign.cli.parser import CommandLine
 from palign.data.arguments import DataArguments
+from palign.data.vote_counts import count_or_auto
 from palign.trainers.checkpointing.complete import resume_point
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.writing import require_writable
@@ -25,8 +26,10 @@ DEFAULTS: dict[str, Any] = {
 class RewardArguments:
     """The head, and what is reported beside it."""
 
-    n_prototypes: str = field(
-        default="4", metadata={"help": "K, a number, or 'auto': chosen on annotators held out of training."}
+    AS_TEXT: ClassVar[tuple[str, ...]] = ("n_prototypes",)
+
+    n_prototypes: int | None = field(
+        default=4, metadata={"help": "K, a number, or 'auto': chosen on annotators held out of training."}
     )
     variant: str = field(
         default="auto",
@@ -84,8 +87,7 @@ class RewardArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.n_prototypes != "auto" and not (self.n_prototypes.isdigit() and int(self.n_prototypes) >= 1):
-            raise ValueError(f"--n_prototypes is {self.n_prototypes!r}; it must be a number from 1 on, or 'auto'.")
+        self.n_prototypes = count_or_auto(self.n_prototypes, "--n_prototypes")
         if self.personal not in ("auto", "none"):
             raise ValueError(f"--personal is {self.personal!r}; it must be 'auto' or 'none'.")
         if not 0 < self.eval_fraction < 1:

@@ -24,22 +24,24 @@ def add_gold(record: dict[str, Any], texts: Texts, types: Sequence[str], gold: C
 
     Args:
         record: as `FairPolicyTrainer.train` gives it; rows get `gold`: utility by type, that of the type served worst
-            (`worst`), and what the type that loses most loses against its own policy (`max_regret`).
+            (`worst`), and what the type that loses most loses against its policy (`max_regret`).
         texts: by policy, completions of each prompt.
         types: names of the types' policies, whose answers a mixture gives in its weights.
         gold: (completion, type number) → utility.
     """
     n_types = len(types)
     by_policy = {
-        name: np.array([[gold(text, k) for k in range(n_types)] for said in answers for text in said]).mean(0)
+        name: np.array([[gold(text, k) for k in range(n_types)] for of_prompt in answers for text in of_prompt]).mean(
+            0
+        )
         for name, answers in texts.items()
     }
     of_types = np.stack([by_policy[name] for name in types])
-    own = of_types.diagonal()
+    best = of_types.diagonal()
     for row in record["table"]:
-        found = by_policy[row["name"]] if row["weights"] is None else np.asarray(row["weights"]) @ of_types
+        values = by_policy[row["name"]] if row["weights"] is None else np.asarray(row["weights"]) @ of_types
         row["gold"] = {
-            "by_type": found.tolist(), "worst": float(found.min()), "max_regret": float((own - found).max()),
+            "by_type": values.tolist(), "worst": float(values.min()), "max_regret": float((best - values).max()),
         }  # fmt: skip
     rows = {row["name"]: row for row in record["table"]}
     chosen, reference = rows.get(record["chosen"]), rows["reference"]
@@ -60,11 +62,14 @@ def fair_figures(record: Mapping[str, Any], mixture: MixtureRecord) -> FigureDat
     """
     rows, game = record["table"], record["game"]
     shares = dict(zip(record["types"], game["policy_weights"]["value"], strict=True))
-    own = {f"type_{k}": share for k, share in enumerate(shares.values())}  # a type's policy is called by its number
+    weight_of = {
+        f"type_{k}": share for k, share in enumerate(shares.values())
+    }  # a type's policy is called by its number
     regrets = {
         "types": record["types"], "policies": [row["name"] for row in rows],
         "values": np.array([row["regrets"] for row in rows]).T.tolist(), "type_weights": game["type_weights"],
-        "policy_weights": [own.get(row["name"], shares.get(row["name"])) for row in rows], "chosen": record["chosen"],
+        "policy_weights": [weight_of.get(row["name"], shares.get(row["name"])) for row in rows],
+        "chosen": record["chosen"],
         "worst": [row["max_regret"] for row in rows], "worst_type": [row["worst_type"] for row in rows],
         "mean": [row["mean_regret"]["value"] for row in rows], "kl": [row["kl"]["value"] for row in rows],
         "level": LEVEL,
@@ -92,30 +97,30 @@ def fair_summary(record: Mapping[str, Any]) -> dict[str, float]:
     """The figures of a run, flat: by policy its regrets, KL, votes and gold; the game; seconds of each step."""
     rows = {row["name"]: row for row in record["table"]}
     game = record["game"]
-    found = {"n_types": len(record["types"]), "game/value": game["value"]["value"], "game/gap": game["gap"]}
-    found |= {"kl_budget": record["kl_budget"]}
-    found |= {f"game/weight_type_{k}": w for k, w in enumerate(game["policy_weights"]["value"])}
+    summary = {"n_types": len(record["types"]), "game/value": game["value"]["value"], "game/gap": game["gap"]}
+    summary |= {"kl_budget": record["kl_budget"]}
+    summary |= {f"game/weight_type_{k}": w for k, w in enumerate(game["policy_weights"]["value"])}
     if record["chosen"] is not None:
         rows = rows | {"chosen": rows[record["chosen"]]}
     for name, row in rows.items():
-        found |= {f"{name}/{key}": row[key]["value"] for key in ("max_regret", "mean_regret", "kl")}
-        found[f"{name}/max_relative_regret"] = row["max_relative_regret"]
-        found[f"{name}/votes/worst_accuracy"] = (row["votes"] or {}).get("worst_accuracy")
+        summary |= {f"{name}/{key}": row[key]["value"] for key in ("max_regret", "mean_regret", "kl")}
+        summary[f"{name}/max_relative_regret"] = row["max_relative_regret"]
+        summary[f"{name}/votes/worst_accuracy"] = (row["votes"] or {}).get("worst_accuracy")
         if row.get("gold"):
-            found |= {f"{name}/gold/{key}": row["gold"][key] for key in ("worst", "max_regret")}
+            summary |= {f"{name}/gold/{key}": row["gold"][key] for key in ("worst", "max_regret")}
         if row["less_than_pooled"] is not None and name != "pooled":
-            found |= {f"{name}/less_than_pooled/{end}": row["less_than_pooled"][end] for end in ("value", "low")}
-    found |= {f"{name}_seconds": seconds for name, seconds in record["seconds"].items()}
-    return {name: float(value) for name, value in found.items() if value is not None}
+            summary |= {f"{name}/less_than_pooled/{end}": row["less_than_pooled"][end] for end in ("value", "low")}
+    summary |= {f"{name}_seconds": seconds for name, seconds in record["seconds"].items()}
+    return {name: float(value) for name, value in summary.items() if value is not None}
 
 
 def vote_table(
     record: Mapping[str, Any], scores: Mapping[str, np.ndarray], rows: Preferences, types: Mapping[str, object]
 ) -> pd.DataFrame:
-    """Held-out judgements under each policy's own implicit reward, for the fairness report; types' own left out."""
+    """Held-out judgements under each policy's implicit reward, for the fairness report; those of types left out."""
     kept = {row["name"] for row in record["table"] if row["kind"] != "type"}
     return pd.concat(
-        [score_table(own, rows, model=name, types=types) for name, own in scores.items() if name in kept],
+        [score_table(values, rows, model=name, types=types) for name, values in scores.items() if name in kept],
         ignore_index=True,
     )
 

@@ -27,10 +27,10 @@ def compare_types(record: MixtureRecord, truth: np.ndarray | None) -> dict[str, 
     if truth is None:
         return {}
     declared = torch.from_numpy(np.unique(truth, return_inverse=True)[1])
-    found = torch.from_numpy(record.responsibilities.argmax(1))
+    types = torch.from_numpy(record.responsibilities.argmax(1))
     return {
-        "types/ari": float(adjusted_rand_index(found, declared)),
-        "types/accuracy": float(type_accuracy(found, declared)),
+        "types/ari": float(adjusted_rand_index(types, declared)),
+        "types/accuracy": float(type_accuracy(types, declared)),
     }
 
 
@@ -42,7 +42,7 @@ def choice_note(record: MixtureRecord) -> list[str]:
     parts = [f"K = {int(row['n_types'])}: {row['log_likelihood']:.3f}" for row in rows]
     return [
         f"K = {record.n_types} was chosen on annotators held out of training, by the log-likelihood of a row (nats) "
-        f"under the cheap head: {'; '.join(parts)}. The smallest K that is not clearly worse than the best is taken."
+        f"under the linear head: {'; '.join(parts)}. The smallest K that is not clearly worse than the best is taken."
     ]
 
 
@@ -68,7 +68,7 @@ def side_by_side(
     shares = [f"type_{k} ({weight:.0%})" for k, weight in enumerate(policy.mixing_weights.tolist())]
     lines = [f"| prompt | {' | '.join(shares)} |", "|" + "---|" * (policy.n_types + 1)]
     for place, prompt in enumerate(prompts):
-        cells = [render_prompt(prompt, policy.tokenizer), *(said[place] for said in answers)]
+        cells = [render_prompt(prompt, policy.tokenizer), *(texts[place] for texts in answers)]
         lines.append("| " + " | ".join(_cell(text) for text in cells) + " |")
     return "\n".join(lines) + "\n"
 

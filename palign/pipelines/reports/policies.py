@@ -65,8 +65,8 @@ def judge_policies(
     weights = reward.model.weights_for(people).detach().cpu().numpy()
     prototypes = [f"prototype_{k}" for k in range(weights.shape[1])]
     if "type" not in table and len(prototypes) > 1:
-        found = dict(zip(people, (prototypes[k] for k in weights.argmax(1)), strict=True))
-        table.insert(3, "type", table["annotator_id"].map(found))
+        type_of = dict(zip(people, (prototypes[k] for k in weights.argmax(1)), strict=True))
+        table.insert(3, "type", table["annotator_id"].map(type_of))
     write_whole(output / "samples.jsonl", table.to_json(orient="records", lines=True, force_ascii=False))
     metrics = [name for name in JUDGED if name in table]
     for name, history in histories.items():
@@ -108,11 +108,12 @@ def standing_note(rows: Sequence[Mapping[str, Any]], people: Sequence[str], rewa
         if reward.standardize
         else "the reward model's own units"
     )
-    words = f"Each policy wrote {len(rows):,} completions, for {len(people):,} people; `reward` is in {unit}."
+    sentence = f"Each policy wrote {len(rows):,} completions, for {len(people):,} people; `reward` is in {unit}."
     if "type" in rows[0]:
-        return words
+        return sentence
     return (
-        f"{words} A type is the prototype of the reward model that weighs most for a person; prompts call it `type k`."
+        f"{sentence} A type is the prototype of the reward model that weighs most for a person; "
+        "prompts call it `type k`."
     )
 
 

@@ -12,7 +12,7 @@ def trained_on(train: Preferences, base: str) -> str:
     """What was trained on what, for the report.
 
     Args:
-        base: the backbone or language model in words, such as its name or folder.
+        base: the backbone or language model by a name, such as its name or folder.
     """
     return f"Trained on {len(train):,} judgements of {len(train.annotators()):,} annotators, on {base}."
 

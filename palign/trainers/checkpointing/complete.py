@@ -23,7 +23,7 @@ from transformers.trainer import SCHEDULER_NAME
 
 from palign.parallel.fsdp import is_fsdp, leave_fsdp
 from palign.parallel.shared_work import computed_once
-from palign.trainers.checkpointing.same_run import RUN, adapter_options, refuse_another_run, run_words
+from palign.trainers.checkpointing.same_run import RUN, adapter_options, refuse_another_run, run_record
 from palign.writing import SavingError, saving, write_whole
 
 __all__ = [
@@ -54,7 +54,7 @@ def mark_complete(folder: str | Path) -> None:
 
 
 def incomplete_because(folder: str | Path) -> str | None:
-    """What a checkpoint lacks, in words; None when it is complete."""
+    """What a checkpoint lacks, as a sentence; None when it is complete."""
     folder = Path(folder)
     if not folder.is_dir():
         return "there is no such folder"
@@ -78,8 +78,8 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
 
     By time, not by number: a run begun anew in the folder of a longer one has lower numbers.
     """
-    found = [path for path in _folders(output_dir) if incomplete_because(path) is None]
-    return max(found, key=_written, default=None)
+    complete = [path for path in _folders(output_dir) if incomplete_because(path) is None]
+    return max(complete, key=_written, default=None)
 
 
 def resume_point(asked: str | bool | None, output_dir: str | Path) -> str | None:
@@ -104,25 +104,25 @@ def resume_point(asked: str | bool | None, output_dir: str | Path) -> str | None
                 f"in {str(output_dir)!r} are: {', '.join(others) or 'none'}. Name one, or give true for the last."
             )
         return str(asked)
-    found = last_complete_checkpoint(output_dir)
+    last = last_complete_checkpoint(output_dir)
     for path in _folders(output_dir):
         fault = incomplete_because(path)
         if fault is not None:
             logger.warning("%s is not read: %s. The run was interrupted while writing it.", path, fault)
-    if found is None:
+    if last is None:
         logger.warning("%s holds no complete checkpoint; training begins at the beginning.", output_dir)
-    return None if found is None else str(found)
+    return None if last is None else str(last)
 
 
 def _folders(output_dir: str | Path) -> list[Path]:
     """All `checkpoint-N`, by number."""
-    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir() and FOLDER.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(FOLDER.fullmatch(path.name)[1]))
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir() and FOLDER.fullmatch(path.name)]
+    return sorted(folders, key=lambda path: int(FOLDER.fullmatch(path.name)[1]))
 
 
 def _written(folder: Path) -> tuple[float, int]:
-    words = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    return float(words.get("written_at", 0)), int(FOLDER.fullmatch(folder.name)[1])
+    record = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    return float(record.get("written_at", 0)), int(FOLDER.fullmatch(folder.name)[1])
 
 
 class CompleteCheckpoints:
@@ -134,10 +134,10 @@ class CompleteCheckpoints:
 
     _foreign_said = False
     _same_run_as: str | None = None  # the checkpoint that was compared
-    writes_own_weights = False  # what was trained is in files of its own, which `read_weights` reads
+    writes_own_weights = False  # what was trained is in further files, which `read_weights` reads
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As the trainer's own; a half-written checkpoint is never read.
+        """As the trainer's; a half-written checkpoint is never read.
 
         A run may be made longer as it goes on (`max_steps`, `num_train_epochs`), as in transformers. One that is
         asked for no more steps than it has done is loaded, and takes none.
@@ -159,15 +159,15 @@ class CompleteCheckpoints:
     def _own_resume_point(self, asked: str | bool | None) -> str | None:
         point = resume_point(asked, self.args.output_dir)
         if point is not None and point != self._same_run_as:
-            refuse_another_run(point, self._run_words)
+            refuse_another_run(point, self._run_record)
             self._same_run_as = point
         return point
 
     @cached_property
-    def _run_words(self) -> dict[str, Any]:
+    def _run_record(self) -> dict[str, Any]:
         further = adapter_options(self.accelerator.unwrap_model(self.model)) | self.deciding()
         further |= {"FSDP2": self.is_fsdp_enabled}  # whose checkpoints others cannot read, nor it theirs
-        return run_words(self.args, getattr(self, "train_rows", None), **further)
+        return run_record(self.args, getattr(self, "train_rows", None), **further)
 
     def deciding(self) -> dict[str, Any]:
         """What decides a run beside rows and options, by name."""
@@ -178,14 +178,14 @@ class CompleteCheckpoints:
         return self.state.global_step >= self.state.max_steps
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """transformers' own, which takes one more step where a run that ended within an epoch goes on."""
+        """As of transformers, which takes one more step where a run that ended within an epoch goes on."""
         if self.is_finished():
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """transformers' own, then the mark, then the removal of older ones: in this order a kill harms nothing."""
+        """As of transformers, then the mark, then the removal of older ones: in this order a kill harms nothing."""
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -199,7 +199,7 @@ class CompleteCheckpoints:
                 self.save_beside(folder)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    write_whole(folder / RUN, json.dumps(self._run_words, indent=1) + "\n")
+                    write_whole(folder / RUN, json.dumps(self._run_record, indent=1) + "\n")
                     mark_complete(folder)
         except SavingError:
             shutil.rmtree(folder, ignore_errors=True)  # half a checkpoint helps nobody, and may fill the disk
@@ -269,8 +269,8 @@ class CompleteCheckpoints:
             shutil.rmtree(path, ignore_errors=True)
 
     def _what_is_intact(self, folder: Path) -> str:
-        found = [path for path in _folders(folder.parent) if path != folder and incomplete_because(path) is None]
-        if not found:
+        complete = [path for path in _folders(folder.parent) if path != folder and incomplete_because(path) is None]
+        if not complete:
             return "There was no checkpoint before it."
-        last = max(found, key=_written)
+        last = max(complete, key=_written)
         return f"Intact is {os.fspath(last)!r}, from which the run can go on."

@@ -17,8 +17,8 @@ FILE = "finished.npz"
 
 def options_key(options: Any, *rows: Preferences) -> str:
     """Of everything a baseline's scores depend on, 64 hex digits: options (what JSON can say) and rows."""
-    said = [[r.prompts, r.items, r.item_indices.tolist(), r.ranks.tolist(), list(r.annotator_ids)] for r in rows]
-    return hashlib.sha256(json.dumps([options, said], default=_plain, sort_keys=True).encode()).hexdigest()
+    content = [[r.prompts, r.items, r.item_indices.tolist(), r.ranks.tolist(), list(r.annotator_ids)] for r in rows]
+    return hashlib.sha256(json.dumps([options, content], default=_plain, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from palign.trainers.policy.rows import PolicyRows
 
 __all__ = [
-    "RUN", "TRAINING_OPTIONS", "adapter_options", "deciding_options", "refuse_another_run", "rows_key", "run_words",
+    "RUN", "TRAINING_OPTIONS", "adapter_options", "deciding_options", "refuse_another_run", "rows_key", "run_record",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 RUN = "run.json"
 AT_ONCE = 2**14  # texts that are read together
-# Of every `TrainingArguments`: what scores depend on, beside a trainer's own options.
+# Of every `TrainingArguments`: what scores depend on, beside a trainer's options.
 TRAINING_OPTIONS = (
     "seed", "data_seed", "max_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay",
     "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "bf16", "fp16",
@@ -44,10 +44,11 @@ ALSO = ("learning_rate", "per_device_train_batch_size", "train_sampling_strategy
         "neftune_noise_alpha")  # fmt: skip
 OF_ADAPTERS = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "target_modules")
 LENGTH = {"max_steps", "num_train_epochs", "total_episodes", "num_total_batches"}
-# Of a trainer's own and of TRL's options: those that cannot change the result, and those that follow from others.
+# Of a trainer's and of TRL's options: those that cannot change the result, and those that follow from others.
 IDLE = {
     "reference_cache_dir", "embedding_cache_dir", "embedding_batch_size", "e_step_batch_size", "n_table_rows",
-    "group_column", "num_sample_generations", "num_completions_to_print", "num_generations_eval", "dataset_num_proc",
+    "group_column", "log_rewards_by", "num_sample_generations", "num_completions_to_print",
+    "num_generations_eval", "dataset_num_proc",
     "ds3_gather_for_generation", "reward_model_path", "sft_model_path", "model_init_kwargs", "trust_remote_code",
     "world_size", "batch_size", "local_batch_size", "micro_batch_size", "mini_batch_size", "local_mini_batch_size",
     "transformers_continuous_batching_config",
@@ -56,7 +57,7 @@ BEFORE = {"plain_prompts": True}  # what runs did before there was an option
 IDLE_BEGIN = ("log_", "vllm_server_", "vllm_group_", "vllm_gpu_", "vllm_enable_", "vllm_tensor_")
 
 
-def run_words(args: TrainingArguments, rows: "Preferences | PolicyRows | None", **further: Any) -> dict[str, Any]:
+def run_record(args: TrainingArguments, rows: "Preferences | PolicyRows | None", **further: Any) -> dict[str, Any]:
     """What `run.json` holds; `further` joins the options."""
     kept = {} if rows is None else {"rows": f"{len(rows.annotator_ids)} rows, key {rows_key(rows)[:16]}"}
     options = json.loads(json.dumps(deciding_options(args) | further, default=_plain))
@@ -66,8 +67,8 @@ def run_words(args: TrainingArguments, rows: "Preferences | PolicyRows | None", 
 def deciding_options(args: TrainingArguments) -> dict[str, Any]:
     """The options that the result of a run depends on, by name."""
     known = {f.name for f in fields(TrainingArguments)}
-    own = [f.name for f in fields(args) if f.name not in known | IDLE and not f.name.startswith(IDLE_BEGIN)]
-    names = {*own, *TRAINING_OPTIONS, *ALSO} - LENGTH
+    option_names = [f.name for f in fields(args) if f.name not in known | IDLE and not f.name.startswith(IDLE_BEGIN)]
+    names = {*option_names, *TRAINING_OPTIONS, *ALSO} - LENGTH
     return {name: getattr(args, name) for name in sorted(names) if hasattr(args, name)}
 
 
@@ -96,7 +97,7 @@ def refuse_another_run(folder: str | Path, now: dict[str, Any]) -> None:
 
     Args:
         folder: of the checkpoint.
-        now: `run_words` of this run.
+        now: `run_record` of this run.
 
     Raises:
         ValueError: they differ; says in what, then and now.
@@ -150,8 +151,8 @@ def _used(indices: np.ndarray, held: Sequence[Any] | None) -> Iterator[bytes]:
     numbers[named] = np.arange(len(named))
     yield numbers[indices].tobytes()
     for start in range(0, len(named), AT_ONCE):
-        found = [held[number] for number in named[start : start + AT_ONCE]]
-        yield _said([entry[1] if isinstance(entry, tuple) else entry for entry in found])  # the prompt is the row's
+        entries = [held[number] for number in named[start : start + AT_ONCE]]
+        yield _said([entry[1] if isinstance(entry, tuple) else entry for entry in entries])  # the prompt is the row's
 
 
 def _texts(values: Sequence[Any]) -> Iterator[bytes]:
@@ -182,5 +183,5 @@ def _plain(value: Any) -> Any:
     """What JSON cannot say: sets in order, and never an address in memory."""
     if isinstance(value, (set, frozenset)):
         return sorted(map(str, value))
-    said = str(value)
-    return type(value).__name__ if " at 0x" in said else said
+    text = str(value)
+    return type(value).__name__ if " at 0x" in text else text

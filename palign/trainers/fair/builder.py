@@ -93,7 +93,7 @@ class RouteBuilder:
     def build(self, name: str) -> None:
         """Read a finished route, or build it ('pooled': one DPO on all votes) and write it, whole or not at all.
 
-        A route of the user's own is always built: nothing says whether its function is still the same. The main
+        A user's route is always built: nothing says whether its function is still the same. The main
         process says for all whether a route is finished: a late one must not take for old what is new.
         """
         folder, key = self.output_dir / "routes" / name, self._key(name)
@@ -110,14 +110,14 @@ class RouteBuilder:
     def _built(self, name: str) -> dict[str, Any]:
         start = time.monotonic()
         set_seed(self.args.seed)
-        found = {**ROUTES, **self.own_routes}[name](self)
+        entries = {**ROUTES, **self.own_routes}[name](self)
         if name not in self.model.peft_config:
             raise RuntimeError(
                 f"Route {name!r} put no adapter of that name on builder.model; builder.add({name!r}) does."
             )
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
-        return {"seconds": time.monotonic() - start, **found}
+        return {"seconds": time.monotonic() - start, **entries}
 
     def _keep(self, name: str, record: dict[str, Any], folder: Path) -> None:
         partial = folder.with_name(f".partial-{name}")
@@ -135,12 +135,12 @@ class RouteBuilder:
 
     def _key(self, name: str) -> str:
         """Of everything that the adapter depends on."""
-        own = {f.name for f in fields(FairPolicyConfig)} - {f.name for f in fields(TrainingArguments)}
-        own = (own | set(TRAINED_BY)) - set(ONLY_MEASURED_BY)
-        settings = {key: str(getattr(self.args, key)) for key in sorted(own)}
+        names = {f.name for f in fields(FairPolicyConfig)} - {f.name for f in fields(TrainingArguments)}
+        names = (names | set(TRAINED_BY)) - set(ONLY_MEASURED_BY)
+        settings = {key: str(getattr(self.args, key)) for key in sorted(names)}
         record, gamma = self.mixture.record, self.mixture.responsibilities_for(self.rows.annotator_ids)
-        words = [name, settings, self._models, record.beta, record.max_length, self.weights.tolist(), self.prompts]
-        return options_key([*words, gamma.tolist()], self.rows)[:32]
+        content = [name, settings, self._models, record.beta, record.max_length, self.weights.tolist(), self.prompts]
+        return options_key([*content, gamma.tolist()], self.rows)[:32]
 
     @cached_property
     def _models(self) -> list[str]:

@@ -32,7 +32,7 @@ __all__ = ["DistillRows", "SoftTargetPolicies", "distill", "mixture_next_token",
 
 
 def distill(builder: "RouteBuilder") -> dict[str, Any]:
-    """Cross-entropy on the types' own answers, as many of each as the game's weights say; soft targets or samples."""
+    """Cross-entropy on the types' answers, as many of each as the game's weights say; soft targets or samples."""
     builder.add(Route.DISTILL)
     args, weights = builder.args, builder.weights
     items = joined_items([draws.items for draws in builder.type_draws])
@@ -70,15 +70,17 @@ class SoftTargetPolicies(AdapterPolicies):
         with torch.no_grad():
             read = [completion_logits(self.policy, teacher, batch) for teacher in self.teachers]
             _, targets, scored = read[0]
-            said = torch.stack([token_logps(logits, targets).masked_fill(~scored, 0.0) for logits, _, _ in read])
-            posterior = prefix_posterior(said, self.log_weights.to(said.device))
+            sampled_logps = torch.stack(
+                [token_logps(logits, targets).masked_fill(~scored, 0.0) for logits, _, _ in read]
+            )
+            posterior = prefix_posterior(sampled_logps, self.log_weights.to(sampled_logps.device))
             target = mixture_next_token(posterior, [logits for logits, _, _ in read])
         student = completion_logits(self.policy, self.names[0], batch)[0].float().log_softmax(-1)
         return (target * student).sum(-1).masked_fill(~scored, 0.0).sum(-1)[:, None]
 
 
 def prefix_posterior(token_log_probs: Tensor, log_weights: Tensor) -> Tensor:
-    """p(k | what was said before each token): (n_types, batch, seq_len) nats and (n_types,) → the same shape."""
+    """p(k | what came before each token): (n_types, batch, seq_len) nats and (n_types,) → the same shape."""
     before = token_log_probs.cumsum(-1) - token_log_probs
     return (log_weights[:, None, None] + before).softmax(0)
 
@@ -86,8 +88,8 @@ def prefix_posterior(token_log_probs: Tensor, log_weights: Tensor) -> Tensor:
 def mixture_next_token(posterior: Tensor, logits: list[Tensor]) -> Tensor:
     """Σ_k p(k | prefix) π_k(v | prefix): (n_types, batch, seq_len) and K × (batch, seq_len, vocab) → (…, vocab)."""
     target = torch.zeros_like(logits[0], dtype=torch.float32)
-    for share, own in zip(posterior, logits, strict=True):
-        target += share[..., None] * own.float().softmax(-1)
+    for share, type_logits in zip(posterior, logits, strict=True):
+        target += share[..., None] * type_logits.float().softmax(-1)
     return target
 
 

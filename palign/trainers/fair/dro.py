@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from palign.functional.losses import plackett_luce
+from palign.functional.losses import implicit_reward, plackett_luce
 from palign.functional.mixture import row_weights
 from palign.functional.regret_hedge import exponentiated_gradient
 from palign.models.single_adapter import AdapterPolicies
@@ -30,14 +30,14 @@ POOLED = "pooled"  # one DPO on all votes, whoever cast them: what the routes ar
 
 
 def dro(builder: "RouteBuilder") -> dict[str, Any]:
-    """DPO on the votes, weight going to the type that loses most against its own adapter."""
+    """DPO on the votes, weight going to the type that loses most against its adapter."""
     mixture, prefs = builder.mixture, builder.rows
     items = vote_items(mixture, prefs)
     reference = cached_reference(mixture, items, builder.output_dir)
     rewards = vote_rewards(mixture, prefs, items, mixture.policies.names, reference)
-    gamma, own = mixture.responsibilities_for(prefs.annotator_ids), -row_log_likelihoods(rewards, prefs.ranks)
+    gamma, own_losses = mixture.responsibilities_for(prefs.annotator_ids), -row_log_likelihoods(rewards, prefs.ranks)
     weights = torch.full((mixture.n_types,), 1 / mixture.n_types, dtype=torch.float64)
-    rows = _fit_votes(builder, Route.DRO, gamma, own.double(), weights, builder.importance)
+    rows = _fit_votes(builder, Route.DRO, gamma, own_losses.double(), weights, builder.importance)
     return {"n_rows": len(rows), "type_weights": rows.type_weights.tolist()}
 
 
@@ -49,7 +49,7 @@ def pooled(builder: "RouteBuilder") -> dict[str, Any]:
 
 
 def _fit_votes(
-    builder: "RouteBuilder", name: str, gamma: Tensor, own: Tensor, weights: Tensor, importance: Tensor | None
+    builder: "RouteBuilder", name: str, gamma: Tensor, own_losses: Tensor, weights: Tensor, importance: Tensor | None
 ) -> "DroRows":
     builder.add(name)
     items, args = vote_items(builder.mixture, builder.rows), builder.args
@@ -57,7 +57,7 @@ def _fit_votes(
         MixtureCollator(builder.rows, items),
         torch.from_numpy(cached_reference(builder.mixture, items, builder.output_dir)),
         gamma,
-        own,
+        own_losses,
         builder.mixture.record.beta,
         args.dro_step / args.gradient_accumulation_steps,
         weights,
@@ -69,18 +69,18 @@ def _fit_votes(
 
 @dataclass(eq=False)
 class DroRows(Dataset):
-    """Rankings under weights of types that grow where a type is served worse than by its own adapter.
+    """Rankings under weights of types that grow where a type is served worse than by its adapter.
 
     Attributes:
         collator: of the votes.
         reference_logps: (n_items,).
         responsibilities: (rows, n_types) of the annotator of the row.
-        own_losses: (rows, n_types) −log p of the row under each type's own adapter.
+        own_losses: (rows, n_types) −log p of the row under each type's adapter.
         beta: DPO's.
         step: of the weights, per nat.
         type_weights: (n_types,) q, as it stands.
         importance: (n_types,) multiplies what q is moved by; None is 1.
-        has_offset: subtract own losses; without it a noisy type takes all the weight.
+        has_offset: subtract `own_losses`; without it a noisy type takes all the weight.
     """
 
     collator: MixtureCollator
@@ -111,7 +111,8 @@ class DroRows(Dataset):
     def losses(self, logps: Tensor, inputs: dict[str, Tensor], summed: Callable[[Tensor], Tensor]) -> Tensor:
         """(rows,) Σ_k q_k γ_k / mean γ_k · loss; q is moved by the batch's losses first (Sagawa et al. 2020)."""
         rows = inputs["rows"].cpu()
-        rewards = self.beta * (logps - self.reference_logps[inputs["items"].cpu()].to(logps.device))
+        reference = self.reference_logps[inputs["items"].cpu()].to(logps.device)
+        rewards = implicit_reward(logps, reference, self.beta)
         losses = plackett_luce(rewards[inputs["slots"]], inputs["ranks"])
         weights = self._row_weights[rows].to(logps.device)
         excess = losses.detach().double()[:, None]

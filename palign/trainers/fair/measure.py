@@ -76,7 +76,7 @@ def measure_candidates(
 
     Args:
         candidates: with 'reference' and 'ensemble' among them; all answered the same fresh prompts.
-        own_values: (n_prompts, n_types) E h_i under type i's own policy.
+        own_values: (n_prompts, n_types) E h_i under type i's policy.
         max_kl: the budget; None is 1.25 times the ensemble's KL, or its interval's end.
         type_importance: multiplies a type's regret where the worst type is sought.
         votes: held-out votes by name, see `vote_outcomes`.
@@ -92,9 +92,9 @@ def measure_candidates(
     scaled = {"own_values": own_values * importance, "beta": beta, "n_draws": n_bootstrap, "seed": seed}
     worst = bootstrap_policies(per_prompt * importance[:, None], **scaled).max_regret
     plain = bootstrap_policies(per_prompt, **(scaled | {"own_values": own_values}))
-    mean, own = per_prompt.mean(0), own_values.mean(0)
-    regrets = regret_matrix(mean, own_values=own, beta=beta)
-    relative = relative_regret_matrix(mean, mean[:, names.index("reference")], own_values=own)
+    mean, own_means = per_prompt.mean(0), own_values.mean(0)
+    regrets = regret_matrix(mean, own_values=own_means, beta=beta)
+    relative = relative_regret_matrix(mean, mean[:, names.index("reference")], own_values=own_means)
     kl = torch.stack([c.kl for c in candidates], -1)
     kl_interval = interval(kl.mean(0), bootstrap_means(kl, n_draws=n_bootstrap, seed=seed))
     of_ensemble = _ends(kl_interval, names.index("ensemble"))  # sampled: near 0 it may even be negative
@@ -129,9 +129,9 @@ def _chosen(candidates: Sequence[Candidate], worst: Tensor, kl: Tensor, budget: 
     return candidates[routes[best]].name
 
 
-def _ends(found: Interval, j: int | None = None) -> dict[str, float]:
+def _ends(interval: Interval, j: int | None = None) -> dict[str, float]:
     at = (lambda tensor: float(tensor)) if j is None else (lambda tensor: float(tensor[j]))
-    return {"value": at(found.estimate), "low": at(found.low), "high": at(found.high)}
+    return {"value": at(interval.estimate), "low": at(interval.low), "high": at(interval.high)}
 
 
 def _number(value: Tensor) -> float | None:
@@ -141,7 +141,7 @@ def _number(value: Tensor) -> float | None:
 def vote_outcomes(
     right: Tensor, n_pairs: Tensor, log_likelihoods: Tensor, types: np.ndarray, n_types: int
 ) -> dict[str, Any]:
-    """What held-out votes say of one policy's own implicit reward β·h, by the type of the voter.
+    """What held-out votes say of one policy's implicit reward β·h, by the type of the voter.
 
     Args:
         right, n_pairs: (rows,) strictly ordered pairs, those ordered as the person did.
@@ -154,10 +154,10 @@ def vote_outcomes(
     accuracy: list[float | None] = []
     likelihood: list[float | None] = []
     for k in range(n_types):
-        own = torch.from_numpy(types == k)
-        has_rows = bool(own.any()) and bool(n_pairs[own].sum() > 0)
-        accuracy.append(float(right[own].sum() / n_pairs[own].sum()) if has_rows else None)
-        likelihood.append(float(log_likelihoods[own].mean()) if has_rows else None)
+        voters = torch.from_numpy(types == k)
+        has_rows = bool(voters.any()) and bool(n_pairs[voters].sum() > 0)
+        accuracy.append(float(right[voters].sum() / n_pairs[voters].sum()) if has_rows else None)
+        likelihood.append(float(log_likelihoods[voters].mean()) if has_rows else None)
     known = [value for value in accuracy if value is not None]
     worst = {"worst_accuracy": min(known) if known else None}
     return {"accuracy": accuracy, "log_likelihood": likelihood, **worst}

@@ -53,7 +53,7 @@ def regress(builder: "RouteBuilder") -> dict[str, Any]:
 
 
 class RegressRows(GroupedRows):
-    """Completions of one prompt, whoever said them, and how much more the weighted types want one than another.
+    """Completions of one prompt, whoever gave them, and how much more the weighted types want one than another.
 
     Args:
         items: completions of P policies, policy by policy and prompt by prompt.
@@ -110,7 +110,7 @@ def _regress_rows(builder: "RouteBuilder", pool: Sequence[PolicyDraws], weights:
 def _geometric_weights(builder: "RouteBuilder", pool: Sequence[PolicyDraws]) -> Tensor:
     """(n_types,) q of min-max regret + β KL among π ∝ π_ref exp(Σ q_k h_k), on the cached completions.
 
-    The ensemble's weights are another family's. Completions weigh by π / (mean of the policies that said them), so
+    The ensemble's weights are another family's. Completions weigh by π / (mean of the policies that gave them), so
     that the table of them stands for all; a little of the uniform keeps every type in play.
     """
     types = np.concatenate([draws.type_logps for draws in pool], 1)
@@ -119,15 +119,15 @@ def _geometric_weights(builder: "RouteBuilder", pool: Sequence[PolicyDraws]) -> 
     table = (table - table.logsumexp(-1, keepdim=True)).log_softmax(1).movedim(-1, 0)
     beta = builder.mixture.record.beta
     importance = builder.importance / builder.importance.max()
-    found = kl_minmax(table[:-1], table[-1], kl_weight=beta, beta=beta, type_importance=importance).type_weights
-    return 0.95 * found / found.sum() + 0.05 / len(found)
+    weights = kl_minmax(table[:-1], table[-1], kl_weight=beta, beta=beta, type_importance=importance).type_weights
+    return 0.95 * weights / weights.sum() + 0.05 / len(weights)
 
 
 def _weighted_regrets(builder: "RouteBuilder", draws: PolicyDraws) -> Tensor:
     """(n_types,) of one policy on the game's prompts, times importance."""
-    own = torch.tensor([own.values[:, i].mean() for i, own in enumerate(builder.type_draws)])
+    own_values = torch.tensor([of_type.values[:, i].mean() for i, of_type in enumerate(builder.type_draws)])
     values = torch.from_numpy(draws.values).mean(0)[:, None]
-    regrets = regret_matrix(values, own_values=own, beta=builder.mixture.record.beta)[:, 0]
+    regrets = regret_matrix(values, own_values=own_values, beta=builder.mixture.record.beta)[:, 0]
     return regrets * builder.importance
 
 

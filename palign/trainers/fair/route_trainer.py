@@ -86,5 +86,5 @@ class GroupedRows(Dataset):
 
     def collate(self, numbers: list[int]) -> dict[str, Tensor]:
         """Sequences of the rows, group by group, and `items` (n_sequences,)."""
-        own = self.groups[numbers].reshape(-1)
-        return self.items.collate(own) | {"items": torch.from_numpy(own)}
+        item_numbers = self.groups[numbers].reshape(-1)
+        return self.items.collate(item_numbers) | {"items": torch.from_numpy(item_numbers)}

@@ -1,4 +1,4 @@
-"""The routes by name: each is a function of a `RouteBuilder`, as a user's own is, and stands in a file of its own."""
+"""The routes by name: each is a function of a `RouteBuilder`, as a user's is, and stands in one file."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

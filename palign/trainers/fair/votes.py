@@ -39,8 +39,8 @@ def vote_rewards(
 def cached_reference(mixture: MixturePolicy, items: TokenizedItems, output_dir: Path) -> np.ndarray:
     """(n_items,) float32 nats, kept in the output folder; all processes together, each computes its share."""
     state = PartialState()
-    found = reference_pass(
+    passed = reference_pass(
         mixture.policies.policy, items, cache_dir=output_dir / "reference_logps", show_progress=False,
         rank=state.process_index, n_ranks=state.num_processes,
     )  # fmt: skip
-    return found.logps.astype(np.float32)
+    return passed.logps.astype(np.float32)

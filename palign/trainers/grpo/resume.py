@@ -1,7 +1,7 @@
 """What TRL's GRPO and RLOO forget at a checkpoint, so that a resumed run ends where an uninterrupted one does.
 
 1. The order of the rows: TRL's sampler draws one order after another from one generator, which begins anew with the
-   process. Here every epoch has a seed of its own.
+   process. Here every epoch has its seed.
 2. Completions that are still to be used: with several updates on one generation, a checkpoint may fall between them,
    and TRL would draw new completions after it. Here they are written beside the checkpoint.
 """
@@ -49,12 +49,12 @@ def save_generation(folder: Path, rank: int, step: int, batches: Sequence[Mappin
         step: forward and backward passes so far.
         batches: the parts of the last generation: tensors by name, and plain values.
     """
-    tensors, words = {}, {"step": step, "batches": []}
+    tensors, record = {}, {"step": step, "batches": []}
     for number, batch in enumerate(batches):
         tensors |= {f"{number}.{name}": v.contiguous().clone() for name, v in batch.items() if torch.is_tensor(v)}
-        words["batches"].append({name: v for name, v in batch.items() if not torch.is_tensor(v)})
+        record["batches"].append({name: v for name, v in batch.items() if not torch.is_tensor(v)})
     save_file(tensors, folder / f"generation_{rank}.safetensors")
-    (folder / f"generation_{rank}.json").write_text(json.dumps(words), encoding="utf-8")
+    (folder / f"generation_{rank}.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 def load_generation(folder: Path, rank: int, device: torch.device) -> tuple[int, list[dict[str, Any]]] | None:
@@ -62,9 +62,9 @@ def load_generation(folder: Path, rank: int, device: torch.device) -> tuple[int,
     path = folder / f"generation_{rank}.json"
     if not path.is_file():
         return None
-    words = json.loads(path.read_text(encoding="utf-8"))
-    batches = words["batches"]
+    record = json.loads(path.read_text(encoding="utf-8"))
+    batches = record["batches"]
     for name, value in load_file(folder / f"generation_{rank}.safetensors").items():  # which knows no "cpu:0"
         number, _, key = name.partition(".")
         batches[int(number)][key] = value.to(device)
-    return words["step"], batches
+    return record["step"], batches

@@ -1,4 +1,4 @@
-"""What TRL's GRPO and RLOO call for their rewards: `PersonalizedReward`, and a record of what it said."""
+"""What TRL's GRPO and RLOO call for their rewards: `PersonalizedReward`, and a record of it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -18,7 +18,7 @@ def prepare_group_rows(
     source: Dataset | Sequence[dict[str, Any]],
     *,
     name: str,
-    group_column: str | None,
+    log_rewards_by: str | None,
     tokenizer: PreTrainedTokenizerBase,
     who: WhoIsAsking | None,
     plain_prompts: bool = True,
@@ -29,7 +29,7 @@ def prepare_group_rows(
     Args:
         source: rows with `prompt` and `annotator_id`.
         name: of the rows, for messages.
-        group_column: column to report rewards by.
+        log_rewards_by: column to report rewards by.
         tokenizer: the reward model's, which renders conversational prompts for it.
         who: names for the people.
         plain_prompts: the policy reads plain prompts bare; else each as a user's turn.
@@ -54,7 +54,7 @@ def prepare_group_rows(
             "set of one kind; give all prompts as texts or all as lists of messages."
         )
     asked, met = raw if reward_reads_plain else as_turns(raw), raw if plain_prompts else as_turns(raw)
-    prompts, groups = [render_prompt(prompt, tokenizer) for prompt in asked], groups_of(rows, group_column)
+    prompts, groups = [render_prompt(prompt, tokenizer) for prompt in asked], groups_of(rows, log_rewards_by)
     columns = {"prompt": met if who is None else who.condition(met, people), "reward_prompt": prompts}
     columns |= {"annotator_id": people} | ({"group": groups} if groups else {})
     return PolicyRows(

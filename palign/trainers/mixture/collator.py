@@ -22,12 +22,12 @@ class MixtureCollator:
         self.rows, self.items = rows, items
 
     def __call__(self, numbers: list[int]) -> dict[str, Tensor]:
-        own = self.rows.item_indices[numbers]
-        own = own[:, : int((own >= 0).sum(1).max())]
-        unique, slots = np.unique(np.where(own < 0, own[:, :1], own), return_inverse=True)
+        indices = self.rows.item_indices[numbers]
+        indices = indices[:, : int((indices >= 0).sum(1).max())]
+        unique, slots = np.unique(np.where(indices < 0, indices[:, :1], indices), return_inverse=True)
         return self.items.collate(unique) | {
             "items": torch.from_numpy(unique),
-            "slots": torch.from_numpy(slots.reshape(own.shape)),
-            "ranks": torch.from_numpy(self.rows.ranks[numbers][:, : own.shape[1]].astype(np.int64)),
+            "slots": torch.from_numpy(slots.reshape(indices.shape)),
+            "ranks": torch.from_numpy(self.rows.ranks[numbers][:, : indices.shape[1]].astype(np.int64)),
             "rows": torch.as_tensor(numbers, dtype=torch.int64),
         }

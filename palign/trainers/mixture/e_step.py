@@ -10,6 +10,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from palign.data.preferences import Preferences
+from palign.functional.evidence.positions import position_within
 from palign.functional.mixture import responsibilities, sum_by_annotator
 from palign.functional.mixture_checks import (
     dead_types,
@@ -21,7 +22,7 @@ from palign.functional.mixture_checks import (
 from palign.models.adapters import TypePolicies
 from palign.models.completions import TokenizedItems
 from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
-from palign.trainers.mixture.start import CheapStart
+from palign.trainers.mixture.start import LinearStart
 from palign.trainers.mixture.state import MixtureState
 
 __all__ = ["checks_of_round", "likelihoods_of_rows", "posterior_of_round", "rows_to_ask", "scaled_sums"]
@@ -41,7 +42,7 @@ def likelihoods_of_rows(
     batch_size: int,
     show_progress: bool = False,
 ) -> Tensor:
-    """(rows, 2, n_types): log-likelihoods (nats) and margins (`row_margins`) recorded in the round's own passes; of
+    """(rows, 2, n_types): log-likelihoods (nats) and margins (`row_margins`) recorded in the round's passes; of
     the others those asked for are computed now.
 
     All processes call this, and each computes its share. What is neither recorded nor asked for is NaN.
@@ -60,21 +61,21 @@ def likelihoods_of_rows(
     row_of, _ = present.nonzero()
     np.logical_or.at(wanted, prefs.item_indices[present], missing[row_of])
     state = PartialState()
-    own = type_logps(
+    share = type_logps(
         policies, items, wanted, batch_size=batch_size, rank=state.process_index, n_ranks=state.num_processes,
         show_progress=show_progress,
     )  # fmt: skip
-    rewards = implicit_rewards(prefs, gathered(own), reference_logps.astype(np.float64), beta=beta)
+    rewards = implicit_rewards(prefs, gathered(share), reference_logps.astype(np.float64), beta=beta)
     margins = row_margins(rewards, torch.from_numpy(prefs.ranks))
-    found = torch.stack([row_log_likelihoods(rewards, prefs.ranks), margins], 1)
-    return torch.where(torch.isnan(recorded), found, recorded)
+    computed = torch.stack([row_log_likelihoods(rewards, prefs.ranks), margins], 1)
+    return torch.where(torch.isnan(recorded), computed, recorded)
 
 
 def posterior_of_round(
-    state: MixtureState, start: CheapStart, *, share: float, temper: float
+    state: MixtureState, start: LinearStart, *, share: float, temper: float
 ) -> tuple[Tensor, dict[str, Any]]:
-    """(n_annotators, n_types): Bayes under the adapters, in early rounds with the cheap head's word beside theirs; and
-    the check `weak_adapters`.
+    """(n_annotators, n_types): Bayes under the adapters, in early rounds with the linear head's word beside theirs;
+    and the check `weak_adapters`.
 
     Young adapters say little, and a posterior from nothing is the prior: everybody would fall to the largest type. So
     the two log-likelihoods are averaged. Where less than half as many people are sure of their type as before, the
@@ -82,19 +83,19 @@ def posterior_of_round(
 
     Args:
         state: with the log-likelihoods under the adapters.
-        start: the cheap head's.
+        start: the linear head's.
         share: of the adapters' word in the average; 1 in the last round.
         temper: of their log-likelihoods.
     """
     evidence = share * temper * state.log_likelihoods
     if start.log_likelihoods is not None and share < 1:
         evidence = evidence + (1 - share) * start.log_likelihoods
-    found = responsibilities(evidence, state.mixing_weights)
-    check = weak_adapters(found, state.responsibilities)
+    posterior = responsibilities(evidence, state.mixing_weights)
+    check = weak_adapters(posterior, state.responsibilities)
     if check.verdict != "ok":
         logger.warning("%s: %s", check.name, check.message)
-        found = state.responsibilities
-    return found, asdict(check)
+        posterior = state.responsibilities
+    return posterior, asdict(check)
 
 
 def rows_to_ask(annotator_index: Tensor, n_each: int, *, seed: int) -> Tensor:
@@ -104,9 +105,7 @@ def rows_to_ask(annotator_index: Tensor, n_each: int, *, seed: int) -> Tensor:
         return torch.ones(n_rows, dtype=torch.bool)
     order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
     order = order[annotator_index[order].argsort(stable=True)]
-    index = annotator_index[order]
-    counts = torch.bincount(index)
-    position = torch.arange(n_rows) - (counts.cumsum(0) - counts)[index]
+    position = torch.from_numpy(position_within(torch.bincount(annotator_index).numpy()))
     asked = torch.zeros(n_rows, dtype=torch.bool)
     asked[order[position < n_each]] = True
     return asked
@@ -130,7 +129,7 @@ def scaled_sums(
     return sums * (counts / n_known)[:, None]
 
 
-def checks_of_round(state: MixtureState, start: CheapStart, margins: Tensor) -> list[dict[str, Any]]:
+def checks_of_round(state: MixtureState, start: LinearStart, margins: Tensor) -> list[dict[str, Any]]:
     """Dead, duplicate and frozen types, of (rows, n_types) margins under the adapters."""
     agreement = next((check["value"] for check in start.checks if check["name"] == "restart_stability"), None)
     checks = [

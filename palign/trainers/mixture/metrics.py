@@ -41,8 +41,8 @@ class TrainingSums:
         sums, totals = self.losses.cpu()
         right, n_pairs, top, rest, n_rows = self.rewards.tolist()
         self.losses = self.rewards = None
-        found = {f"mixture/loss_type_{k}": float(sums[k] / totals[k]) for k in torch.where(totals > 0)[0].tolist()}
-        return found | {
+        by_type = {f"mixture/loss_type_{k}": float(sums[k] / totals[k]) for k in torch.where(totals > 0)[0].tolist()}
+        return by_type | {
             "rewards/chosen": top / n_rows,
             "rewards/rejected": rest / n_rows,
             "rewards/margins": (top - rest) / n_rows,

@@ -7,22 +7,25 @@ from accelerate import Accelerator
 from torch import Tensor, isfinite
 from transformers import TrainerCallback, TrainerControl
 
-from palign.trainers.mixture.start import CheapStart
+from palign.data.vote_counts import written_count
+from palign.trainers.mixture.start import LinearStart
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 
 __all__ = ["DivergenceError", "RoundCallback", "decides_rounds", "refuse_divergence"]
 
 
-def decides_rounds(args: MixtureDPOConfig, start: CheapStart) -> dict[str, Any]:
+def decides_rounds(args: MixtureDPOConfig, start: LinearStart) -> dict[str, Any]:
     """What a run of EM depends on beside rows and options, by name: its length, since the rounds share out the steps,
     so that a longer run would have ended its rounds elsewhere; and who is of which type, where that is given.
     """
-    found = {}
+    decisions = {"n_types": written_count(args.n_types)}  # as run.json has always had it
     if args.types_from == TypesFrom.EM and start.n_types > 1:
-        found["length"] = f"{args.max_steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs} epochs"
+        decisions["length"] = f"{args.max_steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs} epochs"
     if args.types_from == TypesFrom.GIVEN:
-        found["responsibilities"] = hashlib.sha256(start.responsibilities.double().numpy().tobytes()).hexdigest()[:16]
-    return found
+        decisions["responsibilities"] = hashlib.sha256(start.responsibilities.double().numpy().tobytes()).hexdigest()[
+            :16
+        ]
+    return decisions
 
 
 class HasRounds(Protocol):
@@ -34,7 +37,7 @@ class HasRounds(Protocol):
 
 
 class RoundCallback(TrainerCallback):
-    """Rounds begin and end with the trainer's own steps, so that its checkpoints and its schedule know of them."""
+    """Rounds begin and end with the trainer's steps, so that its checkpoints and its schedule know of them."""
 
     def __init__(self, trainer: HasRounds):
         self.trainer = trainer
@@ -46,7 +49,7 @@ class RoundCallback(TrainerCallback):
         should_log = control.should_log
         if self.trainer.end_step():
             control.should_save = True
-        control.should_log = should_log  # logging the round would count as the step's own log
+        control.should_log = should_log  # logging the round would count as the step's log
 
 
 class DivergenceError(RuntimeError):

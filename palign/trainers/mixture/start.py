@@ -1,6 +1,6 @@
 """EM on frozen embeddings, before any adapter exists: how many types, who belongs to which, are there types at all.
 
-Each type is a linear reward over principal components of the reference's own hidden states, or of the words. That is
+Each type is a linear reward over principal components of the reference's hidden states, or of the tokens. That is
 a poor reward and a good divider: which of two people's tastes is opposed shows in seconds, where the language model
 would need hours.
 """
@@ -8,7 +8,7 @@ would need hours.
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,9 +28,10 @@ from palign.parallel.shared_work import computed_once
 from palign.trainers.mixture.start_features import ItemFeatures, state_projection, token_projection
 from palign.trainers.mixture_dpo_config import HeadFeatures, MixtureDPOConfig, TypesFrom
 
-__all__ = ["CheapHead", "CheapStart", "LinearRewards", "cheap_start", "given_start"]
+__all__ = ["LinearHead", "LinearStart", "LinearRewards", "linear_start", "given_start"]
 
 logger = logging.getLogger(__name__)
+FORMER = {"CheapStart": "LinearStart", "CheapHead": "LinearHead", "cheap_start": "linear_start"}
 DEFAULT_RIDGE = 1.0  # where too few people could be held out to choose it
 
 
@@ -51,18 +52,27 @@ class LinearRewards:
         return self.features(states, items) @ self.theta.T
 
 
+class _Votes(NamedTuple):
+    """Judgements as the mathematics takes them: (rows, max_items) twice, (rows,), and how many people there are."""
+
+    item_indices: Tensor
+    ranks: Tensor
+    annotator_index: Tensor
+    n_annotators: int
+
+
 @dataclass
-class CheapStart:
+class LinearStart:
     """Where the language model's EM begins.
 
     Attributes:
         responsibilities: (n_annotators, n_types) float64.
-        log_likelihoods: (n_annotators, n_types) float64 nats under the cheap head; None where there was no fit.
+        log_likelihoods: (n_annotators, n_types) float64 nats under the linear head; None where there was no fit.
         choice: how K was chosen, a dict for each K; empty where it was given.
         held_out: the same table also where K was given: one type and K, judged on people held out; empty where too few
             could be.
-        checks: what the cheap head says of the types, as dicts with name, verdict, value and message.
-        rewards: of any item to each type under the cheap head; None where there was no fit.
+        checks: what the linear head says of the types, as dicts with name, verdict, value and message.
+        rewards: of any item to each type under the linear head; None where there was no fit.
     """
 
     responsibilities: Tensor
@@ -77,7 +87,7 @@ class CheapStart:
         """K."""
         return self.responsibilities.shape[1]
 
-    def check(self, n_annotators: int, n_types: str = "auto") -> None:
+    def check(self, n_annotators: int, n_types: int | None = None) -> None:
         """ValueError unless the responsibilities are (n_annotators, n_types) distributions over types."""
         gamma = self.responsibilities
         if gamma.ndim != 2 or len(gamma) != n_annotators:
@@ -88,17 +98,17 @@ class CheapStart:
         is_finite = bool(torch.isfinite(gamma).all())
         if not is_finite or bool((gamma < 0).any()) or bool(((gamma.sum(1) - 1).abs() > 1e-6).any()):
             raise ValueError("responsibilities must be 0 or more and sum to 1 in every row.")
-        if n_types != "auto" and gamma.shape[1] != int(n_types):
+        if n_types is not None and gamma.shape[1] != n_types:
             raise ValueError(
-                f"n_types is {n_types}, and the cheap head gives {gamma.shape[1]}; set n_types to 'auto' or to that."
+                f"n_types is {n_types}, and the linear head gives {gamma.shape[1]}; set n_types to 'auto' or to that."
             )
 
 
-# rows, states, annotator_index, n_annotators, args, items, all as `cheap_start` has them
-CheapHead = Callable[[Preferences, np.ndarray, Tensor, int, MixtureDPOConfig, TokenizedItems | None], CheapStart]
+# rows, states, annotator_index, n_annotators, args, items, all as `linear_start` has them
+LinearHead = Callable[[Preferences, np.ndarray, Tensor, int, MixtureDPOConfig, TokenizedItems | None], LinearStart]
 
 
-def given_start(responsibilities: Any, rows: Preferences, args: MixtureDPOConfig) -> CheapStart | None:
+def given_start(responsibilities: Any, rows: Preferences, args: MixtureDPOConfig) -> LinearStart | None:
     """Responsibilities handed in by the user, checked; None where EM or clusters are to find them.
 
     Raises:
@@ -112,12 +122,12 @@ def given_start(responsibilities: Any, rows: Preferences, args: MixtureDPOConfig
         )
     if responsibilities is None:
         return None
-    start = CheapStart(torch.as_tensor(responsibilities, dtype=torch.float64))
+    start = LinearStart(torch.as_tensor(responsibilities, dtype=torch.float64))
     start.check(len(rows.annotators()))
     return start
 
 
-def cheap_start(
+def linear_start(
     rows: Preferences,
     states: np.ndarray,
     annotator_index: Tensor,
@@ -125,25 +135,33 @@ def cheap_start(
     args: MixtureDPOConfig,
     items: TokenizedItems | None = None,
     *,
-    head: CheapHead | None = None,
-) -> CheapStart:
-    """Fit the cheap head; K is chosen where `args.n_types` is 'auto'. One process computes, all get the result.
+    head: LinearHead | None = None,
+) -> LinearStart:
+    """Fit the linear head; K is chosen where `args.n_types` is None. One process computes, all get the result.
 
     Args:
         rows: judgements of text.
         states: (n_items, hidden) pooled hidden states of every item under the reference.
         annotator_index: (rows,).
         items: token ids of `rows.items`; None reads the states alone.
-        head: one of your own instead; it gets these same arguments.
+        head: yours instead; it gets these same arguments.
 
     Raises:
         ValueError: what `head` gives is not (n_annotators, n_types) distributions over types.
     """
-    if args.n_types == "1":
-        return CheapStart(torch.ones(n_annotators, 1, dtype=torch.float64))
+    if args.n_types == 1:
+        return LinearStart(torch.ones(n_annotators, 1, dtype=torch.float64))
     start = computed_once(lambda: (head or _fitted)(rows, states, annotator_index, n_annotators, args, items))
     start.check(n_annotators, args.n_types)
     return start
+
+
+def __getattr__(name: str) -> Any:
+    if name in FORMER:
+        now = FORMER[name]
+        logger.warning("%s is a former name, taken for this version only; it now is %s.", name, now)
+        return globals()[now]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _fitted(
@@ -153,67 +171,65 @@ def _fitted(
     n_annotators: int,
     args: MixtureDPOConfig,
     items: TokenizedItems | None,
-) -> CheapStart:
-    own = torch.from_numpy(np.where(rows.item_indices < 0, rows.item_indices[:, :1], rows.item_indices))
-    said = (own, torch.from_numpy(rows.ranks.astype(np.int64)), annotator_index, n_annotators)
-    evidence = row_evidence(*said[:3])
+) -> LinearStart:
+    items_of_row = torch.from_numpy(np.where(rows.item_indices < 0, rows.item_indices[:, :1], rows.item_indices))
+    votes = _Votes(items_of_row, torch.from_numpy(rows.ranks.astype(np.int64)), annotator_index, n_annotators)
+    evidence = row_evidence(*votes[:3])
     parts = ties_as_pairs(rows.item_indices, rows.ranks)
     if parts is not None:
         numbers, items_of, ranks, base = parts
         people = annotator_index[torch.from_numpy(numbers)]
         evidence = torch.from_numpy(evidence_of_rows(items_of, ranks, people.numpy(), base))
-        said = (torch.from_numpy(items_of), torch.from_numpy(ranks), people, n_annotators)
+        votes = _Votes(torch.from_numpy(items_of), torch.from_numpy(ranks), people, n_annotators)
     options = {"ridge": args.head_ridge, "temper_start": args.temper_start, "seed": args.seed}
-    item_features = _features(rows, states, items, said, args, options)
+    item_features = _features(rows, states, items, votes, args, options)
     features = item_features(states, items)
-    choice = _choice(features, said, args, options)
-    n_types = choice.n_types if args.n_types == "auto" else int(args.n_types)
+    choice = _choice(features, votes, args, options)
+    n_types = choice.n_types if args.n_types is None else args.n_types
     table = [] if choice is None else choice.table
-    tables = {"choice": table if args.n_types == "auto" else [], "held_out": table}
+    tables = {"choice": table if args.n_types is None else [], "held_out": table}
     if n_types == 1:
-        return CheapStart(torch.ones(n_annotators, 1, dtype=torch.float64), **tables)
+        return LinearStart(torch.ones(n_annotators, 1, dtype=torch.float64), **tables)
     temperature = 1.0
     options |= {"ridge": args.head_ridge or DEFAULT_RIDGE}
     if choice is not None:
         options |= {"ridge": choice.ridge, "pooled_ridge": choice.pooled_ridge}
         temperature = choice.temperature_of(n_types)
     options |= {"row_weights": evidence}
-    fit = fit_linear_mixture(features, *said, n_types, n_restarts=args.n_restarts, **options)
-    fit = at_temperature(fit, temperature, features, said, evidence)
+    fit = fit_linear_mixture(features, *votes, n_types, n_restarts=args.n_restarts, **options)
+    fit = at_temperature(fit, temperature, features, votes, evidence)
     gamma = fit.responsibilities
     if args.types_from == TypesFrom.CLUSTER:
         # not fit.start, which is random where a random restart ended best
-        clusters = spectral_start(features, find_stages(*said), n_types, seed=args.seed).argmax(1)
+        clusters = spectral_start(features, find_stages(*votes), n_types, seed=args.seed).argmax(1)
         gamma = torch.eye(n_types, dtype=torch.float64)[clusters]
-    checks = _checks(fit, features, said, _lengths(rows, items), args, options)
+    checks = _checks(fit, features, votes, _lengths(rows, items), args, options)
     rewards = LinearRewards(fit.theta, item_features)
-    return CheapStart(gamma, fit.log_likelihoods, checks=checks, rewards=rewards, **tables)
+    return LinearStart(gamma, fit.log_likelihoods, checks=checks, rewards=rewards, **tables)
 
 
-def _choice(
-    features: Tensor, said: tuple[Any, ...], args: MixtureDPOConfig, options: dict[str, Any]
-) -> TypeChoice | None:
-    """What people held out say: K where it is 'auto', else how sure the given K may be beside one type; strengths of
-    the shrinkage. None where too few people could be held out for a K that is given.
+def _choice(features: Tensor, votes: _Votes, args: MixtureDPOConfig, options: dict[str, Any]) -> TypeChoice | None:
+    """What people held out say: K where it is to be chosen, else how sure a given K may be beside one type; strengths
+    of the shrinkage. None where too few people could be held out for a K that is given.
     """
     common = {"pooled_ridge": None} | options
-    if args.n_types == "auto":
-        choice = choose_n_types(features, *said, max_types=min(args.max_types, said[3]), **common)
+    if args.n_types is None:
+        choice = choose_n_types(features, *votes, max_types=min(args.max_types, votes.n_annotators), **common)
         logger.info("n_types=%d was chosen by held-out likelihood.", choice.n_types)
         return choice
     try:
-        return choose_n_types(features, *said, candidates=sorted({1, int(args.n_types)}), n_folds=3, **common)
+        return choose_n_types(features, *votes, candidates=sorted({1, args.n_types}), n_folds=3, **common)
     except ValueError as error:  # K is the user's: it needs nobody held out
         logger.info("The linear start keeps temperature 1 and its default shrinkage: %s", error)
         return None
 
 
 def at_temperature(
-    fit: LinearMixture, temperature: float, features: Tensor, said: tuple[Any, ...], row_weights: Tensor
+    fit: LinearMixture, temperature: float, features: Tensor, votes: _Votes, row_weights: Tensor
 ) -> LinearMixture:
     """The mixture as sure of its scores as people held out proved it right to be."""
     theta = temperature * fit.theta
-    likelihoods = linear_log_likelihoods(theta, features, *said, row_weights)
+    likelihoods = linear_log_likelihoods(theta, features, *votes, row_weights)
     gamma = responsibilities(likelihoods, fit.mixing_weights)
     return replace(fit, theta=theta, log_likelihoods=likelihoods, responsibilities=gamma)
 
@@ -222,37 +238,37 @@ def _features(
     rows: Preferences,
     states: np.ndarray,
     items: TokenizedItems | None,
-    said: tuple[Any, ...],
+    votes: _Votes,
     args: MixtureDPOConfig,
     options: dict[str, Any],
 ) -> ItemFeatures:
     """What `args.head_features` names; of 'auto' the one under which people held out are most likely."""
     wanted = HeadFeatures(args.head_features) if items is not None else HeadFeatures.STATES
-    found: dict[str, ItemFeatures] = {}
+    readers: dict[str, ItemFeatures] = {}
     if wanted is not HeadFeatures.TOKENS:
-        found["states"] = ItemFeatures(states=state_projection(rows, states, args.head_dim))
+        readers["states"] = ItemFeatures(states=state_projection(rows, states, args.head_dim))
     if wanted is not HeadFeatures.STATES:
-        found["tokens"] = ItemFeatures(tokens=token_projection(rows, items, args.head_dim))
-    if len(found) == 1:
-        return next(iter(found.values()))
-    found["both"] = ItemFeatures(found["states"].states, found["tokens"].tokens)
-    counts = torch.bincount(said[2])
+        readers["tokens"] = ItemFeatures(tokens=token_projection(rows, items, args.head_dim))
+    if len(readers) == 1:
+        return next(iter(readers.values()))
+    readers["both"] = ItemFeatures(readers["states"].states, readers["tokens"].tokens)
+    counts = torch.bincount(votes.annotator_index)
     n_eligible = int((counts >= 2).sum())
-    k = min(3, args.max_types) if args.n_types == "auto" else int(args.n_types)
+    k = min(3, args.max_types) if args.n_types is None else args.n_types
     n_fitted = int((counts > 0).sum()) - (n_eligible + 1) // 2  # while one half is held out
     if wanted is HeadFeatures.BOTH or n_eligible < LEAST_FOR_AUTO or k > n_fitted:
-        return found["both"]
+        return readers["both"]
     options = options | {"candidates": [k], "n_folds": 2, "n_restarts": 2}
     try:
-        tables = {name: choose_n_types(of(states, items), *said, **options).table for name, of in found.items()}
+        tables = {name: choose_n_types(of(states, items), *votes, **options).table for name, of in readers.items()}
     except ValueError as error:  # too few people whose items can be dealt into two parts
-        logger.info("The cheap head reads states and tokens, without a choice: %s", error)
-        return found["both"]
+        logger.info("The linear head reads states and tokens, without a choice: %s", error)
+        return readers["both"]
     judged = {name: table[0]["log_likelihood"] for name, table in tables.items()}
     best = max(judged, key=judged.get)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in judged.items())
-    logger.info("The cheap head reads %s; nats a row of people held out: %s.", best, shown)
-    return found[best]
+    logger.info("The linear head reads %s; nats a row of people held out: %s.", best, shown)
+    return readers[best]
 
 
 def _lengths(rows: Preferences, items: TokenizedItems | None) -> Tensor:
@@ -265,21 +281,21 @@ def _lengths(rows: Preferences, items: TokenizedItems | None) -> Tensor:
 def _checks(
     fit: LinearMixture,
     features: Tensor,
-    said: tuple[Any, ...],
+    votes: _Votes,
     lengths: Tensor,
     args: MixtureDPOConfig,
     options: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Do other starts find the same people, do shuffled names find types too, does length alone explain them?"""
-    own, ranks, annotator_index, n_annotators = said
-    pooled = linear_log_likelihoods(fit.pooled_theta[None], features, *said, options["row_weights"]).sum()
-    found = [restart_stability(fit.restart_types, fit.restart_objectives - pooled)]
+    items_of_row, ranks, annotator_index, n_annotators = votes
+    pooled = linear_log_likelihoods(fit.pooled_theta[None], features, *votes, options["row_weights"]).sum()
+    checks = [restart_stability(fit.restart_types, fit.restart_objectives - pooled)]
     if args.n_permutations:
         n_types = fit.responsibilities.shape[1]
-        found.append(permutation_test(features, *said, n_types, n_permutations=args.n_permutations, **options))
-    longer = longer_wins_rate(lengths[own].double(), ranks, annotator_index, n_annotators)
-    found.append(length_confounder(fit.responsibilities, longer))
-    for check in found:
+        checks.append(permutation_test(features, *votes, n_types, n_permutations=args.n_permutations, **options))
+    longer = longer_wins_rate(lengths[items_of_row].double(), ranks, annotator_index, n_annotators)
+    checks.append(length_confounder(fit.responsibilities, longer))
+    for check in checks:
         if check.verdict != "ok":
             logger.warning("%s: %s", check.name, check.message)
-    return [asdict(check) for check in found]
+    return [asdict(check) for check in checks]

@@ -1,6 +1,6 @@
-"""What the cheap head reads of a completion: principal components of hidden states, and of the words themselves.
+"""What the linear head reads of a completion: principal components of hidden states, and of the tokens themselves.
 
-A large model's states say what a completion means. Those of a small one hardly do, and there the words it holds tell
+A large model's states say what a completion means. Those of a small one hardly do, and there the tokens it holds tell
 more. Both are taken as differences between the items of one row: what these share, the prompt above all, cancels in
 every comparison.
 """
@@ -14,6 +14,7 @@ from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from palign.data.preferences import Preferences
+from palign.functional.evidence.positions import position_within
 from palign.models.completions import TokenizedItems
 
 __all__ = ["ItemFeatures", "state_features", "state_projection", "token_features", "token_projection"]
@@ -97,12 +98,12 @@ def state_projection(rows: Preferences, states: np.ndarray, n_dims: int) -> Stat
         ValueError: all items of every row have one and the same state.
     """
     states = torch.from_numpy(np.array(states, dtype=np.float32))
-    own, present = _spread_rows(rows)
+    indices, present = _spread_rows(rows)
     covariance = torch.zeros(states.shape[1], states.shape[1], dtype=torch.float64)
-    for start in range(0, len(own), ROWS_AT_ONCE):  # rows × items × hidden would fill the memory
+    for start in range(0, len(indices), ROWS_AT_ONCE):  # rows × items × hidden would fill the memory
         part = slice(start, start + ROWS_AT_ONCE)
         there = torch.from_numpy(present[part])
-        within = states[torch.from_numpy(own[part])].double()
+        within = states[torch.from_numpy(indices[part])].double()
         mean = (within * there[..., None]).sum(1, keepdim=True) / there.sum(1)[:, None, None]
         differences = (within - mean)[there]
         covariance += differences.T @ differences
@@ -132,15 +133,17 @@ def token_projection(rows: Preferences, items: TokenizedItems, n_dims: int) -> T
     """
     weights = _token_weights(items)
     table = _token_table(items, weights)
-    own, present = _spread_rows(rows)
+    indices, present = _spread_rows(rows)
     shares = present / present.sum(1, keepdims=True)
-    n_rows, width = own.shape
+    n_rows, width = indices.shape
     slots = np.flatnonzero(present.ravel())
     pick = sparse.csr_array(
-        (np.ones(len(slots)), (np.arange(len(slots)), own.ravel()[slots])), (len(slots), len(items))
+        (np.ones(len(slots)), (np.arange(len(slots)), indices.ravel()[slots])), (len(slots), len(items))
     )
     row_of = np.repeat(np.arange(n_rows), width)[slots]
-    mean = sparse.csr_array((shares.ravel(), (np.repeat(np.arange(n_rows), width), own.ravel())), (n_rows, len(items)))
+    mean = sparse.csr_array(
+        (shares.ravel(), (np.repeat(np.arange(n_rows), width), indices.ravel())), (n_rows, len(items))
+    )
     differences = pick @ table - (mean @ table)[row_of]
     n_dims = min(n_dims, min(differences.shape) - 1)
     start = np.random.default_rng(0).normal(size=min(differences.shape))
@@ -151,7 +154,7 @@ def token_projection(rows: Preferences, items: TokenizedItems, n_dims: int) -> T
 
 def _distinct_tokens(items: TokenizedItems) -> np.ndarray:
     """(n, 2) int64: the number of an item and an id that its completion holds, each once."""
-    position = np.arange(len(items.ids)) - np.repeat(items.ends - items.lengths, items.lengths)
+    position = position_within(items.lengths)
     owner = np.repeat(np.arange(len(items)), items.lengths)
     is_completion = position >= np.repeat(items.prompt_lengths, items.lengths)
     return np.unique(np.stack([owner[is_completion], items.ids[is_completion]], 1), axis=0)

@@ -15,7 +15,7 @@ from palign.writing import whole_file, write_whole
 
 __all__ = ["MixtureState", "round_ends"]
 
-TENSORS, WORDS = "mixture_state.safetensors", "mixture_state.json"
+TENSORS_FILE, RECORD_FILE = "mixture_state.safetensors", "mixture_state.json"
 
 
 @dataclass
@@ -77,12 +77,12 @@ class MixtureState:
             name: getattr(self, name).contiguous()
             for name in ("responsibilities", "mixing_weights", "log_likelihoods", "recorded")
         }
-        with whole_file(folder / TENSORS) as beside:
+        with whole_file(folder / TENSORS_FILE) as beside:
             save_file(tensors, beside)
-        write_whole(folder / WORDS, json.dumps({"round": self.round, "history": self.history}))
+        write_whole(folder / RECORD_FILE, json.dumps({"round": self.round, "history": self.history}))
 
     def save_recorded(self, folder: Path, rank: int) -> None:
-        """What a further process's own passes recorded, beside the state, which the main one writes."""
+        """What a further process's passes recorded, beside the state, which the main one writes."""
         save_file({"recorded": self.recorded.contiguous()}, folder / f"recorded_{rank}.safetensors")
 
     def loaded(self, folder: str | Path, rank: int) -> "MixtureState":
@@ -91,13 +91,13 @@ class MixtureState:
         Raises:
             ValueError: not a checkpoint of this trainer, or of other numbers of them.
         """
-        state, own = self.load(folder), Path(folder) / f"recorded_{rank}.safetensors"
-        if own.is_file():
-            state.recorded = load_file(own)["recorded"]
-        found, needed = ((*s.responsibilities.shape, len(s.recorded)) for s in (state, self))
-        if found != needed:
+        state, path = self.load(folder), Path(folder) / f"recorded_{rank}.safetensors"
+        if path.is_file():
+            state.recorded = load_file(path)["recorded"]
+        held, needed = ((*s.responsibilities.shape, len(s.recorded)) for s in (state, self))
+        if held != needed:
             raise ValueError(
-                f"The checkpoint {folder} is of {found[0]} annotators, {found[1]} types and {found[2]} rows, these "
+                f"The checkpoint {folder} is of {held[0]} annotators, {held[1]} types and {held[2]} rows, these "
                 f"are {needed[0]}, {needed[1]} and {needed[2]}. Resume with the rows and the n_types of that run."
             )
         return state
@@ -106,18 +106,18 @@ class MixtureState:
     def load(cls, folder: str | Path) -> "MixtureState":
         """ValueError when the folder is not a checkpoint of this trainer."""
         folder = Path(folder)
-        missing = [name for name in (TENSORS, WORDS) if not (folder / name).is_file()]
+        missing = [name for name in (TENSORS_FILE, RECORD_FILE) if not (folder / name).is_file()]
         if missing:
             raise ValueError(
                 f"{str(folder)!r} is not a checkpoint of MixtureDPOTrainer: it lacks {', '.join(missing)}."
             )
-        words = json.loads((folder / WORDS).read_text(encoding="utf-8"))
-        tensors = load_file(folder / TENSORS)
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        tensors = load_file(folder / TENSORS_FILE)
         if tensors["recorded"].ndim == 2:  # a checkpoint from before margins were recorded
             tensors["recorded"] = torch.stack(
                 [tensors["recorded"], torch.full_like(tensors["recorded"], torch.nan)], 1
             )
-        return cls(**tensors, round=words["round"], history=words["history"])
+        return cls(**tensors, round=record["round"], history=record["history"])
 
 
 def round_ends(n_steps: int, n_rounds: int) -> list[int]:

@@ -67,9 +67,9 @@ def policy_card(
     base = policy.get_base_model() if is_adapter else policy
     groups = []
     for name in rows.group_names:
-        found = [update[f"groups/{name}/reward"] for update in history if f"groups/{name}/reward" in update]
-        if found:
-            groups.append((shown(name), f"{found[0]:.2f}", f"{found[-1]:.2f}"))
+        rewards = [update[f"groups/{name}/reward"] for update in history if f"groups/{name}/reward" in update]
+        if rewards:
+            groups.append((shown(name), f"{rewards[0]:.2f}", f"{rewards[-1]:.2f}"))
     every = [update["objective/reward"] for update in history]
     if every:
         groups.append(("everybody", f"{every[0]:.2f}", f"{every[-1]:.2f}"))

@@ -1,10 +1,13 @@
 """What every trainer of a policy is asked about the people: who is told, whose scale, when to stop."""
 
+import logging
 from dataclasses import dataclass, field
 
 from palign.conditioning import PolicyConditioning
 
 __all__ = ["PersonalPolicyConfig"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -44,13 +47,22 @@ class PersonalPolicyConfig:
         default=0.5, metadata={"help": "Stop likewise when more than this share of completions stays empty."}
     )
     stop_patience: int = field(default=3, metadata={"help": "Updates in a row beyond a limit before training stops."})
+    log_rewards_by: str | None = field(
+        default="type", metadata={"help": "Column to log rewards by, if the rows have it."}
+    )
     group_column: str | None = field(
-        default="type", metadata={"help": "Column to report rewards by, if the rows have it."}
+        default=None, metadata={"help": "Former name: log_rewards_by. Taken for one version."}
     )
     n_table_rows: int = field(default=4, metadata={"help": "Rows of the sample table."})
 
     def __post_init__(self) -> None:
         self.policy_conditioning = PolicyConditioning(self.policy_conditioning)
+        if self.group_column is not None:
+            logger.warning(
+                "group_column=%s is a former name, taken for this version only; it now is log_rewards_by=%s.",
+                self.group_column, self.group_column,
+            )  # fmt: skip
+            self.log_rewards_by, self.group_column = self.group_column, None
         super().__post_init__()
         if self.stop_patience < 1 or self.n_reference_completions < 2:
             raise ValueError(

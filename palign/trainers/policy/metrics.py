@@ -38,12 +38,12 @@ def reward_metrics(
             sums[cell] += torch.tensor(values)
     sums = accelerator.reduce(sums.to(accelerator.device), "sum").cpu()
     means = sums[:, :-1] / sums[:, -1:].clamp(min=1)
-    raw, reward, empty, words, gold = means[-1].tolist()
+    raw, reward, empty, n_words, gold = means[-1].tolist()
     metrics = {
         "objective/reward": reward,
         "objective/raw_reward": raw,
         "completions/empty_fraction": empty,
-        "completions/mean_words": words,
+        "completions/mean_words": n_words,
     }
     for name, i in position.items():
         if sums[i, -1] > 0:

@@ -11,32 +11,29 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from palign.functional.reward_scales import RewardScale, RewardScales
+from palign.models.backbones import enter_tensor
 from palign.rewards import PersonalizedReward
 from palign.trainers.policy.collapse import CollapseGuard
 
 __all__ = [
-    "copies", "guard_from", "guard_words", "load_watch", "reward_words", "save_watch", "scales_from", "scales_words",
+    "copies", "guard_from", "guard_record", "load_watch", "reward_record", "save_watch", "scales_from",
+    "scales_record",
 ]  # fmt: skip
 
 GUARD, WATCH = "guard.safetensors", "watch.json"
-SAMPLED_FROM = 2**20  # elements: larger tensors enter a key by so many of theirs, evenly
 
 
-def reward_words(reward: PersonalizedReward) -> dict[str, Any]:
+def reward_record(reward: PersonalizedReward) -> dict[str, Any]:
     """What a policy is rewarded by, for `same_run`: a reward model of torch by content, any other by its class."""
     digest, model = hashlib.sha256(), reward.model
     state = model.state_dict() if isinstance(model, nn.Module) else {}
     for name in sorted(name for name, held in state.items() if torch.is_tensor(held)):
-        tensor = state[name]
-        flat = tensor.detach().reshape(-1)
-        flat = flat[:: max(1, flat.numel() // SAMPLED_FROM)].contiguous().cpu()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    said = f"{type(model).__name__}, key {digest.hexdigest()[:16]}" if state else type(model).__name__
-    return {"reward": said, "prototype_weights": None if reward.weights is None else reward.weights.tolist()}
+        enter_tensor(digest, name, state[name])
+    model_key = f"{type(model).__name__}, key {digest.hexdigest()[:16]}" if state else type(model).__name__
+    return {"reward": model_key, "prototype_weights": None if reward.weights is None else reward.weights.tolist()}
 
 
-def guard_words(guard: CollapseGuard, folder: Path) -> dict[str, Any]:
+def guard_record(guard: CollapseGuard, folder: Path) -> dict[str, Any]:
     """Write a guard's weights; returns what else it knows, for JSON."""
     kept = {f"good.{name}": t for name, t in guard.good_weights.items()}
     kept |= {f"latest.{name}": t for name, t in guard.latest_weights.items()}
@@ -44,38 +41,38 @@ def guard_words(guard: CollapseGuard, folder: Path) -> dict[str, Any]:
     return {"n_beyond": guard.n_beyond, "stop_reason": guard.stop_reason}
 
 
-def guard_from(guard: CollapseGuard, words: dict[str, Any], folder: Path, device: torch.device) -> None:
-    """Put a guard where `guard_words` found it."""
+def guard_from(guard: CollapseGuard, record: dict[str, Any], folder: Path, device: torch.device) -> None:
+    """Put a guard where `guard_record` had it."""
     kept = load_file(folder / GUARD)
-    guard.n_beyond, guard.stop_reason = words["n_beyond"], words["stop_reason"]
+    guard.n_beyond, guard.stop_reason = record["n_beyond"], record["stop_reason"]
     for part in ("good", "latest"):
-        own = {name.removeprefix(f"{part}."): t for name, t in kept.items() if name.startswith(f"{part}.")}
-        setattr(guard, f"{part}_weights", {name: tensor.to(device) for name, tensor in own.items()})
+        weights = {name.removeprefix(f"{part}."): t for name, t in kept.items() if name.startswith(f"{part}.")}
+        setattr(guard, f"{part}_weights", {name: tensor.to(device) for name, tensor in weights.items()})
 
 
-def scales_words(scales: RewardScales) -> list[list[Any]]:
+def scales_record(scales: RewardScales) -> list[list[Any]]:
     """Everybody's scale, for JSON: [person or None, mean and std]."""
     return [[who, asdict(scale)] for who, scale in scales.scales.items()]
 
 
-def scales_from(scales: RewardScales, words: list[list[Any]]) -> None:
-    """Put scales where `scales_words` found them."""
-    scales.scales = {who: RewardScale(**scale) for who, scale in words}
+def scales_from(scales: RewardScales, record: list[list[Any]]) -> None:
+    """Put scales where `scales_record` had them."""
+    scales.scales = {who: RewardScale(**scale) for who, scale in record}
 
 
 def save_watch(guard: CollapseGuard, scales: RewardScales, folder: Path) -> None:
     """Write guard and scales beside a checkpoint; one process does."""
-    words = guard_words(guard, folder) | {"reward_scales": scales_words(scales)}
-    (folder / WATCH).write_text(json.dumps(words) + "\n", encoding="utf-8")
+    record = guard_record(guard, folder) | {"reward_scales": scales_record(scales)}
+    (folder / WATCH).write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 def load_watch(guard: CollapseGuard, scales: RewardScales, folder: Path, device: torch.device) -> None:
     """What `save_watch` wrote; a checkpoint of an earlier version has none, and nothing is changed."""
     if not (folder / WATCH).is_file():
         return
-    words = json.loads((folder / WATCH).read_text(encoding="utf-8"))
-    guard_from(guard, words, folder, device)
-    scales_from(scales, words["reward_scales"])
+    record = json.loads((folder / WATCH).read_text(encoding="utf-8"))
+    guard_from(guard, record, folder, device)
+    scales_from(scales, record["reward_scales"])
 
 
 def copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -84,13 +84,13 @@ def query_ids(prompts: Sequence[Any], tokenizer: Any, *, max_length: int | None 
         max_length: tokens kept, bos and the end of the prompt; None keeps all.
     """
     before, _ = special_ids(tokenizer, is_causal=True)
-    found = []
+    token_ids = []
     for prompt in prompts:
         ids = tokenizer(render_prompt(prompt, tokenizer), add_special_tokens=False, verbose=False)["input_ids"]
         if isinstance(prompt, str) and ids[: len(before)] != before:
             ids = [*before, *ids]
-        found.append(ids if max_length is None else cut_prompt(ids, tokenizer, max_length))
-    return found
+        token_ids.append(ids if max_length is None else cut_prompt(ids, tokenizer, max_length))
+    return token_ids
 
 
 def cut_prompt(ids: Sequence[int], tokenizer: Any, max_length: int) -> list[int]:
@@ -148,7 +148,7 @@ def prompt_rows_and_reading(
     there = table.columns()
     for column in group_columns:
         if len(table) and column not in there:
-            advice = "Name groups with --group_columns and --group_column."
+            advice = "Name groups with --group_columns and --log_rewards_by."
             raise ValueError(unknown_column_message(column, there, table.name, advice))
     if len(table) and options.prompt_column not in there and not _has_answers(options, there):
         advice = (

@@ -1,7 +1,7 @@
 """The critic of PPO: what reward is still to come, read from the state before a token is drawn.
 
 Four kinds. `lora` (the default): a second LoRA adapter on the base that the policy has already, and a head. `head`: a
-head alone, on the policy's own states, which it does not change. `full`, `layers:N`: a body of its own, copied from
+head alone, on the policy's states, which it does not change. `full`, `layers:N`: a further body, copied from
 the policy whole or up to layer N. Head and body are in float32 and start at the value 0.
 """
 
@@ -43,7 +43,7 @@ def n_layers_of(kind: str) -> int | None:
 
 
 class Critic(nn.Module):
-    """A head, and under it a body where it has one of its own.
+    """A head, and under it a body where it has one.
 
     Args:
         hidden_size: of the states.
@@ -183,13 +183,13 @@ def _plain(name: str) -> str:
 
 def _unpacked(source: nn.Module, names: list[str], adapted: bool) -> dict[str, Tensor]:
     """Those of the named parameters that are weights of modules, as numbers instead of packed in 4 or 8 bits."""
-    found = {}
+    weights = {}
     for name in names:
         if name.endswith(".weight"):
             owner = source.get_submodule(name.rpartition(".")[0])
             owner = owner.base_layer if adapted and isinstance(owner, BaseTunerLayer) else owner
-            found[name] = dequantize_module_weight(owner)
-    return found
+            weights[name] = dequantize_module_weight(owner)
+    return weights
 
 
 @contextmanager

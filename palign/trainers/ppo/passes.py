@@ -105,7 +105,7 @@ class StatePasses:
 
     Attributes:
         head_is_plain: whether logits are the head's answer to the last states. It is looked up in the first pass;
-            where a model caps or scales them, or divides its weights among processes, TRL's own way is taken.
+            where a model caps or scales them, or divides its weights among processes, TRL's way is taken.
         keeps_apart: whether rows of one lane do not feel each other, looked up likewise (a state-space model's do).
     """
 
@@ -147,17 +147,17 @@ class StatePasses:
         """Log-probabilities and entropies (batch, n_times), nats, at the temperature; entropies without gradient."""
         head = self._head(model)
         n = max(1, LOGITS_AT_ONCE // self.inner(model).config.get_text_config().vocab_size)
-        found = drawn_logps(states, head, packed.targets, temperature=self.temperature, n_at_once=n)
-        return packed.grid(found[0]), packed.grid(found[1])
+        drawn = drawn_logps(states, head, packed.targets, temperature=self.temperature, n_at_once=n)
+        return packed.grid(drawn[0]), packed.grid(drawn[1])
 
     def look_up(self, model: nn.Module, ids: Tensor, mask: Tensor, n: int) -> None:
         """Learn whether lanes may be shared, by the states of the first rows that would share some."""
         shared, alone = (PackedRows.of(ids, mask, n, lanes=lanes) for lanes in (True, False))
         if self.keeps_apart is None and shared.positions is not None:
             with torch.no_grad():
-                found, expected = (self.states(model, rows) for rows in (shared, alone))
+                in_lanes, expected = (self.states(model, rows) for rows in (shared, alone))
             near = 1e-3 if expected.dtype in (torch.float32, torch.float64) else 5e-2
-            self.keeps_apart = bool((found - expected).abs().max() <= near * expected.abs().max())
+            self.keeps_apart = bool((in_lanes - expected).abs().max() <= near * expected.abs().max())
 
     def _head(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         return self.inner(model).get_output_embeddings()
@@ -167,8 +167,10 @@ class StatePasses:
 def _is_plain(head: Callable[[Tensor], Tensor] | None, states: Tensor, logits: Tensor) -> bool:
     if head is None:
         return False
-    found = head(states)
-    return found.shape == logits.shape and torch.allclose(found.float(), logits.float(), rtol=1e-3, atol=1e-3)
+    recomputed = head(states)
+    return recomputed.shape == logits.shape and torch.allclose(
+        recomputed.float(), logits.float(), rtol=1e-3, atol=1e-3
+    )
 
 
 def settled(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -55,10 +55,10 @@ class RewardCollator:
 
     def __call__(self, numbers: list[int]) -> dict[str, Tensor]:
         rows, tokenizer = self.rows, self.backbone.tokenizer
-        own = rows.item_indices[numbers]
-        own = own[:, : int((own >= 0).sum(1).max())]
-        width = own.shape[1]
-        items, inverse = np.unique(np.where(own < 0, own[:, :1], own), return_inverse=True)
+        indices = rows.item_indices[numbers]
+        indices = indices[:, : int((indices >= 0).sum(1).max())]
+        width = indices.shape[1]
+        items, inverse = np.unique(np.where(indices < 0, indices[:, :1], indices), return_inverse=True)
         held = [rows.items[item] for item in items]
         prompts = [render_prompt(rows.prompts[prompt], tokenizer) for prompt, _ in held]
         completions = [render_completion(rows.prompts[prompt], completion, tokenizer) for prompt, completion in held]

@@ -129,8 +129,8 @@ def _optimizers(head: PointHead, people: AnnotatorWeights, options: HeadFitOptio
     ]
     table: nn.Parameter = people.logits.weight
     if people.logits.sparse:
-        own = torch.optim.SparseAdam([table], lr=options.annotator_learning_rate, betas=BETAS)
-        optimizers = [torch.optim.AdamW(groups, betas=BETAS, fused=True), own]
+        people_optimizer = torch.optim.SparseAdam([table], lr=options.annotator_learning_rate, betas=BETAS)
+        optimizers = [torch.optim.AdamW(groups, betas=BETAS, fused=True), people_optimizer]
     else:
         groups.append({"params": [table], "lr": options.annotator_learning_rate, "weight_decay": 0.0})
         optimizers = [torch.optim.AdamW(groups, betas=BETAS, fused=True)]

@@ -314,7 +314,7 @@ class _Trial:
         return part_rows(*arrays, fraction=share, item_share=share, rng=rng, independent=independent)
 
     def _joined(self, tables: list) -> RowTensors:
-        """The tables of all dealings below one another, with numbers of people of their own."""
+        """The tables of all dealings below one another, with people numbered anew."""
         width = max(table.ranks.shape[1] for table in tables)
 
         def wide(values: np.ndarray) -> np.ndarray:

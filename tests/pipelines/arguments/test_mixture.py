@@ -30,7 +30,7 @@ def test_with_rows_of_ones_own_the_values_are_those_of_the_config() -> None:
     for name in ("learning_rate", "beta", "num_train_epochs", "n_types", "n_rounds", "m_step"):
         default = next(f.default for f in dataclasses.fields(MixtureDPOConfig) if f.name == name)
         assert getattr(args, name) == default, name
-    assert (args.n_types, model.lora_target_modules) == ("auto", "all-linear")
+    assert (args.n_types, model.lora_target_modules) == (None, "all-linear")
     assert data.dataset_name == "rows.jsonl"
 
 
@@ -43,7 +43,7 @@ def test_flags_stand_over_yaml_and_yaml_over_defaults(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("beta: 0.3\nn_types: 4\nbaselines: [oracle]\nlearning_rate: 1.0e-3\n", encoding="utf-8")
     script, _, args, _ = parse_mixture_arguments(["--config", str(config), "--beta", "0.7"])
-    assert (args.beta, args.n_types, script.baselines) == (0.7, "4", ["oracle"])
+    assert (args.beta, args.n_types, script.baselines) == (0.7, 4, ["oracle"])
     assert args.learning_rate == 1e-3 and args.num_train_epochs == EMBEDDED_DEFAULTS["num_train_epochs"]
 
 
@@ -52,7 +52,7 @@ def test_configs_in_the_house_are_read(name: str, tmp_path: Path) -> None:
     text = (ROOT / "recipes" / "configs" / "em_dpo" / f"{name}.yaml").read_text(encoding="utf-8")
     (tmp_path / "c.yaml").write_text(text.replace("bf16: true", "bf16: false"), encoding="utf-8")
     script, data, args, _ = parse_mixture_arguments(["--config", str(tmp_path / "c.yaml"), "--use_cpu", "true"])
-    assert args.n_types == {"smoke": "2", "own": "auto"}[name]
+    assert args.n_types == {"smoke": 2, "own": None}[name]
     assert (data.dataset_name is None) == (name == "smoke")
 
 

@@ -21,12 +21,12 @@ from palign.trainers.checkpointing.same_run import (
     deciding_options,
     refuse_another_run,
     rows_key,
-    run_words,
+    run_record,
 )
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.pal_grpo_config import PALGRPOConfig
 from palign.trainers.pal_reward_config import PALRewardConfig
-from palign.trainers.policy.resume import reward_words
+from palign.trainers.policy.resume import reward_record
 from palign.trainers.policy.rows import PolicyRows
 from tests.worlds.tiny_policy import IdReward
 
@@ -110,7 +110,7 @@ def test_what_cannot_change_the_result_is_no_option_of_a_run(kind: type, tmp_pat
 
 def words(folder: Path, **changes: Any) -> dict[str, Any]:
     args = TrainingArguments(output_dir=str(folder), **QUIET, **changes)
-    return run_words(args, Preferences.from_rows(ROWS), names={"b", "a"}, thing=object())
+    return run_record(args, Preferences.from_rows(ROWS), names={"b", "a"}, thing=object())
 
 
 def test_what_differs_is_said_then_and_now(tmp_path: Path) -> None:
@@ -178,11 +178,11 @@ def test_a_reward_enters_by_content() -> None:
         model = torch.nn.Linear(2, 1)
         torch.nn.init.constant_(model.weight, value)
         torch.nn.init.zeros_(model.bias)
-        return reward_words(PersonalizedReward(model, **options))
+        return reward_record(PersonalizedReward(model, **options))
 
     assert of(1.0) == of(1.0) != of(2.0) and of(1.0)["reward"].startswith("Linear, key ")
     assert of(1.0, weights=[1.0, 0.0]) != of(1.0, weights=[0.0, 1.0])
-    assert reward_words(PersonalizedReward(IdReward())) == {"reward": "IdReward", "prototype_weights": None}
+    assert reward_record(PersonalizedReward(IdReward())) == {"reward": "IdReward", "prototype_weights": None}
 
 
 def test_the_key_does_not_depend_on_how_indices_are_stored() -> None:

@@ -11,7 +11,7 @@ from palign.functional.mixture import responsibilities
 from palign.functional.mixture_checks import restart_stability
 from palign.models.type_scores import merged
 from palign.trainers.mixture.e_step import checks_of_round, posterior_of_round, rows_to_ask, scaled_sums
-from palign.trainers.mixture.start import CheapStart
+from palign.trainers.mixture.start import LinearStart
 from palign.trainers.mixture.state import MixtureState
 
 NAN = float("nan")
@@ -40,11 +40,11 @@ def test_known_rows_stand_for_all_by_hand() -> None:
     torch.testing.assert_close(scaled_sums(by_row, index, 2), expected)
 
 
-def test_early_rounds_hear_the_cheap_head_and_the_last_does_not() -> None:
+def test_early_rounds_hear_the_linear_head_and_the_last_does_not() -> None:
     gamma = torch.tensor([[0.6, 0.4], [0.4, 0.6]], dtype=torch.float64)
     adapters = torch.tensor([[-1.0, -9.0], [-9.0, -1.0]], dtype=torch.float64)
     cheap = torch.tensor([[-50.0, -1.0], [-50.0, -1.0]], dtype=torch.float64)
-    start = CheapStart(gamma, cheap)
+    start = LinearStart(gamma, cheap)
     early, _ = posterior_of_round(state(gamma, adapters), start, share=0.5, temper=0.2)
     assert early.argmax(1).tolist() == [1, 1]
     torch.testing.assert_close(early, responsibilities(0.1 * adapters + 0.5 * cheap, gamma.mean(0)))
@@ -56,7 +56,7 @@ def test_early_rounds_hear_the_cheap_head_and_the_last_does_not() -> None:
 def test_adapters_that_know_nobody_change_nobody() -> None:
     gamma = torch.tensor([[0.99, 0.01], [0.99, 0.01], [0.02, 0.98]], dtype=torch.float64)
     nothing = torch.full((3, 2), -5.0, dtype=torch.float64)
-    kept, check = posterior_of_round(state(gamma, nothing), CheapStart(gamma), share=1.0, temper=1.0)
+    kept, check = posterior_of_round(state(gamma, nothing), LinearStart(gamma), share=1.0, temper=1.0)
     assert (check["verdict"], check["value"]) == ("look", 0.0)
     assert torch.equal(kept, gamma)
 
@@ -72,7 +72,7 @@ def test_people_who_sit_where_they_were_put_are_looked_at_unless_rivals_agree() 
 
     def verdicts(restart_types: torch.Tensor, gains: list[float]) -> dict[str, str]:
         stable = restart_stability(restart_types, torch.tensor(gains))
-        start = CheapStart(gamma, checks=[asdict(stable)])
+        start = LinearStart(gamma, checks=[asdict(stable)])
         return {c["name"]: c["verdict"] for c in checks_of_round(state(gamma, gamma), start, margins)}
 
     assert verdicts(torch.stack([types, 1 - types]), [10.0, 10.0])["frozen_assignment"] == "ok"
@@ -84,7 +84,9 @@ def test_types_are_one_by_their_margins_where_rows_are_known() -> None:
     gamma = torch.full((4, 2), 0.5, dtype=torch.float64)
     margins = torch.randn(60, 1, generator=torch.Generator().manual_seed(0)).double() * torch.tensor([[1.0, 4.0]])
     margins[0, 1] = NAN
-    found = {c["name"]: c for c in checks_of_round(state(gamma, gamma), CheapStart(gamma), margins)}["duplicate_types"]
+    found = {c["name"]: c for c in checks_of_round(state(gamma, gamma), LinearStart(gamma), margins)}[
+        "duplicate_types"
+    ]
     assert found["verdict"] == "look" and abs(found["value"] - 1) < 1e-12
 
 

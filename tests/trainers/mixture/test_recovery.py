@@ -51,7 +51,7 @@ def test_people_of_one_taste_are_one_type(tmp_path: Path, seed: int) -> None:
     tokenizer = make_tiny_tokenizer([text for row in rows for text in (row["prompt"], *row["completions"])])
     args = MixtureDPOConfig(
         output_dir=str(tmp_path),
-        n_types="auto",
+        n_types=None,
         max_types=4,
         report_to="none",
         use_cpu=True,

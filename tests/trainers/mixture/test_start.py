@@ -12,7 +12,7 @@ from palign.functional.partitions import type_accuracy
 from palign.models.completions import TokenizedItems
 from palign.models.tiny import make_tiny_tokenizer
 from palign.trainers.mixture import start as module
-from palign.trainers.mixture.start import cheap_start, given_start
+from palign.trainers.mixture.start import given_start, linear_start
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 
 HIDDEN = 6
@@ -44,10 +44,10 @@ def population(
     return prefs, states[order], truth
 
 
-def start(prefs: Preferences, states: np.ndarray, args: MixtureDPOConfig) -> module.CheapStart:
+def start(prefs: Preferences, states: np.ndarray, args: MixtureDPOConfig) -> module.LinearStart:
     people = prefs.annotators()
     index = torch.from_numpy(people.indices(prefs.annotator_ids))
-    return cheap_start(prefs, states, index, len(people), args)
+    return linear_start(prefs, states, index, len(people), args)
 
 
 # the fit
@@ -55,7 +55,7 @@ def start(prefs: Preferences, states: np.ndarray, args: MixtureDPOConfig) -> mod
 
 def test_planted_people_are_found(tmp_path: Path) -> None:
     prefs, states, truth = population(24, 8)
-    found = start(prefs, states, config(tmp_path, n_types="2"))
+    found = start(prefs, states, config(tmp_path, n_types=2))
     assert found.n_types == 2 and found.choice == []
     assert found.log_likelihoods.shape == found.responsibilities.shape == (24, 2)
     assert type_accuracy(found.responsibilities.argmax(1), torch.from_numpy(truth)) == 1.0
@@ -68,7 +68,7 @@ def test_planted_people_are_found(tmp_path: Path) -> None:
 def test_the_head_scores_items_that_it_was_not_fitted_on(tmp_path: Path) -> None:
     """Items of everybody's own draw: the type that is placed on a side prefers new items of that side."""
     prefs, states, truth = population(24, 8)
-    found = start(prefs, states, config(tmp_path, n_types="2"))
+    found = start(prefs, states, config(tmp_path, n_types=2))
     assert found.rewards is not None
     new = np.random.default_rng(7).normal(size=(500, HIDDEN)).astype(np.float32)
     rewards = found.rewards(new, None)
@@ -82,14 +82,14 @@ def test_the_head_scores_items_that_it_was_not_fitted_on(tmp_path: Path) -> None
 
 def test_states_in_other_units_say_the_same(tmp_path: Path) -> None:
     prefs, states, _ = population(16, 6)
-    args = config(tmp_path, n_types="2")
+    args = config(tmp_path, n_types=2)
     first, second = (start(prefs, x, args).responsibilities for x in (states, states * 1000))
     torch.testing.assert_close(first, second, atol=1e-3, rtol=0)
 
 
 def test_clusters_are_hard(tmp_path: Path) -> None:
     prefs, states, truth = population(24, 8)
-    found = start(prefs, states, config(tmp_path, n_types="2", types_from="cluster"))
+    found = start(prefs, states, config(tmp_path, n_types=2, types_from="cluster"))
     assert set(found.responsibilities.unique().tolist()) == {0.0, 1.0}
     assert type_accuracy(found.responsibilities.argmax(1), torch.from_numpy(truth)) > 0.9
 
@@ -97,7 +97,7 @@ def test_clusters_are_hard(tmp_path: Path) -> None:
 @pytest.mark.parametrize("n_types", [1, 2])
 def test_auto_finds_the_number(tmp_path: Path, n_types: int) -> None:
     prefs, states, _ = population(16, 10, n_types=n_types)
-    found = start(prefs, states, config(tmp_path, n_types="auto", max_types=2))
+    found = start(prefs, states, config(tmp_path, n_types=None, max_types=2))
     assert found.n_types == n_types
     assert [row["n_types"] for row in found.choice] == [1, 2]
     assert (found.log_likelihoods is None) == (n_types == 1)
@@ -106,21 +106,21 @@ def test_auto_finds_the_number(tmp_path: Path, n_types: int) -> None:
 def test_one_type_needs_no_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "fit_linear_mixture", lambda *a, **k: pytest.fail("fitted"))
     prefs, states, _ = population(3, 2)
-    found = start(prefs, states, config(tmp_path, n_types="1"))
+    found = start(prefs, states, config(tmp_path, n_types=1))
     assert found.responsibilities.tolist() == [[1.0]] * 3 and found.log_likelihoods is None
 
 
 def test_the_head_is_asked_whether_there_are_types(tmp_path: Path) -> None:
     prefs, states, _ = population(12, 5)
     for n_permutations, names in ((0, []), (2, ["permutation_test"])):
-        found = start(prefs, states, config(tmp_path, n_types="2", n_permutations=n_permutations)).checks
+        found = start(prefs, states, config(tmp_path, n_types=2, n_permutations=n_permutations)).checks
         assert [c["name"] for c in found] == ["restart_stability", *names, "length_confounder"]
         assert all({"name", "verdict", "value", "message"} <= check.keys() for check in found)
 
 
 def test_what_the_head_doubts_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     prefs, states, _ = population(12, 5, n_types=1)
-    found = start(prefs, states, config(tmp_path, n_types="2", n_permutations=3)).checks
+    found = start(prefs, states, config(tmp_path, n_types=2, n_permutations=3)).checks
     doubted = [f"{check['name']}: {check['message']}" for check in found if check["verdict"] != "ok"]
     assert any(words.startswith("permutation_test: ") for words in doubted)
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == doubted
@@ -137,7 +137,7 @@ def test_as_many_types_as_half_the_people_leave_the_features_together(tmp_path: 
     tokenizer = make_tiny_tokenizer([text for _, text in prefs.items])
     states = rng.normal(size=(len(prefs.items), HIDDEN)).astype(np.float32)
     people = prefs.annotators()
-    found = cheap_start(
+    found = linear_start(
         prefs, states, torch.from_numpy(people.indices(prefs.annotator_ids)), 9, config(tmp_path, n_types=n_types),
         TokenizedItems.of(prefs, tokenizer, max_length=32),
     )  # fmt: skip
@@ -146,7 +146,7 @@ def test_as_many_types_as_half_the_people_leave_the_features_together(tmp_path: 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
     prefs, states, _ = population(12, 4)
-    first, again = (start(prefs, states, config(tmp_path, n_types="2", seed=5)) for _ in range(2))
+    first, again = (start(prefs, states, config(tmp_path, n_types=2, seed=5)) for _ in range(2))
     assert torch.equal(first.responsibilities, again.responsibilities)
 
 
@@ -178,3 +178,11 @@ def test_given_responsibilities_are_checked(tmp_path: Path, gamma: Any, types_fr
     prefs, _, _ = population(3, 2)
     with pytest.raises(ValueError, match=message):
         given_start(gamma, prefs, config(tmp_path, types_from=types_from))
+
+
+def test_former_names_are_taken_with_a_sentence(caplog: pytest.LogCaptureFixture) -> None:
+    for former, now in (("CheapStart", "LinearStart"), ("CheapHead", "LinearHead"), ("cheap_start", "linear_start")):
+        assert getattr(module, former) is getattr(module, now)
+        assert f"{former} is a former name, taken for this version only; it now is {now}." in caplog.text
+    with pytest.raises(AttributeError, match="no attribute 'cheaper'"):
+        module.cheaper  # noqa: B018

@@ -1,4 +1,4 @@
-"""What the cheap head reads: directions in which items of one row differ, by linear algebra done apart."""
+"""What the linear head reads: directions in which items of one row differ, by linear algebra done apart."""
 
 import numpy as np
 import pytest
