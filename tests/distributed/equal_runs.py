@@ -244,6 +244,7 @@ def train_mixture(
         model, args, planted(), planted(seed=1), processing_class=colour_tokenizer(), peft_config=lora(),
         callbacks=[Interrupt(interrupt_at)] if interrupt_at else None,
     )  # fmt: skip
+    linear = trainer.linear_scores(planted(seed=1))  # before training, as the recipe has it
     try:
         trainer.train(resume_from_checkpoint=True)
     except KeyboardInterrupt:
@@ -253,7 +254,7 @@ def train_mixture(
     return {
         **how(trainer), "loss": losses(trainer), "responsibilities": trainer.mixture.responsibilities.tolist(),
         "evidence": [row["mixture/evidence"] for row in trainer.mixture.history],
-        "likelihood": found["eval_log_likelihood"],
+        "likelihood": found["eval_log_likelihood"], "linear": np.round(linear.numpy(), 5).tolist(),
         "scores": np.round(trainer.mixture_policy().scores(planted(seed=2), together=True).numpy(), 6).tolist(),
     }  # fmt: skip
 
