@@ -116,9 +116,10 @@ class DataArguments(ReadingOptions):
         Raises:
             GuardError: a check says stop, and so does `--guard`.
         """
-        read = [
-            line for rows in (train, evaluation) if rows is not None and rows.reading for line in rows.reading.lines()
-        ]
+        readings = [rows.reading for rows in (train, evaluation) if rows is not None and rows.reading]
+        if len(readings) == 2 and readings[0] is readings[1]:  # one file, dealt into two parts
+            readings.pop()
+        read = [line for reading in readings for line in reading.lines()]
         if self.guard == "off":
             return read
         splits = {"rows": train} if evaluation is None else {"train": train, "eval": evaluation}

@@ -97,11 +97,20 @@ def hold_out(prefs: Preferences, *, fraction: float, seed: int) -> HoldOut:
     train, evaluation = _taken(prefs, parts.first), _taken(prefs, parts.second)
     sentence = (
         f"{len(evaluation):,} rows were held out by item, since judgements of one annotator share items, and who said "
-        f"a > b and c > d has nearly said a > d. Of {parts.n_people_by_item:,} annotators whose judgements hang "
-        f"together the items were dealt, of {parts.n_people_by_rows:,} whole groups of judgements; "
-        f"{parts.n_across:,} of {parts.n_comparisons:,} comparisons lie across and are in neither part."
+        f"a > b and c > d has nearly said a > d.{_split_of_items(parts)}"
     )
     return HoldOut(train, evaluation, sentence)
+
+
+def _split_of_items(parts: RowParts) -> str:
+    """A sentence on comparisons that were lost, where some were."""
+    if not parts.n_people_by_item:
+        return " Judgements that share items stayed together."
+    return (
+        f" Nearly all judgements of {parts.n_people_by_item:,} annotators are linked by shared items: their items "
+        f"were dealt into two parts, and {parts.n_across:,} of {parts.n_comparisons:,} comparisons, which compare an "
+        "item of one part with an item of the other, were left out."
+    )
 
 
 def split_by_item(prefs: Preferences, *, fraction: float, seed: int) -> tuple[Preferences, Preferences]:

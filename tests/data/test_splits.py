@@ -114,7 +114,7 @@ def test_pairs_made_of_votes_are_held_out_by_item() -> None:
     assert judged_items(held.train).isdisjoint(judged_items(held.evaluation))
     assert len(held.evaluation) > 0 and "by item" in held.sentence
     n_across = len(rows) - len(held.train) - len(held.evaluation)
-    assert f"{n_across:,} of {len(rows):,} comparisons lie across" in held.sentence
+    assert f"{n_across:,} of {len(rows):,} comparisons, which compare an item" in held.sentence
     assert set(held.train.annotator_ids) == set(rows.annotator_ids)
 
 

@@ -1,6 +1,7 @@
 """recipes/evaluate_fairness.py: the smoke default, models of one's own side by side, bad input."""
 
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from palign.pipelines.arguments.evaluation import EvaluationArguments, sources_of
 from tests.worlds.judged_models import make_model, rows_of_colours, write_rows
 from tests.worlds.recipes import RECIPES, load_recipe
 
@@ -32,6 +34,17 @@ def flags_of(models: Path, rows: str, output: Path) -> list[str]:
     flags = ["--model_path", str(models / "pal"), str(models / "mixture"), "--baseline_path", str(models / "reward")]
     flags += ["--group_columns", "country", "country*age", "type", "annotator_id"]
     return [*flags, "--dataset_name", rows, "--output_dir", str(output), *QUIET]
+
+
+def test_the_pooled_reward_beside_a_model_is_its_baseline(models: Path, tmp_path: Path, capsys) -> None:
+    for folder in (tmp_path / "out", tmp_path / "out" / "pooled"):
+        shutil.copytree(models / "pal", folder)
+    judged, baselines, _ = sources_of(EvaluationArguments(model_path=[str(tmp_path / "out")]))
+    assert [source.name for source in judged] == ["out"] and [source.name for source in baselines] == ["pooled"]
+    assert "one reward for everybody" in capsys.readouterr().out
+    named = EvaluationArguments(model_path=[str(tmp_path / "out")], baseline_path=[str(models / "reward")])
+    assert [source.name for source in sources_of(named)[1]] == ["reward"]
+    assert sources_of(EvaluationArguments(model_path=[str(models / "pal")]))[1] == []
 
 
 @pytest.mark.slow

@@ -35,6 +35,8 @@ def shorten(value: object, width: int = 60) -> str:
     if isinstance(value, str) and len(value) > width:
         return f"{value[: width - 1]!r}… ({len(value):,} characters)"
     text = repr(value)
+    if isinstance(value, str) and len(text) > width:  # a few characters that repr escapes
+        return text
     return text if len(text) <= width else text[: width - 1] + "…"
 
 

@@ -211,10 +211,10 @@ class Winners:
         if numbers and self._names_a_side():
             named = f" ({self.column!r} speaks of one answer: does 1 mean that it is so?)"
         return (
-            f"{f'{source}, c' if source else 'C'}olumn {self.column!r}: {sum(self.unknown.values()):,} rows name a "
+            f"{f'{source}, c' if source else 'C'}olumn {self.column!r}: {_naming(sum(self.unknown.values()))} a "
             f"winner that is not understood: {shown}{f' and {rest} more' if rest > 0 else ''}{named}. Say which value "
             f"means {self.first!r}, which {self.second!r}, and which a tie, for example {example}; several values are "
-            "joined by commas."
+            "joined by commas. If it is a slip, mend the cell, or leave such rows out with --bad_rows drop."
         )
 
     def line(self) -> str:
@@ -312,3 +312,7 @@ def _shown(value: float | str | None) -> str:
     if value is None:
         return "nothing"
     return f"{value:g}" if isinstance(value, float) else (value if len(value) <= 60 else value[:59] + "…")
+
+
+def _naming(count: int) -> str:
+    return "1 row names" if count == 1 else f"{count:,} rows name"

@@ -27,10 +27,11 @@ IF_ALIKE = (
     "keeping their number of them. Only what goes beyond that is unequal service."
 )
 WHAT_THE_NUMBERS_ARE = (
-    "**What these numbers are.** Each is a mean over judgements within one group of people. This page cannot tell "
-    "whether the model saw them in training; where it did, every number is too good. `accuracy`: share of ordered "
-    "pairs that the score puts in the person's own order, a tie counting one half. `log_likelihood`: of the person's "
-    "ranking, in nats. `reward`: what the reward model gives; of a policy's completions it is what was optimised, not "
+    "**What these numbers are.** Each is a mean over judgements within one group of people. Where the first "
+    "sentence does not call them held out, the model may have seen them in training, and every number is too good. "
+    "`accuracy`: share of ordered pairs that the score puts in the person's own order, a tie counting one half. "
+    "`log_likelihood`: of the person's ranking, in nats. `reward`: what the reward model gives; of a policy's "
+    "completions it is what was optimised, not "
     "a proof of quality. `gold`: utility by an independent judge, if there is one. `kl`: how far a policy has moved "
     "from the reference, in nats. Gap: best group minus worst. Intervals come from resampling people within groups, "
     "since one person's judgements hang together. The worst of several groups looks worse than it is, for chance "

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from accelerate import PartialState
+
 from palign.cli.parser import CommandLine
 from palign.data.arguments import DataArguments
 from palign.data.preferences import Preferences
@@ -114,6 +116,8 @@ def sources_of(script: EvaluationArguments) -> tuple[list[ModelSource], list[Mod
 
     A model is called by its folder; where two would have one name, by their paths.
     """
+    if not script.baseline_path:
+        script.baseline_path = _pooled_beside(script.model_path)
     paths = [*script.model_path, *script.baseline_path]
     twice = [path for path, count in Counter(paths).items() if count > 1]
     if twice:
@@ -129,6 +133,15 @@ def sources_of(script: EvaluationArguments) -> tuple[list[ModelSource], list[Mod
             "mixture."
         )
     return sources[: len(script.model_path)], sources[len(script.model_path) :], types
+
+
+def _pooled_beside(paths: list[str]) -> list[str]:
+    """The pooled reward in the folder of the one model to judge, where `palign reward` wrote one; said, and taken."""
+    folders = [Path(path).expanduser() / "pooled" for path in paths]
+    if len(folders) != 1 or not (folders[0] / "config.json").is_file():
+        return []
+    PartialState().print(f"No --baseline_path is given: compared with {folders[0]}, one reward for everybody.")
+    return [str(folders[0])]
 
 
 def rows_to_judge(data_args: DataArguments, n_embeddings: int | None) -> tuple[Preferences, list[tuple[str, ...]]]:

@@ -61,6 +61,7 @@ PERSONAL_WIDTH = 512
 PERSONAL_JUDGED = 0.25  # of a person's rows, where it is asked what their own part is worth
 MOST_ASKED = 400  # people whose rows tell how much a person's own part is worth
 MIN_HELD_OUT = 4
+LEAST_TO_CALIBRATE = 8  # people: half of them are fitted on while the others are held out
 JUDGED = 0.4  # of a person's rows, or items, in each dealing
 N_DEALINGS = 4
 MANY_ROWS = 50_000  # from which on rows are dealt once
@@ -205,7 +206,7 @@ def calibrate_head(
     Args:
         min_steps: optimizer steps of a network to try where fewer are planned.
     """
-    if len(_eligible(data.annotator_index.numpy(), (data.ranks >= 0).sum(1).numpy())) < int(MIN_HELD_OUT / HELD_OUT):
+    if len(_eligible(data.annotator_index.numpy(), (data.ranks >= 0).sum(1).numpy())) < LEAST_TO_CALIBRATE:
         variant = next(iter(variants or (config.variant,)))
         return PrototypeChoice(n_prototypes, [], variant=variant)
     trial = _Trial(data, config, options, seed, n_folds=1)

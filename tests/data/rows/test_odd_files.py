@@ -132,7 +132,7 @@ def test_a_header_that_comes_again_is_dropped_on_request(tmp_path: Path) -> None
 def test_a_winner_that_is_no_model_of_its_row(tmp_path: Path) -> None:
     head = "rater,question,answer_a,answer_b,model_a,model_b,winner"
     lines = [head, "r,q,left,right,gpt,llama,gpt", "r,q2,left,right,llama,gpt,gpt", "r,q3,left,right,gpt,llama,claude"]
-    with pytest.raises(ValueError, match=r"1 rows name a winner that is not understood: claude \(1\)"):
+    with pytest.raises(ValueError, match=r"1 row names a winner that is not understood: claude \(1\)"):
         sides(tmp_path / "a.csv", "\n".join(lines) + "\n")
     assert sides(tmp_path / "a.csv", "\n".join(lines[:3]) + "\n") == "left right"
 
