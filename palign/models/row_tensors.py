@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from palign.data.preferences import Preferences
-from palign.functional.evidence.components import evidence_of_rows, ties_as_pairs
+from palign.functional.evidence.components import evidence_of_rows, ties_as_pairs, votes_of_pairs
 from palign.functional.evidence.rows import row_evidence
 
 __all__ = ["RowTensors"]
@@ -101,11 +101,17 @@ class RowTensors:
         )
 
     def as_comparisons(self) -> "RowTensors":
-        """The same with rows of ties above their last tier as pairs (`ties_as_pairs`): to fit on, and to place by."""
-        parts = ties_as_pairs(self.item_indices.cpu().numpy(), self.ranks.cpu().numpy())
+        """The same with votes as pairs of a yes and a no, to fit on and to place by.
+
+        Votes come as rows of ties (`ties_as_pairs`), or as some of their pairs (`votes_of_pairs`).
+        """
+        arrays = [t.cpu().numpy() for t in (self.item_indices, self.ranks, self.annotator_index, self.prompt_indices)]
+        votes = votes_of_pairs(*arrays)
+        parts = ties_as_pairs(*(arrays[:2] if votes is None else votes[1:]))
         if parts is None:
             return self
         rows, items, ranks, base = parts
+        rows = rows if votes is None else votes[0][rows]
         device = self.annotator_index.device
         numbers = torch.from_numpy(rows).to(device)
         people = self.annotator_index[numbers]

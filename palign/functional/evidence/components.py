@@ -20,7 +20,14 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-__all__ = ["INDEPENDENT", "evidence_of_rows", "independent_people", "item_components", "ties_as_pairs"]
+__all__ = [
+    "INDEPENDENT",
+    "evidence_of_rows",
+    "independent_people",
+    "item_components",
+    "ties_as_pairs",
+    "votes_of_pairs",
+]
 
 INDEPENDENT = 0.6  # mean evidence of a row, from which on a person's rows pass for independent judgements
 MOST_PAIRS = 4  # for each item of a row with ties
@@ -125,6 +132,62 @@ def ties_as_pairs(
         base.append(np.full(len(better), 2 * n_ordered / (n * max(len(better), 1))))
     pairs = np.concatenate(items)
     return np.concatenate(rows), pairs, np.broadcast_to(np.array([0, 1]), pairs.shape).copy(), np.concatenate(base)
+
+
+def votes_of_pairs(
+    item_indices: np.ndarray, ranks: np.ndarray, annotator_index: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Pairs that can only come of votes put together again, a row of two tiers each; None where there are none.
+
+    Where a person's pairs form a component with as many pairs as items or more, in which every item either always wins
+    or always loses, they are yes over no, and the pairs that were not drawn say the same. Repeated pairs, and those
+    that stand in several groups, are left as they are.
+
+    Args:
+        item_indices: (rows, 2) integers, the better item first; ranks: (rows, 2), 0 and 1. Of any other table: None.
+        annotator_index: (rows,) integers.
+        groups: (rows,) integers; only rows of one group are put together, such as those of one prompt.
+
+    Returns:
+        rows (n,) int64, of the given rows the first of each new one; item_indices (n, max_items) and ranks
+        (n, max_items), −1 is padding.
+    """
+    if len(ranks) == 0 or ranks.shape[1] != 2 or not (ranks == [0, 1]).all():
+        return None
+    nodes = _nodes(item_indices, ranks, annotator_index)
+    component = _components(nodes, ranks)
+    of_row, n = component[nodes[:, 0]], int(component.max()) + 1
+    wins, loses = (np.bincount(nodes[:, side], minlength=len(component)) > 0 for side in (0, 1))
+    winners, losers = np.bincount(component, wins, n), np.bincount(component, loses, n)
+    n_rows = np.bincount(of_row, minlength=n)
+    distinct = np.bincount(component[np.unique(nodes, axis=0)[:, 0]], minlength=n)
+    lowest, highest = np.full(n, np.iinfo(np.int64).max), np.full(n, np.iinfo(np.int64).min)
+    np.minimum.at(lowest, of_row, groups)
+    np.maximum.at(highest, of_row, groups)
+    is_votes = (np.bincount(component, wins & loses, n) == 0) & (distinct == n_rows) & (lowest == highest)
+    is_votes &= (winners >= 2) & (losers >= 2) & (n_rows >= winners + losers) & (n_rows < winners * losers)
+    if not is_votes.any():
+        return None
+    first = np.full(n, len(of_row))
+    np.minimum.at(first, of_row, np.arange(len(of_row)))
+    kept = np.flatnonzero(~is_votes[of_row])
+    width, item = int((winners + losers)[is_votes].max()), np.empty(len(component), dtype=np.int64)
+    item[nodes] = item_indices
+    order = np.lexsort((loses, component))
+    order = order[is_votes[component[order]]]
+    row_of = np.cumsum(is_votes)[component[order]] - 1
+    place = np.arange(len(order)) - np.searchsorted(row_of, row_of)
+    items = np.full((int(is_votes.sum()), width), -1, dtype=np.int64)
+    tiers = items.copy()
+    items[row_of, place], tiers[row_of, place] = item[order], loses[order]
+    pairs = np.full((len(kept), width), -1, dtype=np.int64)
+    pair_ranks = pairs.copy()
+    pairs[:, :2], pair_ranks[:, :2] = item_indices[kept], ranks[kept]
+    return (
+        np.concatenate([kept, first[is_votes]]),
+        np.concatenate([pairs, items]),
+        np.concatenate([pair_ranks, tiers]),
+    )
 
 
 def _row_keys(nodes: np.ndarray, ranks: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from palign.functional.evidence.components import item_components, ties_as_pairs
+from palign.functional.evidence.components import item_components, ties_as_pairs, votes_of_pairs
 from palign.functional.evidence.rows import row_evidence
 
 PAIR = [0, 1]
@@ -87,3 +87,39 @@ def test_beside_votes_a_row_without_ties_becomes_pairs_too() -> None:
 
 def test_rows_without_ties_above_the_last_tier_stay() -> None:
     assert ties_as_pairs(np.array([[0, 1, 2], [3, 4, 5]]), np.array([[0, 1, 2], [0, 1, 1]])) is None
+
+
+def put_together(pairs: list[list[int]], people: list[int], groups: list[int] | None = None) -> list[tuple] | None:
+    array = np.array(pairs)
+    votes = votes_of_pairs(
+        array, np.tile([0, 1], (len(pairs), 1)), np.array(people), np.array(groups or [0] * len(pairs))
+    )
+    if votes is None:
+        return None
+    return [
+        (int(row), [int(i) for i in items if i >= 0], [int(r) for r in ranks if r >= 0])
+        for row, items, ranks in zip(*votes, strict=True)
+    ]
+
+
+def test_pairs_that_only_votes_give_are_put_together() -> None:
+    # yes: 0, 1, 2; no: 5, 6; five of the six pairs, and a pair of another person
+    votes = [[0, 5], [0, 6], [1, 5], [1, 6], [2, 5]]
+    assert put_together([*votes, [0, 5]], [0] * 5 + [1]) == [
+        (5, [0, 5], [0, 1]),
+        (0, [0, 1, 2, 5, 6], [0, 0, 0, 1, 1]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "groups"),
+    [
+        ([[0, 5], [0, 6], [1, 5], [1, 6]], None),  # nothing is missing
+        ([[0, 5], [1, 5], [1, 6], [2, 6]], None),  # a chain: fewer pairs than items
+        ([[0, 5], [0, 6], [1, 5], [5, 7], [0, 7]], None),  # 5 loses and wins
+        ([[0, 5], [0, 6], [1, 5], [1, 6], [2, 5], [2, 5]], None),  # one of them twice: it counts again
+        ([[0, 5], [0, 6], [1, 5], [1, 6], [2, 5]], [0, 0, 0, 0, 1]),  # of two prompts
+    ],
+)
+def test_other_pairs_stay_as_they_are(pairs: list[list[int]], groups: list[int] | None) -> None:
+    assert put_together(pairs, [0] * len(pairs), groups) is None
