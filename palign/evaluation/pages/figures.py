@@ -55,8 +55,7 @@ def draw_groups(
 
     Args:
         groups: names, the worst-served first.
-        models: name → group → its record of report.json; the first is the
-            one that the page is about.
+        models: name → group → its record of report.json; the first is the one that the page is about.
         metric: what the axis says.
         overall: of the first model, a dashed line.
         worst: the group to point at.
