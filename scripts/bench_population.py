@@ -87,6 +87,7 @@ def bench_rows(options: argparse.Namespace, clock: Clock) -> None:
 
 def bench_mixture(options: argparse.Namespace, clock: Clock) -> None:
     """The linear head: E-step, the whole fit with K given, newcomers, the mixture's files."""
+    from palign.functional.evidence.votes import Votes
     from palign.functional.mixture import assign_rows, responsibilities
     from palign.functional.mixture_linear import fit_linear_mixture, linear_log_likelihoods, place_newcomers
     from palign.functional.partitions import type_accuracy
@@ -97,19 +98,20 @@ def bench_mixture(options: argparse.Namespace, clock: Clock) -> None:
     truth = torch.from_numpy(population.types)
     features, true_theta = linear_features(population)
     index = torch.from_numpy(people.indices(rows.annotator_ids))
-    said = (torch.from_numpy(rows.item_indices), torch.from_numpy(rows.ranks.astype(np.int64)), index, len(people))
+    ranks = torch.from_numpy(rows.ranks.astype(np.int64))
+    said = Votes(torch.from_numpy(rows.item_indices), ranks, index, len(people))
     shares = torch.bincount(truth, minlength=N_TYPES).double() / len(truth)
     with clock.of("E-step (likelihoods and posterior)"):
-        gamma = responsibilities(linear_log_likelihoods(true_theta, features, *said), shares)
+        gamma = responsibilities(linear_log_likelihoods(true_theta, features, said), shares)
     clock.found["types told by the true utilities"] = type_accuracy(gamma.argmax(1), truth)
     with clock.of("whole fit, K = 4, 8 restarts"):
-        fit = fit_linear_mixture(features, *said, N_TYPES)
+        fit = fit_linear_mixture(features, said, N_TYPES)
     clock.found["types told by the fit"] = type_accuracy(fit.responsibilities.argmax(1), truth)
     clock.found["gap between shares found and true"] = float(
         (fit.mixing_weights.sort().values - shares.sort().values).abs().max()
     )
     with clock.of("newcomers placed"):
-        place_newcomers(fit.theta, fit.mixing_weights, features, *said)
+        place_newcomers(fit.theta, fit.mixing_weights, features, said)
     with clock.of("one type drawn for every row"):
         assign_rows(fit.responsibilities, index, torch.Generator().manual_seed(0))
     record = MixtureRecord(
@@ -125,6 +127,7 @@ def bench_mixture(options: argparse.Namespace, clock: Clock) -> None:
 
 def bench_choice(options: argparse.Namespace, clock: Clock) -> None:
     """What looks at thousands of people, however many there are: K chosen, and whether there are types at all."""
+    from palign.functional.evidence.votes import Votes
     from palign.functional.mixture_checks import permutation_test
     from palign.functional.mixture_type_count import choose_n_types
 
@@ -132,11 +135,12 @@ def bench_choice(options: argparse.Namespace, clock: Clock) -> None:
     people = rows.annotators()
     features, _ = linear_features(population)
     index = torch.from_numpy(people.indices(rows.annotator_ids))
-    said = (torch.from_numpy(rows.item_indices), torch.from_numpy(rows.ranks.astype(np.int64)), index, len(people))
+    ranks = torch.from_numpy(rows.ranks.astype(np.int64))
+    said = Votes(torch.from_numpy(rows.item_indices), ranks, index, len(people))
     with clock.of("K chosen among 3, 4 and 5"):
-        clock.found["K chosen"] = choose_n_types(features, *said, candidates=(3, 4, 5)).n_types
+        clock.found["K chosen"] = choose_n_types(features, said, candidates=(3, 4, 5)).n_types
     with clock.of("permutation test, 19 shuffles"):
-        clock.found["p of the permutation test"] = permutation_test(features, *said, N_TYPES).value
+        clock.found["p of the permutation test"] = permutation_test(features, said, N_TYPES).value
 
 
 def linear_features(population: GaussianPopulation) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from palign.functional.evidence.votes import Votes
 from palign.functional.mixture import log_evidence, responsibilities
 from palign.functional.mixture_checks import frozen_assignment
 from palign.functional.mixture_linear import (
@@ -35,7 +36,7 @@ from palign.functional.partitions import adjusted_rand_index, match_types
 
 RANKS = {"binary": [0, 1], "best-of-3": [0, 1, 1], "rank-3": [0, 1, 2]}
 TABULAR_RIDGE = 0.02
-Rows = tuple[Tensor, Tensor, Tensor, Tensor, int]  # features, item_indices, ranks, annotator_index, n_annotators
+Rows = tuple[Tensor, Votes]  # features of items, and who ranked them how
 
 
 def linear_world(kind: str, theta: Tensor, types: Tensor, n_rows: int, seed: int) -> Rows:
@@ -47,7 +48,7 @@ def linear_world(kind: str, theta: Tensor, types: Tensor, n_rows: int, seed: int
     noise = torch.rand(scores.shape, generator=generator, dtype=torch.float64)
     order = (scores - (-noise.log()).log()).argsort(1, descending=True)  # Gumbel noise makes Plackett–Luce orders
     items = torch.arange(len(features)).view_as(scores).gather(1, order)
-    return features, items, torch.tensor(RANKS[kind]).expand_as(items), owner, len(types)
+    return features, Votes(items, torch.tensor(RANKS[kind]).expand_as(items), owner, len(types))
 
 
 def tabular_world(seed: int, n_prompts: int = 200, n_types: int = 3) -> tuple[Rows, Tensor]:
@@ -61,7 +62,7 @@ def tabular_world(seed: int, n_prompts: int = 200, n_types: int = 3) -> tuple[Ro
     is_first = torch.rand(len(owner), generator=generator, dtype=torch.float64) < (first - second).sigmoid()
     items = torch.where(is_first[:, None], items, items.flip(1))
     features = torch.eye(2 * n_prompts, dtype=torch.float64)
-    return (features, items, torch.tensor([0, 1]).expand_as(items), owner, 60), types
+    return (features, Votes(items, torch.tensor([0, 1]).expand_as(items), owner, 60)), types
 
 
 def directions(n_types: int, dim: int, seed: int, *, norm: float = 2.0, orthogonal: bool = False) -> Tensor:

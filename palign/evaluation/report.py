@@ -1,6 +1,6 @@
 """Tidy tables → ``report.json``, ``report.md`` and ``report.html``: who is served how well, with counts and intervals.
 
-``report.json`` holds every number of every model; its layout is documented in ``docs/fairness.md`` and numbered by
+``report.json`` holds every number of every model; `palign.evaluation.pages.report_keys` names its keys, numbered by
 ``schema_version``. ``report.md`` is the same for a reader, and goes into a model card; ``report.html`` is the page to
 decide with, and has the figures. Both are made of the content of ``report.json`` and nothing else. A number that is
 masked or unknown is ``null`` there and "–" here.
@@ -22,6 +22,7 @@ from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.pages.html_page import render_page
 from palign.evaluation.pages.markdown import render_report
 from palign.evaluation.pages.record import Groups, Settings, figures_record, names_of, report_sections, settings_record
+from palign.evaluation.pages.report_keys import ReportRecord, SectionRecord
 from palign.evaluation.pages.sentences import frame_of, headline_sentences, main_metric
 from palign.evaluation.scoring import RESERVED
 from palign.evaluation.statistics.tables import as_categories, check_columns
@@ -41,7 +42,7 @@ class Report:
     markdown_path: Path
     html_path: Path
     headline: list[str]
-    data: dict[str, Any]
+    data: ReportRecord
 
     @property
     def conclusion(self) -> list[str]:
@@ -118,24 +119,25 @@ def write_report(
         )
     sections = report_sections(table, names_of(baseline), names_of(reference), settings, main)
     settings = replace(settings, opens_with=_leading(sections, asked) or settings.opens_with)
-    data = {
+    data: ReportRecord = {
         "schema_version": SCHEMA_VERSION,
         "title": title,
         "palign_version": _version(),
         "date": date.today().isoformat(),
-        "settings": settings_record(settings, names_of(baseline), names_of(reference))
-        | {"judgements": judgements, "remarks": list(remarks)},
+        "settings": settings_record(settings, names_of(baseline), names_of(reference), judgements, remarks),
         "sections": sections,
         "notes": list(notes),
         "extra": dict(extra or {}),
         "figures": figures_record(figures or FigureData(), table, settings),
+        "conclusion": [],
+        "headline": [],
     }
     data["conclusion"] = conclusion(data)
     data["headline"] = headline_sentences(data)
     return _written(_strict(data), Path(output_dir))
 
 
-def _leading(sections: list[dict[str, Any]], asked: Sequence[Groups]) -> Groups | None:
+def _leading(sections: list[SectionRecord], asked: Sequence[Groups]) -> Groups | None:
     """The one of several groupings asked for whose gap chance explains least; None where it may explain all.
 
     By the lower end of the gap's interval, for the main model of the first section.
@@ -148,7 +150,7 @@ def _leading(sections: list[dict[str, Any]], asked: Sequence[Groups]) -> Groups 
     return max(above, key=above.__getitem__) if above and len(asked) > 1 else None
 
 
-def _written(data: dict[str, Any], output_dir: Path) -> Report:
+def _written(data: ReportRecord, output_dir: Path) -> Report:
     json_path = _write(output_dir / "report.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
     markdown_path = _write(output_dir / "report.md", render_report(data))
     html_path = _write(output_dir / "report.html", render_page(data))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from palign.functional.evidence.components import item_components
+from palign.functional.evidence.votes import Votes
 from palign.functional.losses import strictly_below
 from palign.functional.mixture_linear import POOLED_RIDGE, fit_linear_mixture
 from palign.functional.mixture_start import kmeans
@@ -86,10 +87,7 @@ def restart_stability(restart_types: Tensor, gains: Tensor | None = None) -> Che
 
 def permutation_test(
     features: Tensor,
-    item_indices: Tensor,
-    ranks: Tensor,
-    annotator_index: Tensor,
-    n_annotators: int,
+    votes: Votes,
     n_types: int,
     *,
     n_permutations: int = 19,
@@ -109,32 +107,32 @@ def permutation_test(
     that differ by topic pass for types.
 
     One type fits the same however ids are shuffled, so the penalised log-likelihood of `n_types` is compared itself.
-    Rows and options are those of `fit_linear_mixture`; of more than `N_DRAWN` people so many are drawn. The value is
+    Votes and options are those of `fit_linear_mixture`; of more than `N_DRAWN` people so many are drawn. The value is
     p = (1 + shuffles as good) / (1 + n_permutations).
     """
     if n_types == 1:
         return Check("permutation_test", "ok", 1.0, "there is one type; nothing to test.")
     if n_permutations < 1:
         raise ValueError(f"n_permutations is {n_permutations}; at least 1, and 19 to speak at the level of .05.")
-    arrays = (part.numpy() for part in (item_indices, ranks, annotator_index))
+    arrays = (part.numpy() for part in (votes.item_indices, votes.ranks, votes.annotator_index))
     units = torch.from_numpy(np.unique(item_components(*arrays), return_inverse=True)[1])
     first = torch.zeros(int(units.max()) + 1, dtype=torch.int64).scatter_(0, units, torch.arange(len(units)))
-    counts = torch.bincount(annotator_index[first])
+    counts = torch.bincount(votes.annotator_index[first])
     if int(counts[counts > 0].median()) < 2:
         sentence = (
             "most annotators have one row, or rows that hang together by shared items, and to shuffle ids then only "
             "renames people; nothing was tested."
         )
         return Check("permutation_test", "ok", None, sentence)
-    if n_annotators > N_DRAWN:
-        people, keep, annotator_index = draw_people(annotator_index, n_annotators, N_DRAWN, seed=seed)
-        item_indices, ranks, n_annotators = item_indices[keep], ranks[keep], len(people)
+    if votes.n_annotators > N_DRAWN:
+        people, keep, numbers = draw_people(votes.annotator_index, votes.n_annotators, N_DRAWN, seed=seed)
+        votes = votes.of_rows(keep).said_by(numbers, len(people))
         units = torch.unique(units[keep], return_inverse=True)[1]
         row_weights = None if row_weights is None else row_weights[keep]
         first = torch.zeros(int(units.max()) + 1, dtype=torch.int64).scatter_(0, units, torch.arange(len(units)))
     generator = torch.Generator().manual_seed(seed)
-    owner_of_unit = annotator_index[first]
-    owners = [annotator_index]
+    owner_of_unit = votes.annotator_index[first]
+    owners = [votes.annotator_index]
     owners += [
         owner_of_unit[torch.randperm(len(owner_of_unit), generator=generator)][units] for _ in range(n_permutations)
     ]
@@ -147,9 +145,7 @@ def permutation_test(
         "row_weights": row_weights,
     }
     fitted = [
-        fit_linear_mixture(
-            features, item_indices, ranks, index, n_annotators, n_types, seed=seed, tolerance=1e-5, **options
-        ).objective
+        fit_linear_mixture(features, votes.said_by(index), n_types, seed=seed, tolerance=1e-5, **options).objective
         for index in owners
     ]
     as_good = sum(value >= fitted[0] for value in fitted[1:])

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from palign.functional.evidence.votes import Votes
 from palign.functional.mixture import log_evidence, mixing_weights, responsibilities, temper_schedule
 from palign.functional.mixture_linear_columns import ConvexColumns, LinearRankings
 from palign.functional.mixture_start import Stages, find_stages, random_start, spectral_start
@@ -70,10 +71,7 @@ class LinearMixture:
 
 def fit_linear_mixture(
     features: Tensor,
-    item_indices: Tensor,
-    ranks: Tensor,
-    annotator_index: Tensor,
-    n_annotators: int,
+    votes: Votes,
     n_types: int,
     *,
     row_weights: Tensor | None = None,
@@ -91,9 +89,7 @@ def fit_linear_mixture(
 
     Args:
         features: (n_item_vectors, dim), of about unit variance: `ridge` is in their units.
-        item_indices: (rows, max_items) int64 into them; any valid index at padding.
-        ranks: (rows, max_items) integers, 0 is best, equal ranks tie, −1 is padding.
-        annotator_index: (rows,) int64 in [0, n_annotators).
+        votes: rankings of these items.
         n_types: at most the number of annotators with rows.
         row_weights: (rows,) what a row counts for, as `palign.functional.evidence.rows.row_evidence` gives; 1 if None.
         ridge: strength of the shrinkage to the pooled fit, positive.
@@ -107,10 +103,10 @@ def fit_linear_mixture(
         seed: of the starts.
 
     Raises:
-        ValueError: shapes that do not fit, values that are not finite, no stage at all, uniform `start`.
+        ValueError: values that are not finite, no stage at all, uniform `start`.
     """
     _check(features, ridge, n_restarts, max_steps)
-    stages = find_stages(item_indices, ranks, annotator_index, n_annotators, row_weights)
+    stages, n_annotators = find_stages(votes, row_weights), votes.n_annotators
     if len(stages.winner) == 0:
         raise ValueError("no row prefers one item to another: all of them tie. There is nothing to fit.")
     problem = LinearRankings(features, stages)
@@ -145,17 +141,14 @@ def fit_linear_mixture(
 def linear_log_likelihoods(
     theta: Tensor,
     features: Tensor,
-    item_indices: Tensor,
-    ranks: Tensor,
-    annotator_index: Tensor,
-    n_annotators: int,
+    votes: Votes,
     row_weights: Tensor | None = None,
 ) -> Tensor:
     """log p_k of all of a person's judgements: theta (n_types, dim) → (n_annotators, n_types) nats.
 
     `row_weights`: (rows,) what a row counts for, as in `fit_linear_mixture`.
     """
-    stages = find_stages(item_indices, ranks, annotator_index, n_annotators, row_weights)
+    stages = find_stages(votes, row_weights)
     return LinearRankings(features, stages).log_likelihoods(theta.double())
 
 
@@ -163,20 +156,14 @@ def place_newcomers(
     theta: Tensor,
     mixing_weights: Tensor,
     features: Tensor,
-    item_indices: Tensor,
-    ranks: Tensor,
-    annotator_index: Tensor,
-    n_annotators: int,
+    votes: Votes,
     row_weights: Tensor | None = None,
 ) -> Tensor:
     """Posterior of people who were not there when the mixture was fitted: (n_annotators, n_types).
 
-    Rows as in `fit_linear_mixture`; people without rows get the mixing weights.
+    People without rows get the mixing weights.
     """
-    likelihoods = linear_log_likelihoods(
-        theta, features, item_indices, ranks, annotator_index, n_annotators, row_weights
-    )
-    return responsibilities(likelihoods, mixing_weights)
+    return responsibilities(linear_log_likelihoods(theta, features, votes, row_weights), mixing_weights)
 
 
 class _EM:

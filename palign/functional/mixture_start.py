@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor
 
+from palign.functional.evidence.votes import Votes
 from palign.functional.losses import strictly_below
 
 __all__ = ["Stages", "find_stages", "kmeans", "net_wins", "random_start", "soften", "spectral_start"]
@@ -50,47 +51,25 @@ class Stages:
         return torch.bincount(self.annotator, minlength=self.n_annotators)
 
 
-def find_stages(
-    item_indices: Tensor,
-    ranks: Tensor,
-    annotator_index: Tensor,
-    n_annotators: int,
-    row_weights: Tensor | None = None,
-) -> Stages:
+def find_stages(votes: Votes, row_weights: Tensor | None = None) -> Stages:
     """Rows as stages.
 
     Args:
-        item_indices: (rows, max_items) int64 into a table of features; any valid index at padding.
-        ranks: (rows, max_items) integers, 0 is best, equal ranks tie, −1 is padding.
-        annotator_index: (rows,) int64 in [0, n_annotators).
+        votes: rows that tie everything have no stage.
         row_weights: (rows,) what a row counts for, its stages with it; 1 each if None.
-
-    Raises:
-        ValueError: shapes that do not fit; an annotator out of range.
     """
-    rows = len(ranks)
-    if item_indices.shape != ranks.shape or annotator_index.shape != (rows,) or ranks.ndim != 2:
-        raise ValueError(
-            f"item_indices {tuple(item_indices.shape)}, ranks {tuple(ranks.shape)} and annotator_index "
-            f"{tuple(annotator_index.shape)} do not fit; they are (rows, max_items) twice and (rows,)."
-        )
-    if rows and not (0 <= int(annotator_index.min()) and int(annotator_index.max()) < n_annotators):
-        raise ValueError(
-            f"annotator_index runs from {int(annotator_index.min())} to {int(annotator_index.max())}; it must lie in "
-            f"0…{n_annotators - 1}, one number for each annotator."
-        )
-    beaten = strictly_below(ranks)
+    beaten = strictly_below(votes.ranks)
     row, winner = beaten.any(-1).nonzero(as_tuple=True)
     lost = beaten[row, winner]
     n_losers = int(lost.sum(1).max()) if len(row) else 1
     places = lost.byte().argsort(dim=1, descending=True, stable=True)[:, :n_losers]
-    items = item_indices.long()[row]
+    items = votes.item_indices.long()[row]
     return Stages(
         items.gather(1, winner[:, None])[:, 0],
         items.gather(1, places),
         ~lost.gather(1, places),
-        annotator_index.long()[row],
-        n_annotators,
+        votes.annotator_index.long()[row],
+        votes.n_annotators,
         None if row_weights is None else row_weights.double()[row],
     )
 

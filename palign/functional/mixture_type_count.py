@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from palign.functional.evidence.parts import RowTable, part_rows
-from palign.functional.evidence.rows import row_evidence
+from palign.functional.evidence.votes import Votes
 from palign.functional.losses import pair_order, plackett_luce
 from palign.functional.mixture import log_evidence, responsibilities, sum_by_annotator
 from palign.functional.mixture_linear import POOLED_RIDGE, fit_linear_mixture
@@ -53,8 +53,6 @@ RIDGES = (3.0, 15.0)  # of types, where it is left open
 POOLED_RIDGES = (1e-2, 3.0, 30.0)
 LEAST_ANNOTATORS = 8
 N_DRAWN = 4000
-
-Rows = tuple[Tensor, Tensor, Tensor]  # item_indices, ranks, annotator_index
 
 
 @dataclass(frozen=True)
@@ -97,10 +95,7 @@ class _Judged:
 
 def choose_n_types(
     features: Tensor,
-    item_indices: Tensor,
-    ranks: Tensor,
-    annotator_index: Tensor,
-    n_annotators: int,
+    votes: Votes,
     *,
     max_types: int = 6,
     candidates: Sequence[int] | None = None,
@@ -111,7 +106,7 @@ def choose_n_types(
     n_folds: int | None = None,
     seed: int = 0,
 ) -> TypeChoice:
-    """Choose K on the linear head; rows as in `fit_linear_mixture`.
+    """Choose K on the linear head; features and votes as in `fit_linear_mixture`.
 
     Args:
         max_types: candidates are 1…max_types, as far as there are annotators to fit them on, and till two in a row
@@ -124,13 +119,14 @@ def choose_n_types(
         ValueError: fewer than 8 annotators who can be both placed and judged, too few to hold any out; no candidate
             that those left to fit on can bear.
     """
-    data = (item_indices, ranks, annotator_index)
-    if n_annotators > N_DRAWN:
-        people, keep, annotator_index = draw_people(annotator_index, n_annotators, N_DRAWN, least_rows=2, seed=seed)
-        data, n_annotators = (item_indices[keep], ranks[keep], annotator_index), len(people)
-    n_folds = n_folds or (MORE_FOLDS if n_annotators < FEW_PEOPLE else N_FOLDS)
+    if votes.n_annotators > N_DRAWN:
+        people, keep, numbers = draw_people(
+            votes.annotator_index, votes.n_annotators, N_DRAWN, least_rows=2, seed=seed
+        )
+        votes = votes.of_rows(keep).said_by(numbers, len(people))
+    n_folds = n_folds or (MORE_FOLDS if votes.n_annotators < FEW_PEOPLE else N_FOLDS)
     options = {"temper_start": temper_start, "n_restarts": n_restarts, "seed": seed} | COARSE
-    trial = _Trial(features, data, n_annotators, n_folds, seed, options)
+    trial = _Trial(features, votes, n_folds, seed, options)
     tried = trial.allowed(sorted(set(candidates if candidates is not None else range(1, max_types + 1))))
     if pooled_ridge is None:
         pooled_ridge = trial.best_option(1, "pooled_ridge", POOLED_RIDGES)
@@ -157,14 +153,12 @@ def choose_n_types(
 class _Trial:
     """The folds, and the rows by which people held out are placed and judged."""
 
-    def __init__(
-        self, features: Tensor, data: Rows, n_annotators: int, n_folds: int, seed: int, options: dict[str, float]
-    ) -> None:
-        self.features, self.data, self.n_annotators, self.options = features, data, n_annotators, options
-        self.evidence = row_evidence(*data)
-        self.dealings = [_Dealing(data, n_annotators, np.random.default_rng((seed, i))) for i in range(N_DEALINGS)]
+    def __init__(self, features: Tensor, votes: Votes, n_folds: int, seed: int, options: dict[str, float]) -> None:
+        self.features, self.votes, self.n_annotators, self.options = features, votes, votes.n_annotators, options
+        self.evidence = votes.evidence()
+        self.dealings = [_Dealing(votes, np.random.default_rng((seed, i))) for i in range(N_DEALINGS)]
         self.n_people_by_item = self.dealings[0].n_people_by_item
-        counts = torch.bincount(data[2], minlength=n_annotators)
+        counts = torch.bincount(votes.annotator_index, minlength=votes.n_annotators)
         self.n_judged = torch.stack([dealing.n_judged for dealing in self.dealings]).sum(0)
         self.eligible = torch.where(self.n_judged > 0)[0]
         n_folds = min(n_folds, len(self.eligible))
@@ -210,14 +204,9 @@ class _Trial:
 
     def _judge_fold(self, likelihoods: Tensor, right: Tensor, is_out: Tensor, n_types: int) -> None:
         """Fill in nats and right pairs (n_temperatures, n_annotators) of the people held out."""
-        kept = ~is_out[self.data[2]]
+        kept = ~is_out[self.votes.annotator_index]
         fit = fit_linear_mixture(
-            self.features,
-            *(part[kept] for part in self.data),
-            self.n_annotators,
-            n_types,
-            row_weights=self.evidence[kept],
-            **self.options,
+            self.features, self.votes.of_rows(kept), n_types, row_weights=self.evidence[kept], **self.options
         )
         items = torch.cat([part.double() @ fit.theta.T for part in self.features.split(8192)])
         for dealing in self.dealings:
@@ -225,9 +214,7 @@ class _Trial:
 
     def bic(self, n_types: int) -> float:
         """Of a fit on everybody."""
-        fit = fit_linear_mixture(
-            self.features, *self.data, self.n_annotators, n_types, row_weights=self.evidence, **self.options
-        )
+        fit = fit_linear_mixture(self.features, self.votes, n_types, row_weights=self.evidence, **self.options)
         n_parameters = n_types * self.features.shape[1] + n_types - 1
         evidence = float(log_evidence(fit.log_likelihoods, fit.mixing_weights).sum())
         return -2 * evidence + n_parameters * math.log(self.n_fitted)
@@ -240,25 +227,26 @@ class _Dealing:
     as it counts for.
     """
 
-    def __init__(self, data: Rows, n_annotators: int, rng: np.random.Generator) -> None:
-        parts = part_rows(*(part.numpy() for part in data), fraction=JUDGED, item_share=JUDGED, rng=rng)
-        self.n_people_by_item, self.n_annotators = parts.n_people_by_item, n_annotators
-        tables = [_tensors(part, data[2]) for part in (parts.first, parts.second)]
-        counts = [torch.bincount(rows[2], minlength=n_annotators) for rows in tables]
+    def __init__(self, votes: Votes, rng: np.random.Generator) -> None:
+        arrays = (part.numpy() for part in (votes.item_indices, votes.ranks, votes.annotator_index))
+        parts = part_rows(*arrays, fraction=JUDGED, item_share=JUDGED, rng=rng)
+        self.n_people_by_item, self.n_annotators = parts.n_people_by_item, votes.n_annotators
+        dealt = [_votes_of(part, votes) for part in (parts.first, parts.second)]
+        counts = [torch.bincount(part.annotator_index, minlength=votes.n_annotators) for part in dealt]
         both = (counts[0] > 0) & (counts[1] > 0)
-        self.place, self.rows = (tuple(part[both[rows[2]]] for part in rows) for rows in tables)
-        self.place_weights, self.weights = row_evidence(*self.place), row_evidence(*self.rows)
-        self.n_judged = sum_by_annotator(self.weights, self.rows[2], n_annotators)
+        self.place, self.judged = (part.of_rows(both[part.annotator_index]) for part in dealt)
+        self.place_weights, self.weights = self.place.evidence(), self.judged.evidence()
+        self.n_judged = sum_by_annotator(self.weights, self.judged.annotator_index, votes.n_annotators)
 
     def judge(self, items: Tensor, mixing_weights: Tensor, is_out: Tensor, likelihoods: Tensor, right: Tensor) -> None:
         """Add nats and right pairs (n_temperatures, n_annotators) of people held out; `items` (n_items, n_types)."""
-        place, judged = is_out[self.place[2]], is_out[self.rows[2]]
-        place_scores, place_ranks = items[self.place[0][place]], self.place[1][place]
-        scores, ranks = items[self.rows[0][judged]], self.rows[1][judged]
-        owner, weights = self.rows[2][judged], self.weights[judged]
+        is_placed, is_judged = is_out[self.place.annotator_index], is_out[self.judged.annotator_index]
+        place, judged = self.place.of_rows(is_placed), self.judged.of_rows(is_judged)
+        place_scores, scores = items[place.item_indices], items[judged.item_indices]
+        ranks, owner, weights = judged.ranks, judged.annotator_index, self.weights[is_judged]
         for row, temperature in enumerate(TEMPERATURES):
-            each = _row_likelihoods(place_scores * temperature, place_ranks) * self.place_weights[place, None]
-            total = sum_by_annotator(each, self.place[2][place], self.n_annotators)
+            each = _row_likelihoods(place_scores * temperature, place.ranks) * self.place_weights[is_placed, None]
+            total = sum_by_annotator(each, place.annotator_index, self.n_annotators)
             share = responsibilities(total, mixing_weights)[owner]
             nats = (share.log() + _row_likelihoods(scores * temperature, ranks)).logsumexp(1)
             likelihoods[row] += sum_by_annotator(nats * weights, owner, self.n_annotators)
@@ -266,11 +254,12 @@ class _Dealing:
             right[row] += sum_by_annotator(correct / n_pairs * weights, owner, self.n_annotators)
 
 
-def _tensors(table: RowTable, annotator_index: Tensor) -> Rows:
-    """A part as rows: a valid index at padding."""
+def _votes_of(table: RowTable, votes: Votes) -> Votes:
+    """A part as votes of the same people: a valid index at padding."""
     items = np.where(table.item_indices < 0, table.item_indices[:, :1], table.item_indices)
     rows = torch.from_numpy(table.rows)
-    return torch.from_numpy(items), torch.from_numpy(table.ranks.astype(np.int64)), annotator_index[rows]
+    ranks, people = torch.from_numpy(table.ranks.astype(np.int64)), votes.annotator_index[rows]
+    return Votes(torch.from_numpy(items), ranks, people, votes.n_annotators)
 
 
 def _row_likelihoods(scores: Tensor, ranks: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from palign.functional.regret import kl_regret_matrix, relative_regret_matrix, v
 from palign.functional.regret_estimates import GameIntervals, Interval, bootstrap_game
 from palign.models.files.card import decimals
 from palign.models.files.game import GAME, save_game
+from palign.models.files.game_keys import Ends, GameRecord, GameTable, MatrixEnds, VectorEnds, VotesRecord
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.policy_draws import DrawSettings, PolicyDraws, PolicyReader
 from palign.models.single_adapter import read_adapter, save_adapter
@@ -113,11 +114,11 @@ class FairPolicyTrainer:
         self.builder: RouteBuilder | None = None
         self.eval_draws: dict[str, PolicyDraws] = {}
         self.vote_scores: dict[str, np.ndarray] = {}
-        self.record: dict[str, Any] = {}
+        self.record: GameRecord | None = None
 
     # all of it
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> GameRecord:
         """Estimate, solve, build every route, measure, choose; returns what game.json holds."""
         self.estimate()
         self.builder = RouteBuilder(
@@ -133,7 +134,7 @@ class FairPolicyTrainer:
     def save_model(self, output_dir: str | Path | None = None) -> None:
         """One plain PEFT adapter, the tokenizer, game.json and the model card."""
         folder = Path(output_dir or self.output_dir)
-        if not self.record:
+        if self.record is None:
             raise RuntimeError("There is nothing to save yet; call train() first.")
         if not PartialState().is_main_process:
             return
@@ -189,7 +190,7 @@ class FairPolicyTrainer:
     def _draw_options(self, *, is_eval: bool) -> tuple[list[Any], DrawSettings]:
         return self.eval_prompts if is_eval else self.train_prompts, self.args.draw_settings(is_eval=is_eval)
 
-    def _game_record(self) -> dict[str, Any]:
+    def _game_record(self) -> GameTable:
         game, values = self.game.game, torch.stack([torch.from_numpy(d.values) for d in self.type_draws], -1).mean(0)
         kl = torch.tensor([draws.kl.mean() for draws in self.type_draws])
         reference = torch.from_numpy(self.reference_draws.values).mean(0)
@@ -205,7 +206,7 @@ class FairPolicyTrainer:
 
     # 4: measuring
 
-    def measure(self) -> dict[str, Any]:
+    def measure(self) -> GameRecord:
         """All policies on fresh prompts, by one protocol; returns what game.json holds."""
         start, judges = time.monotonic(), self.mixture.policies.names
         routes, records = self.routes, self.builder.records
@@ -255,7 +256,7 @@ class FairPolicyTrainer:
             "(--eval_dataset_name)."
         ]
 
-    def _votes(self, candidates: Sequence[Candidate]) -> dict[str, dict[str, Any]]:
+    def _votes(self, candidates: Sequence[Candidate]) -> dict[str, VotesRecord]:
         """Held-out votes of confidently typed annotators on every policy's implicit reward."""
         rows = self.eval_rows
         items = self.mixture.items_of(rows)
@@ -344,7 +345,7 @@ def prompts_of(
     return [left[i] for i in order]
 
 
-def notes_of(record: Mapping[str, Any]) -> list[str]:
+def notes_of(record: GameRecord) -> list[str]:
     """What a reader of the table must not miss."""
     rows = {row["name"]: row for row in record["table"]}
     notes = [
@@ -378,5 +379,5 @@ def notes_of(record: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _bounds(interval: Interval) -> dict[str, Any]:
+def _bounds(interval: Interval) -> Ends | VectorEnds | MatrixEnds:
     return {"value": interval.estimate.tolist(), "low": interval.low.tolist(), "high": interval.high.tolist()}

@@ -10,7 +10,9 @@ import pytest
 
 from palign.evaluation.group_frame import GroupFrame
 from palign.evaluation.pages.markdown import escape
+from palign.evaluation.pages.report_keys import ReportRecord
 from palign.evaluation.report import Report, write_report
+from tests.worlds.typed_records import keys_seen
 
 EVIL = "<script>alert(1)</script>"
 
@@ -66,6 +68,7 @@ def test_json_is_strict_and_equals_the_frames(report: Report) -> None:
 
     data = json.loads(report.json_path.read_text(encoding="utf-8"), parse_constant=refuse)
     assert data == report.data
+    keys_seen(data, ReportRecord)  # with policies; tests/evaluation/pages/test_report_keys.py has all keys
     assert data["schema_version"] == 2 and data["extra"] == {"seconds": 1.5, "bad": None}
     assert [s["name"] for s in data["sections"]] == ["reward models", "policies"]
     table = judgements("pal", {0: 0.9, 1: 0.8, 2: 0.7})

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from palign.functional.evidence.votes import Votes
 from palign.functional.mixture_checks import (
     dead_types,
     duplicate_types,
@@ -44,7 +45,7 @@ def test_a_restart_that_fits_far_worse_is_no_rival() -> None:
     assert (alone.verdict, alone.value) == ("ok", None) and "none of 1 other restarts" in alone.message
 
 
-def people(opposed: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:
+def people(opposed: bool) -> tuple[torch.Tensor, Votes]:
     """30 people of 8 pairs who go by the first feature; half of them the other way if `opposed`."""
     generator = torch.Generator().manual_seed(0)
     owner = torch.arange(30).repeat_interleave(8)
@@ -54,7 +55,7 @@ def people(opposed: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tor
     is_first = noise < (2 * sign * (features[:, 0, 0] - features[:, 1, 0])).sigmoid()
     items = torch.arange(480).view(-1, 2)
     items = torch.where(is_first[:, None], items, items.flip(1))
-    return features.flatten(0, 1), items, torch.tensor([0, 1]).expand(240, 2), owner, 30
+    return features.flatten(0, 1), Votes(items, torch.tensor([0, 1]).expand(240, 2), owner, 30)
 
 
 def test_permutation_of_ids() -> None:
@@ -75,14 +76,12 @@ def test_permutation_of_ids_of_some_of_very_many(monkeypatch: pytest.MonkeyPatch
 
 
 def test_one_row_each_tells_nothing() -> None:
-    features, items, ranks, _, _ = people(opposed=True)
-    some = slice(0, 40)
-    found = permutation_test(
-        features, items[some], ranks[some], torch.arange(40), 40, 2, n_permutations=4, max_steps=5
-    )
+    features, votes = people(opposed=True)
+    some = votes.of_rows(torch.arange(40))
+    found = permutation_test(features, some.said_by(torch.arange(40), 40), 2, n_permutations=4, max_steps=5)
     assert (found.verdict, found.value) == ("ok", None) and "only renames people" in found.message
     few = torch.cat([torch.arange(30), torch.arange(10)])  # 10 of 30 people have two rows
-    assert permutation_test(features, items[some], ranks[some], few, 30, 2, n_permutations=4).value is None
+    assert permutation_test(features, some.said_by(few), 2, n_permutations=4).value is None
 
 
 def test_dead_types() -> None:

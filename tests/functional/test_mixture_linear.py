@@ -1,10 +1,12 @@
 """The linear head against autograd, plain sums and planted types; recovery at full size is slow."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
+from palign.functional.evidence.votes import Votes
 from palign.functional.losses import plackett_luce
 from palign.functional.mixture_linear import (
     fit_linear_mixture,
@@ -19,22 +21,24 @@ from tests.worlds.scripts import load_script
 worlds = load_script("measure_mixture")
 
 
-def mixed_rows(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:
+def mixed_rows(seed: int = 0) -> tuple[torch.Tensor, Votes]:
     """40 rows of up to four items with ties and padding, features shared between rows; person 4 of 5 has none."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(25, 3, generator=generator, dtype=torch.float64)
     items = torch.stack([torch.randperm(25, generator=generator)[:4] for _ in range(40)])
     patterns = torch.tensor([[0, 1, 2, 3], [0, 1, 1, -1], [0, 1, -1, -1], [0, 0, 1, 2], [1, 0, 0, 2]])
-    return features, items, patterns[torch.arange(40) % 5], torch.arange(40) % 4, 5
+    return features, Votes(items, patterns[torch.arange(40) % 5], torch.arange(40) % 4, 5)
 
 
-def by_definition(theta: torch.Tensor, rows: tuple) -> torch.Tensor:
+def by_definition(theta: torch.Tensor, rows: tuple[torch.Tensor, Votes]) -> torch.Tensor:
     """(n_annotators, n_types) sums of −plackett_luce, row after row."""
-    features, items, ranks, owner, n_annotators = rows
-    total = torch.zeros(n_annotators, len(theta), dtype=torch.float64)
-    for row, person in enumerate(owner.tolist()):
+    features, votes = rows
+    total = torch.zeros(votes.n_annotators, len(theta), dtype=torch.float64)
+    for row, person in enumerate(votes.annotator_index.tolist()):
         for kind, weights in enumerate(theta):
-            total[person, kind] = total[person, kind] - plackett_luce(features[items[row]] @ weights, ranks[row])
+            total[person, kind] = total[person, kind] - plackett_luce(
+                features[votes.item_indices[row]] @ weights, votes.ranks[row]
+            )
     return total
 
 
@@ -44,13 +48,13 @@ def test_likelihoods_are_sums_of_plackett_luce() -> None:
     found = linear_log_likelihoods(theta, *rows)
     torch.testing.assert_close(found, by_definition(theta, rows), atol=1e-12, rtol=0)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(2))
-    shuffled = (rows[0], *(part[order] for part in rows[1:4]), rows[4])
-    torch.testing.assert_close(linear_log_likelihoods(theta, *shuffled), found, atol=1e-12, rtol=0)
+    shuffled = rows[1].of_rows(order)
+    torch.testing.assert_close(linear_log_likelihoods(theta, rows[0], shuffled), found, atol=1e-12, rtol=0)
 
 
 def test_chunks_do_not_matter(monkeypatch) -> None:
     theta, weights = torch.randn(2, 3, dtype=torch.float64), torch.rand(5, 2, dtype=torch.float64)
-    problem = LinearRankings(mixed_rows()[0], find_stages(*mixed_rows()[1:]))
+    problem = LinearRankings(mixed_rows()[0], find_stages(mixed_rows()[1]))
     whole = problem.evaluate(theta, weights)
     for size in (1, 7, 11):
         monkeypatch.setattr("palign.functional.mixture_linear_columns.CHUNK", size)
@@ -63,7 +67,7 @@ def test_gradient_is_that_of_autograd_and_finite_differences() -> None:
     theta = torch.randn(2, 3, generator=generator, dtype=torch.float64).requires_grad_()
     weights = torch.rand(5, 2, generator=generator, dtype=torch.float64)
     (expected,) = torch.autograd.grad(-(weights * by_definition(theta, rows)).sum(), theta)
-    _, gradient = LinearRankings(rows[0], find_stages(*rows[1:])).evaluate(theta.detach(), weights)
+    _, gradient = LinearRankings(rows[0], find_stages(rows[1])).evaluate(theta.detach(), weights)
     torch.testing.assert_close(gradient, expected, atol=1e-10, rtol=0)
     for kind, axis in itertools.product(range(2), range(3)):
         step = torch.zeros(2, 3, dtype=torch.float64)
@@ -74,7 +78,7 @@ def test_gradient_is_that_of_autograd_and_finite_differences() -> None:
 
 def test_scores_far_out_are_finite() -> None:
     rows = mixed_rows()
-    likelihoods, gradient = LinearRankings(rows[0] * 1e4, find_stages(*rows[1:])).evaluate(
+    likelihoods, gradient = LinearRankings(rows[0] * 1e4, find_stages(rows[1])).evaluate(
         torch.ones(1, 3, dtype=torch.float64), torch.ones(5, 1, dtype=torch.float64)
     )
     assert torch.isfinite(likelihoods).all() and torch.isfinite(gradient).all()
@@ -152,7 +156,8 @@ def test_newcomers_are_placed() -> None:
     theta = worlds.directions(2, 4, 0, orthogonal=True)
     eta = torch.tensor([0.7, 0.3], dtype=torch.float64)
     rows = worlds.linear_world("rank-3", theta, torch.arange(50) % 2, 8, 5)
-    gamma = place_newcomers(theta, eta, rows[0], *rows[1:4], 51)
+    votes = rows[1].said_by(rows[1].annotator_index, 51)
+    gamma = place_newcomers(theta, eta, rows[0], votes)
     assert (gamma[:50].argmax(1) == torch.arange(50) % 2).double().mean() > 0.95
     assert gamma[50].tolist() == pytest.approx([0.7, 0.3])  # no votes: the mixing weights
 
@@ -168,18 +173,18 @@ def test_types_without_people_die_and_nothing_is_nan() -> None:
 
 
 def test_what_is_wrong_is_named() -> None:
-    features, items, ranks, owner, n = mixed_rows()
+    features, votes = mixed_rows()
     with pytest.raises(ValueError, match="fixed point"):
-        fit_linear_mixture(features, items, ranks, owner, n, 2, start=torch.full((5, 2), 0.5))
+        fit_linear_mixture(features, votes, 2, start=torch.full((5, 2), 0.5))
     with pytest.raises(ValueError, match=r"start has shape \(5, 3\)"):
-        fit_linear_mixture(features, items, ranks, owner, n, 2, start=torch.rand(5, 3))
+        fit_linear_mixture(features, votes, 2, start=torch.rand(5, 3))
     with pytest.raises(ValueError, match="ridge is 0"):
-        fit_linear_mixture(features, items, ranks, owner, n, 2, ridge=0)
+        fit_linear_mixture(features, votes, 2, ridge=0)
     with pytest.raises(ValueError, match="all of them tie"):
-        fit_linear_mixture(features, items, torch.zeros_like(ranks), owner, n, 2)
+        fit_linear_mixture(features, replace(votes, ranks=torch.zeros_like(votes.ranks)), 2)
     features[7, 1] = torch.nan
     with pytest.raises(ValueError, match="item vector 7"):
-        fit_linear_mixture(features, items, ranks, owner, n, 2)
+        fit_linear_mixture(features, votes, 2)
 
 
 @pytest.mark.slow

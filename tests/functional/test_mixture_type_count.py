@@ -1,11 +1,13 @@
 """How many types: the rule worked by hand, planted numbers found, nobody invented."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from palign.functional.evidence.votes import Votes
 from palign.functional.mixture_linear import fit_linear_mixture, linear_log_likelihoods
 from palign.functional.mixture_type_count import _one_standard_error, _Trial, choose_n_types
 from tests.worlds.scripts import load_script
@@ -66,20 +68,23 @@ def test_types_that_are_less_accurate_give_way_to_one() -> None:
 def test_people_are_judged_by_strangers_to_their_rows() -> None:
     rows = worlds.linear_world("best-of-3", worlds.directions(2, 3, 0), torch.arange(16) % 2, 6, 0)
     options = {"n_restarts": 1, "ridge": 1.0, "temper_start": 0.2, "seed": 0}
-    trial = _Trial(rows[0], rows[1:4], 16, 4, 0, dict(options))
+    features, votes = rows
+    trial = _Trial(features, votes, 4, 0, dict(options))
     before = trial.judge(2)
     # whichever rows person 1 is judged by, their names reach no head that judges person 0 of the same fold
     fold = next(fold for fold in trial.folds if 1 in fold)
-    turned = rows[1].clone()
-    turned[rows[3] == 1] = turned[rows[3] == 1].roll(1, 1)
-    after = _Trial(rows[0], (turned, *rows[2:4]), 16, 4, 0, dict(options)).judge(2)
+    turned, is_theirs = votes.item_indices.clone(), votes.annotator_index == 1
+    turned[is_theirs] = turned[is_theirs].roll(1, 1)
+    after = _Trial(features, replace(votes, item_indices=turned), 4, 0, dict(options)).judge(2)
     others = torch.tensor([person for person in fold.tolist() if person != 1])
     if before.temperature == after.temperature:
         torch.testing.assert_close(after.log_likelihood[others], before.log_likelihood[others])
     assert not torch.allclose(after.log_likelihood[1], before.log_likelihood[1])
 
 
-def votes_world(n_camps: int, seed: int, n_people: int = 120, n_items: int = 60, n_votes: int = 16) -> tuple:
+def votes_world(
+    n_camps: int, seed: int, n_people: int = 120, n_items: int = 60, n_votes: int = 16
+) -> tuple[torch.Tensor, Votes]:
     """People who vote on items by the taste of their camp, as pairs of a yes over a no."""
     generator = torch.Generator().manual_seed(seed)
     taste = 1.5 * torch.randn(n_camps, n_items, generator=generator)
@@ -91,7 +96,7 @@ def votes_world(n_camps: int, seed: int, n_people: int = 120, n_items: int = 60,
         items.append(pairs[torch.randperm(len(pairs), generator=generator)[:30]])
         people.append(torch.full((len(items[-1]),), person))
     items, people = torch.cat(items), torch.cat(people)
-    return 3 * torch.eye(n_items), items, torch.tensor([0, 1]).expand_as(items), people, n_people
+    return 3 * torch.eye(n_items), Votes(items, torch.tensor([0, 1]).expand_as(items), people, n_people)
 
 
 @pytest.mark.parametrize("n_camps", [1, 2])
@@ -118,8 +123,8 @@ def test_of_very_many_people_some_are_asked(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("palign.functional.mixture_type_count.N_DRAWN", 40)
     asked: list[int] = []
 
-    def fit(*args: object, **options: object) -> object:
-        asked.append(args[4])
+    def fit(*args: Any, **options: Any) -> object:
+        asked.append(args[1].n_annotators)
         return fit_linear_mixture(*args, **options)
 
     monkeypatch.setattr("palign.functional.mixture_type_count.fit_linear_mixture", fit)
@@ -169,7 +174,7 @@ def test_more_types_than_people_to_fit_on_are_refused() -> None:
 @pytest.mark.parametrize("n_drawn", [60, 4000])
 def test_people_of_one_row_are_fitted_on_at_any_size(monkeypatch: pytest.MonkeyPatch, n_drawn: int) -> None:
     """80 people, of whom 20 have a second row: all 20 are judged, and others are among those fitted on."""
-    features, items, ranks, _, _ = worlds.linear_world(
+    features, votes = worlds.linear_world(
         "rank-3", worlds.directions(1, 2, 0), torch.zeros(100, dtype=torch.int64), 1, 0
     )
     owner = torch.cat([torch.arange(80), torch.arange(20)])
@@ -177,11 +182,11 @@ def test_people_of_one_row_are_fitted_on_at_any_size(monkeypatch: pytest.MonkeyP
     fitted: list[int] = []
 
     def fit(*args: Any, **options: Any) -> object:
-        fitted.append(int((torch.bincount(args[3]) == 1).sum()))
+        fitted.append(int((torch.bincount(args[1].annotator_index) == 1).sum()))
         return fit_linear_mixture(*args, **options)
 
     monkeypatch.setattr("palign.functional.mixture_type_count.fit_linear_mixture", fit)
-    choose_n_types(features, items, ranks, owner, 80, candidates=[1], n_folds=2)
+    choose_n_types(features, votes.said_by(owner, 80), candidates=[1], n_folds=2)
     assert fitted == [min(n_drawn, 80) - 20] * 3
 
 

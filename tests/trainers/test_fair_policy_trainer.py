@@ -12,13 +12,16 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from palign.models.adapters import route
-from palign.models.files.game import load_game
+from palign.models.files.game import load_game, save_game
+from palign.models.files.game_keys import GameRecord, GoldRecord, PolicyRow
 from palign.models.mixture_policy import MixturePolicy
+from palign.pipelines.reports.fair import add_gold
 from palign.trainers.fair.builder import RouteBuilder
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.fair_policy_trainer import FairPolicyTrainer
 from palign.writing import SavingError
 from tests.worlds.planted import FRESH, TRAIN, colour_rows, planted_mixture, random_mixture
+from tests.worlds.typed_records import keys_named, keys_seen
 
 ALL = ["distill", "regress", "dro", "merge"]
 
@@ -60,6 +63,16 @@ def test_every_policy_is_in_the_table_and_in_game_json(finished: FairPolicyTrain
     card = (finished.output_dir / "README.md").read_text()
     assert "## Fairness" in card
     assert f"**{record['chosen']}**" in card
+
+
+def test_keys_of_game_json_are_those_named(finished: FairPolicyTrainer, tmp_path: Path) -> None:
+    record = copy.deepcopy(finished.record)
+    without = keys_named(GameRecord) - keys_named(GoldRecord) - {(PolicyRow, "gold")}
+    assert keys_seen(load_game(finished.output_dir), GameRecord) == without
+    answers = {row["name"]: [["yes"], ["no"]] for row in record["table"] if row["weights"] is None}
+    add_gold(record, answers, ["type_0", "type_1"], lambda text, k: float(text == "yes") + k)
+    save_game(record, tmp_path)
+    assert keys_seen(load_game(tmp_path), GameRecord) == keys_named(GameRecord)
 
 
 def test_the_adapter_is_plain_peft(finished: FairPolicyTrainer) -> None:

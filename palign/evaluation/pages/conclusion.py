@@ -1,8 +1,7 @@
 """What a report concludes, before any table: on what it was judged, and whether serving people one by one paid."""
 
-from typing import Any
-
 from palign.evaluation.pages.regrets import opens_with_regrets
+from palign.evaluation.pages.report_keys import DifferenceRecord, Estimate, ModelRecord, ReportRecord, SectionRecord
 
 __all__ = ["conclusion"]
 
@@ -11,7 +10,7 @@ NO_BETTER = "no better than"
 UNSURE = ", as far as these rows show"
 
 
-def conclusion(data: dict[str, Any]) -> list[str]:
+def conclusion(data: ReportRecord) -> list[str]:
     """One paragraph on the main reward model, from the content of report.json; not yet escaped.
 
     Its first sentence says on what the model was judged and how it stands to a coin and to each baseline; one sentence
@@ -35,14 +34,14 @@ def conclusion(data: dict[str, Any]) -> list[str]:
     return [" ".join([first, *shown])]
 
 
-def _judged(model: dict[str, Any], level: str, judgements: str) -> str:
+def _judged(model: ModelRecord, level: str, judgements: str) -> str:
     accuracy = model["frames"][0]["metrics"]["accuracy"]["overall"]
     judged = f"{model['n_judgements']:,} {judgements} of {model['n_annotators']:,} annotators"
     text = f"Judged by {judged}, {model['model']} orders {accuracy['value']:.3f} of the pairs as they do"
     return text + (f" ({level} {accuracy['low']:.3f} to {accuracy['high']:.3f})" if _has_interval(accuracy) else "")
 
 
-def _coin(model: dict[str, Any]) -> list[str]:
+def _coin(model: ModelRecord) -> list[str]:
     """That the model is no better than a coin, or worse; nothing where it is better."""
     accuracy = model["frames"][0]["metrics"]["accuracy"]["overall"]
     if not _has_interval(accuracy) or accuracy["low"] > COIN:
@@ -50,15 +49,15 @@ def _coin(model: dict[str, Any]) -> list[str]:
     return [f"no better than a coin{UNSURE}" if accuracy["high"] >= COIN else "worse than a coin"]
 
 
-def _has_interval(value: dict[str, Any]) -> bool:
+def _has_interval(value: Estimate) -> bool:
     low, high = value.get("low"), value.get("high")
     return low is not None and high is not None and low == low and high == high
 
 
-Pair = tuple[dict[str, float], dict[str, float] | None]  # of accuracy and, where it is there, of log-likelihood
+Pair = tuple[DifferenceRecord, DifferenceRecord | None]  # of accuracy and, where it is there, of log-likelihood
 
 
-def _differences(section: dict[str, Any], main: str) -> dict[str, Pair]:
+def _differences(section: SectionRecord, main: str) -> dict[str, Pair]:
     """The main model less each baseline that it is compared with."""
     if main in section["baselines"]:
         return {}
@@ -78,7 +77,7 @@ def _verdicts(differences: dict[str, Pair]) -> list[str]:
     return [f"{verdict} {' and '.join(of)}{UNSURE if verdict == NO_BETTER else ''}" for verdict, of in names.items()]
 
 
-def _verdict(accuracy: dict[str, float], nats: dict[str, float] | None) -> str:
+def _verdict(accuracy: DifferenceRecord, nats: DifferenceRecord | None) -> str:
     gains, losses = ([d for d in (accuracy, nats) if d is not None and test(d)] for test in (_is_gain, _is_loss))
     if losses and gains:
         return "better by one measure and worse by the other than"
@@ -87,7 +86,7 @@ def _verdict(accuracy: dict[str, float], nats: dict[str, float] | None) -> str:
     return "better than" if gains else NO_BETTER
 
 
-def _shown(accuracy: dict[str, float], nats: dict[str, float] | None, level: str) -> str:
+def _shown(accuracy: DifferenceRecord, nats: DifferenceRecord | None, level: str) -> str:
     """Differences with their intervals."""
     text = (
         f"{100 * accuracy['difference']:+.1f} points of accuracy ({level} {100 * accuracy['low']:+.1f} to "
@@ -98,15 +97,15 @@ def _shown(accuracy: dict[str, float], nats: dict[str, float] | None, level: str
     return text
 
 
-def _is_gain(difference: dict[str, float]) -> bool:
+def _is_gain(difference: DifferenceRecord) -> bool:
     return difference["low"] > 0
 
 
-def _is_loss(difference: dict[str, float]) -> bool:
+def _is_loss(difference: DifferenceRecord) -> bool:
     return difference["high"] < 0
 
 
-def _difference(section: dict[str, Any], first: str, second: str, metric: str) -> dict[str, float] | None:
+def _difference(section: SectionRecord, first: str, second: str, metric: str) -> DifferenceRecord | None:
     """The paired difference over everybody, second less first; None where there is none."""
     for record in section["comparisons"]:
         if (record["first"], record["second"], record["metric"]) == (first, second, metric):

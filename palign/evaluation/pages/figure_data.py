@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from palign.evaluation.pages.report_keys import FiguresRecord, RegretsRecord, TypeSpaceRecord
 from palign.evaluation.statistics.tables import group_labels
 
 __all__ = ["FigureData"]
@@ -22,20 +22,17 @@ class FigureData:
     Attributes:
         type_weights: annotator id → (n_types,) weights or responsibilities, which sum to 1.
         type_names: of the types; `type_0` … if unset.
-        regrets: `types` and `policies` (names), `values` (n_types, n_policies) in units of reward, `type_weights`
-            (n_types,) and `policy_weights` (n_policies,) of the game with None where there is none, `chosen`. The
-            report opens with them where it has more: `worst` regrets (n_policies,) as `value`, `low` and `high` of an
-            interval of that `level`; the number of the `worst_type`, `mean` regret and `kl` (nats), (n_policies,).
+        regrets: as `RegretsRecord` says; the report opens with them where they have intervals (`worst`).
         histories: policy → a row per update with `step`, `objective/reward` and perhaps `objective/kl` and
             `objective/gold`.
     """
 
     type_weights: Mapping[str, Sequence[float]] | None = None
     type_names: Sequence[str] | None = None
-    regrets: Mapping[str, Any] | None = None
+    regrets: RegretsRecord | None = None
     histories: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
-    def record(self, table: pd.DataFrame, annotator_column: str, columns: Sequence[str], most: int) -> dict[str, Any]:
+    def record(self, table: pd.DataFrame, annotator_column: str, columns: Sequence[str], most: int) -> FiguresRecord:
         """The part of report.json, plain values.
 
         Args:
@@ -43,11 +40,11 @@ class FigureData:
             columns: to mark people by: the first in which everybody has one value.
             most: people that may be listed; above that none is.
         """
-        figures: dict[str, Any] = {"type_space": None, "regrets": None, "training": []}
+        figures: FiguresRecord = {"type_space": None, "regrets": None, "training": []}
         if self.type_weights:
             figures["type_space"] = self._type_space(table, annotator_column, columns, most)
         if self.regrets is not None:
-            figures["regrets"] = dict(self.regrets)
+            figures["regrets"] = {**self.regrets}
         for name, history in self.histories.items():
             if len(history) > 1 and HISTORY["reward"] in history:
                 means = history.groupby("step", sort=True).mean(numeric_only=True)  # several adapters: their mean
@@ -57,7 +54,7 @@ class FigureData:
 
     def _type_space(
         self, table: pd.DataFrame, annotator_column: str, columns: Sequence[str], most: int
-    ) -> dict[str, Any] | None:
+    ) -> TypeSpaceRecord | None:
         people = table.drop_duplicates(annotator_column)
         ids = [str(person) for person in people[annotator_column]]
         weights = {str(person): values for person, values in self.type_weights.items()}

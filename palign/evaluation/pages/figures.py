@@ -6,11 +6,12 @@ colours are Okabe and Ito's, which people who confuse red and green tell apart, 
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pandas as pd
 
+from palign.evaluation.pages.report_keys import Estimate, GroupRecord
 from palign.evaluation.pages.svg import GREY, INK, drawing, has_matplotlib, isolated, shorten, shorten_label
 
 if TYPE_CHECKING:
@@ -24,7 +25,15 @@ WORST, WASH = "#c1440e", "#fbe9e1"
 LOOKS = (("o", "#0b3c5d"), ("s", "#56a0d3"), ("^", "#7a7a7a"), ("v", "#009e73"))  # marker and colour of each model
 DASHES = ("-", "--", ":", "-.")
 SMOOTHED_OVER = 5  # updates
-Record = Mapping[str, Any]
+
+
+class DrawnModel(TypedDict):
+    """One model as `draw_models` draws it."""
+
+    model: str
+    overall: Estimate
+    worst: Estimate
+    group: str  # who is worst served
 
 
 def new_figure(height: float, **options: Any) -> "Figure":
@@ -36,7 +45,7 @@ def new_figure(height: float, **options: Any) -> "Figure":
 
 def draw_groups(
     groups: Sequence[str],
-    models: Mapping[str, Mapping[str, Record]],
+    models: Mapping[str, Mapping[str, GroupRecord]],
     *,
     metric: str,
     overall: float | None,
@@ -46,8 +55,7 @@ def draw_groups(
 
     Args:
         groups: names, the worst-served first.
-        models: name → group → its record of report.json (`value`, `low`, `high`, `n_annotators`); the first is the
-            one that the page is about.
+        models: name → group → its record of report.json; the first is the one that the page is about.
         metric: what the axis says.
         overall: of the first model, a dashed line.
         worst: the group to point at.
@@ -88,12 +96,8 @@ def draw_groups(
     return figure
 
 
-def draw_models(rows: Sequence[Record], *, metric: str) -> "Figure":
-    """Everybody's mean beside that of the worst-served group, a band for each model.
-
-    Args:
-        rows: `model`, `overall` and `worst` (records with `value`, `low`, `high`), `group`: who is worst served.
-    """
+def draw_models(rows: Sequence[DrawnModel], *, metric: str) -> "Figure":
+    """Everybody's mean beside that of the worst-served group, a band for each model."""
     from matplotlib.lines import Line2D
 
     band = 1.2
@@ -220,7 +224,7 @@ def draw_training(history: pd.DataFrame, path: Path, *, title: str) -> bool:
     return True
 
 
-def _interval(axes: "Axes", record: Record | None, y: float, marker: str, color: str, *, is_main: bool) -> None:
+def _interval(axes: "Axes", record: Estimate | None, y: float, marker: str, color: str, *, is_main: bool) -> None:
     """A point with its interval, a point alone where there is none; a note where the number is hidden."""
     if record is None or record["value"] is None:
         if record is not None:

@@ -6,7 +6,6 @@ A policy in its head forbids both (Content-Security-Policy). Whatever came from 
 import html
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from palign.evaluation.pages.pictures import Picture, ordered_models, report_pictures
 from palign.evaluation.pages.regrets import (
@@ -15,6 +14,16 @@ from palign.evaluation.pages.regrets import (
     regret_cards,
     regret_sentences,
     regret_table,
+)
+from palign.evaluation.pages.report_keys import (
+    AnyEstimate,
+    BestRecord,
+    FrameRecord,
+    ModelRecord,
+    ReportRecord,
+    SectionRecord,
+    SettingsRecord,
+    WorstRecord,
 )
 from palign.evaluation.pages.sentences import (
     IF_ALIKE,
@@ -41,7 +50,7 @@ NO_FIGURES = (
 )
 
 
-def render_page(data: dict[str, Any]) -> str:
+def render_page(data: ReportRecord) -> str:
     """The whole page."""
     pictures = report_pictures(data)
     title = text(data["title"])
@@ -76,7 +85,7 @@ def text(value: object) -> str:
     return html.escape(isolated(plain.strip()))
 
 
-def _opening(data: dict[str, Any]) -> list[str]:
+def _opening(data: ReportRecord) -> list[str]:
     """Who is worst served, and by how much: a sentence, the same as large numbers, then what else there is to say."""
     lines, warnings, others = (
         [f'<p class="conclusion">{text(sentence)}</p>' for sentence in data["conclusion"]],
@@ -106,7 +115,7 @@ def _opening(data: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _facts(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+def _facts(section: SectionRecord, settings: SettingsRecord) -> list[str]:
     """The main model's worst and best group, the gap and the mean, as a list of cards; then a row per grouping."""
     model, people = ordered_models(section)[0], [settings["annotator_column"]]
     metric = main_metric(section["name"], model["metrics"])
@@ -138,7 +147,7 @@ def _facts(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     return [*_cards(cards), *(_glance(model, grouped, metric, settings["opens_with"]) if len(grouped) > 1 else [])]
 
 
-def _of_group(estimate: dict[str, Any], metric: str, kind: str) -> str:
+def _of_group(estimate: WorstRecord | BestRecord, metric: str, kind: str) -> str:
     people = f"{estimate['n_annotators']:,} annotator{'' if estimate['n_annotators'] == 1 else 's'}"
     ends = f" ({interval_text(estimate)})" if "low" in estimate else ""
     return f"{metric} {span(estimate['value'])}{ends}; by {kind}, {people}"
@@ -153,7 +162,7 @@ def _cards(cards: Iterable[tuple[str, str, str, str]]) -> list[str]:
     return ['<dl class="facts">', *rows, "</dl>"]
 
 
-def _glance(model: dict[str, Any], frames: Sequence[dict[str, Any]], metric: str, opens_with: list[str]) -> list[str]:
+def _glance(model: ModelRecord, frames: Sequence[FrameRecord], metric: str, opens_with: list[str]) -> list[str]:
     rows = []
     for frame in sorted(frames, key=lambda frame: frame["groups"] != opens_with):
         stats = frame["metrics"][metric]
@@ -163,7 +172,7 @@ def _glance(model: dict[str, Any], frames: Sequence[dict[str, Any]], metric: str
     return _table(f"{model['model']}, every way of grouping", head, rows, text_columns=(1, 3))
 
 
-def _meaning(data: dict[str, Any]) -> list[str]:
+def _meaning(data: ReportRecord) -> list[str]:
     """What the numbers are and what they do not show; our text, the only one whose Markdown marks are kept."""
     settings = data["settings"]
     unit = "judgement" if settings["weights"] == "judgements" else "annotator"
@@ -189,7 +198,7 @@ def _pictures(pictures: Iterable[Picture]) -> list[str]:
     return ['<div class="pictures">', *drawn, "</div>"] if drawn else []
 
 
-def _section(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+def _section(section: SectionRecord, settings: SettingsRecord) -> list[str]:
     models, people = ordered_models(section), [settings["annotator_column"]]
     lines = ["<h3>Side by side</h3>", *_side_by_side(models, settings)]
     for groups in [g for g in settings["groups"] if g != people]:
@@ -209,14 +218,14 @@ def _section(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     return lines + ([f"<p>{text(note)}</p>" for note in notes])
 
 
-def _regrets(data: dict[str, Any]) -> list[str]:
+def _regrets(data: ReportRecord) -> list[str]:
     """What a regret is, and that of every type under every policy."""
     head, rows = regret_table(data)
     cells = [([text(cell) for cell in row], False) for row, _ in rows]
     return [f"<p>{text(MEANING)}</p>", *_table("Regret of every policy", head, cells, text_columns=(2,))]
 
 
-def _side_by_side(models: Sequence[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
+def _side_by_side(models: Sequence[ModelRecord], settings: SettingsRecord) -> list[str]:
     rows = []
     for model in models:
         for metric, stats in (opening_frame(model, settings) or model["frames"][0])["metrics"].items():
@@ -231,7 +240,7 @@ def _side_by_side(models: Sequence[dict[str, Any]], settings: dict[str, Any]) ->
     )
 
 
-def _by_group(section: dict[str, Any], models: Sequence[dict[str, Any]], groups: list[str], metric: str) -> list[str]:
+def _by_group(section: SectionRecord, models: Sequence[ModelRecord], groups: list[str], metric: str) -> list[str]:
     """A row per group, a column per model, and the paired differences."""
     by_model = {m["model"]: frame_of(m, groups)["metrics"][metric] for m in models if metric in m["metrics"]}
     values = {name: {row["group"]: row for row in stats["by_group"]} for name, stats in by_model.items()}
@@ -259,7 +268,7 @@ def _by_group(section: dict[str, Any], models: Sequence[dict[str, Any]], groups:
     return lines
 
 
-def _by_annotator(models: Sequence[dict[str, Any]], people: list[str]) -> list[str]:
+def _by_annotator(models: Sequence[ModelRecord], people: list[str]) -> list[str]:
     rows = []
     for model in models:
         for metric, stats in frame_of(model, people)["metrics"].items():
@@ -272,7 +281,7 @@ def _by_annotator(models: Sequence[dict[str, Any]], people: list[str]) -> list[s
     return [*_table("Over people", head, rows, text_columns=(1,)), f"<p>{text(IF_ALIKE)}</p>"] if rows else []
 
 
-def _extra(data: dict[str, Any]) -> list[str]:
+def _extra(data: ReportRecord) -> list[str]:
     rows = [
         ([text(name), text(span(value) if isinstance(value, float) else value)], False)
         for name, value in data["extra"].items()
@@ -280,7 +289,7 @@ def _extra(data: dict[str, Any]) -> list[str]:
     return _table("Figures of the run", ["figure", "value"], rows) if rows else []
 
 
-def _cell(estimate: dict[str, Any] | None, *, signed: bool = False) -> str:
+def _cell(estimate: AnyEstimate | None, *, signed: bool = False) -> str:
     """A number and, below it, its interval and what chance alone would show."""
     number, interval = value_and_interval(estimate, signed=signed)
     alike = (estimate or {}).get("if_alike")

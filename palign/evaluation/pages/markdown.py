@@ -1,9 +1,10 @@
 """report.json's content → report.md. Whatever came from a user's rows or names is text here, never markup."""
 
 import re
-from typing import Any
+from collections.abc import Iterable
 
 from palign.evaluation.pages.regrets import MEANING, opens_with_regrets, regret_table
+from palign.evaluation.pages.report_keys import AnyEstimate, ModelRecord, ReportRecord, SectionRecord, SettingsRecord
 from palign.evaluation.pages.sentences import (
     IF_ALIKE,
     WHAT_THE_NUMBERS_ARE,
@@ -34,7 +35,7 @@ def escape(text: object) -> str:
     return re.sub(r"(?i)(www)\.", r"\1&#46;", marked.replace("://", ":&#47;&#47;"))
 
 
-def render_report(data: dict[str, Any]) -> str:
+def render_report(data: ReportRecord) -> str:
     """The whole page, from the content of report.json."""
     settings = data["settings"]
     sentences = [*data.get("conclusion", []), *data["headline"]]
@@ -64,7 +65,7 @@ def render_report(data: dict[str, Any]) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
-def _section(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+def _section(section: SectionRecord, settings: SettingsRecord) -> list[str]:
     lines = ["### Side by side", "", *_side_by_side(section["models"], settings), ""]
     people = [settings["annotator_column"]]
     for groups in [g for g in settings["groups"] if g != people]:
@@ -79,7 +80,7 @@ def _section(section: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     return lines + _paragraphs(escape_long(note) for note in notes)
 
 
-def _side_by_side(models: list[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
+def _side_by_side(models: list[ModelRecord], settings: SettingsRecord) -> list[str]:
     """Overall and spread of every model, for the grouping that the report opens with."""
     rows = []
     for model in models:
@@ -95,7 +96,7 @@ def _side_by_side(models: list[dict[str, Any]], settings: dict[str, Any]) -> lis
     return _table(["model", "metric", "overall", "worst group", "its value", "gap", "ratio"], rows)
 
 
-def _by_group(section: dict[str, Any], groups: list[str], metric: str) -> list[str]:
+def _by_group(section: SectionRecord, groups: list[str], metric: str) -> list[str]:
     """One table: a row per group, a column per model, and the paired difference from the baseline."""
     models = [m for m in section["models"] if metric in m["metrics"]]
     values = {
@@ -124,7 +125,7 @@ def _by_group(section: dict[str, Any], groups: list[str], metric: str) -> list[s
     return [f"**{escape(metric)}**", "", *_table(header, rows), *([""] + more if more else [])]
 
 
-def _by_annotator(models: list[dict[str, Any]], people: list[str]) -> list[str]:
+def _by_annotator(models: list[ModelRecord], people: list[str]) -> list[str]:
     rows = []
     for model in models:
         for metric, stats in frame_of(model, people)["metrics"].items():
@@ -150,7 +151,7 @@ def _by_annotator(models: list[dict[str, Any]], people: list[str]) -> list[str]:
     return [*_table(header, rows), "", IF_ALIKE]
 
 
-def _cell(estimate: dict[str, Any] | None, *, signed: bool = False) -> str:
+def _cell(estimate: AnyEstimate | None, *, signed: bool = False) -> str:
     number, interval = value_and_interval(estimate, signed=signed)
     return f"{number} ({interval})" if interval else number
 
@@ -160,7 +161,7 @@ def _table(header: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
-def _paragraphs(texts: Any) -> list[str]:
+def _paragraphs(texts: Iterable[str]) -> list[str]:
     return [line for text in texts for line in (text, "")]
 
 

@@ -4,8 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from palign.evaluation.pages.figures import draw_groups, draw_history, draw_models, draw_people
+from palign.evaluation.pages.figures import DrawnModel, draw_groups, draw_history, draw_models, draw_people
 from palign.evaluation.pages.regrets import opens_with_regrets
+from palign.evaluation.pages.report_keys import (
+    ModelRecord,
+    RegretsRecord,
+    ReportRecord,
+    SectionRecord,
+    SettingsRecord,
+    TrainingRecord,
+    TypeSpaceRecord,
+)
 from palign.evaluation.pages.sentences import alike_text, frame_of, main_metric, opening_frame, span, with_interval
 from palign.evaluation.pages.svg import drawing, has_matplotlib, shorten, to_svg
 from palign.evaluation.pages.type_pictures import draw_regrets, draw_type_space
@@ -30,7 +39,7 @@ class Picture:
     svg: str
 
 
-def report_pictures(data: dict[str, Any]) -> list[Picture]:
+def report_pictures(data: ReportRecord) -> list[Picture]:
     """Every figure that there is something to draw for; none without matplotlib."""
     if not has_matplotlib():
         return []
@@ -42,7 +51,7 @@ def report_pictures(data: dict[str, Any]) -> list[Picture]:
     return pictures
 
 
-def _figures(data: dict[str, Any]) -> Iterator[tuple[str, str, str, str, Any]]:
+def _figures(data: ReportRecord) -> Iterator[tuple[str, str, str, str, Any]]:
     people = [data["settings"]["annotator_column"]]
     for section in data["sections"]:
         models = ordered_models(section)
@@ -65,14 +74,14 @@ def _figures(data: dict[str, Any]) -> Iterator[tuple[str, str, str, str, Any]]:
         yield ("", *_training(history))
 
 
-def ordered_models(section: dict[str, Any]) -> list[dict[str, Any]]:
+def ordered_models(section: SectionRecord) -> list[ModelRecord]:
     """The model the page is about, then what it is compared with, then the others, latest first."""
     rank = {section["main"]: 0} | {name: 1 + i for i, name in enumerate(section["baselines"])}
     rest = {model["model"]: -place for place, model in enumerate(section["models"])}
     return sorted(section["models"], key=lambda m: (rank.get(m["model"], 99), rest[m["model"]]))
 
 
-def _groups(models: list[dict[str, Any]], groups: list[str], metric: str) -> tuple[str, str, str, Any]:
+def _groups(models: list[ModelRecord], groups: list[str], metric: str) -> tuple[str, str, str, Any]:
     drawn = [m for m in models if metric in m["metrics"]][:MODELS_DRAWN]
     stats = frame_of(drawn[0], groups)["metrics"][metric]
     sign = 1 if stats["higher_is_better"] else -1
@@ -99,8 +108,9 @@ def _groups(models: list[dict[str, Any]], groups: list[str], metric: str) -> tup
     return f"{metric} by {kind}", caption, f"{description}.", figure
 
 
-def _models(models: list[dict[str, Any]], metric: str, settings: dict[str, Any]) -> tuple[str, str, str, Any]:
-    rows, tail = [], f"worst {100 * settings['cvar_alpha']:g} % of people"
+def _models(models: list[ModelRecord], metric: str, settings: SettingsRecord) -> tuple[str, str, str, Any]:
+    rows: list[DrawnModel] = []
+    tail = f"worst {100 * settings['cvar_alpha']:g} % of people"
     kind = " × ".join(settings["opens_with"])
     for model in models:
         if metric not in model["metrics"]:
@@ -120,7 +130,7 @@ def _models(models: list[dict[str, Any]], metric: str, settings: dict[str, Any])
     return title, caption, f"{description}.", draw_models(rows, metric=metric)
 
 
-def _values_of_people(models: list[dict[str, Any]], metric: str, people: list[str]) -> dict[str, list[float]]:
+def _values_of_people(models: list[ModelRecord], metric: str, people: list[str]) -> dict[str, list[float]]:
     values_by_model = {}
     for model in models[:4]:
         if metric in model["metrics"]:
@@ -132,7 +142,7 @@ def _values_of_people(models: list[dict[str, Any]], metric: str, people: list[st
 
 
 def _people(
-    values: dict[str, list[float]], main: dict[str, Any], metric: str, people: list[str]
+    values: dict[str, list[float]], main: ModelRecord, metric: str, people: list[str]
 ) -> tuple[str, str, str, Any]:
     stats = frame_of(main, people)["metrics"][metric]
     half, tenth = stats["quantiles"]["0.5"], stats["quantiles"]["0.1" if stats["higher_is_better"] else "0.9"]
@@ -150,7 +160,7 @@ def _people(
     )
 
 
-def _types(space: dict[str, Any]) -> tuple[str, str, str, Any]:
+def _types(space: TypeSpaceRecord) -> tuple[str, str, str, Any]:
     by = f"marked by {space['group_column']}" if space["group_column"] else "marked by their largest weight"
     n_types = len(space["names"])
     placement = {
@@ -169,7 +179,7 @@ def _types(space: dict[str, Any]) -> tuple[str, str, str, Any]:
     )
 
 
-def _regrets(record: dict[str, Any]) -> tuple[str, str, str, Any]:
+def _regrets(record: RegretsRecord) -> tuple[str, str, str, Any]:
     columns = zip(record["policies"], zip(*record["values"], strict=True), strict=True)
     worst = {name: max(zip(values, record["types"], strict=True)) for name, values in columns}
     largest = max(value for value, _ in worst.values())
@@ -185,7 +195,7 @@ def _regrets(record: dict[str, Any]) -> tuple[str, str, str, Any]:
     return "Regret of every type under every policy", caption, f"Worst regret: {description}.", draw_regrets(record)
 
 
-def _training(history: dict[str, Any]) -> tuple[str, str, str, Any]:
+def _training(history: TrainingRecord) -> tuple[str, str, str, Any]:
     lines = {name: history[name] for name in ("reward", "gold") if name in history}
     changes = ", ".join(f"{name} from {span(v[0])} to {span(v[-1])}" for name, v in lines.items())
     judged = (

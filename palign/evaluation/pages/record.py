@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,16 @@ import pandas as pd
 from palign.evaluation.comparison import compare_models
 from palign.evaluation.group_frame import GroupFrame
 from palign.evaluation.pages.figure_data import FigureData
+from palign.evaluation.pages.report_keys import (
+    ComparisonRecord,
+    Estimate,
+    FiguresRecord,
+    FrameRecord,
+    GroupRecord,
+    ModelRecord,
+    SectionRecord,
+    SettingsRecord,
+)
 from palign.evaluation.statistics.inequality import if_alike
 from palign.evaluation.statistics.tables import people_numbers
 
@@ -49,7 +58,7 @@ class Settings:
         )
 
 
-def figures_record(figures: FigureData, table: pd.DataFrame, settings: Settings) -> dict[str, Any]:
+def figures_record(figures: FigureData, table: pd.DataFrame, settings: Settings) -> FiguresRecord:
     """The part that figures are drawn from; single people are in it only where they may be shown."""
     columns = [groups for groups in settings.groups[1:] if isinstance(groups, str)]
     most = ANNOTATORS_LISTED if settings.min_group_size <= 1 else 0
@@ -58,7 +67,7 @@ def figures_record(figures: FigureData, table: pd.DataFrame, settings: Settings)
 
 def report_sections(
     table: pd.DataFrame, baseline: tuple[str, ...], reference: tuple[str, ...], settings: Settings, main: str | None
-) -> list[dict[str, Any]]:
+) -> list[SectionRecord]:
     """A section for the reward models and one for the policies, where there are any."""
     model_metrics = {name: metrics_of(table[table["model"] == name], settings) for name in table["model"].unique()}
     judges = [
@@ -81,7 +90,7 @@ def _section(
     against: Sequence[str],
     settings: Settings,
     main: str | None,
-) -> dict[str, Any]:
+) -> SectionRecord:
     """Everything about the reward models, or about the policies."""
     models = [_model_record(name, table[table["model"] == name], model_metrics[name], settings) for name in names]
     comparisons, notes = [], []
@@ -113,7 +122,7 @@ def _pairs(names: list[str], baselines: list[str]) -> list[tuple[str, str]]:
     ]
 
 
-def _model_record(name: str, rows: pd.DataFrame, metrics: list[str], settings: Settings) -> dict[str, Any]:
+def _model_record(name: str, rows: pd.DataFrame, metrics: list[str], settings: Settings) -> ModelRecord:
     frames = [(groups, settings.frame(rows, metrics, groups)) for groups in settings.groups]
     first = frames[0][1]
     return {
@@ -130,7 +139,7 @@ def _model_record(name: str, rows: pd.DataFrame, metrics: list[str], settings: S
 
 def _frame_record(
     groups: Groups, frame: GroupFrame, settings: Settings, rows_of_people: pd.DataFrame | None
-) -> dict[str, Any]:
+) -> FrameRecord:
     """A frame with every statistic and interval, as plain values; `rows_of_people` where its groups are people."""
     options = {"level": settings.level, "seed": settings.seed, "n_resamples": settings.n_resamples, "alpha": ALPHA}
     of_people = rows_of_people is not None
@@ -138,7 +147,7 @@ def _frame_record(
     ends = frame.intervals(statistics if of_people else (*statistics, "by_group"), **options)
     by_group = ends.pop("by_group", None)
     listed = not of_people or (settings.min_group_size <= 1 and len(frame.by_group) <= ANNOTATORS_LISTED)
-    record: dict[str, Any] = {
+    record: FrameRecord = {
         "groups": list(names_of(groups)),
         "n_groups": len(frame.by_group),
         "notes": frame.notes,
@@ -177,11 +186,11 @@ def _if_alike(rows: pd.DataFrame, frame: GroupFrame, settings: Settings) -> dict
     }
 
 
-def _with_ends(values: np.ndarray, ends: pd.DataFrame, metric: str, frame: GroupFrame) -> dict[str, float]:
+def _with_ends(values: np.ndarray, ends: pd.DataFrame, metric: str, frame: GroupFrame) -> Estimate:
     return {"value": values[frame.metrics.index(metric)], **ends.loc[metric].to_dict()}
 
 
-def _group_records(frame: GroupFrame, metric: str, ends: pd.DataFrame | None) -> list[dict[str, Any]]:
+def _group_records(frame: GroupFrame, metric: str, ends: pd.DataFrame | None) -> list[GroupRecord]:
     records = []
     lows, highs = (
         (
@@ -200,7 +209,7 @@ def _group_records(frame: GroupFrame, metric: str, ends: pd.DataFrame | None) ->
 
 def _comparison_record(
     table: pd.DataFrame, metric: str, models: tuple[str, str], groups: Groups, settings: Settings
-) -> dict[str, Any]:
+) -> ComparisonRecord:
     differences = compare_models(
         table,
         metric=metric,
@@ -217,7 +226,7 @@ def _comparison_record(
     columns = ["first", "second", "difference", "low", "high", "n_annotators", "n_judgements"]
     rows = [
         {"stat": stat, "group": group, **dict(zip(columns, values, strict=True))}
-        for (stat, group), values in zip(differences.index, differences.to_numpy(), strict=True)
+        for (stat, group), *values in differences.itertuples(name=None)  # counts stay whole numbers
     ]
     described = {"first": models[0], "second": models[1], "metric": metric, "groups": list(names_of(groups))}
     return {**described, "n_dropped": differences.attrs["n_dropped"], "rows": rows}
@@ -233,12 +242,15 @@ def metrics_of(rows: pd.DataFrame, settings: Settings) -> list[str]:
     return metrics
 
 
-def settings_record(settings: Settings, baseline: Sequence[str], reference: Sequence[str]) -> dict[str, Any]:
+def settings_record(
+    settings: Settings, baseline: Sequence[str], reference: Sequence[str], judgements: str, remarks: Sequence[str]
+) -> SettingsRecord:
     plain = {name: getattr(settings, name) for name in ("weights", "min_group_size", "level", "seed", "n_resamples")}
     grouped = [list(names_of(groups)) for groups in settings.groups]
     plain["opens_with"] = list(names_of(settings.opens_with))
     named = {"metrics": settings.metrics, "groups": grouped, "baseline": baseline, "reference": reference}
-    return {**plain, **named, "annotator_column": settings.annotator_column, "cvar_alpha": ALPHA}
+    spoken = {"judgements": judgements, "remarks": list(remarks)}
+    return {**plain, **named, "annotator_column": settings.annotator_column, "cvar_alpha": ALPHA, **spoken}
 
 
 def names_of(groups: Groups) -> tuple[str, ...]:

@@ -1,8 +1,6 @@
 """What a report says of regrets: how much the type that a fair policy serves worst loses, and the table of all."""
 
-from collections.abc import Mapping
-from typing import Any
-
+from palign.evaluation.pages.report_keys import RegretsRecord, ReportRecord
 from palign.models.files.card import decimals
 
 __all__ = ["BY_VOTES", "MEANING", "VOTES", "opens_with_regrets", "regret_cards", "regret_sentences", "regret_table"]
@@ -15,13 +13,13 @@ MEANING = (
 )
 
 
-def opens_with_regrets(data: Mapping[str, Any]) -> bool:
+def opens_with_regrets(data: ReportRecord) -> bool:
     """Whether the content of report.json is about a policy that regrets chose: these have intervals then."""
     record = (data.get("figures") or {}).get("regrets") or {}
     return bool(record.get("worst")) and record.get("chosen") in record["policies"]
 
 
-def regret_sentences(data: Mapping[str, Any]) -> list[str]:
+def regret_sentences(data: ReportRecord) -> list[str]:
     """How much the type loses that the chosen policy serves worst, and how that compares; none without a choice."""
     if not opens_with_regrets(data):
         return []
@@ -40,7 +38,7 @@ def regret_sentences(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def regret_cards(data: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def regret_cards(data: ReportRecord) -> list[tuple[str, str, str, str]]:
     """Head, large text, small text and kind of what stands large on the page: chosen, pooled DPO, reference."""
     record = data["figures"]["regrets"]
     shown = [name for name in (record["chosen"], "pooled", "reference") if name in record["policies"]]
@@ -57,7 +55,7 @@ def regret_cards(data: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     return cards
 
 
-def regret_table(data: Mapping[str, Any]) -> tuple[list[str], list[tuple[list[str], bool]]]:
+def regret_table(data: ReportRecord) -> tuple[list[str], list[tuple[list[str], bool]]]:
     """Head, and rows with whether each is of the chosen policy; plain text, the least worst regret first."""
     record, places = data["figures"]["regrets"], _places(data["figures"]["regrets"])
     head = ["policy", f"worst regret ({_level(record)})", "of", *record["types"], "mean regret", "KL, nats"]
@@ -72,14 +70,14 @@ def regret_table(data: Mapping[str, Any]) -> tuple[list[str], list[tuple[list[st
     return head, rows
 
 
-def _places(record: Mapping[str, Any]) -> int:
+def _places(record: RegretsRecord) -> int:
     return decimals(max(ends["value"] for ends in record["worst"]), 3)
 
 
-def _level(record: Mapping[str, Any]) -> str:
+def _level(record: RegretsRecord) -> str:
     return f"{100 * record['level']:g} % interval"
 
 
-def _ranged(record: Mapping[str, Any], place: int, *, name: bool = False) -> str:
+def _ranged(record: RegretsRecord, place: int, *, name: bool = False) -> str:
     value, low, high = (f"{record['worst'][place][end]:.{_places(record)}f}" for end in ("value", "low", "high"))
     return f"{value} ({_level(record) + ' ' if name else ''}{low} to {high})"

@@ -1,9 +1,19 @@
 """The sentences of a report: who is worst served and by how much, and what such numbers do not show."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from palign.evaluation.pages.regrets import BY_VOTES, VOTES, opens_with_regrets, regret_sentences
+from palign.evaluation.pages.report_keys import (
+    AnyEstimate,
+    DifferenceRecord,
+    Estimate,
+    FrameRecord,
+    ModelRecord,
+    ReportRecord,
+    SectionRecord,
+    SettingsRecord,
+    SpreadEstimate,
+)
 
 __all__ = [
     "IF_ALIKE",
@@ -55,12 +65,12 @@ def main_metric(section: str, metrics: Sequence[str]) -> str:
     return next(name for name in (*PREFERRED[section], *metrics) if name in metrics)
 
 
-def frame_of(model: dict[str, Any], groups: list[str]) -> dict[str, Any]:
+def frame_of(model: ModelRecord, groups: list[str]) -> FrameRecord:
     """The model's frame by these groups."""
     return next(frame for frame in model["frames"] if frame["groups"] == groups)
 
 
-def opening_frame(model: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any] | None:
+def opening_frame(model: ModelRecord, settings: SettingsRecord) -> FrameRecord | None:
     """The model's frame by the groups that the report opens with; None where it opens with single people."""
     groups = settings["opens_with"]
     if groups == [settings["annotator_column"]]:
@@ -68,7 +78,7 @@ def opening_frame(model: dict[str, Any], settings: dict[str, Any]) -> dict[str, 
     return next(frame for frame in model["frames"] if frame["groups"] == groups)
 
 
-def headline_sentences(data: dict[str, Any]) -> list[str]:
+def headline_sentences(data: ReportRecord) -> list[str]:
     """Regrets where a policy was chosen by them, one or two sentences a model, the main one first; not yet escaped."""
     return regret_sentences(data) + [
         sentence
@@ -78,20 +88,20 @@ def headline_sentences(data: dict[str, Any]) -> list[str]:
     ]
 
 
-def opening_sentences(section: dict[str, Any], model: dict[str, Any], data: dict[str, Any]) -> list[str]:
+def opening_sentences(section: SectionRecord, model: ModelRecord, data: ReportRecord) -> list[str]:
     """:func:`model_sentences`, the first of which says that it is of votes, where regrets stand before it."""
     first, *others = model_sentences(section, model, data["settings"])
     is_votes = section["name"] == "reward models" and opens_with_regrets(data)
     return [f"{BY_VOTES}{first}" if is_votes else first, *others]
 
 
-def section_title(section: dict[str, Any], data: dict[str, Any]) -> str:
+def section_title(section: SectionRecord, data: ReportRecord) -> str:
     """What stands above it: policies that regrets chose from are judged by votes there, as reward models are."""
     is_votes = section["name"] == "reward models" and opens_with_regrets(data)
     return VOTES if is_votes else section["name"].capitalize()
 
 
-def model_sentences(section: dict[str, Any], model: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+def model_sentences(section: SectionRecord, model: ModelRecord, settings: SettingsRecord) -> list[str]:
     """Whom it serves worst; what it gained over its baselines; warnings, which begin with "Warning:"."""
     metric = main_metric(section["name"], model["metrics"])
     sentences = [_of_model(model, metric, settings, is_policy=section["name"] == "policies")]
@@ -102,7 +112,7 @@ def model_sentences(section: dict[str, Any], model: dict[str, Any], settings: di
     ]
 
 
-def _of_model(model: dict[str, Any], metric: str, settings: dict[str, Any], *, is_policy: bool) -> str:
+def _of_model(model: ModelRecord, metric: str, settings: SettingsRecord, *, is_policy: bool) -> str:
     grouped = opening_frame(model, settings)
     level = f"{100 * settings['level']:g} % interval"
     if grouped is None:
@@ -137,7 +147,7 @@ def _of_ties(others: int) -> str:
     return "" if others < 1 else f"; {others} other group{' is' if others == 1 else 's are'} served as badly"
 
 
-def _of_chance(gap: dict[str, Any]) -> str:
+def _of_chance(gap: Estimate) -> str:
     """What the interval of a gap says of chance, where it says something."""
     if gap["low"] is None or gap["low"] != gap["low"]:
         return ""
@@ -148,7 +158,7 @@ def _of_chance(gap: dict[str, Any]) -> str:
     return ""
 
 
-def _differences(section: dict[str, Any], name: str, metric: str, groups: list[str]) -> list[str]:
+def _differences(section: SectionRecord, name: str, metric: str, groups: list[str]) -> list[str]:
     """What it gained over each model it is compared with; one sentence each, by the opening groups where there are."""
     sentences = {}
     for comparison in sorted(section["comparisons"], key=lambda comparison: comparison["groups"] != groups):
@@ -163,15 +173,15 @@ def _differences(section: dict[str, Any], name: str, metric: str, groups: list[s
     return list(sentences.values())
 
 
-def _of_worst(row: dict[str, Any], groups: list[str]) -> str:
+def _of_worst(row: DifferenceRecord, groups: list[str]) -> str:
     if not groups:
         return ""
     return f", {with_interval(row, signed=True)} for the worst-served group of each (by {' × '.join(groups)})"
 
 
-def _of_hacking(section: dict[str, Any], name: str) -> list[str]:
+def _of_hacking(section: SectionRecord, name: str) -> list[str]:
     """A warning where the reward of some people's group rose and its gold utility fell: 0 is in neither interval."""
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    rows: dict[tuple[str, str, str], DifferenceRecord] = {}
     for comparison in section["comparisons"]:
         if comparison["second"] == name and comparison["first"] == section["baselines"][0]:
             kind = " × ".join(comparison["groups"])
@@ -206,7 +216,7 @@ def _people(count: int) -> str:
     return f"{count} annotator{'' if count == 1 else 's'}"
 
 
-def alike_text(estimate: dict[str, Any]) -> str:
+def alike_text(estimate: SpreadEstimate) -> str:
     """What chance alone would show, to follow a statistic over people; nothing where it is not known."""
     known = estimate.get("if_alike")
     return "" if known is None or known != known else f", and would be {span(known)} if all were served alike"
@@ -220,7 +230,7 @@ def span(value: float | None, *, signed: bool = False) -> str:
     return text.replace("-0.000", "0.000").replace("+0.000", "0.000")
 
 
-def interval_text(estimate: dict[str, Any], *, signed: bool = False) -> str:
+def interval_text(estimate: AnyEstimate, *, signed: bool = False) -> str:
     """ "0.801 to 0.874", or "no interval" where there is none."""
     low, high = estimate.get("low"), estimate.get("high")
     if low is None or high is None or low != low or high != high:
@@ -228,14 +238,14 @@ def interval_text(estimate: dict[str, Any], *, signed: bool = False) -> str:
     return f"{span(low, signed=signed)} to {span(high, signed=signed)}"
 
 
-def with_interval(estimate: dict[str, Any], name: str = "", *, signed: bool = False) -> str:
+def with_interval(estimate: AnyEstimate, name: str = "", *, signed: bool = False) -> str:
     """ "0.840 (90 % interval 0.801 to 0.874)"; the value is under ``value`` or ``difference``."""
     value = estimate["difference"] if "difference" in estimate else estimate["value"]
     interval = interval_text(estimate, signed=signed)
     return f"{span(value, signed=signed)} ({f'{name} ' if name and interval != 'no interval' else ''}{interval})"
 
 
-def value_and_interval(estimate: dict[str, Any] | None, *, signed: bool = False) -> tuple[str, str]:
+def value_and_interval(estimate: AnyEstimate | None, *, signed: bool = False) -> tuple[str, str]:
     """A value or a difference and, where there is one, its interval: ("0.842", "0.801 to 0.874")."""
     if estimate is None:
         return "–", ""

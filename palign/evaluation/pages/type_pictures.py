@@ -1,11 +1,12 @@
 """Pictures of types: where people stand among them, and what each loses under each policy."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from palign.evaluation.pages.figures import WIDTH, WORST, new_figure
+from palign.evaluation.pages.report_keys import RegretsRecord
 from palign.evaluation.pages.svg import GREY, INK, isolated, shorten, shorten_label
 from palign.models.files.card import decimals
 
@@ -125,12 +126,11 @@ def _frame(axes: "Axes", corners: np.ndarray, names: Sequence[str], is_line: boo
     axes.axis("off")
 
 
-def draw_regrets(record: dict[str, Any]) -> "Figure":
+def draw_regrets(record: RegretsRecord) -> "Figure":
     """Regret of every type under every policy as a heat map, with the game's weights at its sides.
 
     Args:
-        record: `types`, `policies` (names), `values` (n_types, n_policies), `type_weights` (n_types,) or None,
-            `policy_weights` (n_policies,) with None where a policy has no part in the game, `chosen`.
+        record: only what every report on regrets has is drawn.
     """
     from matplotlib.colors import LinearSegmentedColormap
 

@@ -1,11 +1,10 @@
 """A fair policy on disk beside its adapter: game.json, and a model card with the fairness section."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from palign.models.files.card import FAIR, decimals, named, render, shown, table
+from palign.models.files.game_keys import Ends, GameRecord
 from palign.writing import write_whole
 
 __all__ = ["GAME", "fair_card", "fair_table", "load_game", "save_game"]
@@ -13,7 +12,7 @@ __all__ = ["GAME", "fair_card", "fair_table", "load_game", "save_game"]
 GAME, CARD = "game.json", "README.md"
 
 
-def save_game(record: Mapping[str, Any], folder: str | Path) -> None:
+def save_game(record: GameRecord, folder: str | Path) -> None:
     """Write game.json and README.md; each file is complete or as it was before."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -22,7 +21,7 @@ def save_game(record: Mapping[str, Any], folder: str | Path) -> None:
         write_whole(folder / name, text)
 
 
-def load_game(folder: str | Path) -> dict[str, Any]:
+def load_game(folder: str | Path) -> GameRecord:
     """Read what `save_game` wrote; ValueError where it is not there."""
     path = Path(folder) / GAME
     if not path.is_file():
@@ -30,7 +29,7 @@ def load_game(folder: str | Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def fair_table(record: Mapping[str, Any]) -> str:
+def fair_table(record: GameRecord) -> str:
     """All policies side by side, least worst regret first, as Markdown."""
     rows = sorted(record["table"], key=lambda row: row["max_regret"]["value"])
     has_gold = any(row.get("gold") for row in rows)
@@ -56,7 +55,7 @@ def fair_table(record: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ranged(ends: Mapping[str, float], places: int) -> str:
+def _ranged(ends: Ends, places: int) -> str:
     return f"{ends['value']:.{places}f} [{ends['low']:.{places}f}, {ends['high']:.{places}f}]"
 
 
@@ -64,7 +63,7 @@ def _plain(value: float | None, places: int = 3) -> str:
     return "–" if value is None else f"{value:.{places}f}"
 
 
-def fair_card(record: Mapping[str, Any]) -> str:
+def fair_card(record: GameRecord) -> str:
     """The README.md of a fair policy, for people."""
     game, chosen = record["game"], record["chosen"]
     row = next((row for row in record["table"] if row["name"] == chosen), None)

@@ -10,7 +10,9 @@ import pandas as pd
 from palign.data.preferences import Preferences
 from palign.data.rendering import render_prompt
 from palign.evaluation.pages.figure_data import FigureData
+from palign.evaluation.pages.report_keys import RegretsRecord
 from palign.evaluation.scoring import score_table
+from palign.models.files.game_keys import GameRecord
 from palign.models.files.mixture import MixtureRecord
 
 __all__ = ["add_gold", "fair_figures", "fair_samples", "fair_summary", "vote_table"]
@@ -19,7 +21,7 @@ Texts = Mapping[str, Sequence[Sequence[str]]]
 LEVEL = 0.95  # of the intervals in a fair policy's table
 
 
-def add_gold(record: dict[str, Any], texts: Texts, types: Sequence[str], gold: Callable[[str, int], float]) -> None:
+def add_gold(record: GameRecord, texts: Texts, types: Sequence[str], gold: Callable[[str, int], float]) -> None:
     """Put into each row of the table what a judge independent of the types' rewards says of the policy's answers.
 
     Args:
@@ -53,7 +55,7 @@ def add_gold(record: dict[str, Any], texts: Texts, types: Sequence[str], gold: C
         )
 
 
-def fair_figures(record: Mapping[str, Any], mixture: MixtureRecord) -> FigureData:
+def fair_figures(record: GameRecord, mixture: MixtureRecord) -> FigureData:
     """Regrets of all policies with the game's weights, and people among the types.
 
     Args:
@@ -65,7 +67,7 @@ def fair_figures(record: Mapping[str, Any], mixture: MixtureRecord) -> FigureDat
     weight_of = {
         f"type_{k}": share for k, share in enumerate(shares.values())
     }  # a type's policy is called by its number
-    regrets = {
+    regrets: RegretsRecord = {
         "types": record["types"], "policies": [row["name"] for row in rows],
         "values": np.array([row["regrets"] for row in rows]).T.tolist(), "type_weights": game["type_weights"],
         "policy_weights": [weight_of.get(row["name"], shares.get(row["name"])) for row in rows],
@@ -78,9 +80,7 @@ def fair_figures(record: Mapping[str, Any], mixture: MixtureRecord) -> FigureDat
     return FigureData(type_weights=weights, type_names=record["types"], regrets=regrets)
 
 
-def fair_samples(
-    record: Mapping[str, Any], texts: Texts, prompts: Sequence[Any], tokenizer: Any, *, n_prompts: int
-) -> str:
+def fair_samples(record: GameRecord, texts: Texts, prompts: Sequence[Any], tokenizer: Any, *, n_prompts: int) -> str:
     """A Markdown table: the chosen policy, the reference, pooled DPO and every type answer fresh prompts."""
     shown = [name for name in (record["chosen"], "reference", "pooled") if name in texts]
     shown += [name for name in texts if name.startswith("type_")]
@@ -93,7 +93,7 @@ def fair_samples(
     return "\n".join(lines) + "\n"
 
 
-def fair_summary(record: Mapping[str, Any]) -> dict[str, float]:
+def fair_summary(record: GameRecord) -> dict[str, float]:
     """The figures of a run, flat: by policy its regrets, KL, votes and gold; the game; seconds of each step."""
     rows = {row["name"]: row for row in record["table"]}
     game = record["game"]
@@ -115,7 +115,7 @@ def fair_summary(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def vote_table(
-    record: Mapping[str, Any], scores: Mapping[str, np.ndarray], rows: Preferences, types: Mapping[str, object]
+    record: GameRecord, scores: Mapping[str, np.ndarray], rows: Preferences, types: Mapping[str, object]
 ) -> pd.DataFrame:
     """Held-out judgements under each policy's implicit reward, for the fairness report; those of types left out."""
     kept = {row["name"] for row in record["table"] if row["kind"] != "type"}

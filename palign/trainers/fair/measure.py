@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from palign.functional.regret import choose_within_budget, regret_matrix, relative_regret_matrix
 from palign.functional.regret_estimates import Interval, bootstrap_means, bootstrap_policies, interval
+from palign.models.files.game_keys import Ends, PolicyRow, VotesRecord
 from palign.models.policy_draws import PolicyDraws
 
 __all__ = ["SLACK", "Candidate", "Kind", "measure_candidates", "mixed_candidate", "single_candidate", "vote_outcomes"]
@@ -70,8 +70,8 @@ def measure_candidates(
     seed: int,
     max_kl: float | None,
     type_importance: Sequence[float] | None,
-    votes: Mapping[str, dict[str, Any]],
-) -> tuple[list[dict[str, Any]], str | None, float]:
+    votes: Mapping[str, VotesRecord],
+) -> tuple[list[PolicyRow], str | None, float]:
     """The table, the chosen route (None where no route was built) and the KL budget.
 
     Args:
@@ -129,7 +129,7 @@ def _chosen(candidates: Sequence[Candidate], worst: Tensor, kl: Tensor, budget: 
     return candidates[routes[best]].name
 
 
-def _ends(interval: Interval, j: int | None = None) -> dict[str, float]:
+def _ends(interval: Interval, j: int | None = None) -> Ends:
     at = (lambda tensor: float(tensor)) if j is None else (lambda tensor: float(tensor[j]))
     return {"value": at(interval.estimate), "low": at(interval.low), "high": at(interval.high)}
 
@@ -140,7 +140,7 @@ def _number(value: Tensor) -> float | None:
 
 def vote_outcomes(
     right: Tensor, n_pairs: Tensor, log_likelihoods: Tensor, types: np.ndarray, n_types: int
-) -> dict[str, Any]:
+) -> VotesRecord:
     """What held-out votes say of one policy's implicit reward β·h, by the type of the voter.
 
     Args:

@@ -8,7 +8,7 @@ would need hours.
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from palign.data.preferences import Preferences
 from palign.data.vote_counts import LEAST_FOR_AUTO
 from palign.functional.evidence.components import evidence_of_rows, ties_as_pairs
-from palign.functional.evidence.rows import row_evidence
+from palign.functional.evidence.votes import Votes
 from palign.functional.mixture import responsibilities
 from palign.functional.mixture_checks import length_confounder, longer_wins_rate, permutation_test, restart_stability
 from palign.functional.mixture_linear import LinearMixture, fit_linear_mixture, linear_log_likelihoods
@@ -50,15 +50,6 @@ class LinearRewards:
     def __call__(self, states: np.ndarray, items: TokenizedItems | None) -> Tensor:
         """(n_items, n_types) float64; arguments as `ItemFeatures` takes them."""
         return self.features(states, items) @ self.theta.T
-
-
-class _Votes(NamedTuple):
-    """Judgements as the mathematics takes them: (rows, max_items) twice, (rows,), and how many people there are."""
-
-    item_indices: Tensor
-    ranks: Tensor
-    annotator_index: Tensor
-    n_annotators: int
 
 
 @dataclass
@@ -173,14 +164,14 @@ def _fitted(
     items: TokenizedItems | None,
 ) -> LinearStart:
     items_of_row = torch.from_numpy(np.where(rows.item_indices < 0, rows.item_indices[:, :1], rows.item_indices))
-    votes = _Votes(items_of_row, torch.from_numpy(rows.ranks.astype(np.int64)), annotator_index, n_annotators)
-    evidence = row_evidence(*votes[:3])
+    votes = Votes(items_of_row, torch.from_numpy(rows.ranks.astype(np.int64)), annotator_index, n_annotators)
+    evidence = votes.evidence()
     parts = ties_as_pairs(rows.item_indices, rows.ranks)
     if parts is not None:
         numbers, items_of, ranks, base = parts
         people = annotator_index[torch.from_numpy(numbers)]
         evidence = torch.from_numpy(evidence_of_rows(items_of, ranks, people.numpy(), base))
-        votes = _Votes(torch.from_numpy(items_of), torch.from_numpy(ranks), people, n_annotators)
+        votes = Votes(torch.from_numpy(items_of), torch.from_numpy(ranks), people, n_annotators)
     options = {"ridge": args.head_ridge, "temper_start": args.temper_start, "seed": args.seed}
     item_features = _features(rows, states, items, votes, args, options)
     features = item_features(states, items)
@@ -196,40 +187,40 @@ def _fitted(
         options |= {"ridge": choice.ridge, "pooled_ridge": choice.pooled_ridge}
         temperature = choice.temperature_of(n_types)
     options |= {"row_weights": evidence}
-    fit = fit_linear_mixture(features, *votes, n_types, n_restarts=args.n_restarts, **options)
+    fit = fit_linear_mixture(features, votes, n_types, n_restarts=args.n_restarts, **options)
     fit = at_temperature(fit, temperature, features, votes, evidence)
     gamma = fit.responsibilities
     if args.types_from == TypesFrom.CLUSTER:
         # not fit.start, which is random where a random restart ended best
-        clusters = spectral_start(features, find_stages(*votes), n_types, seed=args.seed).argmax(1)
+        clusters = spectral_start(features, find_stages(votes), n_types, seed=args.seed).argmax(1)
         gamma = torch.eye(n_types, dtype=torch.float64)[clusters]
     checks = _checks(fit, features, votes, _lengths(rows, items), args, options)
     rewards = LinearRewards(fit.theta, item_features)
     return LinearStart(gamma, fit.log_likelihoods, checks=checks, rewards=rewards, **tables)
 
 
-def _choice(features: Tensor, votes: _Votes, args: MixtureDPOConfig, options: dict[str, Any]) -> TypeChoice | None:
+def _choice(features: Tensor, votes: Votes, args: MixtureDPOConfig, options: dict[str, Any]) -> TypeChoice | None:
     """What people held out say: K where it is to be chosen, else how sure a given K may be beside one type; strengths
     of the shrinkage. None where too few people could be held out for a K that is given.
     """
     common = {"pooled_ridge": None} | options
     if args.n_types is None:
-        choice = choose_n_types(features, *votes, max_types=min(args.max_types, votes.n_annotators), **common)
+        choice = choose_n_types(features, votes, max_types=min(args.max_types, votes.n_annotators), **common)
         logger.info("n_types=%d was chosen by held-out likelihood.", choice.n_types)
         return choice
     try:
-        return choose_n_types(features, *votes, candidates=sorted({1, args.n_types}), n_folds=3, **common)
+        return choose_n_types(features, votes, candidates=sorted({1, args.n_types}), n_folds=3, **common)
     except ValueError as error:  # K is the user's: it needs nobody held out
         logger.info("The linear start keeps temperature 1 and its default shrinkage: %s", error)
         return None
 
 
 def at_temperature(
-    fit: LinearMixture, temperature: float, features: Tensor, votes: _Votes, row_weights: Tensor
+    fit: LinearMixture, temperature: float, features: Tensor, votes: Votes, row_weights: Tensor
 ) -> LinearMixture:
     """The mixture as sure of its scores as people held out proved it right to be."""
     theta = temperature * fit.theta
-    likelihoods = linear_log_likelihoods(theta, features, *votes, row_weights)
+    likelihoods = linear_log_likelihoods(theta, features, votes, row_weights)
     gamma = responsibilities(likelihoods, fit.mixing_weights)
     return replace(fit, theta=theta, log_likelihoods=likelihoods, responsibilities=gamma)
 
@@ -238,7 +229,7 @@ def _features(
     rows: Preferences,
     states: np.ndarray,
     items: TokenizedItems | None,
-    votes: _Votes,
+    votes: Votes,
     args: MixtureDPOConfig,
     options: dict[str, Any],
 ) -> ItemFeatures:
@@ -260,7 +251,7 @@ def _features(
         return readers["both"]
     options = options | {"candidates": [k], "n_folds": 2, "n_restarts": 2}
     try:
-        tables = {name: choose_n_types(of(states, items), *votes, **options).table for name, of in readers.items()}
+        tables = {name: choose_n_types(of(states, items), votes, **options).table for name, of in readers.items()}
     except ValueError as error:  # too few people whose items can be dealt into two parts
         logger.info("The linear head reads states and tokens, without a choice: %s", error)
         return readers["both"]
@@ -281,19 +272,20 @@ def _lengths(rows: Preferences, items: TokenizedItems | None) -> Tensor:
 def _checks(
     fit: LinearMixture,
     features: Tensor,
-    votes: _Votes,
+    votes: Votes,
     lengths: Tensor,
     args: MixtureDPOConfig,
     options: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Do other starts find the same people, do shuffled names find types too, does length alone explain them?"""
-    items_of_row, ranks, annotator_index, n_annotators = votes
-    pooled = linear_log_likelihoods(fit.pooled_theta[None], features, *votes, options["row_weights"]).sum()
+    pooled = linear_log_likelihoods(fit.pooled_theta[None], features, votes, options["row_weights"]).sum()
     checks = [restart_stability(fit.restart_types, fit.restart_objectives - pooled)]
     if args.n_permutations:
         n_types = fit.responsibilities.shape[1]
-        checks.append(permutation_test(features, *votes, n_types, n_permutations=args.n_permutations, **options))
-    longer = longer_wins_rate(lengths[items_of_row].double(), ranks, annotator_index, n_annotators)
+        checks.append(permutation_test(features, votes, n_types, n_permutations=args.n_permutations, **options))
+    longer = longer_wins_rate(
+        lengths[votes.item_indices].double(), votes.ranks, votes.annotator_index, votes.n_annotators
+    )
     checks.append(length_confounder(fit.responsibilities, longer))
     for check in checks:
         if check.verdict != "ok":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from palign.functional.evidence.votes import Votes
 from palign.functional.mixture_linear import fit_linear_mixture
 from palign.functional.people_deviations import principal_basis
 from palign.models.heads import LinearHead
@@ -63,7 +64,7 @@ def fit_linear_head(
     vectors = data.item_vectors(used)
     center, basis = principal_basis(vectors[:: max(1, len(vectors) // SAMPLE)], WIDTH, whiten=options.whiten)
     fit = fit_linear_mixture(
-        (vectors - center) @ basis, items, data.ranks, data.annotator_index, n_people, people.n_prototypes,
+        (vectors - center) @ basis, Votes(items, data.ranks, data.annotator_index, n_people), people.n_prototypes,
         row_weights=data.evidence, ridge=options.ridge, pooled_ridge=options.pooled_ridge,
         n_restarts=options.n_restarts, max_steps=options.max_steps, tolerance=options.tolerance, seed=seed,
     )  # fmt: skip
