@@ -148,11 +148,18 @@ def test_a_given_number_is_calibrated_on_people_held_out() -> None:
 
 
 def test_too_few_people_leave_everything_as_it_is() -> None:
-    rows = camps(n_people=10)
+    rows = camps(n_people=7)
     index = rows.annotators().indices(rows.annotator_ids)
     choice = calibrate_head(RowTensors.of(rows, index, np.eye(12)), PALConfig(12, 1), HeadFitOptions(), 2)
     assert (choice.temperature, choice.personal, choice.n_people) == (1.0, None, 0)
     assert choice_sentences(choice) == []
+
+
+def test_eight_people_are_enough_to_calibrate() -> None:
+    rows = camps(n_people=8)
+    index = rows.annotators().indices(rows.annotator_ids)
+    choice = calibrate_head(RowTensors.of(rows, index, np.eye(12)), PALConfig(12, 1), HeadFitOptions(), 2)
+    assert choice.n_people and choice.temperature != 1.0
 
 
 def test_few_rows_get_more_steps() -> None:
