@@ -174,6 +174,17 @@ def test_a_script_starts_as_its_docstring_says() -> None:
     assert done.returncode == 0 and "Computational Democracy Project" in done.stdout
 
 
-@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("prepare_[!c]*.py")), ids=lambda path: path.stem)
+OF_ROWS = sorted(path for path in SCRIPTS.glob("prepare_[!c]*.py") if path.stem != "prepare_smollm2")
+
+
+@pytest.mark.parametrize("path", OF_ROWS, ids=lambda path: path.stem)
 def test_every_script_names_its_licence(path: Path) -> None:
     assert "CC BY 4.0" in path.read_text() and "attribution" in path.read_text().lower()
+
+
+def test_the_script_of_a_model_names_its_licence_and_refuses_a_full_folder(tmp_path: Path) -> None:
+    script = SCRIPTS / "prepare_smollm2.py"
+    assert "Apache-2.0" in script.read_text()
+    (tmp_path / "kept").write_text("")
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "prepare_smollm2.py: error: " in done.stderr and "Traceback" not in done.stderr
