@@ -16,11 +16,14 @@ from palign.models.heads import LinearHead
 from palign.models.people_weights import AnnotatorWeights
 from palign.models.row_tensors import RowTensors
 
-__all__ = ["LinearFitOptions", "fit_linear_head", "items_recur"]
+__all__ = ["TEXTS_RECUR", "LinearFitOptions", "fit_linear_head", "items_recur"]
 
 WIDTH = 512  # principal directions that are fitted on
 SAMPLE = 8192  # vectors that they are taken from
 RECURS = 3  # people who met the median item, from which on items are known by what many people say of them
+TEXTS_RECUR = (
+    10  # the same for texts: a reward of texts is asked about texts that nobody has judged, but for a list of them
+)
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,13 @@ class LinearFitOptions:
     tolerance: float = 1e-6
 
 
-def items_recur(data: RowTensors) -> bool:
-    """Whether the median item that rows name was met by `RECURS` people or more, as in votes on a list of items."""
+def items_recur(data: RowTensors, least: int = RECURS) -> bool:
+    """Whether the median item that rows name was met by `least` people or more, as in votes on a list of items."""
     present = data.ranks >= 0
     people = data.annotator_index[:, None].expand_as(data.ranks)[present]
     met = torch.unique(torch.stack([data.item_indices[present], people]), dim=1)[0]
     counts = torch.unique(met, return_counts=True)[1]
-    return len(counts) > 0 and int(counts.median()) >= RECURS
+    return len(counts) > 0 and int(counts.median()) >= least
 
 
 def fit_linear_head(
