@@ -17,7 +17,7 @@ from palign.pipelines.reports.reward import choice_sentences
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
 from palign.trainers.reward.head_fit import HeadFitOptions
-from palign.trainers.reward.linear_fit import LinearFitOptions, items_recur
+from palign.trainers.reward.linear_fit import TEXTS_RECUR, LinearFitOptions, items_recur
 from palign.trainers.reward.prototype_count import Personal, PrototypeChoice, calibrate_head
 
 
@@ -145,6 +145,17 @@ def test_a_given_number_is_calibrated_on_people_held_out() -> None:
     assert row["accuracy"] > 0.9 and row["gain"] > 0.1  # opposite camps: one reward for all knows nothing
     text = " ".join(choice_sentences(choice))
     assert "K = 2 was given" in text and "held out of training" in text and "Taken: directions fitted by EM" in text
+
+
+@pytest.mark.parametrize(("n_people", "is_list"), [(6, False), (12, True)])
+def test_texts_are_a_list_where_ten_people_met_the_median_one(n_people: int, is_list: bool) -> None:
+    pairs = [(better, worse) for better in range(4) for worse in range(better)]  # everybody meets every item
+    rows = Preferences.from_rows(
+        [{"annotator_id": p, "chosen_index": b, "rejected_index": w} for p in range(n_people) for b, w in pairs],
+        embeddings=4,
+    )
+    data = RowTensors.of(rows, rows.annotators().indices(rows.annotator_ids), np.eye(4))
+    assert items_recur(data) and items_recur(data, TEXTS_RECUR) is is_list
 
 
 def test_too_few_people_leave_everything_as_it_is() -> None:
