@@ -75,6 +75,11 @@ class Preferences:
         return self.items is not None
 
     @property
+    def filled_item_indices(self) -> np.ndarray:
+        """(n_rows, max_items) `item_indices` with the row's first item at padding: all of them can be looked up."""
+        return np.where(self.item_indices < 0, self.item_indices[:, :1], self.item_indices)
+
+    @property
     def n_items(self) -> np.ndarray:
         """(n_rows,) how many items each row compares."""
         return (self.item_indices >= 0).sum(axis=1)

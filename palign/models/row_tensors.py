@@ -53,8 +53,7 @@ class RowTensors:
             ValueError: an index beyond the vectors, a row without a prompt where prompts are needed, or NaN or
                 infinity in a vector that a row names.
         """
-        item_indices = prefs.item_indices
-        item_indices = np.where(item_indices < 0, item_indices[:, :1], item_indices)
+        item_indices = prefs.filled_item_indices
         _check_indices(item_indices, item_states, "item")
         if prompt_states is not None:
             if len(prefs) and prefs.prompt_indices.min() < 0:
@@ -106,7 +105,7 @@ class RowTensors:
         Votes come as rows of ties (`ties_as_pairs`), or as some of their pairs (`votes_of_pairs`).
         """
         arrays = [t.cpu().numpy() for t in (self.item_indices, self.ranks, self.annotator_index, self.prompt_indices)]
-        votes = votes_of_pairs(*arrays)
+        votes = None if self.evidence is None else votes_of_pairs(*arrays)  # without evidence no rows share an item
         parts = ties_as_pairs(*(arrays[:2] if votes is None else votes[1:]))
         if parts is None:
             return self

@@ -20,6 +20,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from palign.functional.evidence.positions import position_within
+
 __all__ = [
     "INDEPENDENT",
     "evidence_of_rows",
@@ -158,26 +160,23 @@ def votes_of_pairs(
     component = _components(nodes, ranks)
     of_row, n = component[nodes[:, 0]], int(component.max()) + 1
     wins, loses = (np.bincount(nodes[:, side], minlength=len(component)) > 0 for side in (0, 1))
-    winners, losers = np.bincount(component, wins, n), np.bincount(component, loses, n)
-    n_rows = np.bincount(of_row, minlength=n)
-    distinct = np.bincount(component[np.unique(nodes, axis=0)[:, 0]], minlength=n)
-    lowest, highest = np.full(n, np.iinfo(np.int64).max), np.full(n, np.iinfo(np.int64).min)
-    np.minimum.at(lowest, of_row, groups)
-    np.maximum.at(highest, of_row, groups)
-    is_votes = (np.bincount(component, wins & loses, n) == 0) & (distinct == n_rows) & (lowest == highest)
-    is_votes &= (winners >= 2) & (losers >= 2) & (n_rows >= winners + losers) & (n_rows < winners * losers)
+    winners, losers = (np.bincount(component[side], minlength=n) for side in (wins, loses))
+    n_rows, first = np.bincount(of_row, minlength=n), np.unique(of_row, return_index=True)[1]
+    is_votes = (winners >= 2) & (losers >= 2) & (n_rows >= winners + losers) & (n_rows < winners * losers)
+    is_votes &= np.bincount(component, wins & loses, n) == 0
+    some = np.flatnonzero(is_votes[of_row])
+    is_votes[of_row[some][groups[some] != groups[first[of_row[some]]]]] = False
+    is_votes &= np.bincount(component[np.unique(nodes[some], axis=0)[:, 0]], minlength=n) == n_rows  # none is repeated
     if not is_votes.any():
         return None
-    first = np.full(n, len(of_row))
-    np.minimum.at(first, of_row, np.arange(len(of_row)))
     kept = np.flatnonzero(~is_votes[of_row])
-    width, item = int((winners + losers)[is_votes].max()), np.empty(len(component), dtype=np.int64)
+    item = np.empty(len(component), dtype=np.int64)
     item[nodes] = item_indices
     order = np.lexsort((loses, component))
     order = order[is_votes[component[order]]]
-    row_of = np.cumsum(is_votes)[component[order]] - 1
-    place = np.arange(len(order)) - np.searchsorted(row_of, row_of)
-    items = np.full((int(is_votes.sum()), width), -1, dtype=np.int64)
+    sizes = (winners + losers)[is_votes]
+    row_of, place, width = np.repeat(np.arange(len(sizes)), sizes), position_within(sizes), int(sizes.max())
+    items = np.full((len(sizes), width), -1, dtype=np.int64)
     tiers = items.copy()
     items[row_of, place], tiers[row_of, place] = item[order], loses[order]
     pairs = np.full((len(kept), width), -1, dtype=np.int64)
