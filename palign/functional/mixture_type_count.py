@@ -38,7 +38,7 @@ from palign.functional.mixture import log_evidence, responsibilities, sum_by_ann
 from palign.functional.mixture_linear import POOLED_RIDGE, fit_linear_mixture
 from palign.functional.people_sample import draw_people
 
-__all__ = ["TypeChoice", "choose_n_types"]
+__all__ = ["TypeChoice", "choose_n_types", "levels_off", "one_standard_error", "paired_gain"]
 
 N_FOLDS = 3
 MORE_FOLDS, FEW_PEOPLE = 8, 400  # near the limit of what can be seen every person fitted on counts
@@ -139,7 +139,7 @@ def choose_n_types(
     for k in tried:
         judged.append(trial.judge(k))
         table.append({"n_types": k, "temperature": judged[-1].temperature, "bic": trial.bic(k)})
-        if _levels_off([part.log_likelihood[trial.eligible] for part in judged], trial.n_judged[trial.eligible]):
+        if levels_off([part.log_likelihood[trial.eligible] for part in judged], trial.n_judged[trial.eligible]):
             break
     choice = _one_standard_error(
         table,
@@ -267,47 +267,60 @@ def _row_likelihoods(scores: Tensor, ranks: Tensor) -> Tensor:
     return -plackett_luce(scores.transpose(1, 2), ranks[:, None])
 
 
-def _levels_off(judged: list[Tensor], n_rows: Tensor) -> bool:
+def levels_off(judged: list[Tensor], n_rows: Tensor) -> bool:
     """Whether the last `PATIENCE` of (n_people,) sums are no better than the best before by more than the error."""
     if len(judged) <= PATIENCE:
         return False
     before = max(judged[:-PATIENCE], key=lambda values: float(values.sum()))
-    gains = [_paired(values, before, n_rows) for values in judged[-PATIENCE:]]
+    gains = [paired_gain(values, before, n_rows) for values in judged[-PATIENCE:]]
     return all(gain <= error for gain, error in gains)
 
 
 def _one_standard_error(
     table: list[dict[str, float]], judged: list[Tensor], right: list[Tensor], n_rows: Tensor
 ) -> TypeChoice:
+    return TypeChoice(one_standard_error(table, "n_types", judged, right, n_rows, (WORTH, WORTH)), table)
+
+
+def one_standard_error(
+    table: list[dict[str, float]],
+    name: str,
+    judged: Sequence[Tensor],
+    right: Sequence[Tensor],
+    n_rows: Tensor,
+    worth: tuple[float, float],
+) -> int:
     """The smallest K whose gap to the best is within its error, or not worth a type; never one that is less accurate
     than one type by more than the error of that. That there are types at all is the larger claim, and the best of
     several K is compared: K = 1 stays within `LEAVING_ONE` errors.
 
     Args:
-        judged, right: (n_people,) sums of nats and of right pairs for each K.
+        table: a row for each K, which gets `gain`, `gain_error`, `log_likelihood`, `standard_error` and `accuracy`.
+        name: of K in the table.
+        judged, right: for each K (n_people,) sums of nats and of right pairs.
         n_rows: (n_people,) rows that they are sums over, each as much as it counts for.
+        worth: shares of the log-likelihood that leaving K = 1, and any other K, must bring.
     """
     best = max(judged, key=lambda values: float(values.sum()))
-    chosen = None
+    mean, chosen = float(best.sum() / n_rows.sum()), None
     for row, values, correct in zip(table, judged, right, strict=True):
-        gap, error = _paired(best, values, n_rows)
-        row["gain"], row["gain_error"] = _paired(values, judged[0], n_rows)
+        gap, error = paired_gain(best, values, n_rows)
+        row["gain"], row["gain_error"] = paired_gain(values, judged[0], n_rows)
         row |= {
             "log_likelihood": float(values.sum() / n_rows.sum()),
             "standard_error": error,
             "accuracy": float(correct.sum() / n_rows.sum()),
         }
-        worth = WORTH * abs(float(best.sum() / n_rows.sum()))
-        errors = LEAVING_ONE if row["n_types"] == 1 else 1.0
-        if chosen is None and gap <= max(errors * error, worth):
-            loss, loss_error = _paired(right[0], correct, n_rows)
-            chosen = int(row["n_types"] if loss <= loss_error else table[0]["n_types"])
-    return TypeChoice(chosen, table)
+        errors, least = (LEAVING_ONE, worth[0]) if row[name] == 1 else (1.0, worth[1])
+        if chosen is None and gap <= max(errors * error, least * abs(mean)):
+            loss, loss_error = paired_gain(right[0], correct, n_rows)
+            chosen = int(row[name] if loss <= loss_error else table[0][name])
+    return chosen
 
 
-def _paired(first: Tensor, second: Tensor, n_rows: Tensor) -> tuple[float, float]:
-    """Mean difference a row of two sums (n_people,), and its standard error over people."""
+def paired_gain(first: Tensor, second: Tensor, n_rows: Tensor) -> tuple[float, float]:
+    """Mean difference a row of two sums (n_people,), and its standard error; rows of a person hang together."""
     n_people = len(first)
-    gap = float((first - second).sum() / n_rows.sum())
-    residual = first - second - gap * n_rows
-    return gap, float((residual.square().sum() * n_people / (n_people - 1)).sqrt() / n_rows.sum())
+    gain = float((first - second).sum() / n_rows.sum())
+    residual = first - second - gain * n_rows
+    return gain, float((residual.square().sum() * n_people / max(n_people - 1, 1)).sqrt() / n_rows.sum())

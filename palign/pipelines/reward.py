@@ -30,7 +30,7 @@ from palign.pipelines.arguments.reward import RewardArguments
 from palign.pipelines.reports.reward import choice_sentences, people_in_no_number, trained_on
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer, check_prototype_count, head_fit_options
-from palign.trainers.reward.linear_fit import TEXTS_RECUR, items_recur
+from palign.trainers.reward.linear_fit import RECURS, TEXTS_RECUR
 from palign.trainers.reward.prototype_count import PrototypeChoice, calibrate_head, choose_n_prototypes, require_people
 
 if TYPE_CHECKING:
@@ -209,13 +209,12 @@ def _choose(setup: RewardSetup) -> None:
         setup.train_rows, setup.embeddings, store=setup.store, show_progress=not args.disable_tqdm, together=True
     )
     if PartialState().is_main_process:
-        is_list = setup.embeddings is not None or items_recur(data, TEXTS_RECUR)
-        is_open = script.variant == "auto" and not setup.trains_backbone
-        variants = ("fixed", "linear") if is_open and is_list else None
+        variants = ("fixed", "linear") if script.variant == "auto" and not setup.trains_backbone else None
         variants = variants if args.loss_type == "logistic" else None
         personal = script.personal == "auto" and not setup.trains_backbone and len(setup.annotators) <= MOST_PERSONAL
         options = replace(head_fit_options(args), min_steps=0)
-        common = {"variants": variants, "personal": personal, "seed": args.seed}
+        recurs = TEXTS_RECUR if setup.embeddings is None else RECURS
+        common = {"variants": variants, "recurs": recurs, "personal": personal, "seed": args.seed}
         held[0] = (
             choose_n_prototypes(data, setup.config(1), head_fit_options(args), **common,
                                 show_progress=not args.disable_tqdm)

@@ -16,7 +16,7 @@ from palign.models.heads import LinearHead
 from palign.models.people_weights import AnnotatorWeights
 from palign.models.row_tensors import RowTensors
 
-__all__ = ["TEXTS_RECUR", "LinearFitOptions", "fit_linear_head", "items_recur"]
+__all__ = ["RECURS", "TEXTS_RECUR", "LinearFitOptions", "fit_linear_head", "items_recur"]
 
 WIDTH = 512  # principal directions that are fitted on
 SAMPLE = 8192  # vectors that they are taken from

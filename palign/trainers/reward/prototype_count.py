@@ -31,7 +31,7 @@ from palign.functional.evidence.components import evidence_of_rows, independent_
 from palign.functional.evidence.parts import RowParts, part_rows
 from palign.functional.losses import pair_order, plackett_luce
 from palign.functional.mixture import sum_by_annotator
-from palign.functional.mixture_type_count import LEAVING_ONE
+from palign.functional.mixture_type_count import levels_off, one_standard_error, paired_gain
 from palign.functional.people_deviations import fit_deviations, principal_basis
 from palign.functional.people_sample import draw_people
 from palign.models.heads import PointHead
@@ -40,7 +40,7 @@ from palign.models.people_fit import fit_people, scores_of
 from palign.models.people_weights import AnnotatorWeights
 from palign.models.row_tensors import RowTensors
 from palign.trainers.reward.head_fit import HeadFitOptions, fit_head
-from palign.trainers.reward.linear_fit import LinearFitOptions, fit_linear_head, items_recur
+from palign.trainers.reward.linear_fit import RECURS, LinearFitOptions, fit_linear_head, items_recur
 
 __all__ = [
     "Personal", "PrototypeChoice", "calibrate_head", "choose_n_prototypes", "fit_fresh_head", "require_people",
@@ -52,7 +52,6 @@ N_FOLDS = 2  # one split of people and one fit a K leave the choice to chance
 LINEAR_FOLDS = 8  # fits are cheap, and where types are near the limit of what can be seen every person counts
 WORTH, LINEAR_WORTH = 0.03, 0.003  # of the log-likelihood: what another prototype must bring
 DIFFER = 0.05  # the same for leaving K = 1: that people differ at all is the larger claim
-PATIENCE = 2  # linear heads in a row that are not better than those before by more than their error
 TEMPERATURES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.5, 4.0)
 RIDGES = (3.0, 15.0)
 POOLED_RIDGES = (1e-2, 3.0, 30.0)
@@ -149,6 +148,7 @@ def choose_n_prototypes(
     *,
     candidates: Sequence[int] = CANDIDATES,
     variants: Sequence[str] | None = None,
+    recurs: int = RECURS,
     personal: bool = False,
     seed: int = 0,
     show_progress: bool = True,
@@ -158,6 +158,7 @@ def choose_n_prototypes(
     Args:
         variants: kinds of heads to choose from first, at K = 1; that of `config` if None. Linear heads are tried
             where items recur only.
+        recurs: people who met the median item, from which on items recur.
         personal: whether a person's own part is tried, too.
 
     Raises:
@@ -167,13 +168,13 @@ def choose_n_prototypes(
     trial = _Trial(data, config, options, seed)
     allowed = trial.allowed(candidates)
     compared = [k for k in allowed if k <= 2] or allowed[:1]
-    variant, seen, linear = trial.choose_variant(variants or (config.variant,), compared)
+    variant, seen, linear = trial.choose_variant(variants or (config.variant,), compared, recurs)
     people = trial.people_of(variant)
     table, judged = [], []
     for k in tqdm(allowed, desc="choosing K", disable=not show_progress):
         judged.append(trial.judge(variant, k, linear))
         table.append({"n_prototypes": k, "temperature": judged[-1].temperature})
-        if variant == "linear" and _levels_off(
+        if variant == "linear" and levels_off(
             [part.log_likelihood[people] for part in judged], trial.n_judged[people]
         ):
             break
@@ -196,6 +197,7 @@ def calibrate_head(
     n_prototypes: int,
     *,
     variants: Sequence[str] | None = None,
+    recurs: int = RECURS,
     min_steps: int = 0,
     personal: bool = True,
     seed: int = 0,
@@ -211,7 +213,7 @@ def calibrate_head(
         return PrototypeChoice(n_prototypes, [], variant=variant)
     trial = _Trial(data, config, options, seed, n_folds=1)
     compared = trial.allowed([n_prototypes])
-    variant, seen, linear = trial.choose_variant(variants or (config.variant,), compared or [1])
+    variant, seen, linear = trial.choose_variant(variants or (config.variant,), compared or [1], recurs)
     if not compared:
         return PrototypeChoice(n_prototypes, [], variant=variant, variants=seen, linear=linear)
     steps = 0 if variant == "linear" else trial.choose_steps(variant, n_prototypes, min_steps)
@@ -256,15 +258,6 @@ def _eligible(annotator_index: np.ndarray, n_items: np.ndarray | None) -> np.nda
     if n_items is not None:
         count = np.maximum(count, 2 * (np.bincount(annotator_index, n_items >= 4) > 0))
     return np.flatnonzero(count >= 2)
-
-
-def _levels_off(judged: list[Tensor], n_answers: Tensor) -> bool:
-    """Whether the last `PATIENCE` of (n_people,) sums are no better than the best before by more than the error."""
-    if len(judged) <= PATIENCE:
-        return False
-    before = max(judged[:-PATIENCE], key=lambda values: float(values.sum()))
-    gains = [paired_gain(values, before, n_answers) for values in judged[-PATIENCE:]]
-    return all(gain <= error for gain, error in gains)
 
 
 @dataclass(frozen=True)
@@ -327,11 +320,9 @@ class _Trial:
         rows = torch.from_numpy(np.concatenate([table.rows for table in tables]))
         offset = torch.from_numpy(np.repeat(np.arange(len(tables)) * self.n_people, [len(t) for t in tables]))
         source = self.rows.to(torch.device("cpu"))
-        people = source.annotator_index[rows] + offset
-        joined = replace(
-            source.with_rows(torch.from_numpy(items), torch.from_numpy(ranks), rows), annotator_index=people
-        )
-        joined = joined.with_rows(joined.item_indices, joined.ranks, torch.arange(len(joined)))
+        selected = source.select(rows)
+        selected = replace(selected, annotator_index=selected.annotator_index + offset)
+        joined = selected.with_rows(torch.from_numpy(items), torch.from_numpy(ranks), torch.arange(len(rows)))
         return joined.as_comparisons().to(self.data.annotator_index.device)
 
     def _by_person(self, values: Tensor, rows: RowTensors) -> Tensor:
@@ -412,14 +403,14 @@ class _Trial:
         return self._by_person(nats.double(), rows), self._by_person(right / n_pairs, rows)
 
     def choose_variant(
-        self, variants: Sequence[str], compared: Sequence[int]
+        self, variants: Sequence[str], compared: Sequence[int], recurs: int
     ) -> tuple[str, dict[str, float] | None, LinearFitOptions]:
         """The kind of head, how likely people held out are under each (nats an answer, at the best of the numbers of
         prototypes compared), and how a linear head is shrunk. It gives way only where another is better by more than
-        the error.
+        the error, and is tried where `recurs` people or more met the median item.
         """
         linear = LinearFitOptions()
-        tried = [v for v in variants if v != "linear" or len(variants) == 1 or items_recur(self.data)]
+        tried = [v for v in variants if v != "linear" or len(variants) == 1 or items_recur(self.data, recurs)]
         if "linear" in tried:
             linear = self._best_linear(max(compared))
         if len(tried) == 1:
@@ -532,14 +523,6 @@ def personal_basis(data: RowTensors) -> tuple[Tensor, Tensor]:
     return principal_basis(data.item_vectors(used[:: max(1, len(used) // 8192)]), PERSONAL_WIDTH)
 
 
-def paired_gain(first: Tensor, second: Tensor, n_answers: Tensor) -> tuple[float, float]:
-    """Mean difference an answer of two sums (n_people,), and its standard error; answers of a person hang together."""
-    n_people = len(first)
-    gain = float((first - second).sum() / n_answers.sum())
-    residual = first - second - gain * n_answers
-    return gain, float((residual.square().sum() * n_people / max(n_people - 1, 1)).sqrt() / n_answers.sum())
-
-
 def _one_standard_error(
     table: list[dict[str, float]], per_person: list[Tensor], worth: tuple[float, float] = (DIFFER, WORTH)
 ) -> PrototypeChoice:
@@ -547,18 +530,5 @@ def _one_standard_error(
 
     `worth`: shares of the log-likelihood that leaving K = 1, and any other K, must bring.
     """
-    n_answers = per_person[0][:, 2]
-    best = max((part[:, 0] for part in per_person), key=lambda values: float(values.sum()))
-    mean, chosen = float(best.sum() / n_answers.sum()), None
-    for row, part in zip(table, per_person, strict=True):
-        gap, error = paired_gain(best, part[:, 0], n_answers)
-        row["gain"], row["gain_error"] = paired_gain(part[:, 0], per_person[0][:, 0], n_answers)
-        row |= {"log_likelihood": float(part[:, 0].sum() / n_answers.sum()), "standard_error": error}
-        row["accuracy"] = float(part[:, 1].sum() / n_answers.sum())
-        least = worth[0 if row["n_prototypes"] == 1 else 1] * abs(mean)
-        errors = LEAVING_ONE if row["n_prototypes"] == 1 else 1.0
-        if chosen is None and gap <= max(errors * error, least):
-            loss, loss_error = paired_gain(per_person[0][:, 1], part[:, 1], n_answers)
-            is_worse = loss > loss_error
-            chosen = int(table[0]["n_prototypes"] if is_worse else row["n_prototypes"])
-    return PrototypeChoice(chosen, table)
+    judged, right = ([part[:, column] for part in per_person] for column in (0, 1))
+    return PrototypeChoice(one_standard_error(table, "n_prototypes", judged, right, per_person[0][:, 2], worth), table)
