@@ -228,9 +228,9 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         states = self._reference_pass(self.policies.policy, items).states
         gamma = self.start.responsibilities.double()
         index = torch.from_numpy(self.annotators.indices(prefs.annotator_ids, unknown=-1))
-        weights = torch.where(index[:, None] >= 0, gamma[index.clamp_min(0)], mixing_weights(gamma))
-        at = torch.from_numpy(np.where(prefs.item_indices < 0, prefs.item_indices[:, :1], prefs.item_indices))
-        return (self.start.rewards(states, items)[at] * weights[:, None]).sum(2)
+        weights = torch.cat([gamma, mixing_weights(gamma)[None]])[index]  # −1, a stranger, is the last
+        rewards = self.start.rewards(states, items)[torch.from_numpy(prefs.filled_item_indices)]
+        return (rewards * weights[:, None]).sum(2)
 
     def _reference_pass(self, model: nn.Module, items: TokenizedItems) -> ReferencePass:
         args = self.args

@@ -163,8 +163,12 @@ def _fitted(
     args: MixtureDPOConfig,
     items: TokenizedItems | None,
 ) -> LinearStart:
-    items_of_row = torch.from_numpy(np.where(rows.item_indices < 0, rows.item_indices[:, :1], rows.item_indices))
-    votes = Votes(items_of_row, torch.from_numpy(rows.ranks.astype(np.int64)), annotator_index, n_annotators)
+    votes = Votes(
+        torch.from_numpy(rows.filled_item_indices),
+        torch.from_numpy(rows.ranks.astype(np.int64)),
+        annotator_index,
+        n_annotators,
+    )
     evidence = votes.evidence()
     parts = ties_as_pairs(rows.item_indices, rows.ranks)
     if parts is not None:
@@ -173,8 +177,7 @@ def _fitted(
         evidence = torch.from_numpy(evidence_of_rows(items_of, ranks, people.numpy(), base))
         votes = Votes(torch.from_numpy(items_of), torch.from_numpy(ranks), people, n_annotators)
     options = {"ridge": args.head_ridge, "temper_start": args.temper_start, "seed": args.seed}
-    item_features = _features(rows, states, items, votes, args, options)
-    features = item_features(states, items)
+    item_features, features = _features(rows, states, items, votes, args, options)
     choice = _choice(features, votes, args, options)
     n_types = choice.n_types if args.n_types is None else args.n_types
     table = [] if choice is None else choice.table
@@ -232,34 +235,39 @@ def _features(
     votes: Votes,
     args: MixtureDPOConfig,
     options: dict[str, Any],
-) -> ItemFeatures:
-    """What `args.head_features` names; of 'auto' the one under which people held out are most likely."""
+) -> tuple[ItemFeatures, Tensor]:
+    """What `args.head_features` names, and the features (n_items, dim) of the items; of 'auto' those under which
+    people held out are most likely.
+    """
     wanted = HeadFeatures(args.head_features) if items is not None else HeadFeatures.STATES
     readers: dict[str, ItemFeatures] = {}
     if wanted is not HeadFeatures.TOKENS:
         readers["states"] = ItemFeatures(states=state_projection(rows, states, args.head_dim))
     if wanted is not HeadFeatures.STATES:
         readers["tokens"] = ItemFeatures(tokens=token_projection(rows, items, args.head_dim))
+    features = {name: reader(states, items) for name, reader in readers.items()}
     if len(readers) == 1:
-        return next(iter(readers.values()))
+        (name,) = readers
+        return readers[name], features[name]
     readers["both"] = ItemFeatures(readers["states"].states, readers["tokens"].tokens)
+    features["both"] = torch.cat([features["states"], features["tokens"]], 1)
     counts = torch.bincount(votes.annotator_index)
     n_eligible = int((counts >= 2).sum())
     k = min(3, args.max_types) if args.n_types is None else args.n_types
     n_fitted = int((counts > 0).sum()) - (n_eligible + 1) // 2  # while one half is held out
     if wanted is HeadFeatures.BOTH or n_eligible < LEAST_FOR_AUTO or k > n_fitted:
-        return readers["both"]
+        return readers["both"], features["both"]
     options = options | {"candidates": [k], "n_folds": 2, "n_restarts": 2}
     try:
-        tables = {name: choose_n_types(of(states, items), votes, **options).table for name, of in readers.items()}
+        tables = {name: choose_n_types(values, votes, **options).table for name, values in features.items()}
     except ValueError as error:  # too few people whose items can be dealt into two parts
         logger.info("The linear head reads states and tokens, without a choice: %s", error)
-        return readers["both"]
+        return readers["both"], features["both"]
     judged = {name: table[0]["log_likelihood"] for name, table in tables.items()}
     best = max(judged, key=judged.get)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in judged.items())
     logger.info("The linear head reads %s; nats a row of people held out: %s.", best, shown)
-    return readers[best]
+    return readers[best], features[best]
 
 
 def _lengths(rows: Preferences, items: TokenizedItems | None) -> Tensor:

@@ -17,7 +17,7 @@ from palign.data.preferences import Preferences
 from palign.functional.evidence.positions import position_within
 from palign.models.completions import TokenizedItems
 
-__all__ = ["ItemFeatures", "state_features", "state_projection", "token_features", "token_projection"]
+__all__ = ["ItemFeatures", "state_projection", "token_projection"]
 
 MAX_ROWS = 50_000  # that principal components are taken from
 ROWS_AT_ONCE = 4096
@@ -74,16 +74,6 @@ class ItemFeatures:
         parts = [] if self.states is None else [self.states(states)]
         parts += [] if self.tokens is None else [self.tokens(items)]
         return torch.cat(parts, 1)
-
-
-def state_features(rows: Preferences, states: np.ndarray, n_dims: int) -> Tensor:
-    """(n_items, ≤ n_dims) float64: `state_projection` of the items that it was made from."""
-    return state_projection(rows, states, n_dims)(states)
-
-
-def token_features(rows: Preferences, items: TokenizedItems, n_dims: int) -> Tensor:
-    """(n_items, ≤ n_dims) float64: `token_projection` of the items that it was made from."""
-    return token_projection(rows, items, n_dims)(items)
 
 
 def state_projection(rows: Preferences, states: np.ndarray, n_dims: int) -> StateProjection:

@@ -7,7 +7,7 @@ import torch
 from palign.data.preferences import Preferences
 from palign.models.completions import TokenizedItems
 from palign.trainers.mixture import start_features as module
-from palign.trainers.mixture.start_features import state_features, token_features, token_projection
+from palign.trainers.mixture.start_features import state_projection, token_projection
 
 
 def ragged() -> Preferences:
@@ -31,7 +31,7 @@ def test_features_have_unit_variance_within_rows(at_once: int, monkeypatch: pyte
     monkeypatch.setattr(module, "ROWS_AT_ONCE", at_once)
     rows = ragged()
     states = np.random.default_rng(0).normal(size=(len(rows.items), 3)) * [1, 10, 100]
-    found = state_features(rows, states, 64)
+    found = state_projection(rows, states, 64)(states)
     assert found.shape == (len(rows.items), 3) and found.dtype == torch.float64
     within = differences(rows, found.numpy())
     np.testing.assert_allclose(within.T @ within / len(within), np.eye(3), atol=1e-6)
@@ -43,7 +43,7 @@ def test_the_first_components_are_kept() -> None:
     within = differences(rows, states.astype(np.float64))
     _, singular, axes = np.linalg.svd(within, full_matrices=False)
     expected = states @ axes[:2].T / (singular[:2] / np.sqrt(len(within)))
-    found = state_features(rows, states, 2).numpy()
+    found = state_projection(rows, states, 2)(states).numpy()
     signs = np.sign((found * expected).sum(0))
     np.testing.assert_allclose(found * signs, expected, atol=1e-5)
 
@@ -54,7 +54,7 @@ def test_what_a_prompt_gives_to_all_its_items_does_not_choose_the_directions() -
     states = rng.normal(size=(len(rows.items), 4))
     shift = rng.normal(size=(2, 4)) * 20
     moved = states + shift[[prompt for prompt, _ in rows.items]]
-    first, second = (differences(rows, state_features(rows, x, 3).numpy()) for x in (states, moved))
+    first, second = (differences(rows, state_projection(rows, x, 3)(x).numpy()) for x in (states, moved))
     np.testing.assert_allclose(np.abs(first), np.abs(second), atol=1e-4)
 
 
@@ -62,13 +62,13 @@ def test_directions_without_variance_are_dropped() -> None:
     rows = ragged()
     states = np.random.default_rng(0).normal(size=(len(rows.items), 4)).astype(np.float16)
     states[:, 1:3] = 7.0
-    found = state_features(rows, states, 64)
+    found = state_projection(rows, states, 64)(states)
     assert found.shape[1] == 2 and bool(torch.isfinite(found).all())
 
 
 def test_states_that_say_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="same hidden state.*max_length"):
-        state_features(ragged(), np.ones((len(ragged().items), 4)), 8)
+        state_projection(ragged(), np.ones((len(ragged().items), 4)), 8)
 
 
 def tokens(*texts: list[int]) -> TokenizedItems:
@@ -94,7 +94,7 @@ def test_token_features_are_those_of_a_dense_decomposition() -> None:
     within = differences(rows, dense)
     _, singular, axes = np.linalg.svd(within, full_matrices=False)
     expected = dense @ axes[:3].T / (singular[:3] / np.sqrt(len(within)))
-    found = token_features(rows, tokens(*said), 3).numpy()
+    found = token_projection(rows, tokens(*said), 3)(tokens(*said)).numpy()
     signs = np.sign((found * expected).sum(0))
     np.testing.assert_allclose(found * signs, expected, atol=1e-8)
 
@@ -102,7 +102,7 @@ def test_token_features_are_those_of_a_dense_decomposition() -> None:
 def test_token_features_do_not_depend_on_chance() -> None:
     rows = ragged()
     said = tokens(*(np.random.default_rng(1).integers(1, 9, size=(len(rows.items), 5)).tolist()))
-    assert torch.equal(token_features(rows, said, 3), token_features(rows, said, 3))
+    assert torch.equal(token_projection(rows, said, 3)(said), token_projection(rows, said, 3)(said))
 
 
 def test_a_projection_reads_tokens_that_training_never_saw() -> None:
