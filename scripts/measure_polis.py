@@ -18,15 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure_votes import em_on_votes, judge
-from trl import ModelConfig
+from measure_common import judge, judge_newcomers, promised, set_up, trained
+from measure_votes import em_on_votes
 
-from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.data.public_sets.folders import polis_rows
 from palign.functional.partitions import adjusted_rand_index
-from palign.pipelines.arguments.reward import parse_reward_arguments
-from palign.pipelines.reward import set_up_reward
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
 
 CONVERSATIONS = ["land-bank", "biodiversity", "brexit", "bg2050", "freshwater", "football"]
@@ -57,44 +54,15 @@ def measure(folder: Path, conversation: str, seed: int, n_prototypes: str) -> di
     parts["test"] = [row for row in parts["test"] if row["annotator_id"] in known]
     prefs = {name: Preferences.from_rows(rows, embeddings=n_items) for name, rows in parts.items()}
     with tempfile.TemporaryDirectory() as name:
-        out = Path(name)
-        np.save(out / "items.npy", 3 * np.eye(n_items, dtype=np.float32))
-        for part in ("train", "test"):
-            (out / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in parts[part]))
-        script, data_args, args, _ = parse_reward_arguments([
-            "--dataset_name", str(out / "train.jsonl"), "--eval_dataset_name", str(out / "test.jsonl"), "--embeddings",
-            str(out / "items.npy"), "--n_prototypes", n_prototypes, "--output_dir", str(out / "out"),
-            "--seed", str(seed), "--disable_tqdm", "True", "--guard", "off",
-        ])  # fmt: skip
-        setup = set_up_reward(script, data_args, args, ModelConfig())
+        flags = ("--n_prototypes", n_prototypes, "--seed", str(seed))
+        setup = set_up(Path(name), parts["train"], parts["test"], *flags, n_items=n_items)
         record: dict[str, Any] = {"conversation": conversation, "seed": seed, "K": setup.n_prototypes}
         record |= {"people": len(known), "newcomers": len({row["annotator_id"] for row in parts["judge"]})}
-        for model, k in {"pooled": 1, "pal": setup.n_prototypes}.items():
-            trainer = PALRewardTrainer(
-                setup.make_model(k), args, setup.train_rows, embeddings=setup.embeddings, choice=setup.choice_of(model)
-            )
-            trainer.train()
-            record |= {
-                f"{model}/{key}": v for key, v in judge(trainer.predict_scores(prefs["test"]), prefs["test"]).items()
-            }
-            record |= newcomers(trainer, prefs, setup.embeddings, model)
-        record |= agreement(trainer, groups)
-        if setup.choice is not None and setup.choice.table:
-            row = next(r for r in setup.choice.table if r["n_prototypes"] == setup.n_prototypes)
-            record |= {"promised": row["gain"], "promised_error": row["gain_error"]}
+        for model, trainer in trained(setup):
+            record |= judge(trainer.predict_scores(prefs["test"]), prefs["test"], model)
+            record |= judge_newcomers(trainer, prefs["place"], prefs["judge"], setup.embeddings, model)
+        record |= agreement(trainer, groups) | promised(setup)
     return record | em_beside(prefs, n_items, setup.n_prototypes)
-
-
-def newcomers(
-    trainer: PALRewardTrainer, prefs: dict[str, Preferences], embeddings: np.ndarray, model: str
-) -> dict[str, float]:
-    """Accuracy and log-likelihood on people who were in no training."""
-    fit = trainer.model.fit_annotators(prefs["place"], embeddings=embeddings)
-    rows = torch.from_numpy(AnnotatorIndex(fit.ids).indices(prefs["judge"].annotator_ids, unknown=-1))
-    weights = torch.where(rows[:, None] >= 0, fit.weights[rows.clamp_min(0)], trainer.model.people.mean.cpu())
-    own = {} if fit.deviations is None else {"deviations": fit.deviations[rows.clamp_min(0)]}
-    scores = trainer.predict_scores(prefs["judge"], weights=weights, **own)
-    return {f"{model}/newcomers/{key}": value for key, value in judge(scores, prefs["judge"]).items()}
 
 
 def agreement(trainer: PALRewardTrainer, groups: dict[str, str]) -> dict[str, float]:

@@ -11,7 +11,6 @@ PAL and of its pooled reward.
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from measure_votes import judge
-from trl import ModelConfig
+from measure_common import judge, set_up, trained
 
 from palign.data.preferences import Preferences
-from palign.pipelines.arguments.reward import parse_reward_arguments
-from palign.pipelines.reward import set_up_reward
-from palign.trainers.pal_reward_trainer import PALRewardTrainer
 
 QUESTIONS = {
     "politically-liberal": "What do you think about liberal politics?",
@@ -94,27 +89,13 @@ def row(person: str, question: str, chosen: str, rejected: str) -> dict[str, Any
 def measure(model: Path, statements: pd.DataFrame, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """One population through `palign reward`'s own set-up and trainer."""
     train, test = make_rows(statements, seed, options)
+    flags = ["--model_name_or_path", str(model), "--n_prototypes", options.n_prototypes, "--seed", str(seed)]
+    flags += ["--pooling", options.pooling] if options.pooling else []
     with tempfile.TemporaryDirectory() as name:
-        out = Path(name)
-        for part, rows in (("train", train), ("test", test)):
-            (out / f"{part}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-        flags = [
-            "--dataset_name", str(out / "train.jsonl"), "--eval_dataset_name", str(out / "test.jsonl"),
-            "--model_name_or_path", str(model), "--n_prototypes", options.n_prototypes,
-            "--output_dir", str(out / "out"), "--seed", str(seed), "--disable_tqdm", "True", "--guard", "off",
-        ]  # fmt: skip
-        flags += ["--pooling", options.pooling] if options.pooling else []
-        script, data_args, args, _ = parse_reward_arguments(flags)
-        setup = set_up_reward(script, data_args, args, ModelConfig(model_name_or_path=str(model)))
-        prefs = Preferences.from_rows(test)
+        setup, prefs = set_up(Path(name), train, test, *flags), Preferences.from_rows(test)
         record: dict[str, Any] = {"seed": seed, "K": setup.n_prototypes}
-        for kind, k in {"pooled": 1, "pal": setup.n_prototypes}.items():
-            trainer = PALRewardTrainer(
-                setup.make_model(k), args, setup.train_rows, embeddings=setup.embeddings, store=setup.store,
-                choice=setup.choice_of(kind),
-            )  # fmt: skip
-            trainer.train()
-            record |= {f"{kind}/{key}": value for key, value in judge(trainer.predict_scores(prefs), prefs).items()}
+        for kind, trainer in trained(setup):
+            record |= judge(trainer.predict_scores(prefs), prefs, kind)
     return record
 
 

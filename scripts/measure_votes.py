@@ -18,16 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from trl import ModelConfig
+from measure_common import judge, judge_newcomers, promised, set_up, trained
 
-from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
-from palign.functional.losses import pair_order, plackett_luce
 from palign.functional.partitions import adjusted_rand_index
 from palign.models.row_tensors import evidence_or_none
-from palign.pipelines.arguments.reward import parse_reward_arguments
-from palign.pipelines.reward import set_up_reward
-from palign.trainers.pal_reward_trainer import PALRewardTrainer
 
 N_JUDGED, N_PAIRS = 8, 30
 
@@ -94,13 +89,6 @@ def pair_accuracy(log_odds: np.ndarray, pairs: Preferences) -> float:
     return float((scores[:, 0] > scores[:, 1]).mean())
 
 
-def judge(scores: torch.Tensor, rows: Preferences) -> dict[str, float]:
-    """Accuracy and log-likelihood of rewards."""
-    ranks = torch.from_numpy(rows.ranks.astype(np.int64))
-    right, n_pairs = pair_order(scores, ranks)
-    return {"accuracy": float((right / n_pairs).mean()), "nats": float(-plackett_luce(scores, ranks).mean())}
-
-
 def measure(n_camps: int, seed: int, form: str, n_prototypes: str, size: Size) -> dict[str, object]:
     """One world through `palign reward`'s own set-up and trainer."""
     world = make_world(n_camps, seed, size)
@@ -110,43 +98,21 @@ def measure(n_camps: int, seed: int, form: str, n_prototypes: str, size: Size) -
     place = Preferences.from_rows(as_rows(world["learned"][new], form, seed), embeddings=size.items)
     judged = Preferences.from_rows(as_rows(world["judged"][new], "pairs", seed), embeddings=size.items)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        (path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
-        np.save(path / "items.npy", 3 * np.eye(size.items, dtype=np.float32))
-        pairs_file = path / "test.jsonl"
-        pairs_file.write_text("".join(json.dumps(row) + "\n" for row in pairs.to_rows()))
-        script, data_args, args, model_args = parse_reward_arguments([
-            "--dataset_name", str(path / "train.jsonl"), "--eval_dataset_name", str(pairs_file), "--embeddings",
-            str(path / "items.npy"), "--n_prototypes", n_prototypes, "--output_dir", str(path / "out"),
-            "--disable_tqdm", "True", "--guard", "off",
-        ])  # fmt: skip
-        setup = set_up_reward(script, data_args, args, ModelConfig())
-        found: dict[str, object] = {"camps": n_camps, "seed": seed, "form": form, "K": setup.n_prototypes}
-        scores = {}
-        for name, k in {"pooled": 1, "pal": setup.n_prototypes}.items():
-            trainer = PALRewardTrainer(
-                setup.make_model(k), args, setup.train_rows, embeddings=setup.embeddings, choice=setup.choice_of(name)
-            )
-            trainer.train()
-            scores[name] = trainer.predict_scores(pairs)
-            found |= {f"{name}/{key}": value for key, value in judge(scores[name], pairs).items()}
-            fit = trainer.model.fit_annotators(place, embeddings=setup.embeddings)
-            rows = torch.from_numpy(AnnotatorIndex(fit.ids).indices(judged.annotator_ids, unknown=-1))
-            weights = torch.where(rows[:, None] >= 0, fit.weights[rows.clamp_min(0)], trainer.model.people.mean.cpu())
-            own = {} if fit.deviations is None else {"deviations": fit.deviations[rows.clamp_min(0)]}
-            new_scores = trainer.predict_scores(judged, weights=weights, **own)
-            found |= {f"{name}/newcomers/{key}": value for key, value in judge(new_scores, judged).items()}
+        setup = set_up(Path(folder), train, pairs.to_rows(), "--n_prototypes", n_prototypes, n_items=size.items)
+        record: dict[str, object] = {"camps": n_camps, "seed": seed, "form": form, "K": setup.n_prototypes}
+        for name, trainer in trained(setup):
+            record |= judge(trainer.predict_scores(pairs), pairs, name)
+            record |= judge_newcomers(trainer, place, judged, setup.embeddings, name)
     ids = trainer.model.annotators.ids
     types = trainer.model.people.all().detach().cpu().argmax(1)
-    found["ari"] = float(adjusted_rand_index(types, torch.from_numpy(world["camp"][[int(i[1:]) for i in ids]])))
+    record["ari"] = float(adjusted_rand_index(types, torch.from_numpy(world["camp"][[int(i[1:]) for i in ids]])))
+    record |= promised(setup)
     if setup.choice is not None and setup.choice.table:
-        row = next(r for r in setup.choice.table if r["n_prototypes"] == setup.n_prototypes)
-        found |= {"promised": row["gain"], "promised_error": row["gain_error"], "variant": setup.choice.variant,
-                  "personal": setup.choice.personal is not None}  # fmt: skip
+        record |= {"variant": setup.choice.variant, "personal": setup.choice.personal is not None}
     best = max((em_on_votes(world["learned"][known], n_camps, s) for s in range(5)), key=lambda fit: fit[1])[0]
-    found["em_on_votes"] = pair_accuracy(best, pairs)
-    found["evidence"] = _evidence(setup.train_rows)
-    return found
+    record["em_on_votes"] = pair_accuracy(best, pairs)
+    record["evidence"] = _evidence(setup.train_rows)
+    return record
 
 
 def _evidence(rows: Preferences) -> float:
