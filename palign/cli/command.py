@@ -18,7 +18,7 @@ from types import ModuleType
 
 from palign import __version__
 from palign.cli.errors import run
-from palign.cli.option_file import OptionError, config_path, read_options
+from palign.cli.option_file import config_path, read_options
 from palign.cli.option_help import WIDTH, describe
 
 __all__ = ["COMMANDS", "Command", "load_recipe", "main", "recipe_folder"]
@@ -116,15 +116,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if "-h" in flags or "--help" in flags:
         return run(f"palign {name}", lambda: print(command_help(name)))
-    try:
-        path = config_path(flags)
-        _ = None if path is None else read_options(path)  # the parser reads it again, after seconds of imports
-    except OptionError as error:
-        print(f"palign {name}: error: {error}", file=sys.stderr)
-        return 2
+    return run(f"palign {name}", lambda: start(name, flags))
+
+
+def start(name: str, flags: Sequence[str]) -> None:
+    """Run a sub-command's recipe; a configuration that cannot be read is found before its imports."""
+    path = config_path(flags)
+    _ = None if path is None else read_options(path)  # the parser reads it again, after seconds of imports
     sys.argv[0] = f"palign {name}"  # what a parser calls itself
-    flags = ["--help" if flag == "--help-all" else flag for flag in flags]
-    return run(f"palign {name}", lambda: load_recipe(COMMANDS[name].recipe).main(flags))
+    load_recipe(COMMANDS[name].recipe).main(["--help" if flag == "--help-all" else flag for flag in flags])
 
 
 def recipe_folder() -> Path:

@@ -114,12 +114,14 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         )
 
     def _divides_weights(self) -> bool:
+        return self.is_fsdp_enabled or self._is_zero_3()
+
+    def _is_zero_3(self) -> bool:
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        return self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3)
+        return plugin is not None and plugin.zero_stage == 3
 
     def _recompute_under_adapters(self) -> None:
-        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        if plugin is not None and plugin.zero_stage == 3:
+        if self._is_zero_3():
             raise ValueError(
                 "gradient_checkpointing under ZeRO-3 computes again under whichever adapter is active; give --critic "
                 "head, full or layers:N, or launch with accelerate_configs/zero2.yaml."

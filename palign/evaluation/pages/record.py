@@ -233,6 +233,11 @@ def _comparison_record(
 
 
 def metrics_of(rows: pd.DataFrame, settings: Settings) -> list[str]:
+    """Of the report's metrics those that one model's rows have any number of.
+
+    Raises:
+        ValueError: none.
+    """
     metrics = [name for name in settings.metrics if rows[name].notna().any()]
     if not metrics:
         raise ValueError(
@@ -245,6 +250,7 @@ def metrics_of(rows: pd.DataFrame, settings: Settings) -> list[str]:
 def settings_record(
     settings: Settings, baseline: Sequence[str], reference: Sequence[str], judgements: str, remarks: Sequence[str]
 ) -> SettingsRecord:
+    """How the numbers were computed, and what the rows are called; arguments as `write_report` takes them."""
     plain = {name: getattr(settings, name) for name in ("weights", "min_group_size", "level", "seed", "n_resamples")}
     grouped = [list(names_of(groups)) for groups in settings.groups]
     plain["opens_with"] = list(names_of(settings.opens_with))
@@ -254,8 +260,10 @@ def settings_record(
 
 
 def names_of(groups: Groups) -> tuple[str, ...]:
+    """Columns of a grouping; several for an intersection."""
     return (groups,) if isinstance(groups, str) else tuple(groups)
 
 
 def label_of(label: object) -> str | None:
+    """A group as text: "DE × 18-25" of an intersection; None where there is no group."""
     return None if label is None else " × ".join(map(str, label)) if isinstance(label, tuple) else str(label)

@@ -116,9 +116,7 @@ def sources_of(script: EvaluationArguments) -> tuple[list[ModelSource], list[Mod
 
     A model is called by its folder; where two would have one name, by their paths.
     """
-    if not script.baseline_path:
-        script.baseline_path = _pooled_beside(script.model_path)
-    paths = [*script.model_path, *script.baseline_path]
+    paths = [*script.model_path, *(script.baseline_path or _pooled_beside(script.model_path))]
     twice = [path for path, count in Counter(paths).items() if count > 1]
     if twice:
         raise ValueError(f"{twice[0]!r} is named more than once among --model_path and --baseline_path.")
