@@ -4,7 +4,10 @@ import json
 
 from torch import nn
 
-__all__ = ["hidden_size_of", "longest_input", "sees_only_the_past", "special_ids", "tokenizer_content", "without_head"]
+__all__ = [
+    "hidden_size_of", "longest_input", "n_layers_of", "sees_only_the_past", "special_ids", "tokenizer_content",
+    "without_head",
+]  # fmt: skip
 
 
 def without_head(model: nn.Module) -> nn.Module:
@@ -42,6 +45,11 @@ def hidden_size_of(config: object) -> int:
     """Width of the states that a model of this configuration gives."""
     text = config.get_text_config()
     return int(getattr(text, "word_embed_proj_dim", None) or text.hidden_size)
+
+
+def n_layers_of(config: object) -> int:
+    """Layers of a model of this configuration; 0 where it names no number."""
+    return int(getattr(config.get_text_config(), "num_hidden_layers", None) or 0)
 
 
 # their positions are counted from pad_token_id + 1, in a table of max_position_embeddings rows

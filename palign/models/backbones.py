@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from palign.models.architectures import (
     hidden_size_of,
     longest_input,
+    n_layers_of,
     sees_only_the_past,
     special_ids,
     tokenizer_content,
     without_head,
 )
 from palign.models.model_folders import read_pooling_hints, require_model_folder, unknown_model_message
+from palign.models.states.pooling import OF_COMPLETION, POOLINGS, completion_tokens, pack, pool, rows_at
 from palign.parallel.sharded import is_sharded, loading_whole
-
-POOLINGS = ("completion", "last", "mean", "first", "max")
 
 
 def enter_tensor(digest: Any, name: str, tensor: Tensor) -> None:
@@ -45,57 +45,7 @@ def tensor_bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def pool(states: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """States (batch, seq_len, hidden) of right-padded rows and their mask (batch, seq_len) → (batch, hidden)."""
-    if pooling == "last":
-        return rows_at(states, mask.sum(1) - 1)
-    if pooling == "first":
-        return states[:, 0]
-    real = mask[..., None].to(torch.bool)
-    if pooling == "max":
-        return states.masked_fill(~real, float("-inf")).amax(1)
-    return states.masked_fill(~real, 0.0).sum(1) / mask.sum(1, keepdim=True)
-
-
-def completion_tokens(input_ids: Tensor, mask: Tensor, prompt_lengths: Tensor, marks: Sequence[int]) -> Tensor:
-    """(batch, seq_len) like `mask`: the completion's own tokens; of a completion without any, the row's last token.
-
-    Args:
-        input_ids, mask: (batch, seq_len) of right-padded rows.
-        prompt_lengths: (batch,).
-        marks: ids that are no text, such as those that begin and end turns. Those before the answer's first word are
-            left out, and everything from the first one behind it.
-    """
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    rest = (positions >= prompt_lengths[:, None]) & mask.bool()
-    is_mark = torch.isin(input_ids, torch.tensor(list(marks), dtype=input_ids.dtype, device=input_ids.device))
-    text = rest & ~is_mark
-    has_begun = text.cumsum(1) > 0
-    has_ended = (rest & is_mark & has_begun).cumsum(1) > 0
-    tokens = text & ~has_ended
-    is_empty = ~tokens.any(1, keepdim=True)
-    last = positions == mask.sum(1, keepdim=True) - 1
-    return (tokens | (is_empty & last)).to(mask.dtype)
-
-
-def rows_at(states: Tensor, positions: Tensor) -> Tensor:
-    """States (batch, seq_len, hidden) at one position of each row (batch,) → (batch, hidden)."""
-    return states[torch.arange(states.shape[0], device=states.device), positions]
-
-
-def pack(input_ids: Tensor, attention_mask: Tensor, pad_id: int) -> tuple[Tensor, Tensor]:
-    """Move each row's real tokens to the front, in order, overwrite the pads, and cut the common tail of pads."""
-    real = attention_mask.to(torch.bool)
-    lengths = real.sum(1)
-    if input_ids.shape[0] == 0 or int(lengths.min()) == 0:
-        raise ValueError(
-            "a row of attention_mask has no real token (or the batch is empty); there is nothing to pool. Drop it."
-        )
-    order = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)[:, : int(lengths.max())]
-    packed_mask = real.gather(1, order)
-    return input_ids.gather(1, order).masked_fill(~packed_mask, pad_id), packed_mask.to(torch.long)
-
-
+WITHIN = {"completion": "mean", "completion_last": "last"}  # how the completion's own tokens are pooled
 FINGERPRINT_ELEMENTS = 2**20  # a tensor up to this size is read in full for the key; a larger one is sampled
 
 
@@ -104,6 +54,13 @@ class PooledStates(NamedTuple):
 
     text: Tensor
     prompt: Tensor | None
+
+
+class StateKind(NamedTuple):
+    """Which states become the vector of a text: those after `layer` (None: the last), pooled by `pooling`."""
+
+    layer: int | None
+    pooling: str
 
 
 class TokenizedText(NamedTuple):
@@ -121,7 +78,9 @@ class Backbone(nn.Module):
         model: any transformers model; a head on it (``…ForCausalLM``) is left aside.
         tokenizer: its tokenizer; never modified here, and a missing pad token does not matter.
         pooling: ``completion`` (causal default: the mean over the completion's own tokens, without the marks that end
-            it; the last token where it has none), ``last``, ``mean`` (encoder default), ``first`` or ``max``.
+            it; the last token where it has none), ``completion_last`` (the last of those tokens), ``last``, ``mean``
+            (encoder default), ``first`` or ``max``.
+        layer: the states after that layer, from 1; the last layer's, normed as the model does, if None.
         max_length: tokens kept of one text; the model's own limit is respected when it is smaller.
         normalize: scale every vector to length one, as many sentence encoders do.
     """
@@ -132,6 +91,7 @@ class Backbone(nn.Module):
         tokenizer: object,
         *,
         pooling: str | None = None,
+        layer: int | None = None,
         max_length: int = 1024,
         normalize: bool = False,
     ) -> None:
@@ -147,10 +107,17 @@ class Backbone(nn.Module):
                 f"pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}, or None for the completion's "
                 "tokens under a causal model and the mean of an encoder."
             )
-        if self.pooling == "completion" and not self.is_causal:
+        if self.needs_lengths and not self.is_causal:
             raise ValueError(
-                "pooling='completion' is for causal models: an encoder's states of a completion hold the prompt, "
+                f"pooling={self.pooling!r} is for causal models: an encoder's states of a completion hold the prompt, "
                 "too. Give 'mean', or leave pooling out."
+            )
+        self.layer = layer
+        n_layers = n_layers_of(self.model.config)
+        if layer is not None and not 1 <= layer <= n_layers:
+            raise ValueError(
+                f"layer is {layer}; this model has layers 1 to {n_layers}. Give one of them, or leave it out for the "
+                "last layer's states."
             )
         if max_length < 4:
             raise ValueError(
@@ -173,6 +140,7 @@ class Backbone(nn.Module):
         revision: str | None = None,
         max_length: int = 1024,
         pooling: str | None = None,
+        layer: int | None = None,
         normalize: bool | None = None,
     ) -> "Backbone":
         """Load a hub name or a folder (safetensors only), with the pooling a sentence-transformers folder asks for.
@@ -199,6 +167,7 @@ class Backbone(nn.Module):
             model,
             tokenizer,
             pooling=hints.pooling,
+            layer=layer,
             max_length=limit,
             normalize=hints.normalize if normalize is None else normalize,
         )
@@ -282,10 +251,7 @@ class Backbone(nn.Module):
             model when ``prompt_lengths`` is given, else None. A row without a real token raises ValueError.
         """
         input_ids, mask = pack(input_ids.to(self.device), attention_mask.to(self.device), self._pad_id)
-        options = {"use_cache": False} if self.is_causal else {}
-        states = self.model(input_ids=input_ids, attention_mask=mask, return_dict=True, **options).last_hidden_state
-        if states.dtype in (torch.float16, torch.bfloat16):
-            states = states.float()
+        states = self._states(input_ids, mask, [self.layer])[self.layer]
         if self.needs_lengths:
             return self._pooled_completion(states, input_ids, mask, prompt_lengths)
         pooled = self._scaled(pool(states, mask, self.pooling))
@@ -303,6 +269,42 @@ class Backbone(nn.Module):
         prompt_mask = (positions < prompt_lengths[:, None]).to(mask.dtype)
         return PooledStates(pooled, self._scaled(pool(states, prompt_mask, self.pooling)))
 
+    def _states(self, input_ids: Tensor, mask: Tensor, layers: Sequence[int | None]) -> dict[int | None, Tensor]:
+        """States (batch, seq_len, hidden) after each of those layers, at least float32."""
+        options = {"use_cache": False} if self.is_causal else {}
+        if any(layer is not None for layer in layers):
+            options["output_hidden_states"] = True
+        output = self.model(input_ids=input_ids, attention_mask=mask, return_dict=True, **options)
+        states = {
+            layer: output.last_hidden_state if layer is None else output.hidden_states[layer] for layer in layers
+        }
+        return {
+            layer: part.float() if part.dtype in (torch.float16, torch.bfloat16) else part
+            for layer, part in states.items()
+        }
+
+    def pooled_as(self, batch: dict[str, Tensor], kinds: Sequence[StateKind]) -> list[Tensor]:
+        """(batch, hidden) of each kind, for completions of causal models: one pass over what :meth:`collate` gives."""
+        input_ids, mask = batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
+        states = self._states(input_ids, mask, sorted({kind.layer for kind in kinds}, key=str))
+        lengths = batch["prompt_lengths"].to(self.device)
+        tokens = completion_tokens(input_ids, mask, lengths, self._marks)
+        return [
+            self._scaled(
+                pool(states[layer], tokens if pooling in OF_COMPLETION else mask, WITHIN.get(pooling, pooling))
+            )
+            for layer, pooling in kinds
+        ]
+
+    def read_as(self, kind: StateKind) -> None:
+        """From now on pool states of that kind; the fingerprint is another."""
+        self.layer, self.pooling = kind
+
+    @property
+    def kind(self) -> StateKind:
+        """What is pooled now."""
+        return StateKind(self.layer, self.pooling)
+
     def pooled(self, batch: dict[str, Tensor]) -> Tensor:
         """(batch, hidden): the whole texts of what :meth:`collate` gives."""
         lengths = {"prompt_lengths": batch["prompt_lengths"]} if self.needs_lengths else {}
@@ -311,7 +313,7 @@ class Backbone(nn.Module):
     @property
     def needs_lengths(self) -> bool:
         """Whether `forward` must know where the completion begins."""
-        return self.pooling == "completion"
+        return self.pooling in OF_COMPLETION
 
     def _pooled_completion(
         self, states: Tensor, input_ids: Tensor, mask: Tensor, prompt_lengths: Tensor | None
@@ -326,13 +328,13 @@ class Backbone(nn.Module):
             raise ValueError("prompt_lengths holds a number below 0 or above the real tokens of its row.")
         tokens = completion_tokens(input_ids, mask, lengths, self._marks)
         prompt = rows_at(states, (lengths - 1).clamp_min(0))  # of an empty prompt nobody keeps it
-        return PooledStates(self._scaled(pool(states, tokens, "mean")), self._scaled(prompt))
+        return PooledStates(self._scaled(pool(states, tokens, WITHIN[self.pooling])), self._scaled(prompt))
 
     def _scaled(self, vectors: Tensor) -> Tensor:
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
     def fingerprint(self) -> str:
-        """A content key (64 hex digits): weights, configuration, tokenizer, pooling and longest input.
+        """A content key (64 hex digits): weights, configuration, tokenizer, pooling, layer and longest input.
 
         The same model in another folder has the same key; one changed weight matrix, another tokenizer or pooling
         has another. Tensors above a million elements are sampled evenly, the rest read in full.
@@ -352,6 +354,7 @@ class Backbone(nn.Module):
             if key not in ("_name_or_path", "transformers_version", "architectures")
         }
         settings = [config, tokenizer_content(self.tokenizer), self.pooling, self.max_length, self.normalize]
+        settings += [] if self.layer is None else [self.layer]
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 

@@ -297,23 +297,10 @@ def embed_preferences(
     are read bare, else as turns. With a causal backbone the prompts come out of the passes of their items; an encoder
     reads each prompt once by itself. Rows of vectors instead of text raise ValueError.
     """
-    from palign.data.rendering import render_completion, render_prompt
-    from palign.data.turns import in_turns
-
-    if prefs.items is None or prefs.prompts is None:
-        raise ValueError(
-            "these preferences name rows of an embedding file and hold no text; give that file as embeddings instead "
-            "of asking a backbone for vectors."
-        )
-    if not plain_prompts:
-        prefs = in_turns(prefs)
-    prompts = [render_prompt(prompt, backbone.tokenizer) for prompt in prefs.prompts]
-    completions = [
-        render_completion(prefs.prompts[index], completion, backbone.tokenizer) for index, completion in prefs.items
-    ]
+    item_prompts, completions, prompts = item_texts(prefs, backbone.tokenizer, plain_prompts=plain_prompts)
     item_rows = store.fill(
         backbone,
-        [prompts[index] for index, _ in prefs.items],
+        item_prompts,
         completions,
         batch_size=batch_size,
         keep_prompt_states=with_prompts,
@@ -324,6 +311,28 @@ def embed_preferences(
         return _taken(store.vectors, item_rows), None
     prompt_rows = store.fill(backbone, prompts, None, batch_size=batch_size, progress=progress, together=together)
     return _taken(store.vectors, item_rows), _taken(store.vectors, prompt_rows)
+
+
+def item_texts(
+    prefs: "Preferences", tokenizer: object, *, plain_prompts: bool = True
+) -> tuple[list[str], list[str], list[str]]:
+    """What the model reads: prompt (n_items,) and completion (n_items,) of every item, and every prompt (n_prompts,).
+
+    `plain_prompts`: plain rows are read bare, else as turns. Rows of vectors instead of text raise ValueError.
+    """
+    from palign.data.rendering import render_completion, render_prompt
+    from palign.data.turns import in_turns
+
+    if prefs.items is None or prefs.prompts is None:
+        raise ValueError(
+            "these preferences name rows of an embedding file and hold no text; give that file as embeddings instead "
+            "of asking a backbone for vectors."
+        )
+    if not plain_prompts:
+        prefs = in_turns(prefs)
+    prompts = [render_prompt(prompt, tokenizer) for prompt in prefs.prompts]
+    completions = [render_completion(prefs.prompts[index], text, tokenizer) for index, text in prefs.items]
+    return [prompts[index] for index, _ in prefs.items], completions, prompts
 
 
 def _taken(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from palign.functional.ideal_point import MAX_SCALE, Similarity, ideal_point_scores, mix_prototypes
 
-__all__ = ["FixedPointHead", "LinearHead", "Mixing", "PromptPointHead"]
+__all__ = ["FixedPointHead", "LinearHead", "Mixing", "PromptPointHead", "Scaling", "Standardize"]
 
 STANDARD_SCALE = 0.5  # of one standardised coordinate
 MAX_STANDARDISE = 100_000  # items that centre and scale are taken from
@@ -32,6 +32,13 @@ class Mixing(StrEnum):
     LATENT = "latent"  # z = w P, P in the preference space
     PROJECTED = "projected"  # z = w f(P), P among the states
     INPUT = "input"  # z = f(w P), P among the states
+
+
+class Scaling(StrEnum):
+    """What a head does to states, after their centre is taken off."""
+
+    COMMON = "common"  # one scale for all
+    UNIT = "unit"  # every state to the same length, so that its direction alone counts (SimpleShot, arXiv 1911.04623)
 
 
 class ByteDropout(nn.Module):
@@ -54,10 +61,11 @@ class ByteDropout(nn.Module):
 
 
 class Standardize(nn.Module):
-    """(x − centre) · scale: (..., hidden) → (..., hidden)."""
+    """(x − centre) · scale: (..., hidden) → (..., hidden); under `Scaling.UNIT` over the length of x − centre, too."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
+        self.scaling = Scaling.COMMON
         self.register_buffer("center", torch.zeros(hidden_size))
         self.register_buffer("scale", torch.ones(()))
 
@@ -66,6 +74,9 @@ class Standardize(nn.Module):
         """Take centre and one common scale from vectors (n, hidden), evenly sampled where there are many."""
         sample = vectors[:: max(1, len(vectors) // MAX_STANDARDISE)].float()
         self.center.copy_(sample.mean(0))
+        if self.scaling is Scaling.UNIT:
+            self.scale.fill_(STANDARD_SCALE * vectors.shape[-1] ** 0.5)
+            return
         deviation = (sample - self.center).square().mean().sqrt()
         self.scale.copy_(STANDARD_SCALE / deviation if deviation > 1e-8 else torch.ones_like(deviation))
 
@@ -74,6 +85,9 @@ class Standardize(nn.Module):
 
         Centre and scale are folded into the first linear map, which spares two passes over the vectors in every step.
         """
+        if self.scaling is Scaling.UNIT:
+            directions = F.normalize(vectors.to(self.center.dtype) - self.center, dim=-1)
+            return network(directions * self.scale)
         first = network[0]
         weight = first.weight * self.scale
         inner = nn.functional.linear(vectors.to(weight.dtype), weight, first.bias - weight @ self.center)

@@ -90,6 +90,7 @@ class PALRewardModel(nn.Module):
         revision: str | None = None,
         trust_remote_code: bool = False,
         pooling: str | None = None,
+        layer: int | None = None,
         max_length: int = 1024,
         plain_prompts: bool = False,
         **options: Any,
@@ -107,7 +108,8 @@ class PALRewardModel(nn.Module):
         if isinstance(name_or_path_or_model, nn.Module):
             if tokenizer is None:
                 raise ValueError("A model object needs its tokenizer: from_backbone(model, tokenizer=…, …).")
-            backbone = Backbone(name_or_path_or_model, tokenizer, pooling=pooling, max_length=max_length)
+            options_of_backbone = {"pooling": pooling, "layer": layer, "max_length": max_length}
+            backbone = Backbone(name_or_path_or_model, tokenizer, **options_of_backbone)
             source = "backbone"
         else:
             backbone = Backbone.from_pretrained(
@@ -116,6 +118,7 @@ class PALRewardModel(nn.Module):
                 revision=revision,
                 trust_remote_code=trust_remote_code,
                 pooling=pooling,
+                layer=layer,
                 max_length=max_length,
             )
             source = str(name_or_path_or_model)
@@ -125,6 +128,7 @@ class PALRewardModel(nn.Module):
             backbone=source,
             backbone_revision=revision,
             pooling=backbone.pooling,
+            layer=backbone.layer,
             normalize=backbone.normalize,
             max_length=backbone.max_length,
             plain_prompts=reads_plain(backbone.tokenizer, plain_prompts),

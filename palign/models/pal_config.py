@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from palign.functional.ideal_point import Similarity
-from palign.models.heads import FixedPointHead, LinearHead, Mixing, PointHead, PromptPointHead
+from palign.models.heads import FixedPointHead, LinearHead, Mixing, PointHead, PromptPointHead, Scaling, Standardize
 
 __all__ = ["PALConfig", "register_head"]
 
@@ -44,6 +44,8 @@ class PALConfig:
             `inner_product`).
         preference_dim: width of the preference space.
         inner_size, n_layers, dropout: of f and of each g_k; one layer is a linear map.
+        scaling: what the head does to centred states: `common` (one scale for all) or `unit` (each to one length; not
+            of a linear head).
         partition: one-hot weights at evaluation.
         temperature: what rewards are multiplied by, fitted on people held out; 1 leaves them.
         personal_dim: width of everybody's deviation from their mixture (`palign.models.people_deviations`); 0: none.
@@ -51,7 +53,7 @@ class PALConfig:
         backbone: hub name or path of the backbone, `backbone` for the folder inside the saved model, None for vectors.
         backbone_revision: of the hub name.
         backbone_adapter: whether the saved model holds LoRA weights for the backbone.
-        pooling, normalize, max_length: of the backbone.
+        pooling, layer, normalize, max_length: of the backbone.
         plain_prompts: whether plain prompts and completions are read bare, or as turns (`palign.data.turns`); models
             saved before there was a choice read them bare.
     """
@@ -65,6 +67,7 @@ class PALConfig:
     inner_size: int = 64
     n_layers: int = 2
     dropout: float = 0.4
+    scaling: str = "common"
     partition: bool = False
     temperature: float = 1.0
     personal_dim: int = 0
@@ -73,6 +76,7 @@ class PALConfig:
     backbone_revision: str | None = None
     backbone_adapter: bool = False
     pooling: str | None = None
+    layer: int | None = None
     normalize: bool = False
     max_length: int = 1024
     plain_prompts: bool = True
@@ -87,6 +91,9 @@ class PALConfig:
         allowed = [kind.value for kind in Mixing]
         if self.mixing not in allowed:
             raise ValueError(f"mixing is {self.mixing!r}; it must be one of {', '.join(allowed)}.")
+        allowed = [kind.value for kind in Scaling]
+        if self.scaling not in allowed:
+            raise ValueError(f"scaling is {self.scaling!r}; it must be one of {', '.join(allowed)}.")
         if self.similarity is None:
             self.similarity = VARIANTS[self.variant].default_similarity.value
         allowed = [kind.value for kind in Similarity]
@@ -113,6 +120,9 @@ class PALConfig:
             options["mixing"] = self.mixing
         head = kind(self.hidden_size, **options)
         head.temperature = self.temperature
+        for module in head.modules():
+            if isinstance(module, Standardize):
+                module.scaling = Scaling(self.scaling)
         return head
 
     def save(self, path: Path) -> None:

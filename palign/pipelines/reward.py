@@ -27,11 +27,12 @@ from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
 from palign.pipelines.arguments.reward import RewardArguments
-from palign.pipelines.reports.reward import choice_sentences, people_in_no_number, trained_on
+from palign.pipelines.reports.reward import choice_sentences, people_in_no_number, states_sentence, trained_on
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer, check_prototype_count, head_fit_options
 from palign.trainers.reward.linear_fit import RECURS, TEXTS_RECUR
 from palign.trainers.reward.prototype_count import PrototypeChoice, calibrate_head, choose_n_prototypes, require_people
+from palign.trainers.reward.state_choice import StateChoice, choose_states
 
 if TYPE_CHECKING:
     from trl import ModelConfig
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["RewardSetup", "dominant_prototypes", "set_up_reward"]
 
 MOST_PERSONAL = 100_000  # people; a row of numbers for each of more is not worth its memory
+AUTO_JUDGED = 4  # prototypes by which kinds of states are judged, where K is to be chosen after them
 EMBEDDED = {"n_annotators": 60, "n_types": 3, "n_rows": 60, "n_newcomers": 40}
 
 
@@ -52,6 +54,7 @@ class RewardSetup:
         n_prototypes: K, chosen if it was to be.
         choice: what people held out chose, or None.
         variant: kind of head, where it was chosen.
+        states: which states of the backbone are read, where it was chosen.
         dealt: rows that `train_rows` and `eval_rows` were dealt from; None where rows to evaluate on were named.
         guard_notes: what the guard reports of the rows.
         newcomers: rows to place newcomers by and rows to judge by, or None.
@@ -71,6 +74,7 @@ class RewardSetup:
     annotators: AnnotatorIndex = field(default_factory=AnnotatorIndex)
     guard_notes: list[str] = field(default_factory=list)
     variant: str | None = None
+    states: StateChoice | None = None
     dealt: Preferences | None = None
 
     def config(self, n_prototypes: int) -> PALConfig:
@@ -78,12 +82,14 @@ class RewardSetup:
         options = self.script.head_options()
         if self.variant is not None and self.variant != options["variant"]:
             options |= {"variant": self.variant, "similarity": None}
+        if self.states is not None:
+            options["scaling"] = self.states.scaling
         if self.backbone is None:
             return PALConfig(self.embeddings.shape[1], n_prototypes, **options)
         backbone = self.backbone
         return PALConfig(
             backbone.hidden_size, n_prototypes, backbone=self.backbone_name, pooling=backbone.pooling,
-            normalize=backbone.normalize, max_length=backbone.max_length,
+            layer=backbone.layer, normalize=backbone.normalize, max_length=backbone.max_length,
             plain_prompts=reads_plain(backbone.tokenizer, self.script.plain_prompts), **options,
         )  # fmt: skip
 
@@ -133,6 +139,7 @@ class RewardSetup:
         base = "ready vectors" if self.backbone_name is None else f"states of {self.backbone_name}"
         notes = [trained_on(self.train_rows, base), *self.guard_notes]
         notes += people_in_no_number(self.train_rows, self.eval_rows)
+        notes += [] if self.states is None else [states_sentence(self.states)]
         return notes if self.choice is None else [*notes, *choice_sentences(self.choice)]
 
 
@@ -179,6 +186,7 @@ def set_up_reward(
     if setup.backbone is not None:
         note = turns_sentence(train.prompts, setup.backbone.tokenizer, script.plain_prompts)
         setup.guard_notes += print_note(note)
+    _choose_states(setup)
     _choose(setup)
     return setup
 
@@ -194,6 +202,33 @@ def dominant_prototypes(model: PALRewardModel) -> dict[str, str]:
     """Everybody's largest weight, as a discovered type."""
     largest = model.people.all().argmax(1).tolist()
     return {name: f"prototype_{k}" for name, k in zip(model.annotators.ids, largest, strict=True)}
+
+
+def _choose_states(setup: RewardSetup) -> None:
+    """Pooling, layer and scaling where they are 'auto': the backbone and the heads read as people held out chose."""
+    script, args, backbone = setup.script, setup.args, setup.backbone
+    if backbone is None:
+        return
+    is_free = script.pooling == "auto" and backbone.is_causal and backbone.pooling == "completion"
+    layers = [backbone.layer] if script.layer is not None or not is_free else None
+    poolings = ("completion", "completion_last") if is_free else (backbone.pooling,)
+    scalings = ("common", "unit") if script.scaling == "auto" else (script.scaling,)
+    if layers is not None and len(poolings) == len(scalings) == 1:
+        return
+    held: list[Any] = [None]
+    if PartialState().is_main_process:
+        held[0] = choose_states(
+            setup.train_rows, backbone, setup.config(1), head_fit_options(args),
+            n_prototypes=(1, AUTO_JUDGED) if script.n_prototypes is None else (script.n_prototypes,),
+            layers=layers, poolings=poolings, scalings=scalings, batch_size=args.embedding_batch_size,
+            seed=args.seed, show_progress=not args.disable_tqdm,
+        )  # fmt: skip
+    setup.states = broadcast_object_list(held)[0]
+    if setup.states is None:
+        return
+    backbone.read_as(setup.states.kind)
+    setup.store.append(setup.states.keys, setup.states.vectors)
+    print_note(states_sentence(setup.states))
 
 
 def _choose(setup: RewardSetup) -> None:
@@ -238,8 +273,8 @@ def _backbone(script: RewardArguments, model_args: "ModelConfig") -> "Backbone |
     dtype = model_args.dtype if model_args.dtype not in (None, "auto") else "float32"
     return Backbone.from_pretrained(
         model_args.model_name_or_path, dtype=dtype, revision=model_args.model_revision,
-        trust_remote_code=getattr(model_args, "trust_remote_code", False), pooling=script.pooling,
-        max_length=script.max_length,
+        trust_remote_code=getattr(model_args, "trust_remote_code", False),
+        pooling=None if script.pooling == "auto" else script.pooling, layer=script.layer, max_length=script.max_length,
     )  # fmt: skip
 
 

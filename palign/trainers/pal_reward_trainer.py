@@ -35,7 +35,8 @@ from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.reward.collator import PairDataset, RewardCollator
 from palign.trainers.reward.head_fit import HeadFitOptions, fit_head
 from palign.trainers.reward.linear_fit import LinearFitOptions, fit_linear_head
-from palign.trainers.reward.prototype_count import PERSONAL_WIDTH, PrototypeChoice, personal_basis, standardize
+from palign.trainers.reward.prototype_count import PrototypeChoice
+from palign.trainers.reward.trial import PERSONAL_WIDTH, personal_basis, standardize
 from palign.writing import saving
 
 __all__ = ["PALRewardTrainer", "check_prototype_count", "head_fit_options"]

@@ -22,15 +22,9 @@ from transformers import (
     T5Model,
 )
 
-from palign.models.backbones import (
-    FINGERPRINT_ELEMENTS,
-    Backbone,
-    completion_tokens,
-    enter_tensor,
-    pool,
-    tensor_bytes,
-)
+from palign.models.backbones import FINGERPRINT_ELEMENTS, Backbone, StateKind, enter_tensor, tensor_bytes
 from palign.models.model_folders import read_pooling_hints
+from palign.models.states.pooling import completion_tokens, pool
 
 WORDS = "a b c d e f g h i j k l m n o p the cat dog likes tea sun rain".split()
 HIDDEN = 16
@@ -370,3 +364,30 @@ def test_how_a_tensor_enters_a_key() -> None:
         by_hand.update(tensor.numpy().reshape(-1)[::stride].tobytes())
         assert ours.hexdigest() == by_hand.hexdigest()
     assert tensor_bytes(torch.tensor([1, 2], dtype=torch.int16)) == b"\x01\x00\x02\x00"
+
+
+@pytest.mark.parametrize("pooling", ["completion", "completion_last", "last", "mean"])
+@pytest.mark.parametrize("layer", [None, 1])
+def test_one_pass_for_many_kinds_gives_what_each_gives_alone(pooling, layer):
+    alone = make_backbone("llama", pooling=pooling, layer=layer)
+    batch = alone.encode(["the cat", "a"], [" likes tea", " b c d"])
+    kinds = [StateKind(None, "mean"), StateKind(layer, pooling), StateKind(2, "last")]
+    torch.testing.assert_close(alone.pooled_as(batch, kinds)[1], alone(**batch).text)
+
+
+def test_completion_last_is_the_state_before_the_mark_that_ends_it():
+    backbone = make_backbone("llama", pooling="completion_last")
+    ids = torch.tensor([[8, 9, 10, 11, 4, 12]])  # 4 is <s>, a mark; the completion begins at 2
+    states = backbone.model(input_ids=ids).last_hidden_state
+    pooled = backbone(ids, torch.ones_like(ids), torch.tensor([2]))
+    torch.testing.assert_close(pooled.text[0], states[0, 3])
+
+
+def test_a_layer_is_read_where_it_is_asked_for_and_has_a_key_of_its_own():
+    whole, inner = make_backbone("llama", pooling="last"), make_backbone("llama", pooling="last", layer=1)
+    batch = whole.encode(["the cat"], [" likes tea"])
+    states = whole.model(input_ids=batch["input_ids"], output_hidden_states=True).hidden_states
+    torch.testing.assert_close(inner(**batch).text[0], states[1][0, -1])
+    assert whole.fingerprint() != inner.fingerprint()
+    with pytest.raises(ValueError, match="layer is 3; this model has layers 1 to 2"):
+        make_backbone("llama", layer=3)

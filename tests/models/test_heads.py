@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from palign.models.heads import ByteDropout, FixedPointHead, Mixing, PromptPointHead
+from palign.models.pal_config import PALConfig
 from tests.worlds.reward_models import HIDDEN
 
 D = 6
@@ -243,3 +244,19 @@ def test_dropout_keeps_the_mean_and_drops_its_share(rate: float) -> None:
 @pytest.mark.parametrize("rate", [0.998, 0.999])
 def test_dropout_of_nearly_everything_is_finite(rate: float) -> None:
     assert ByteDropout(rate)(torch.ones(100, 100)).isfinite().all()
+
+
+def test_unit_scaling_keeps_directions_alone():
+    head = PALConfig(HIDDEN, 2, scaling="unit", dropout=0.0).make_head().eval()
+    states = torch.randn(50, HIDDEN, generator=torch.Generator().manual_seed(0))
+    head.standardize.fit(states)
+    center = states.mean(0)
+    expected = head.f(0.5 * HIDDEN**0.5 * (states - center) / (states - center).norm(dim=1, keepdim=True))
+    torch.testing.assert_close(head.points(states), expected, rtol=1e-4, atol=1e-5)
+    farther = center + 3 * (states - center)
+    torch.testing.assert_close(head.points(farther), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scaling_is_one_of_two():
+    with pytest.raises(ValueError, match="scaling is 'length'; it must be one of common, unit"):
+        PALConfig(HIDDEN, 2, scaling="length")

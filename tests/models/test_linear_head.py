@@ -18,7 +18,8 @@ from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
 from palign.trainers.reward.head_fit import HeadFitOptions
 from palign.trainers.reward.linear_fit import TEXTS_RECUR, LinearFitOptions, items_recur
-from palign.trainers.reward.prototype_count import Personal, PrototypeChoice, calibrate_head
+from palign.trainers.reward.prototype_count import PrototypeChoice, calibrate_head
+from palign.trainers.reward.trial import Personal
 
 
 def camps(n_people: int = 40, n_items: int = 12, n_rows: int = 20, seed: int = 0) -> Preferences:

@@ -176,6 +176,7 @@ def _load_backbone(config: PALConfig, folder: Path, options: dict[str, Any]) -> 
     defaults = {
         "revision": config.backbone_revision,
         "pooling": config.pooling,
+        "layer": config.layer,
         "normalize": config.normalize,
         "max_length": config.max_length,
     }

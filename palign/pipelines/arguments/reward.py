@@ -10,6 +10,7 @@ from trl import ModelConfig
 from palign.cli.parser import CommandLine
 from palign.data.arguments import DataArguments
 from palign.data.vote_counts import count_or_auto
+from palign.models.states.pooling import POOLINGS
 from palign.trainers.checkpointing.complete import resume_point
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.writing import require_writable
@@ -57,9 +58,24 @@ class RewardArguments:
     n_layers: int = field(default=2, metadata={"help": "Linear layers of f and g; 1 is a linear map."})
     head_dropout: float = field(default=0.4, metadata={"help": "Dropout inside f and g."})
     partition: bool = field(default=False, metadata={"help": "One-hot weights at evaluation."})
-    pooling: str | None = field(
+    pooling: str = field(
+        default="auto",
+        metadata={
+            "help": "'completion' (the mean over its own tokens), 'completion_last' (the last of them), 'last', "
+            "'mean', 'first' or 'max'. 'auto' is what the model's folder asks for; of a causal model without such a "
+            "wish, one of the first two, and the layer: chosen on annotators held out."
+        },
+    )
+    layer: int | None = field(
         default=None,
-        metadata={"help": "'completion' (its own tokens), 'last', 'mean', 'first' or 'max'; as the model."},
+        metadata={"help": "States after that layer, from 1. Unset: chosen with the pooling, or the last."},
+    )
+    scaling: str = field(
+        default="auto",
+        metadata={
+            "help": "What the head does to centred states: 'common' (one scale) or 'unit' (each to one length). "
+            "'auto' is chosen on annotators held out; for ready vectors it is 'common'."
+        },
     )
     max_length: int = field(default=1024, metadata={"help": "Tokens of prompt and completion that are read."})
     plain_prompts: bool = field(
@@ -90,6 +106,10 @@ class RewardArguments:
         self.n_prototypes = count_or_auto(self.n_prototypes, "--n_prototypes")
         if self.personal not in ("auto", "none"):
             raise ValueError(f"--personal is {self.personal!r}; it must be 'auto' or 'none'.")
+        if self.pooling not in (allowed := ("auto", *POOLINGS)):
+            raise ValueError(f"--pooling is {self.pooling!r}; it must be one of {', '.join(allowed)}.")
+        if self.scaling not in (allowed := ("auto", "common", "unit")):
+            raise ValueError(f"--scaling is {self.scaling!r}; it must be one of {', '.join(allowed)}.")
         if not 0 < self.eval_fraction < 1:
             raise ValueError(f"--eval_fraction is {self.eval_fraction}; it must lie between 0 and 1.")
         if (self.newcomers_dataset_name is None) != (self.newcomers_eval_dataset_name is None):
@@ -102,6 +122,7 @@ class RewardArguments:
         """Fields of `PALConfig`."""
         names = ("variant", "mixing", "similarity", "preference_dim", "inner_size", "n_layers", "partition")
         options = {name: getattr(self, name) for name in names} | {"dropout": self.head_dropout}
+        options["scaling"] = "common" if self.scaling == "auto" else self.scaling
         return options | {"variant": "fixed" if self.variant == "auto" else self.variant}
 
 

@@ -2,9 +2,18 @@
 
 from palign.data.preferences import Preferences
 from palign.trainers.reward.prototype_count import PrototypeChoice
+from palign.trainers.reward.state_choice import StateChoice
 
-__all__ = ["choice_sentences", "people_in_no_number", "trained_on"]
+__all__ = ["choice_sentences", "people_in_no_number", "states_sentence", "trained_on"]
 
+POOLED = {
+    "completion": "the mean over the completion's own tokens",
+    "completion_last": "the completion's last own token",
+    "last": "the last token",
+    "mean": "the mean over all tokens",
+    "first": "the first token",
+    "max": "the largest value over all tokens",
+}
 KINDS = {"fixed": "a network", "linear": "directions fitted by EM", "prompt": "a network that reads the prompt"}
 
 
@@ -27,6 +36,23 @@ def people_in_no_number(train: Preferences, evaluation: Preferences) -> list[str
         f"{n_left:,} of the {len(known):,} annotators trained on have no row held out, as too few of theirs "
         "could be: they are in no number of this report."
     ]
+
+
+def states_sentence(choice: StateChoice) -> str:
+    """Which states are read, and how likely answers of people held out were under the others."""
+    named = [(states_name(**{key: row[key] for key in ("layer", "pooling", "scaling")}), row) for row in choice.table]
+    shown = "; ".join(f"{name} {row['log_likelihood']:.3f}" for name, row in named)
+    best = states_name(choice.kind.layer, choice.kind.pooling, choice.scaling)
+    return (
+        f"The vector of a completion is {best}: it makes answers of {choice.n_people:,} annotators held out likeliest "
+        f"(nats an answer: {shown})."
+    )
+
+
+def states_name(layer: int | None, pooling: str, scaling: str) -> str:
+    """One kind of states in words."""
+    where = "after the last layer" if layer is None else f"after layer {layer}"
+    return f"{POOLED[pooling]} {where}, {'each of one length' if scaling == 'unit' else 'on one scale'}"
 
 
 def choice_sentences(choice: PrototypeChoice) -> list[str]:

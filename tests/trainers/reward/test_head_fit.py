@@ -16,7 +16,7 @@ from palign.models.people_fit import fit_people
 from palign.models.people_weights import AnnotatorWeights
 from palign.models.row_tensors import RowTensors
 from palign.trainers.reward.head_fit import HeadFitOptions, fit_head
-from palign.trainers.reward.prototype_count import fit_fresh_head, standardize
+from palign.trainers.reward.trial import fit_fresh_head, standardize
 from tests.worlds.reward_models import HIDDEN, SMALL, vector_model, vector_rows, vectors
 
 LINEAR = {"n_layers": 1, "preference_dim": 10}

@@ -1,0 +1,164 @@
+"""Which states of a causal backbone become the vector of an answer: chosen on people held out, like everything else.
+
+One pass over a sample of the texts gives the states after some layers, pooled over the completion's own tokens or at
+the last of them. A head is fitted on each kind for people of whom a part is held out
+(`palign.trainers.reward.trial`), and the kind that makes their answers likeliest is taken. Three questions are asked
+one after the other, each with the answers before it: are states scaled to one length, is the mean or the last token
+read, and after which layer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from palign.data.preferences import Preferences
+from palign.models.architectures import n_layers_of
+from palign.models.backbones import Backbone, StateKind
+from palign.models.embeddings import item_texts, text_key
+from palign.models.heads import Scaling
+from palign.models.pal_config import PALConfig
+from palign.models.row_tensors import RowTensors
+from palign.trainers.reward.head_fit import HeadFitOptions
+from palign.trainers.reward.linear_fit import LinearFitOptions
+from palign.trainers.reward.trial import HeldOutTrial, eligible_people
+
+__all__ = ["StateChoice", "candidate_layers", "choose_states"]
+
+LEAST_PEOPLE = 8  # half of them are fitted on while the others are held out
+MOST_TEXTS = 4096  # that are read for the choice
+DEPTHS = (1 / 2, 2 / 3, 5 / 6)  # of the layers; the last one is tried as well
+
+
+@dataclass(frozen=True)
+class StateChoice:
+    """What people held out chose.
+
+    Attributes:
+        kind: layer and pooling.
+        scaling: `common` or `unit`.
+        table: a dict for each trial with layer, pooling, scaling and log_likelihood (nats an answer).
+        n_people: annotators who were judged.
+        keys: (n_texts,) of 32 bytes each, of the texts that were read.
+        vectors: (n_texts, hidden) float32 of that kind, which are not to be computed again.
+    """
+
+    kind: StateKind
+    scaling: str
+    table: list[dict[str, object]]
+    n_people: int
+    keys: list[bytes]
+    vectors: np.ndarray
+
+
+def candidate_layers(n_layers: int) -> list[int | None]:
+    """Layers that are tried; the last one is None."""
+    inner = sorted({round(depth * n_layers) for depth in DEPTHS} - {0, n_layers}, reverse=True)
+    return [None, *inner]
+
+
+def choose_states(
+    rows: Preferences,
+    backbone: Backbone,
+    config: PALConfig,
+    options: HeadFitOptions,
+    *,
+    n_prototypes: Sequence[int],
+    scalings: Sequence[str] = (Scaling.COMMON, Scaling.UNIT),
+    layers: Sequence[int | None] | None = None,
+    poolings: Sequence[str] = ("completion", "completion_last"),
+    batch_size: int = 32,
+    seed: int = 0,
+    show_progress: bool = True,
+) -> StateChoice | None:
+    """The kind of states and their scaling under which people held out are most likely.
+
+    Args:
+        rows: of text; a sample of people is taken where they hold more than 4,096 texts.
+        backbone: causal; what it pools now is left as it is.
+        config: of the head; a network that reads no prompt is fitted whatever its variant.
+        n_prototypes: numbers of prototypes to judge by; each kind is judged at the best of them.
+        layers: to try, the first of them with every pooling; those of `candidate_layers` if None.
+
+    Returns:
+        None where fewer than 8 annotators have two answers or more.
+    """
+    rows = _sample(rows, seed)
+    people = rows.annotators().indices(rows.annotator_ids)
+    if len(eligible_people(people, (rows.ranks >= 0).sum(1))) < LEAST_PEOPLE:
+        return None
+    layers = candidate_layers(n_layers_of(backbone.model.config)) if layers is None else list(layers)
+    kinds = [StateKind(layer, pooling) for layer in layers for pooling in poolings]
+    texts = item_texts(rows, backbone.tokenizer, plain_prompts=config.plain_prompts)[:2]
+    vectors = dict(zip(kinds, _vectors(backbone, *texts, kinds, batch_size, show_progress), strict=True))
+    config = replace(config, variant="fixed", similarity=None, personal_dim=0)
+    seen: dict[tuple[StateKind, str], tuple[float, int]] = {}
+
+    def judged(kind: StateKind, scaling: str) -> float:
+        if (kind, scaling) not in seen:
+            data = RowTensors.of(rows, people, vectors[kind])
+            trial = HeldOutTrial(data, replace(config, scaling=str(scaling)), options, seed)
+            who = trial.people_of("fixed")
+            sums = [
+                float(trial.judge("fixed", k, LinearFitOptions()).log_likelihood[who].sum())
+                for k in trial.allowed(n_prototypes) or [1]
+            ]
+            seen[kind, scaling] = max(sums) / float(trial.n_judged[who].sum()), len(who)
+            bar.update()
+        return seen[kind, scaling][0]
+
+    total = len(scalings) + len(poolings) - 1 + len(layers) - 1
+    with tqdm(total=total, desc="choosing states", disable=not show_progress) as bar:
+        scaling = max(scalings, key=lambda one: judged(kinds[0], one))
+        pooling = max(poolings, key=lambda one: judged(StateKind(layers[0], one), scaling))
+        layer = max(layers, key=lambda one: judged(StateKind(one, pooling), scaling))
+    table = [
+        {"layer": kind.layer, "pooling": kind.pooling, "scaling": str(name), "log_likelihood": value}
+        for (kind, name), (value, _) in seen.items()
+    ]
+    best = StateKind(layer, pooling)
+    keys = [text_key(prompt, completion) for prompt, completion in zip(*texts, strict=True)]
+    return StateChoice(best, str(scaling), table, seen[best, scaling][1], keys, vectors[best])
+
+
+def _sample(rows: Preferences, seed: int) -> Preferences:
+    """Rows of people in random order, as many as name `MOST_TEXTS` texts together, and no text but theirs."""
+    people = rows.annotators().indices(rows.annotator_ids)
+    place = np.random.default_rng(seed).permutation(int(people.max()) + 1)[people]
+    order = np.argsort(place, kind="stable")
+    is_new = np.zeros(rows.item_indices.shape, dtype=bool)
+    in_order = rows.filled_item_indices[order]
+    first = np.unique(in_order.ravel(), return_index=True)[1]
+    is_new.ravel()[first] = True
+    n_rows = int((is_new.sum(1).cumsum() <= MOST_TEXTS).sum())
+    rows = rows.select(np.sort(order[:n_rows]))
+    used, numbers = np.unique(rows.filled_item_indices, return_inverse=True)
+    numbers = np.where(rows.item_indices >= 0, numbers.reshape(rows.item_indices.shape), -1)
+    return replace(rows, items=[rows.items[i] for i in used], item_indices=numbers)
+
+
+@torch.no_grad()
+def _vectors(
+    backbone: Backbone,
+    prompts: list[str],
+    completions: list[str],
+    kinds: Sequence[StateKind],
+    batch_size: int,
+    show_progress: bool,
+) -> np.ndarray:
+    """(n_kinds, n_texts, hidden) float32, one pass for each different text."""
+    texts = backbone.tokenize(prompts, completions)
+    vectors = np.zeros((len(kinds), len(texts), backbone.hidden_size), dtype=np.float32)
+    by_length = sorted(range(len(texts)), key=lambda i: -len(texts[i].ids))
+    was_training = backbone.training
+    backbone.eval()
+    with tqdm(total=len(texts), desc="reading texts for the choice of states", disable=not show_progress) as bar:
+        for start in range(0, len(texts), batch_size):
+            batch = by_length[start : start + batch_size]
+            pooled = backbone.pooled_as(backbone.collate([texts[i] for i in batch]), kinds)
+            vectors[:, batch] = torch.stack(pooled).cpu().numpy()
+            bar.update(len(batch))
+    backbone.train(was_training)
+    return vectors
