@@ -27,7 +27,14 @@ from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
 from palign.pipelines.arguments.reward import RewardArguments
-from palign.pipelines.reports.reward import choice_sentences, people_in_no_number, states_sentence, trained_on
+from palign.pipelines.reports.reward import (
+    NAMES_DOUBTED,
+    choice_sentences,
+    names_matter,
+    people_in_no_number,
+    states_sentence,
+    trained_on,
+)
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer, check_prototype_count, head_fit_options
 from palign.trainers.reward.linear_fit import RECURS, TEXTS_RECUR
@@ -261,6 +268,9 @@ def _choose(setup: RewardSetup) -> None:
     if not script.calibrate:
         choice = replace(choice, temperature=1.0, pooled_temperature=1.0)
     setup.choice, setup.n_prototypes, setup.variant = choice, choice.n_prototypes, choice.variant
+    answer = print_note(names_matter(setup.guard_notes, choice))
+    if answer:
+        setup.guard_notes = [note for note in setup.guard_notes if not note.startswith(NAMES_DOUBTED)] + answer
     if not is_auto:
         args.head_min_steps = choice.min_steps
 

@@ -77,6 +77,32 @@ def test_own_text_rows_on_a_local_backbone(recipe: ModuleType, tmp_path: Path) -
     assert "By country" in report and "<script>" not in report
 
 
+def test_states_are_chosen_said_and_saved(recipe: ModuleType, tmp_path: Path, capsys) -> None:
+    policy, tokenizer = tiny_policy()
+    policy.save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    rows = [row | {"annotator_id": f"{row['annotator_id']}{copy}"} for copy in "ab" for row in text_rows()]
+    paths = [write(tmp_path / f"{part}.jsonl", part_rows) for part, part_rows in
+             (("train", rows[::2]), ("eval", rows[1::2]))]  # fmt: skip
+    flags = ["--dataset_name", paths[0], "--eval_dataset_name", paths[1], "--guard", "off", "--n_prototypes", "2"]
+    flags += ["--model_name_or_path", str(tmp_path / "lm"), "--output_dir", str(tmp_path / "out"), *QUIET]
+    recipe.main([*flags, "--scaling", "unit", "--head_min_steps", "50"])
+    printed = capsys.readouterr().out
+    assert "note: The vector of a completion is the" in printed and "annotators held out likeliest" in printed
+    assert "The vector of a completion is the" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert config["scaling"] == "unit" and config["pooling"] in ("completion", "completion_last")
+    model = PALRewardModel.from_pretrained(tmp_path / "out")
+    assert model.backbone.kind == (config["layer"], config["pooling"])
+    row = rows[1]
+    chosen, rejected = model.score([row["prompt"]] * 2, [row["chosen"], row["rejected"]], [row["annotator_id"]] * 2)
+    table = pd.read_csv(tmp_path / "out" / "scores.csv", dtype={"annotator_id": str})
+    first = table[(table.model == "pal") & (table.row == 0)]
+    assert first.annotator_id.item() == row["annotator_id"]
+    margin = float(chosen - rejected)
+    assert first.log_likelihood.item() == pytest.approx(-np.log1p(np.exp(-margin)), abs=1e-4)
+
+
 def test_rows_that_show_nothing_stop_before_a_model_is_loaded(recipe: ModuleType, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("palign.models.backbones.Backbone.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "lm").mkdir()

@@ -4,8 +4,10 @@ from palign.data.preferences import Preferences
 from palign.trainers.reward.prototype_count import PrototypeChoice
 from palign.trainers.reward.state_choice import StateChoice
 
-__all__ = ["choice_sentences", "people_in_no_number", "states_sentence", "trained_on"]
+__all__ = ["choice_sentences", "names_matter", "people_in_no_number", "states_sentence", "trained_on"]
 
+NAMES_DOUBTED = "guard: look: names:"
+SURE = 2.0  # errors above zero
 POOLED = {
     "completion": "the mean over the completion's own tokens",
     "completion_last": "the completion's last own token",
@@ -53,6 +55,21 @@ def states_name(layer: int | None, pooling: str, scaling: str) -> str:
     """One kind of states in words."""
     where = "after the last layer" if layer is None else f"after layer {layer}"
     return f"{POOLED[pooling]} {where}, {'each of one length' if scaling == 'unit' else 'on one scale'}"
+
+
+def names_matter(notes: list[str], choice: PrototypeChoice) -> str | None:
+    """What people held out say against the guard's doubt that names tell anything; None where there is no such doubt,
+    or nothing against it.
+    """
+    doubted = any(note.startswith(NAMES_DOUBTED) for note in notes)
+    row = next((row for row in choice.table if row["n_prototypes"] == choice.n_prototypes), None)
+    if not doubted or choice.n_prototypes == 1 or row is None or row["gain"] <= SURE * row["gain_error"]:
+        return None
+    return (
+        "The guard's doubt about names, from words alone, does not hold for what the model reads: over K = 1, "
+        f"K = {choice.n_prototypes} gains {row['gain']:.3f} ± {row['gain_error']:.3f} nats an answer of people held "
+        "out."
+    )
 
 
 def choice_sentences(choice: PrototypeChoice) -> list[str]:
