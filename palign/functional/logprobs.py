@@ -1,12 +1,13 @@
 """Logits and token ids → log-probabilities of completions, one value per sequence."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["completion_logps", "drawn_logps", "token_logps"]
+__all__ = ["completion_logps", "drawn_logps", "linear_head_logps", "token_logps"]
 
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
@@ -59,6 +60,55 @@ def completion_logps(logits: Tensor, input_ids: Tensor, completion_mask: Tensor)
     scored = completion_mask[:, 1:].bool()
     targets = input_ids[:, 1:].masked_fill(~scored, 0)
     return token_logps(logits[:, :-1], targets).masked_fill(~scored, 0.0).sum(-1)
+
+
+def linear_head_logps(
+    states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, n_at_once: int
+) -> Tensor:
+    """log softmax(states · weightᵀ + bias) at the targets: (n_tokens,) nats, at least float32.
+
+    No tensor of n_tokens × vocab is made: logits stand for `n_at_once` states at a time, and the gradient of each of
+    those, weight[target] − Σ softmax · weight, is found beside them, so that nothing is computed again.
+
+    Args:
+        states: (n_tokens, hidden), of the positions that predict the targets.
+        weight: (vocab, hidden) of a head that is not trained: it gets no gradient.
+        bias: (vocab,) or None; without gradient, too.
+        targets: (n_tokens,) int64.
+        n_at_once: states whose logits stand in memory together, at least 1.
+    """
+    return _LinearHeadLogps.apply(states, weight, bias, targets, n_at_once)
+
+
+class _LinearHeadLogps(torch.autograd.Function):
+    """See `linear_head_logps`; a gradient of its gradient raises RuntimeError."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, n_at_once: int
+    ) -> Tensor:
+        needs_gradient = ctx.needs_input_grad[0]
+        kept = torch.promote_types(states.dtype, torch.float32)
+        logps = torch.empty(len(states), dtype=kept, device=states.device)
+        gradient = torch.empty_like(states) if needs_gradient else None
+        for start in range(0, len(states), n_at_once):
+            part = slice(start, start + n_at_once)
+            ids = targets[part, None]
+            logits = torch.nn.functional.linear(states[part], weight, bias).to(kept)
+            total = logits.logsumexp(-1, keepdim=True)
+            logps[part] = (logits.gather(-1, ids) - total)[:, 0]
+            if needs_gradient:
+                minus = logits.sub_(total).exp_().neg_()
+                minus.scatter_add_(-1, ids, torch.ones_like(ids, dtype=kept))
+                gradient[part] = minus.to(weight.dtype) @ weight
+        ctx.save_for_backward(gradient)
+        return logps
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return (upstream[:, None] * gradient).to(gradient.dtype), None, None, None, None
 
 
 def drawn_logps(

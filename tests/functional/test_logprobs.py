@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from palign.functional.logprobs import completion_logps, token_logps
+from palign.functional.logprobs import completion_logps, linear_head_logps, token_logps
 
 
 def test_by_hand() -> None:
@@ -50,3 +50,30 @@ def test_shapes_that_do_not_fit() -> None:
         completion_logps(torch.zeros(2, 3, 4), torch.zeros(2, 4).long(), torch.zeros(2, 4))
     with pytest.raises(ValueError, match=r"targets \(2, 4\)"):
         token_logps(torch.zeros(2, 3, 4), torch.zeros(2, 4).long())
+
+
+def test_a_linear_head_by_hand():
+    """Two words, states 1 and 2, weights 1 and 0: logits (1, 0) and (2, 0); targets 0 and 1."""
+    states = torch.tensor([[1.0], [2.0]], requires_grad=True)
+    weight = torch.tensor([[1.0], [0.0]])
+    logps = linear_head_logps(states, weight, None, torch.tensor([0, 1]), n_at_once=1)
+    expected = torch.tensor([1 - math.log(math.e + 1), -math.log(math.e**2 + 1)])
+    torch.testing.assert_close(logps, expected)
+    logps.sum().backward()  # 1 − σ(1), and 0 − σ(2)
+    sigmoid = [1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-2))]
+    torch.testing.assert_close(states.grad[:, 0], torch.tensor([1 - sigmoid[0], -sigmoid[1]]))
+
+
+def test_a_linear_heads_gradient_agrees_with_finite_differences():
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(5, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight, bias = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((7, 3), (7,)))
+    targets = torch.tensor([0, 6, 3, 3, 1])
+    assert torch.autograd.gradcheck(lambda x: linear_head_logps(x, weight, bias, targets, n_at_once=2), states)
+
+
+def test_a_linear_head_of_no_tokens():
+    states = torch.empty(0, 3, requires_grad=True)
+    logps = linear_head_logps(states, torch.ones(4, 3), None, torch.empty(0, dtype=torch.int64), n_at_once=2)
+    logps.sum().backward()
+    assert logps.shape == (0,) and states.grad.shape == (0, 3)

@@ -1,0 +1,92 @@
+"""Log-probabilities of completions without the logits of every position: the states of scored tokens alone go through
+the head, some at a time (`palign.functional.logprobs.linear_head_logps`).
+
+Only where the head is a linear map that is not trained, and nothing is done to its logits behind it. Configurations
+name what is done (caps, scales, multipliers), and one short sequence is read in both ways before a model is trusted;
+others are read as before.
+"""
+
+import logging
+import re
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from palign.functional.logprobs import linear_head_logps
+from palign.parallel.sharded import is_sharded
+
+__all__ = ["has_plain_head", "scored_logps"]
+
+logger = logging.getLogger(__name__)
+CHANGES_LOGITS = re.compile(r"logits?_\w*(cap|scal|mult)|lm_head_mult|output_mult")
+N_COMPARED = 8  # tokens read in both ways
+CLOSE = 1e-2  # of the largest logit; bfloat16 rounds to 4e-3
+LOGITS_AT_ONCE = {"cpu": 2**22, "other": 2**27}  # numbers
+_trusted: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def has_plain_head(transformer: nn.Module) -> bool:
+    """Whether `scored_logps` serves this causal language model as it is now.
+
+    Args:
+        transformer: of transformers, adapters inside it or not.
+    """
+    head = _head(transformer)
+    if head is None or head.weight.requires_grad or is_sharded(transformer):
+        return False
+    if transformer not in _trusted:
+        _trusted[transformer] = _leaves_logits(transformer.config) and _gives_the_same(transformer, head)
+        if not _trusted[transformer]:
+            logger.info("This model changes its logits behind the head; they are computed for all positions.")
+    return _trusted[transformer]
+
+
+def scored_logps(transformer: nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
+    """As `palign.models.completions.policy_logps`, of a model that `has_plain_head`: (batch,), nats."""
+    head = _head(transformer)
+    states = _inner(transformer)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
+    row, position = completion_mask[:, 1:].bool().nonzero(as_tuple=True)
+    logps = linear_head_logps(
+        states[row, position], head.weight, head.bias, input_ids[row, position + 1],
+        n_at_once=n_at_once(head.weight),
+    )  # fmt: skip
+    return logps.new_zeros(len(input_ids)).index_add(0, row, logps)
+
+
+def n_at_once(weight: Tensor) -> int:
+    """States whose logits under a head (vocab, hidden) may stand in memory together."""
+    numbers = LOGITS_AT_ONCE.get(weight.device.type, LOGITS_AT_ONCE["other"])
+    return max(16, numbers // weight.shape[0])
+
+
+def _inner(transformer: nn.Module) -> nn.Module:
+    return getattr(transformer, getattr(transformer, "base_model_prefix", ""), transformer)
+
+
+def _head(transformer: nn.Module) -> nn.Linear | None:
+    """The head where it is a plain linear map on a model of its own; LoRA and quantized ones are other classes."""
+    find = getattr(transformer, "get_output_embeddings", None)
+    head = None if find is None else find()
+    return head if type(head) is nn.Linear and _inner(transformer) is not transformer else None
+
+
+def _leaves_logits(config: object) -> bool:
+    options = {**config.to_dict(), **config.get_text_config().to_dict()}
+    changes = {name: value for name, value in options.items() if CHANGES_LOGITS.search(name)}
+    return all(value in (None, False, 0, 1) for value in changes.values())
+
+
+@torch.no_grad()
+def _gives_the_same(transformer: nn.Module, head: nn.Linear) -> bool:
+    ids = (torch.arange(N_COMPARED, device=head.weight.device) % head.weight.shape[0])[None]
+    were_training = [module for module in transformer.modules() if module.training]
+    transformer.eval()
+    try:
+        logits = transformer(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float()
+        states = _inner(transformer)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0]
+        plain = head(states).float()
+    finally:
+        for module in were_training:
+            module.training = True
+    return logits.shape == plain.shape and bool((logits - plain).abs().max() <= CLOSE * logits.abs().max() + 1e-6)

@@ -1,0 +1,115 @@
+"""Completions' log-probabilities without the logits of every position: equal values, and only where they are."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from palign.functional.logprobs import completion_logps
+from palign.models.completions import policy_logps
+from palign.models.states import scored
+
+VOCAB = 50
+SHAPE = {"vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+         "num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1,
+         "eos_token_id": 2}  # fmt: skip
+
+
+def make_model(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2)).eval()
+    if kind == "gemma2":
+        return Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=8)).eval()
+    if kind == "cohere":
+        return CohereForCausalLM(CohereConfig(**SHAPE)).eval()
+    return LlamaForCausalLM(LlamaConfig(**SHAPE)).eval()
+
+
+def batch() -> dict[str, torch.Tensor]:
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 0, 0], [15, 16, 17, 18, 19, 0]])
+    attention = (ids > 0).long()
+    completion = attention.clone()
+    for row, n_prompt in enumerate((2, 3, 1)):
+        completion[row, :n_prompt] = 0
+    return {"input_ids": ids, "attention_mask": attention, "completion_mask": completion}
+
+
+def by_logits(model: nn.Module) -> torch.Tensor:
+    """The plain way: logits of every position."""
+    rows = batch()
+    logits = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"]).logits
+    return completion_logps(logits, rows["input_ids"], rows["completion_mask"])
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("n_at_once", [1, 3, 1000])
+def test_values_and_gradients_are_those_of_all_logits(kind, n_at_once, monkeypatch):
+    monkeypatch.setattr(scored, "n_at_once", lambda weight: n_at_once)
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    model = get_peft_model(make_model(kind), lora).eval()
+    assert scored.has_plain_head(model.get_base_model())
+    weights = torch.tensor([1.0, -2.0, 0.5])
+    found = {}
+    for name, logps in (("plain", by_logits(model)), ("scored", policy_logps(model, **batch()))):
+        model.zero_grad()
+        (weights * logps).sum().backward()
+        found[name] = logps.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    torch.testing.assert_close(found["scored"], found["plain"], rtol=1e-4, atol=1e-5)
+    assert len(found["plain"][1]) > 8
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "cohere"])
+def test_capped_and_scaled_logits_are_read_as_the_model_makes_them(kind):
+    model = make_model(kind).requires_grad_(False)
+    assert not scored.has_plain_head(model)
+    torch.testing.assert_close(policy_logps(model, **batch()), by_logits(model))
+
+
+def test_a_model_that_changes_its_logits_without_a_word_in_its_configuration_is_found_out():
+    class Louder(LlamaForCausalLM):
+        def forward(self, *args, **kwargs):
+            output = super().forward(*args, **kwargs)
+            output.logits = output.logits * 1.5
+            return output
+
+    model = Louder(LlamaConfig(**SHAPE)).eval().requires_grad_(False)
+    assert not scored.has_plain_head(model)
+    torch.testing.assert_close(policy_logps(model, **batch()), by_logits(model))
+
+
+def test_a_head_that_is_trained_gets_its_gradient():
+    model = make_model("llama")
+    assert not scored.has_plain_head(model)
+    policy_logps(model, **batch()).sum().backward()
+    assert float(model.lm_head.weight.grad.abs().sum()) > 0
+
+
+def test_lora_on_the_head_is_read():
+    lora = LoraConfig(r=4, target_modules=["lm_head"], task_type="CAUSAL_LM", init_lora_weights=False)
+    model = get_peft_model(make_model("llama"), lora).eval()
+    assert not scored.has_plain_head(model.get_base_model())
+    torch.testing.assert_close(policy_logps(model, **batch()), by_logits(model))
+
+
+def test_looking_at_a_model_leaves_it_in_training():
+    model = make_model("llama").requires_grad_(False).train()
+    model.model.layers[0].eval()
+    assert scored.has_plain_head(model)
+    assert model.training and model.model.layers[1].training and not model.model.layers[0].training
+
+
+def test_logits_at_once_by_hand():
+    weight = torch.empty(150_000, 1)
+    assert scored.n_at_once(weight) == 27  # 4,194,304 / 150,000
+    assert scored.n_at_once(torch.empty(2**20, 1)) == 16
