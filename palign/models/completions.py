@@ -13,6 +13,7 @@ import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,19 @@ class TokenizedItems:
     def lengths(self) -> np.ndarray:
         """(n_items,) tokens of prompt and completion together."""
         return np.diff(self.ends, prepend=0)
+
+    @cached_property
+    def prompt_numbers(self) -> np.ndarray:
+        """(n_items,) int64, the same for items whose prompts have the same ids."""
+        numbers: dict[bytes, int] = {}
+        starts = self.ends - self.lengths
+        return np.array(
+            [
+                numbers.setdefault(self.ids[start : start + length].tobytes(), len(numbers))
+                for start, length in zip(starts, self.prompt_lengths, strict=True)
+            ],
+            dtype=np.int64,
+        )
 
     def tokens(self, number: int) -> np.ndarray:
         """(n,) int32, all ids of one item; the first `prompt_lengths[number]` are the prompt's."""
@@ -137,7 +151,8 @@ class TokenizedItems:
     def batches_by_length(
         self, numbers: np.ndarray | None = None, batch_size: int = 32, *, max_tokens: int | None = None
     ) -> Iterator[np.ndarray]:
-        """Item numbers in batches of about equal length, longest first: for passes without gradient.
+        """Item numbers in batches of about equal length, longest first: for passes without gradient. Those of one
+        prompt stand together, so that it is read once (`palign.models.states.prompt_tree`).
 
         Args:
             numbers: (n,) which items; None is all.
@@ -148,13 +163,20 @@ class TokenizedItems:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give at least 1.")
         lengths = self.lengths
-        numbers = numbers[np.argsort(-lengths[numbers], kind="stable")]
-        start = 0
-        while start < len(numbers):
-            longest = max(int(lengths[numbers[start]]), 1)
-            room = batch_size if max_tokens is None else min(batch_size, max(1, max_tokens // longest))
-            yield numbers[start : start + room]
-            start += room
+        prompts = self.prompt_numbers[numbers]
+        longest_of = np.zeros(len(self) + 1, dtype=np.int64)
+        np.maximum.at(longest_of, prompts, lengths[numbers])
+        numbers = numbers[np.lexsort((-lengths[numbers], prompts, -longest_of[prompts]))]
+        start, longest = 0, 1
+        for end, number in enumerate(numbers):
+            longest_then = max(longest, int(lengths[number]))
+            is_full = max_tokens is not None and (end + 1 - start) * longest_then > max_tokens
+            if end > start and (end - start == batch_size or is_full):
+                yield numbers[start:end]
+                start, longest_then = end, max(1, int(lengths[number]))
+            longest = longest_then
+        if start < len(numbers):
+            yield numbers[start:]
 
 
 def prompt_ids(prompts: Sequence[Any], tokenizer: Any, *, plain_prompts: bool = True) -> list[list[int]]:

@@ -88,7 +88,9 @@ def test_states_are_chosen_said_and_saved(recipe: ModuleType, tmp_path: Path, ca
     flags += ["--model_name_or_path", str(tmp_path / "lm"), "--output_dir", str(tmp_path / "out"), *QUIET]
     recipe.main([*flags, "--scaling", "unit", "--head_min_steps", "50"])
     printed = capsys.readouterr().out
-    assert "note: The vector of a completion is the" in printed and "annotators held out likeliest" in printed
+    assert (
+        "note: The vector of a completion is the" in printed and "annotators held out (nats an answer: this" in printed
+    )
     assert "The vector of a completion is the" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert config["scaling"] == "unit" and config["pooling"] in ("completion", "completion_last")

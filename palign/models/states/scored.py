@@ -3,7 +3,8 @@ the head, some at a time (`palign.functional.logprobs.linear_head_logps`).
 
 Only where the head is a linear map that is not trained, and nothing is done to its logits behind it. Configurations
 name what is done (caps, scales, multipliers), and one short sequence is read in both ways before a model is trusted;
-others are read as before.
+others are read as before. Completions of one prompt are read behind it in one sequence, where the model can
+(`palign.models.states.prompt_tree`).
 """
 
 import logging
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from palign.functional.logprobs import linear_head_logps
+from palign.models.states.prompt_tree import plant, states_of, takes_trees
 from palign.parallel.sharded import is_sharded
 
 __all__ = ["has_plain_head", "scored_logps"]
@@ -33,7 +35,7 @@ def has_plain_head(transformer: nn.Module) -> bool:
         transformer: of transformers, adapters inside it or not.
     """
     head = _head(transformer)
-    if head is None or head.weight.requires_grad or is_sharded(transformer):
+    if head is None or head.weight.requires_grad or head.weight.is_meta or is_sharded(transformer):
         return False
     if transformer not in _trusted:
         _trusted[transformer] = _leaves_logits(transformer.config) and _gives_the_same(transformer, head)
@@ -44,14 +46,21 @@ def has_plain_head(transformer: nn.Module) -> bool:
 
 def scored_logps(transformer: nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
     """As `palign.models.completions.policy_logps`, of a model that `has_plain_head`: (batch,), nats."""
-    head = _head(transformer)
-    states = _inner(transformer)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
-    row, position = completion_mask[:, 1:].bool().nonzero(as_tuple=True)
+    head, inner = _head(transformer), _inner(transformer)
+    trees = plant(input_ids, attention_mask, completion_mask) if takes_trees(inner, input_ids.shape[1]) else None
+    if trees is None:
+        item, position = completion_mask[:, 1:].bool().nonzero(as_tuple=True)
+        targets = input_ids[item, position + 1]
+        states = inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
+        scored = states[item.to(states.device), position.to(states.device)]
+    else:
+        item, targets = trees.item, trees.targets
+        scored = states_of(inner, trees)[trees.tree, trees.position]
+    device = head.weight.device
     logps = linear_head_logps(
-        states[row, position], head.weight, head.bias, input_ids[row, position + 1],
-        n_at_once=n_at_once(head.weight),
-    )  # fmt: skip
-    return logps.new_zeros(len(input_ids)).index_add(0, row, logps)
+        scored.to(device), head.weight, head.bias, targets.to(device), n_at_once=n_at_once(head.weight)
+    )
+    return logps.new_zeros(len(input_ids)).index_add(0, item.to(device), logps)
 
 
 def n_at_once(weight: Tensor) -> int:

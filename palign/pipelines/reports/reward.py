@@ -16,6 +16,7 @@ POOLED = {
     "first": "the first token",
     "max": "the largest value over all tokens",
 }
+SCALED = {"unit": "each of one length", "common": "on one scale"}
 KINDS = {"fixed": "a network", "linear": "directions fitted by EM", "prompt": "a network that reads the prompt"}
 
 
@@ -42,19 +43,32 @@ def people_in_no_number(train: Preferences, evaluation: Preferences) -> list[str
 
 def states_sentence(choice: StateChoice) -> str:
     """Which states are read, and how likely answers of people held out were under the others."""
-    named = [(states_name(**{key: row[key] for key in ("layer", "pooling", "scaling")}), row) for row in choice.table]
-    shown = "; ".join(f"{name} {row['log_likelihood']:.3f}" for name, row in named)
-    best = states_name(choice.kind.layer, choice.kind.pooling, choice.scaling)
+    best = {"layer": choice.kind.layer, "pooling": choice.kind.pooling, "scaling": choice.scaling}
+    shown = {_what_differs(row, best): f"{row['log_likelihood']:.3f}" for row in choice.table}
+    taken = shown.pop("")
+    others = "; ".join(f"{name} {value}" for name, value in shown.items())
+    compared = f"; {others}" if others else ""
     return (
-        f"The vector of a completion is {best}: it makes answers of {choice.n_people:,} annotators held out likeliest "
-        f"(nats an answer: {shown})."
+        f"The vector of a completion is {states_name(**best)}. It was chosen on {choice.n_people:,} annotators held "
+        f"out (nats an answer: this {taken}{compared}). Another layer or token is taken where it gains more than its "
+        "error."
     )
+
+
+def _what_differs(row: dict[str, object], best: dict[str, object]) -> str:
+    """What is different in a trial from what was taken, in words; nothing if it is what was taken."""
+    names = {
+        "pooling": POOLED[row["pooling"]],
+        "layer": "last layer" if row["layer"] is None else f"layer {row['layer']}",
+        "scaling": SCALED[row["scaling"]],
+    }
+    return ", ".join(name for key, name in names.items() if row[key] != best[key])
 
 
 def states_name(layer: int | None, pooling: str, scaling: str) -> str:
     """One kind of states in words."""
     where = "after the last layer" if layer is None else f"after layer {layer}"
-    return f"{POOLED[pooling]} {where}, {'each of one length' if scaling == 'unit' else 'on one scale'}"
+    return f"{POOLED[pooling]} {where}, {SCALED[scaling]}"
 
 
 def names_matter(notes: list[str], choice: PrototypeChoice) -> str | None:

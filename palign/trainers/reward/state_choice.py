@@ -4,7 +4,8 @@ One pass over a sample of the texts gives the states after some layers, pooled o
 the last of them. A head is fitted on each kind for people of whom a part is held out
 (`palign.trainers.reward.trial`), and the kind that makes their answers likeliest is taken. Three questions are asked
 one after the other, each with the answers before it: are states scaled to one length, is the mean or the last token
-read, and after which layer.
+read, and after which layer. The mean and the last layer stay unless another gains more than its error: the best of
+several is partly luck.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from palign.data.preferences import Preferences
+from palign.functional.mixture_type_count import paired_gain
 from palign.models.architectures import n_layers_of
 from palign.models.backbones import Backbone, StateKind
 from palign.models.embeddings import item_texts, text_key
@@ -29,6 +32,7 @@ __all__ = ["StateChoice", "candidate_layers", "choose_states"]
 
 LEAST_PEOPLE = 8  # half of them are fitted on while the others are held out
 MOST_TEXTS = 4096  # that are read for the choice
+N_FOLDS = 4  # everybody is held out once, where people can be parted so
 DEPTHS = (1 / 2, 2 / 3, 5 / 6)  # of the layers; the last one is tried as well
 
 
@@ -73,7 +77,7 @@ def choose_states(
     seed: int = 0,
     show_progress: bool = True,
 ) -> StateChoice | None:
-    """The kind of states and their scaling under which people held out are most likely.
+    """The kind of states and their scaling under which people held out are likely.
 
     Args:
         rows: of text; a sample of people is taken where they hold more than 4,096 texts.
@@ -94,33 +98,41 @@ def choose_states(
     texts = item_texts(rows, backbone.tokenizer, plain_prompts=config.plain_prompts)[:2]
     vectors = dict(zip(kinds, _vectors(backbone, *texts, kinds, batch_size, show_progress), strict=True))
     config = replace(config, variant="fixed", similarity=None, personal_dim=0)
-    seen: dict[tuple[StateKind, str], tuple[float, int]] = {}
+    seen: dict[tuple[StateKind, str], tuple[Tensor, Tensor]] = {}
 
-    def judged(kind: StateKind, scaling: str) -> float:
+    def judged(kind: StateKind, scaling: str) -> tuple[Tensor, Tensor]:
+        """Sums of log-likelihood and numbers of answers of everybody held out, (n_people,) each."""
         if (kind, scaling) not in seen:
             data = RowTensors.of(rows, people, vectors[kind])
-            trial = HeldOutTrial(data, replace(config, scaling=str(scaling)), options, seed)
+            trial = HeldOutTrial(data, replace(config, scaling=str(scaling)), options, seed, n_folds=N_FOLDS)
             who = trial.people_of("fixed")
             sums = [
-                float(trial.judge("fixed", k, LinearFitOptions()).log_likelihood[who].sum())
+                trial.judge("fixed", k, LinearFitOptions()).log_likelihood[who]
                 for k in trial.allowed(n_prototypes) or [1]
             ]
-            seen[kind, scaling] = max(sums) / float(trial.n_judged[who].sum()), len(who)
+            seen[kind, scaling] = max(sums, key=lambda values: float(values.sum())), trial.n_judged[who]
             bar.update()
-        return seen[kind, scaling][0]
+        return seen[kind, scaling]
+
+    def better(kept: StateKind, others: Sequence[StateKind], scaling: str) -> StateKind:
+        """The likeliest of those that gain more over `kept` than their error; it, if none does."""
+        before, n_answers = judged(kept, scaling)
+        gains = {other: paired_gain(judged(other, scaling)[0], before, n_answers) for other in others}
+        sure = {other: gain for other, (gain, error) in gains.items() if gain > error}
+        return max(sure, key=sure.get) if sure else kept
 
     total = len(scalings) + len(poolings) - 1 + len(layers) - 1
     with tqdm(total=total, desc="choosing states", disable=not show_progress) as bar:
-        scaling = max(scalings, key=lambda one: judged(kinds[0], one))
-        pooling = max(poolings, key=lambda one: judged(StateKind(layers[0], one), scaling))
-        layer = max(layers, key=lambda one: judged(StateKind(one, pooling), scaling))
+        scaling = max(scalings, key=lambda one: float(judged(kinds[0], one)[0].sum()))
+        best = better(kinds[0], [StateKind(layers[0], pooling) for pooling in poolings[1:]], scaling)
+        best = better(best, [StateKind(layer, best.pooling) for layer in layers[1:]], scaling)
     table = [
-        {"layer": kind.layer, "pooling": kind.pooling, "scaling": str(name), "log_likelihood": value}
-        for (kind, name), (value, _) in seen.items()
-    ]
-    best = StateKind(layer, pooling)
+        {"layer": kind.layer, "pooling": kind.pooling, "scaling": str(name),
+         "log_likelihood": float(values.sum() / n_answers.sum())}
+        for (kind, name), (values, n_answers) in seen.items()
+    ]  # fmt: skip
     keys = [text_key(prompt, completion) for prompt, completion in zip(*texts, strict=True)]
-    return StateChoice(best, str(scaling), table, seen[best, scaling][1], keys, vectors[best])
+    return StateChoice(best, str(scaling), table, len(seen[best, scaling][0]), keys, vectors[best])
 
 
 def _sample(rows: Preferences, seed: int) -> Preferences:

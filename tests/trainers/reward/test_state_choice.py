@@ -45,7 +45,7 @@ def test_a_layer_that_says_something_is_chosen_over_one_that_does_not():
     by_layer = {row["layer"]: row["log_likelihood"] for row in choice.table}
     assert abs(by_layer[None] - np.log(0.5)) < 0.02  # nothing known of anything
     assert by_layer[1] > by_layer[None] + 0.1
-    assert choice.n_people == 8  # two folds of four, the fewest
+    assert choice.n_people == 12  # three folds of four, the fewest
 
 
 def test_vectors_are_those_of_the_chosen_kind_under_keys_of_their_texts():
