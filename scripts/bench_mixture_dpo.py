@@ -1,16 +1,20 @@
 """What K types cost: EM mixture-DPO against one epoch of TRL's DPOTrainer, and against the papers' schedule.
 
     OMP_NUM_THREADS=1 python scripts/bench_mixture_dpo.py
+    OMP_NUM_THREADS=1 python scripts/bench_mixture_dpo.py --n_annotators 20 --n_each 8 --n_words 60 --n_prompt_words 60 \
+        --vocab_size 32000 --only ours k1
 
 One model, the same pairs, in one run, each from a fresh copy:
 
 - `dpo`: TRL's `DPOTrainer` with LoRA, one epoch (reference log-probabilities by adapters off, as it does by default);
 - `ours`: K types, reference pass, linear head, two rounds that share one epoch, both E-steps;
+- `k1`: the same with one type;
 - `ours2`: the same with a whole epoch in each round;
 - `schedule`: the papers' schedule, five rounds (`--n_schedule_rounds`), each training every type from the reference
   for an epoch over all rows with its weights.
 
-No completion occurs twice, so that nothing is saved by computing it once. Wall seconds and their ratio to `dpo`.
+No completion occurs twice, so that nothing is saved by computing it once. Processor seconds (wall seconds on a GPU) and
+their ratio to `dpo`. `--vocab_size` gives the model more words than the texts use.
 """
 
 import argparse
@@ -34,11 +38,18 @@ from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 
 
-def make_rows(n_annotators: int, n_each: int, n_words: int, seed: int) -> list[dict[str, Any]]:
+def make_rows(
+    n_annotators: int, n_each: int, n_words: int, seed: int, n_prompt_words: int = 0
+) -> list[dict[str, Any]]:
     """Pairs of sentences made long by more of the same kind of words; every completion is another one."""
     rng = np.random.default_rng(seed)
     rows = preference_rows(make_text_population(n_annotators, seed=seed), n_per_annotator=n_each, seed=seed)
     for number, row in enumerate(rows):
+        if n_prompt_words:
+            words = str(row["chosen"]).split()
+            row["prompt"] = (
+                f"{' '.join(words[i] for i in rng.integers(len(words), size=n_prompt_words))} {row['prompt']}"
+            )
         for name in ("chosen", "rejected"):
             words = str(row[name]).split()
             tail = [words[i] for i in rng.integers(len(words), size=n_words)]
@@ -57,12 +68,13 @@ def common(output: str, args: argparse.Namespace, **further: Any) -> dict[str, A
 
 
 def time_of(work: Callable[[], None]) -> float:
-    """Wall seconds."""
-    start = time.perf_counter()
+    """Processor seconds, or wall seconds where a GPU works."""
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    start = clock()
     work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def run_dpo(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: list, args: argparse.Namespace) -> None:
@@ -83,7 +95,9 @@ def run_mixture(
     given = options.pop("responsibilities", None)
     with tempfile.TemporaryDirectory() as output:
         settings = MixtureDPOConfig(
-            **common(output, args, n_types=args.n_types, n_permutations=0, e_step_batch_size=64, **options)
+            **common(
+                output, args, **({"n_types": args.n_types, "n_permutations": 0, "e_step_batch_size": 64} | options)
+            )
         )
         trainer = MixtureDPOTrainer(
             model, settings, rows, processing_class=tokenizer, peft_config=lora(args), responsibilities=given
@@ -113,19 +127,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     defaults = {
         "n_types": 4, "n_annotators": 60, "n_each": 16, "n_words": 40, "batch_size": 16, "lora_r": 16,
-        "hidden_size": 128, "n_layers": 4, "repeats": 3, "n_schedule_rounds": 5,
+        "hidden_size": 128, "n_layers": 4, "repeats": 3, "n_schedule_rounds": 5, "n_prompt_words": 0, "vocab_size": 0,
     }  # fmt: skip
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--only", nargs="+", default=None, help="of: dpo, ours, ours2, schedule; dpo always runs")
+    parser.add_argument("--only", nargs="+", default=None, help="of: dpo, ours, k1, ours2, schedule; dpo always runs")
     args = parser.parse_args()
-    rows = make_rows(args.n_annotators, args.n_each, args.n_words, seed=0)
+    rows = make_rows(args.n_annotators, args.n_each, args.n_words, seed=0, n_prompt_words=args.n_prompt_words)
     tokenizer = make_tiny_tokenizer([text for row in rows for text in (row["prompt"], row["chosen"])])
     base = make_tiny_lm(tokenizer, hidden_size=args.hidden_size, n_layers=args.n_layers)
+    if args.vocab_size:
+        base.resize_token_embeddings(args.vocab_size)
     runs: dict[str, Callable[[LlamaForCausalLM], Any]] = {
         "dpo": lambda model: run_dpo(model, tokenizer, rows, args),
         "ours": lambda model: run_mixture(model, tokenizer, rows, args, n_rounds=2, num_train_epochs=1),
+        "k1": lambda model: run_mixture(model, tokenizer, rows, args, n_types=1, n_rounds=1, num_train_epochs=1),
         "ours2": lambda model: run_mixture(model, tokenizer, rows, args, n_rounds=2, num_train_epochs=2),
         "schedule": lambda model: run_schedule(model, tokenizer, rows, args),
     }
