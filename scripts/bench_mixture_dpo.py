@@ -1,8 +1,8 @@
 """What K types cost: EM mixture-DPO against one epoch of TRL's DPOTrainer, and against the papers' schedule.
 
     OMP_NUM_THREADS=1 python scripts/bench_mixture_dpo.py
-    OMP_NUM_THREADS=1 python scripts/bench_mixture_dpo.py --n_annotators 20 --n_each 8 --n_words 60 --n_prompt_words 60 \
-        --vocab_size 32000 --only ours k1
+    OMP_NUM_THREADS=1 python scripts/bench_mixture_dpo.py --n_annotators 20 --n_each 8 --n_words 60 \
+        --n_prompt_words 60 --vocab_size 32000 --only ours k1
 
 One model, the same pairs, in one run, each from a fresh copy:
 
@@ -13,8 +13,8 @@ One model, the same pairs, in one run, each from a fresh copy:
 - `schedule`: the papers' schedule, five rounds (`--n_schedule_rounds`), each training every type from the reference
   for an epoch over all rows with its weights.
 
-No completion occurs twice, so that nothing is saved by computing it once. Processor seconds (wall seconds on a GPU) and
-their ratio to `dpo`. `--vocab_size` gives the model more words than the texts use.
+No completion occurs twice, so that nothing is saved by computing it once. Processor seconds (wall seconds on a GPU)
+and their ratio to `dpo`. `--vocab_size` gives the model more words than the texts use.
 """
 
 import argparse
