@@ -219,7 +219,7 @@ def _choose_states(setup: RewardSetup) -> None:
     is_free = script.pooling == "auto" and backbone.is_causal and backbone.pooling == "completion"
     layers = [backbone.layer] if script.layer is not None or not is_free else None
     poolings = ("completion", "completion_last") if is_free else (backbone.pooling,)
-    scalings = ("common", "unit") if script.scaling == "auto" else (script.scaling,)
+    scalings = ("unit", "common") if script.scaling == "auto" else (script.scaling,)
     if layers is not None and len(poolings) == len(scalings) == 1:
         return
     held: list[Any] = [None]

@@ -50,8 +50,8 @@ def states_sentence(choice: StateChoice) -> str:
     compared = f"; {others}" if others else ""
     return (
         f"The vector of a completion is {states_name(**best)}. It was chosen on {choice.n_people:,} annotators held "
-        f"out (nats an answer: this {taken}{compared}). Another layer or token is taken where it gains more than its "
-        "error."
+        f"out (nats an answer: this {taken}{compared}). Anything but the mean of the last layer at one length "
+        "is taken where it gains more than its error."
     )
 
 

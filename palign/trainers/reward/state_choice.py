@@ -4,8 +4,8 @@ One pass over a sample of the texts gives the states after some layers, pooled o
 the last of them. A head is fitted on each kind for people of whom a part is held out
 (`palign.trainers.reward.trial`), and the kind that makes their answers likeliest is taken. Three questions are asked
 one after the other, each with the answers before it: are states scaled to one length, is the mean or the last token
-read, and after which layer. The mean and the last layer stay unless another gains more than its error: the best of
-several is partly luck.
+read, and after which layer. One length (SimpleShot, arXiv 1911.04623), the mean and the last layer stay unless another
+answer gains more than its error: the best of several is partly luck.
 """
 
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ def choose_states(
     options: HeadFitOptions,
     *,
     n_prototypes: Sequence[int],
-    scalings: Sequence[str] = (Scaling.COMMON, Scaling.UNIT),
+    scalings: Sequence[str] = (Scaling.UNIT, Scaling.COMMON),
     layers: Sequence[int | None] | None = None,
     poolings: Sequence[str] = ("completion", "completion_last"),
     batch_size: int = 32,
@@ -84,7 +84,8 @@ def choose_states(
         backbone: causal; what it pools now is left as it is.
         config: of the head; a network that reads no prompt is fitted whatever its variant.
         n_prototypes: numbers of prototypes to judge by; each kind is judged at the best of them.
-        layers: to try, the first of them with every pooling; those of `candidate_layers` if None.
+        scalings, layers, poolings: to try; the first of each stays unless another gains more than its error. Layers
+            are those of `candidate_layers` if None.
 
     Returns:
         None where fewer than 8 annotators have two answers or more.
@@ -114,18 +115,18 @@ def choose_states(
             bar.update()
         return seen[kind, scaling]
 
-    def better(kept: StateKind, others: Sequence[StateKind], scaling: str) -> StateKind:
+    def better(kept: tuple[StateKind, str], others: list[tuple[StateKind, str]]) -> tuple[StateKind, str]:
         """The likeliest of those that gain more over `kept` than their error; it, if none does."""
-        before, n_answers = judged(kept, scaling)
-        gains = {other: paired_gain(judged(other, scaling)[0], before, n_answers) for other in others}
+        before, n_answers = judged(*kept)
+        gains = {other: paired_gain(judged(*other)[0], before, n_answers) for other in others}
         sure = {other: gain for other, (gain, error) in gains.items() if gain > error}
         return max(sure, key=sure.get) if sure else kept
 
     total = len(scalings) + len(poolings) - 1 + len(layers) - 1
     with tqdm(total=total, desc="choosing states", disable=not show_progress) as bar:
-        scaling = max(scalings, key=lambda one: float(judged(kinds[0], one)[0].sum()))
-        best = better(kinds[0], [StateKind(layers[0], pooling) for pooling in poolings[1:]], scaling)
-        best = better(best, [StateKind(layer, best.pooling) for layer in layers[1:]], scaling)
+        best, scaling = better((kinds[0], scalings[0]), [(kinds[0], one) for one in scalings[1:]])
+        best, _ = better((best, scaling), [(StateKind(layers[0], one), scaling) for one in poolings[1:]])
+        best, _ = better((best, scaling), [(StateKind(one, best.pooling), scaling) for one in layers[1:]])
     table = [
         {"layer": kind.layer, "pooling": kind.pooling, "scaling": str(name),
          "log_likelihood": float(values.sum() / n_answers.sum())}
