@@ -7,14 +7,13 @@ the traceback of either.
 
 import os
 import sys
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-__all__ = ["exit_status", "is_on_purpose", "run"]
+from palign.reading import is_on_purpose
 
-PACKAGE = Path(__file__).parent.parent
+__all__ = ["exit_status", "run"]
+
 USER, FAULT, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 OF_INPUT = (FileNotFoundError, NotADirectoryError, PermissionError, TypeError, ValueError)
 
@@ -49,9 +48,3 @@ def run(name: str, main: Callable[[], Any]) -> int:
 def exit_status(error: Exception) -> int:
     """2 where the input cannot work, else 1."""
     return USER if isinstance(error, OF_INPUT) and type(error).__name__ != "GuardError" else FAULT
-
-
-def is_on_purpose(error: BaseException) -> bool:
-    """Whether a `raise` of palign's own code made it."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return PACKAGE in Path(last.filename).parents and (last.line or "").startswith("raise ")

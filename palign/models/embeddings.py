@@ -20,6 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from palign.models.backbones import Backbone, TokenizedText
+from palign.reading import read_json
 from palign.writing import saving, write_whole
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ class EmbeddingStore:
         path, meta = self.directory / "store.json", {"fingerprint": self.fingerprint, "hidden_size": self.hidden_size}
         if not path.exists():
             write_whole(path, json.dumps(meta))
-        saved_meta = json.loads(path.read_text(encoding="utf-8"))
+        saved_meta = read_json(path, dict)
         if saved_meta != meta:
             raise ValueError(
                 f"the embedding store in {str(self.directory)!r} was made for {saved_meta}, and {meta} is asked "

@@ -23,6 +23,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from palign.data.preferences import Preferences
+from palign.reading import read_json
 
 if TYPE_CHECKING:
     from palign.trainers.policy.rows import PolicyRows
@@ -104,7 +105,9 @@ def refuse_another_run(folder: str | Path, now: dict[str, Any]) -> None:
     """
     path = Path(folder) / RUN
     if path.is_file():
-        then = json.loads(path.read_text(encoding="utf-8"))
+        then = read_json(path, dict, allows_nan=True)
+        if not isinstance(then.get("options", {}), dict):
+            raise ValueError(f"{path} is damaged: `options` is no object. Go on from another checkpoint.")
     else:
         then = _of_an_earlier_version(Path(folder))
         logger.warning("%s has no %s: whether it is of these rows and options cannot be said.", folder, RUN)
