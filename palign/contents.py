@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["CONTENTS", "check_contents", "locked", "reading_whole", "renew_entry", "write_contents"]
+__all__ = ["CONTENTS", "check_contents", "file_hash", "locked", "reading_whole", "renew_entry", "write_contents"]
 
 CONTENTS = "contents.json"
 NOT_HASHED = {CONTENTS, "README.md"}  # a card may be edited

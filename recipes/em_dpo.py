@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         linear = trainer.linear_scores(setup.eval_rows) if name == "em" else None
         if linear is not None:
             scores = {LINEAR: linear.numpy()} | scores
-        trainer.train(resume_from_checkpoint=resume if name == "em" else None)
+        trainer.train(resume_from_checkpoint=resume if name == "em" else resume is not None)
         trainer.save_model()
         seconds[f"{name}/training_seconds"] = time.monotonic() - began
         policies[name] = trainer.mixture_policy()
