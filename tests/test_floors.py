@@ -34,6 +34,7 @@ MAY_IMPORT = {
         "models",
         "data.annotators",
         "data.preferences",
+        "data.pseudonyms",
         "data.rendering",
         "data.turns",
     ),

@@ -45,7 +45,15 @@ from palign.models.adapters import (
     save_type_adapters,
 )
 from palign.models.completions import TokenizedItems
-from palign.models.files.mixture import BASE, RECORD_FILE, MixtureRecord, named_base, packed_prompts, save_mixture
+from palign.models.files.mixture import (
+    BASE,
+    RECORD_FILE,
+    MixtureRecord,
+    mixture_card,
+    named_base,
+    packed_prompts,
+    save_mixture,
+)
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import ReferencePass, reference_pass
 from palign.models.type_scores import row_log_likelihoods
@@ -67,7 +75,7 @@ from palign.trainers.mixture.start import LinearHead, LinearStart, given_start, 
 from palign.trainers.mixture.state import MixtureState, round_ends
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
 from palign.trainers.reward.collator import PairDataset
-from palign.writing import saving, whole_files
+from palign.writing import saving, whole_files, write_whole
 
 __all__ = ["MixtureDPOTrainer"]
 
@@ -420,6 +428,10 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
     def deciding(self) -> dict[str, Any]:
         """Length, and given types."""
         return decides_rounds(self.args, self.start)
+
+    def write_card(self, folder: Path) -> None:
+        """README.md of the mixture."""
+        write_whole(folder / "README.md", mixture_card(self.record()))
 
     def record(self) -> MixtureRecord:
         """Everything but the adapters, as mixture.json and responsibilities.parquet hold it."""

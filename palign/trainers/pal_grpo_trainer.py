@@ -312,14 +312,10 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             super().save_model(str(beside))
             if self.args.should_save:
                 (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle, with paths of this machine
-                self._write_card(beside)
+                self.write_card(beside)
 
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Our card in place of TRL's."""
-        if self.is_world_process_zero():
-            self._write_card(Path(self.args.output_dir))
-
-    def _write_card(self, folder: Path) -> None:
+    def write_card(self, folder: Path) -> None:
+        """README.md, and conditioning.json, which says who is asked how."""
         what = (self.accelerator.unwrap_model(self.model), self.args, self.train_rows, self.history)
         write_policy_card(folder, *what, algorithm=self.algorithm.upper(), who=self.who)
 

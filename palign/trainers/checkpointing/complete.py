@@ -26,6 +26,7 @@ from palign.contents import file_hash
 from palign.parallel.fsdp import is_fsdp, leave_fsdp
 from palign.parallel.shared_work import computed_once
 from palign.reading import read_json
+from palign.trainers.checkpointing.own_card import OwnCard
 from palign.trainers.checkpointing.same_run import RUN, adapter_options, refuse_another_run, run_record
 from palign.trainers.checkpointing.terminated import SaveAndEnd
 from palign.writing import SavingError, saving, set_usual_modes, write_whole
@@ -163,7 +164,7 @@ def _written(folder: Path) -> tuple[int, float, int]:
     return (count, 0.0, number) if is_counted else (0, float(clock) if is_timed else 0.0, number)
 
 
-class CompleteCheckpoints:
+class CompleteCheckpoints(OwnCard):
     """Put before `Trainer` among the bases: `class MyTrainer(CompleteCheckpoints, Trainer)`.
 
     `train(resume_from_checkpoint=True)` goes on from the last complete checkpoint in `output_dir`, and begins at the
@@ -181,6 +182,8 @@ class CompleteCheckpoints:
         self.termination = SaveAndEnd()
         super().__init__(*args, **kwargs)
         self.add_callback(self.termination)  # the last one: what others asked for is done
+        if self.args.push_to_hub:
+            self.refuse_personal_ids()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the trainer's; a half-written checkpoint is never read.
