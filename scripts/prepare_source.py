@@ -52,4 +52,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run("prepare_source.py", lambda: main(sys.argv[1:])))
+    if status := run("prepare_source.py", lambda: main(sys.argv[1:])):
+        sys.exit(status)

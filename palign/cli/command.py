@@ -17,7 +17,13 @@ from pathlib import Path
 from types import ModuleType
 
 from palign import __version__
-from palign.cli.early_checks import inherited_names, refuse_unknown, refuse_without_others
+from palign.cli.early_checks import (
+    inherited_names,
+    refuse_missing_trackers,
+    refuse_unknown,
+    refuse_without_others,
+    values_of,
+)
 from palign.cli.errors import run
 from palign.cli.option_file import config_path, read_options
 from palign.cli.option_help import WIDTH, describe, options_of
@@ -128,6 +134,7 @@ def start(name: str, flags: Sequence[str]) -> None:
     if known is not None and "--help-all" not in flags:
         refuse_unknown(flags, path, options, known)
         refuse_without_others(name, flags, options)
+        refuse_missing_trackers(values_of("report_to", flags, options))
     sys.argv[0] = f"palign {name}"  # what a parser calls itself
     load_recipe(COMMANDS[name].recipe).main(["--help" if flag == "--help-all" else flag for flag in flags])
 

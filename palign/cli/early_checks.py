@@ -6,14 +6,14 @@ check of names is left to the recipe, which knows all of them.
 """
 
 import ast
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from palign.cli.option_file import OptionError, unknown_options
 
-__all__ = ["inherited_names", "refuse_unknown", "refuse_without_others"]
+__all__ = ["inherited_names", "refuse_missing_trackers", "refuse_unknown", "refuse_without_others", "values_of"]
 
 # class → (package, file, class) of all that give it fields
 TRAINING = ("transformers", "training_args.py", "TrainingArguments")
@@ -34,6 +34,12 @@ TOGETHER = {
     "grpo": POLICY,
     "evaluate": (("model_path", (ROWS,)), (ROWS, ("model_path",))),
 }
+
+TRACKERS = {  # of transformers' names: the packages of which one must be there
+    "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",),
+    "mlflow": ("mlflow",), "comet_ml": ("comet_ml",), "clearml": ("clearml",), "dvclive": ("dvclive",),
+    "swanlab": ("swanlab",), "codecarbon": ("codecarbon",), "neptune": ("neptune",),
+}  # fmt: skip
 
 
 def inherited_names(kind: str) -> set[str] | None:
@@ -83,3 +89,28 @@ def refuse_without_others(command: str, arguments: Sequence[str], config: Mappin
                 f"--{name} is given without {wanted}: rows of your own need a model, and a model needs rows. Give "
                 f"{wanted} as well, or none of them for the embedded default."
             )
+
+
+def refuse_missing_trackers(names: Iterable[str]) -> None:
+    """OptionError where a tracker of `--report_to` is not installed."""
+    for name in names:
+        packages = TRACKERS.get(name, ())
+        if packages and not any(find_spec(package) for package in packages):
+            raise OptionError(
+                f"--report_to {name} needs the package {packages[0]}, which is not installed: pip install "
+                f"{packages[0]}, or give --report_to none."
+            )
+
+
+def values_of(name: str, arguments: Sequence[str], config: Mapping[str, Any]) -> list[str]:
+    """What an option of one or several values is given, on the command line or else in the file."""
+    words = list(arguments)
+    for number, word in enumerate(words):
+        if word == f"--{name}":
+            rest = words[number + 1 :]
+            end = next((i for i, other in enumerate(rest) if other.startswith("--")), len(rest))
+            return rest[:end]
+        if word.startswith(f"--{name}="):
+            return [word.partition("=")[2]]
+    held = config.get(name)
+    return [str(value) for value in held] if isinstance(held, list) else [] if held is None else [str(held)]

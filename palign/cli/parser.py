@@ -3,20 +3,14 @@
 import os
 import sys
 from collections.abc import Iterable
-from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from trl import TrlParser
 
+from palign.cli.early_checks import refuse_missing_trackers
 from palign.cli.option_file import OptionError, config_path, read_options, unknown_options
 
 __all__ = ["CommandLine", "require_known_processes"]
-
-TRACKERS = {  # of transformers' names: the packages of which one must be there
-    "tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",),
-    "mlflow": ("mlflow",), "comet_ml": ("comet_ml",), "clearml": ("clearml",), "dvclive": ("dvclive",),
-    "swanlab": ("swanlab",), "codecarbon": ("codecarbon",), "neptune": ("neptune",),
-}  # fmt: skip
 
 
 class CommandLine(TrlParser):
@@ -52,25 +46,22 @@ class CommandLine(TrlParser):
         with_config = arguments if path is None else ["--config", path, *arguments]
         parsed = super().parse_args_and_config(with_config, return_remaining_strings, **rest)
         for part in parsed:
-            self._refuse_missing_trackers(getattr(part, "report_to", ()))
+            self._refuse_missing_trackers(getattr(part, "report_to", None) or ())
             if hasattr(type(part), "world_size"):  # training arguments, which know of the other processes or do not
                 self._refuse_strangers(part.world_size)
         return parsed
+
+    def _refuse_missing_trackers(self, names: Iterable[str]) -> None:
+        try:
+            refuse_missing_trackers(names)
+        except OptionError as error:
+            self.error(str(error))
 
     def _refuse_strangers(self, n_processes: int) -> None:
         try:
             require_known_processes(n_processes)
         except RuntimeError as error:
             self.error(str(error))
-
-    def _refuse_missing_trackers(self, names: Iterable[str]) -> None:
-        for name in names:
-            packages = TRACKERS.get(name, ())
-            if packages and not any(find_spec(package) for package in packages):
-                self.error(
-                    f"--report_to {name} needs the package {packages[0]}, which is not installed: pip install "
-                    f"{packages[0]}, or give --report_to none."
-                )
 
     def error(self, message: str) -> NoReturn:
         """One line, not the usage of a hundred options."""

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from palign.models.completions import policy_logps
 from palign.models.files.adapter_files import CONFIG, WEIGHTS, base_of, read_adapter_config, write_base
 from palign.parallel.sharded import set_whole, whole, whole_tensor
-from palign.reading import read_tensors, require_tensors
+from palign.reading import read_tensors, reading, require_tensors
 
 __all__ = [
     "TypePolicies", "adapter_state", "add_type_adapters", "checkpointing_contexts", "checkpointing_kwargs",
@@ -376,7 +376,7 @@ def load_type_adapters(
             warnings.warn(f"{path} was trained on {trained_on!r}; the base given is {given!r}.", stacklevel=2)
         config.inference_mode = not trainable
         _check_config(config)
-    with torch.random.fork_rng():  # the draws are overwritten
+    with torch.random.fork_rng(), reading(folder, "The adapters"):  # the draws are overwritten
         policy = get_peft_model(model, configs[0], adapter_name="type_0")
         for k, config in enumerate(configs[1:], start=1):
             policy.add_adapter(f"type_{k}", config)

@@ -30,6 +30,7 @@ from palign.parallel.deepspeed_launch import leave_accelerator, refuse_eval_in_p
 from palign.parallel.fsdp import outside_fsdp
 from palign.parallel.fsdp_launch import plan_fsdp
 from palign.parallel.sharded import make_whole, whole
+from palign.parallel.shared_work import ending_together
 from palign.trainers.checkpointing.complete import CompleteCheckpoints
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.reward.collator import PairDataset, RewardCollator
@@ -376,8 +377,9 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
     def _on_main_process(self, work: Any) -> None:
         """Do something to head and people once, and give every process the result."""
         model = self.accelerator.unwrap_model(self.model)
-        if self.accelerator.is_main_process:
-            work()
+        with ending_together():
+            if self.accelerator.is_main_process:
+                work()
         if self.accelerator.num_processes > 1:
             deviations = {} if model.deviations is None else model.deviations.state_dict()
             held = [{"head": model.head.state_dict(), "people": model.people.state_dict(), "deviations": deviations,

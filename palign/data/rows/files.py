@@ -181,7 +181,7 @@ def _arrow_rows(path: Path, suffix: str) -> list[dict[str, Any]]:
             except pyarrow.ArrowInvalid:  # what `datasets` writes has no footer
                 source.seek(0)
                 return pyarrow.ipc.open_stream(source).read_all().to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, ValueError, OSError) as error:
         raise ValueError(
             f"{path.name} is no readable {suffix[1:]} file ({str(error).splitlines()[0][:200]}). It may be cut off, "
             "or another kind of file under this name: copy or write it again, or give it the suffix of what it is."
@@ -256,6 +256,12 @@ def _json_rows(text: str, name: str) -> Table:
         )
     if not isinstance(rows, list):
         raise ValueError(f"{name} holds {shorten(rows)}; a list of objects is needed.")
+    wrong = next((number for number, row in enumerate(rows) if not isinstance(row, dict)), None)
+    if wrong is not None:
+        raise ValueError(
+            f"{name}, row {wrong} (counting from 0): {shorten(rows[wrong])} is no object. Every row must be one; mend "
+            "or drop it."
+        )
     return Table(name, rows)
 
 

@@ -45,19 +45,22 @@ class SaveAndEnd(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self._is_asked, self.has_ended = False, False
+        self._is_asked, self._listens, self.has_ended = False, False, False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Inside, SIGTERM is noted; where signals are not ours to take (another thread), nothing changes."""
         self._is_asked = self.has_ended = False
+        self._listens = True  # all processes, whether or not their signals are ours
         if threading.current_thread() is not threading.main_thread():
             yield
+            self._listens = False
             return
         before = signal.signal(signal.SIGTERM, self._note)
         try:
             yield
         finally:
+            self._listens = False
             signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
     def _note(self, *_: Any) -> None:
@@ -84,6 +87,8 @@ class SaveAndEnd(TrainerCallback):
         return control
 
     def _is_asked_anywhere(self, args: TrainingArguments) -> bool:
+        if not self._listens:  # a fit that the main process makes alone
+            return False
         if PartialState().num_processes == 1 or not torch.distributed.is_initialized():
             return self._is_asked
         asked = torch.tensor([float(self._is_asked)], device=args.device)
