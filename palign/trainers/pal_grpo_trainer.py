@@ -28,6 +28,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.turns import reads_plain
 from palign.models.completions import prompt_ids
+from palign.models.files.adapter_files import write_base
 from palign.parallel.deepspeed_launch import leave_accelerator
 from palign.parallel.fsdp import kept_whole
 from palign.parallel.fsdp_launch import divide_reference, is_fsdp_launch, plan_fsdp
@@ -312,6 +313,8 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             super().save_model(str(beside))
             if self.args.should_save:
                 (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle, with paths of this machine
+                if (beside / "adapter_config.json").is_file():
+                    write_base(beside, folder)
                 self.write_card(beside)
 
     def write_card(self, folder: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from palign.models.files.adapter_files import portable_base
-from palign.models.files.card import FAIR, decimals, named, render, shown, table
+from palign.models.files.card import FAIR, base_note, decimals, named, render, shown, table
 from palign.models.files.game_keys import Ends, GameRecord
 from palign.reading import number_in, read_json
 from palign.writing import write_whole
@@ -91,6 +91,7 @@ def fair_card(record: GameRecord) -> str:
     return render(
         FAIR,
         base=named(record["base_model"]),
+        base_note=base_note(record["base_model"]),
         n_types=len(record["types"]),
         chosen=chosen or "the ensemble",
         types=table(types),

@@ -16,7 +16,7 @@ from palign.contents import reading_whole
 from palign.data.annotators import AnnotatorIndex
 from palign.models.files.adapter_files import base_of, portable_base
 from palign.models.files.base_files import plain_state
-from palign.models.files.card import MIXTURE, named, render, shown, table
+from palign.models.files.card import MIXTURE, base_note, named, render, shown, table
 from palign.reading import number_in, read_json, read_table
 from palign.writing import whole_file, whole_files, write_whole
 
@@ -223,6 +223,7 @@ def mixture_card(record: MixtureRecord) -> str:
     return render(
         MIXTURE,
         base=named(record.base_model) if record.base_model else f"the folder `{BASE}`",
+        base_note=base_note(record.base_model),
         n_types=record.n_types,
         n_annotators=len(gamma),
         n_rows=int(record.n_rows.sum()),

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from palign.contents import reading_whole
 from palign.data.annotators import AnnotatorIndex
-from palign.models.files.adapter_files import load_adapter, write_base
+from palign.models.files.adapter_files import base_of, load_adapter, portable_base, write_base
 from palign.models.files.base_files import plain_state
-from palign.models.files.card import PAL, named, render, shown, table
+from palign.models.files.card import PAL, base_note, named, render, shown, table
 from palign.models.pal_config import PALConfig
 from palign.reading import read_tensors, reading, require_finite, require_tensors
 from palign.writing import whole_files
@@ -41,6 +41,7 @@ def pal_card(model: "PALRewardModel", *, n_rows: int | None = None) -> str:
         variant=shown(config.variant),
         backbone=f"backbone `{named(config.backbone)}`" if config.backbone else "ready vectors",
         types=table(types),
+        base_note=base_note(config.backbone),
         n_rows="Judgements" if n_rows is None else f"{n_rows:,} judgements",
     )
 
@@ -54,6 +55,8 @@ def save_model(model: "PALRewardModel", folder: Path, card: str | None = None) -
 def _write_model(model: "PALRewardModel", folder: Path, lies_at: Path, card: str | None) -> None:
     adapter = model.backbone is not None and hasattr(model.backbone.model, "peft_config")
     config = dataclasses.replace(model.config, backbone_adapter=adapter)
+    if config.backbone != BACKBONE:
+        config.backbone = portable_base(config.backbone, lies_at)
     if model.backbone is not None:
         if adapter:
             model.backbone.model.save_pretrained(folder / ADAPTER)
@@ -191,7 +194,7 @@ def _load_backbone(config: PALConfig, folder: Path, options: dict[str, Any]) -> 
     from palign.models.backbones import Backbone
 
     is_inside = config.backbone == BACKBONE
-    source = str(folder / BACKBONE) if is_inside else config.backbone
+    source = str(folder / BACKBONE) if is_inside else base_of(config.backbone, folder)
     defaults = {
         "revision": config.backbone_revision,
         "pooling": config.pooling,

@@ -38,7 +38,7 @@ from palign.trainers.checkpointing.same_run import TRAINING_OPTIONS
 from palign.trainers.fair.route_trainer import RouteTrainer
 from palign.trainers.fair.routes import ROUTES, RouteFunction
 from palign.trainers.fair_policy_config import FairPolicyConfig
-from palign.writing import saving, write_whole
+from palign.writing import move_into, saving, write_whole
 
 __all__ = ["RouteBuilder"]
 
@@ -170,6 +170,8 @@ class RouteBuilder:
         trainer = RouteTrainer(policies, args, rows, tokenizer=self.mixture.tokenizer)
         trainer.train()
         make_whole(policies, trainer.model_wrapped)
+        if (curves := Path(args.output_dir) / "runs").is_dir():  # what tensorboard shows
+            move_into(curves, self.output_dir / "runs" / name)
         shutil.rmtree(args.output_dir, ignore_errors=True)
 
 
