@@ -10,14 +10,17 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from palign.contents import CONTENTS, locked, write_contents
 
 __all__ = [
     "SavingError",
     "move_into",
     "require_writable",
     "saving",
+    "set_usual_modes",
     "sweep_partials",
     "whole_file",
     "whole_files",
@@ -66,6 +69,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             yield beside
             with open(beside, "rb+") as file:
                 os.fsync(file.fileno())
+            set_usual_modes([beside])
             os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
@@ -88,19 +92,46 @@ def whole_files(folder: str | Path, last: str) -> Iterator[Path]:
         last: the file without which nobody reads the folder. It is taken away first and put there last, so that parts
             of two saves are never read as one: a process killed between leaves a folder that is nothing yet.
 
+    `contents.json` with the hashes of all of them goes along, and other processes of this machine that write or read
+    (`palign.contents`) wait.
+
     Raises:
         SavingError: they could not be written.
     """
     folder = Path(folder)
     with saving(folder, folder.absolute().name):
         folder.mkdir(parents=True, exist_ok=True)
-        sweep_partials(folder)
-        with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}-", dir=folder) as partial:
-            yield Path(partial)
-            (folder / last).unlink(missing_ok=True)
-            last_file = (Path(partial) / last).rename(folder / f"{PARTIAL}-{last}")
-            move_into(partial, folder)
-            os.replace(last_file, folder / last)
+        with locked(folder, exclusive=True):
+            sweep_partials(folder)
+            with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}-", dir=folder) as partial:
+                yield Path(partial)
+                write_contents(partial)
+                set_usual_modes(sorted(Path(partial).rglob("*")))
+                (folder / last).unlink(missing_ok=True)
+                (folder / CONTENTS).unlink(missing_ok=True)
+                last_file = (Path(partial) / last).rename(folder / f"{PARTIAL}-{last}")
+                move_into(partial, folder)
+                os.replace(last_file, folder / last)
+
+
+def set_usual_modes(paths: Iterable[str | Path]) -> None:
+    """Give files and folders the rights that this user's umask gives; some libraries make them for the owner alone."""
+    paths = [Path(path) for path in paths]
+    if paths:
+        umask = _umask(paths[0].parent)
+        for path in paths:
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+
+
+def _umask(folder: Path) -> int:
+    """Read without setting it, which other threads would feel: from a file that is made for an instant."""
+    probe = folder / f"{PARTIAL}-mode{os.getpid()}"
+    descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o777)
+    try:
+        return 0o777 & ~os.fstat(descriptor).st_mode
+    finally:
+        os.close(descriptor)
+        probe.unlink()
 
 
 def move_into(source: str | Path, folder: str | Path) -> None:

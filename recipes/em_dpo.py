@@ -24,7 +24,7 @@ from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.report import write_report
-from palign.evaluation.scoring import score_table
+from palign.evaluation.scoring import score_table, scores_csv
 from palign.models.files.card import add_measured
 from palign.models.files.mixture import MixtureRecord
 from palign.parallel.sharded import is_sharded
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         linear = trainer.linear_scores(setup.eval_rows) if name == "em" else None
         if linear is not None:
             scores = {LINEAR: linear.numpy()} | scores
-        trainer.train(resume_from_checkpoint=resume if name == "em" else None)
+        trainer.train(resume_from_checkpoint=resume if name == "em" else resume is not None)
         trainer.save_model()
         seconds[f"{name}/training_seconds"] = time.monotonic() - began
         policies[name] = trainer.mixture_policy()
@@ -98,7 +98,7 @@ def judge(
         type_of = dict(zip(rows.annotator_ids, rows.columns[script.type_column], strict=True))
     types = None if script.type_column == "type" in rows.columns else type_of
     table = pd.concat(score_table(values, rows, model=name, types=types) for name, values in scores.items())
-    write_whole(output / "scores.csv", table.to_csv(index=False))
+    write_whole(output / "scores.csv", scores_csv(table, safe=script.safe_csv))
     summary = {"n_types": float(record.n_types)} | compare_types(record, setup.truth)
     for (name, kind), part in table.groupby(["model", "type"], sort=False):
         summary[f"{name}/{kind}/accuracy"] = float(part["accuracy"].mean())

@@ -27,6 +27,7 @@ from palign.evaluation.judging.conditioned_rows import conditioning_note
 from palign.evaluation.judging.kinds import ModelSource
 from palign.evaluation.judging.unseen_rows import UnseenRows, unseen_rows
 from palign.evaluation.report import write_report
+from palign.evaluation.scoring import scores_csv
 from palign.parallel.deepspeed_launch import prepare_deepspeed
 from palign.pipelines.arguments.evaluation import (
     EvaluationArguments,
@@ -119,7 +120,7 @@ def report(
         judgements=unseen.judgements, weights=script.weights, min_group_size=script.min_group_size, level=script.level,
         seed=script.seed, n_resamples=script.n_resamples,
     )  # fmt: skip
-    write_whole(output / "scores.csv", table.to_csv(index=False))
+    write_whole(output / "scores.csv", scores_csv(table, safe=script.safe_csv))
     summary["total_seconds"] = time.monotonic() - start
     write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
     opening = " ".join([*written.conclusion, written.headline[0]])

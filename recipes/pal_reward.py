@@ -25,7 +25,7 @@ from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.report import write_report
-from palign.evaluation.scoring import score_table
+from palign.evaluation.scoring import score_table, scores_csv
 from palign.models.files.card import add_measured
 from palign.pipelines.arguments.reward import parse_reward_arguments
 from palign.pipelines.reward import RewardSetup, dominant_prototypes, set_up_reward
@@ -74,7 +74,7 @@ def judge(
     table = pd.concat(
         score_table(values.numpy(), setup.eval_rows, model=name, types=types) for name, values in scores.items()
     )
-    write_whole(output / "scores.csv", table.to_csv(index=False))
+    write_whole(output / "scores.csv", scores_csv(table, safe=setup.script.safe_csv))
     summary = {"n_prototypes": float(setup.n_prototypes)}
     for name, rows in table.groupby("model", sort=False):
         summary |= {f"{name}/{metric}": float(rows[metric].mean()) for metric in ("accuracy", "log_likelihood")}

@@ -10,6 +10,7 @@ and wants its own attribution (CC BY 4.0 and others); the help of each says whic
 import argparse
 import sys
 
+from palign.cli.errors import run
 from palign.data.public_sets.judges import PAPER_COUNTS
 from palign.data.sources import SOURCES, write_source
 
@@ -51,4 +52,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if status := run("prepare_source.py", lambda: main(sys.argv[1:])):
+        sys.exit(status)

@@ -17,9 +17,16 @@ from pathlib import Path
 from types import ModuleType
 
 from palign import __version__
+from palign.cli.early_checks import (
+    inherited_names,
+    refuse_missing_trackers,
+    refuse_unknown,
+    refuse_without_others,
+    values_of,
+)
 from palign.cli.errors import run
 from palign.cli.option_file import config_path, read_options
-from palign.cli.option_help import WIDTH, describe
+from palign.cli.option_help import WIDTH, describe, options_of
 
 __all__ = ["COMMANDS", "Command", "load_recipe", "main", "recipe_folder"]
 
@@ -122,9 +129,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 def start(name: str, flags: Sequence[str]) -> None:
     """Run a sub-command's recipe; a configuration that cannot be read is found before its imports."""
     path = config_path(flags)
-    _ = None if path is None else read_options(path)  # the parser reads it again, after seconds of imports
+    options = {} if path is None else read_options(path)  # the parser reads it again, after seconds of imports
+    known = known_options(COMMANDS[name])
+    if known is not None and "--help-all" not in flags:
+        refuse_unknown(flags, path, options, known)
+        refuse_without_others(name, flags, options)
+        refuse_missing_trackers(values_of("report_to", flags, options))
     sys.argv[0] = f"palign {name}"  # what a parser calls itself
     load_recipe(COMMANDS[name].recipe).main(["--help" if flag == "--help-all" else flag for flag in flags])
+
+
+def known_options(command: Command) -> set[str] | None:
+    """The names of all options of a sub-command, read from sources; None where a package's cannot be."""
+    names: set[str] = set()
+    for source in command.options:
+        file, kind = source.split(":")
+        names |= {option.name for option in options_of(HERE / file, kind)}
+    for kind in command.inherited:
+        inherited = inherited_names(kind)
+        if inherited is None:
+            return None
+        names |= inherited
+    return names
 
 
 def recipe_folder() -> Path:

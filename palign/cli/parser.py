@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from trl import TrlParser
 
+from palign.cli.early_checks import refuse_missing_trackers
 from palign.cli.option_file import OptionError, config_path, read_options, unknown_options
 
 __all__ = ["CommandLine", "require_known_processes"]
@@ -45,9 +46,16 @@ class CommandLine(TrlParser):
         with_config = arguments if path is None else ["--config", path, *arguments]
         parsed = super().parse_args_and_config(with_config, return_remaining_strings, **rest)
         for part in parsed:
+            self._refuse_missing_trackers(getattr(part, "report_to", None) or ())
             if hasattr(type(part), "world_size"):  # training arguments, which know of the other processes or do not
                 self._refuse_strangers(part.world_size)
         return parsed
+
+    def _refuse_missing_trackers(self, names: Iterable[str]) -> None:
+        try:
+            refuse_missing_trackers(names)
+        except OptionError as error:
+            self.error(str(error))
 
     def _refuse_strangers(self, n_processes: int) -> None:
         try:

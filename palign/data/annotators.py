@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from palign.reading import read_json
+
 __all__ = ["AnnotatorIndex", "canonical_id", "canonical_ids"]
 
 MANY = 10_000  # from here on a hash table in C is worth the import of pandas
@@ -165,12 +167,11 @@ class AnnotatorIndex:
     @classmethod
     def load(cls, path: str | Path) -> "AnnotatorIndex":
         """Read what `save` wrote; ValueError when the file is not a JSON list of texts."""
-        try:
-            ids = json.loads(Path(path).read_bytes().decode("utf-8", "surrogatepass"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON ({error}); a JSON list of annotator ids was expected.") from error
-        if not isinstance(ids, list):
-            raise ValueError(f"{path} holds a {type(ids).__name__}; a JSON list of annotator ids was expected.")
+        ids = read_json(path, list, surrogates=True)
+        wrong = next((value for value in ids if not isinstance(value, str)), None)
+        if wrong is not None or len(set(ids)) < len(ids):
+            fault = "an id is there twice" if wrong is None else f"{str(wrong)[:60]!r} is no text"
+            raise ValueError(f"{path}: {fault}; it must be a list of annotator ids, each once.")
         return cls(ids)
 
 

@@ -63,6 +63,8 @@ def split_by_row(prefs: Preferences, *, fraction: float, seed: int) -> tuple[Pre
     is_second = np.zeros(len(group), dtype=bool)
     is_second[by_group] = within < n_second[group[by_group]]
     in_second = is_second[judgement]
+    if not in_second.any() and counts.max(initial=0) <= 1:
+        _refuse_single_judgements(len(annotators))
     if not in_second.any():
         raise ValueError(
             f"A split of {len(prefs)} rows by {len(annotators)} annotators with fraction {fraction} leaves nothing "
@@ -133,6 +135,8 @@ def _parted_by_item(prefs: Preferences, fraction: float, seed: int) -> RowParts:
     rng = np.random.default_rng(seed)
     parts = part_rows(_item_keys(prefs), prefs.ranks, people, fraction=fraction, rng=rng)
     if len(parts.second) == 0 or len(parts.first) == 0:
+        if len(prefs) == len(prefs.annotators()):
+            _refuse_single_judgements(len(prefs))
         raise ValueError(
             f"A split of {len(prefs)} rows by {len(prefs.annotators())} annotators with fraction {fraction} by item "
             "leaves a part without rows: every annotator's judgements share items. Give more rows or a larger "
@@ -147,6 +151,13 @@ def _item_keys(prefs: Preferences) -> np.ndarray:
         return prefs.item_indices
     keys = (prefs.prompt_indices[:, None] + 1) * (prefs.item_indices.max() + 1) + prefs.item_indices
     return np.where(prefs.item_indices < 0, -1, keys)
+
+
+def _refuse_single_judgements(n_annotators: int) -> None:
+    raise ValueError(
+        f"Each of the {n_annotators} annotators has one judgement, and it is trained on: none is left to evaluate on. "
+        "Name rows to evaluate on (--eval_dataset_name), or give two or more judgements of a person."
+    )
 
 
 def _shares_items(prefs: Preferences) -> bool:

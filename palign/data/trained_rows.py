@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from palign.contents import renew_entry
 from palign.data.preferences import Preferences
 from palign.writing import whole_file, write_whole
 
@@ -59,6 +60,7 @@ def save_trained_rows(
         hashes = np.concatenate([hashes, others[~np.isin(others, kept)]])
     with whole_file(Path(folder) / TRAINED_ROWS) as beside:
         beside.write_bytes(save({TENSOR: np.unique(hashes).view(np.int64)}))
+    renew_entry(folder, TRAINED_ROWS)
 
 
 def write_held_out(folder: str | Path, rows: Preferences) -> None:

@@ -13,6 +13,7 @@ from palign.evaluation.judging.kinds import ModelSource
 from palign.evaluation.judging.scores import ModelScores, score_source, types_of
 from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.scoring import score_table
+from palign.parallel.shared_work import ending_together
 
 __all__ = ["Evaluation", "evaluate_models", "group_names", "shard"]
 
@@ -55,7 +56,8 @@ def evaluate_models(
     type_source: ModelScores | None = None
     scores: dict[str, np.ndarray] = {}
     for source in sources:
-        model_scores = score_source(source, shard_rows, max_length=max_length, **options)
+        with ending_together():
+            model_scores = score_source(source, shard_rows, max_length=max_length, **options)
         if type_source is None and len(model_scores.type_names or ()) > 1:  # one type for all says nothing
             type_source = model_scores
         scores[source.name] = _gathered(numbers, model_scores.scores, len(rows))

@@ -15,8 +15,9 @@ from palign.data.rendering import render_completion, render_prompt
 if TYPE_CHECKING:
     from palign.data.preferences import Preferences
 
-__all__ = ["pair_outcomes", "score_preferences", "score_table"]
+__all__ = ["pair_outcomes", "score_preferences", "score_table", "scores_csv"]
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes a cell for, by its first character
 ROWS_AT_ONCE = 65_536
 RESERVED = ("model", "annotator_id", "row", "type", "accuracy", "log_likelihood", "reward", "gold")
 
@@ -152,3 +153,25 @@ def score_preferences(
         values = score(*batch, ids) if by_person else score(*batch)
         scores[rows[part], places[part]] = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
     return scores
+
+
+def scores_csv(table: pd.DataFrame, *, safe: bool = False) -> str:
+    """A score table as CSV.
+
+    Args:
+        safe: put a ' before texts that a spreadsheet would compute; else it is said where there are any.
+    """
+    text_columns = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    formulas = {name: table[name].astype(str).str.startswith(FORMULA) for name in text_columns}
+    found = [name for name, is_formula in formulas.items() if is_formula.any()]
+    if found and safe:
+        table = table.copy()
+        for name in found:
+            table[name] = table[name].astype(str).where(~formulas[name], "'" + table[name].astype(str))
+    elif found:
+        example = table[found[0]].astype(str)[formulas[found[0]]].iloc[0]
+        print(
+            f"note: scores.csv has texts that a spreadsheet would compute ({found[0]} {example[:40]!r}); --safe_csv "
+            "true puts a ' before them."
+        )
+    return table.to_csv(index=False)

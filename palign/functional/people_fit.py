@@ -23,6 +23,7 @@ from palign.functional.people_stages import StageBlock, stage_blocks
 __all__ = ["WeightFit", "map_weights", "official_weights", "pair_log_likelihoods", "posterior_weights"]
 
 MAX_STEPS = 100
+SUM_ROWS = 65_536
 CHUNK_ROWS = 512  # of the table of log-likelihoods: what is worked on stays in the cache
 
 
@@ -72,13 +73,16 @@ def posterior_weights(
 
     A person without rows gets the prior.
     """
-    total = log_likelihoods.new_zeros(n_annotators, len(support)).index_add_(0, annotator_index, log_likelihoods)
-    total += log_prior.log_softmax(0)
-    evidence = total.logsumexp(1)
-    posterior = (total - evidence[:, None]).exp()
-    mean = posterior @ support
-    variance = (posterior @ support.square() - mean.square()).clamp_min(0)
-    return WeightFit(mean, variance.sqrt(), -evidence)
+    total = log_likelihoods.new_zeros(n_annotators, len(support), dtype=torch.float64)
+    for first in range(0, len(log_likelihoods), SUM_ROWS):  # a sum over 100,000 answers needs more than float32 holds
+        part = slice(first, first + SUM_ROWS)
+        total.index_add_(0, annotator_index[part], log_likelihoods[part].double())
+    total += log_prior.double().log_softmax(0)
+    posterior, places = total.softmax(1), support.double()
+    mean = posterior @ places
+    variance = (posterior @ places.square() - mean.square()).clamp_min(0)
+    kind = log_likelihoods.dtype
+    return WeightFit(mean.to(kind), variance.sqrt().to(kind), -total.logsumexp(1).to(kind))
 
 
 def map_weights(

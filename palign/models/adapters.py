@@ -6,6 +6,7 @@ Adapters are named `type_0 … type_{K−1}`, by number only.
 """
 
 import copy
+import os
 import re
 import shutil
 import tempfile
@@ -19,19 +20,18 @@ import numpy as np
 import torch
 from peft import (
     LoraConfig,
-    PeftConfig,
     PeftModel,
     get_peft_model,
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from palign.models.completions import policy_logps
+from palign.models.files.adapter_files import CONFIG, WEIGHTS, base_of, read_adapter_config, write_base
 from palign.parallel.sharded import set_whole, whole, whole_tensor
+from palign.reading import read_tensors, reading, require_tensors
 
 __all__ = [
     "TypePolicies", "adapter_state", "add_type_adapters", "checkpointing_contexts", "checkpointing_kwargs",
@@ -39,7 +39,6 @@ __all__ = [
     "save_type_adapters", "type_names",
 ]  # fmt: skip
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # the others change the weights of the base
 
 
@@ -308,7 +307,13 @@ def _adapter_parameters(model: PeftModel) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in model.named_parameters() if owned.search(name)]
 
 
-def save_type_adapters(model: PeftModel, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+def save_type_adapters(
+    model: PeftModel,
+    folder: str | Path,
+    state_dict: dict[str, Tensor] | None = None,
+    *,
+    lies_at: str | Path | None = None,
+) -> None:
     """Write `folder/type_k/`, each a plain PEFT adapter; type folders of a larger number of types are removed.
 
     Everything is written under other names first and renamed then: an interrupted save leaves no half-written adapter.
@@ -317,6 +322,7 @@ def save_type_adapters(model: PeftModel, folder: str | Path, state_dict: dict[st
         model: with its type adapters; in several processes call this on the main one.
         folder: made where it is missing.
         state_dict: the model's, or that of a `TypePolicies` around it; as gathered under ZeRO-3.
+        lies_at: where the folder will be moved to; the way to the base is seen from there.
     """
     folder, names = Path(folder), type_names(model)
     folder.mkdir(parents=True, exist_ok=True)
@@ -331,6 +337,7 @@ def save_type_adapters(model: PeftModel, folder: str | Path, state_dict: dict[st
             safe_serialization=True,
         )
         for name in names:
+            write_base(Path(partial) / name, Path(lies_at or folder) / name)
             if (folder / name).exists():
                 (folder / name).rename(Path(partial) / f"old_{name}")
             (Path(partial) / name).rename(folder / name)
@@ -361,14 +368,15 @@ def load_type_adapters(
     """
     _check_base(model)
     folders = _type_folders(Path(folder), n_types)
-    configs = [PeftConfig.from_pretrained(str(path)) for path in folders]
+    configs = [read_adapter_config(path) for path in folders]
     for path, config in zip(folders, configs, strict=True):
-        trained_on, given = config.base_model_name_or_path, getattr(model, "name_or_path", "")
-        if trained_on and given and trained_on != given:
+        trained_on, given = base_of(config.base_model_name_or_path, path), getattr(model, "name_or_path", "")
+        config.base_model_name_or_path = given or trained_on
+        if trained_on and given and os.path.realpath(trained_on) != os.path.realpath(given):
             warnings.warn(f"{path} was trained on {trained_on!r}; the base given is {given!r}.", stacklevel=2)
         config.inference_mode = not trainable
         _check_config(config)
-    with torch.random.fork_rng():  # the draws are overwritten
+    with torch.random.fork_rng(), reading(folder, "The adapters"):  # the draws are overwritten
         policy = get_peft_model(model, configs[0], adapter_name="type_0")
         for k, config in enumerate(configs[1:], start=1):
             policy.add_adapter(f"type_{k}", config)
@@ -381,18 +389,9 @@ def read_type_adapters(model: PeftModel, folder: str | Path) -> None:
     """Overwrite the type adapters on a model by those in a folder; ValueError where one is missing or does not fit."""
     names = type_names(model)
     for name, path in zip(names, _type_folders(Path(folder), len(names)), strict=True):
-        try:
-            tensors = load_file(path / WEIGHTS)
-        except SafetensorError as error:
-            raise ValueError(f"{path / WEIGHTS} is damaged ({error}). Give a whole copy of this adapter.") from error
-        adapter_tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-        fits = {key for key in adapter_tensors if key in tensors and adapter_tensors[key].shape == tensors[key].shape}
-        different = sorted({*adapter_tensors, *tensors} - fits)
-        if different:
-            raise ValueError(
-                f"{path / WEIGHTS} was made for another base or configuration: {len(different)} tensors are missing, "
-                f"unknown or of another shape, first {different[0]!r}. Give the base it was trained on."
-            )
+        tensors = read_tensors(path / WEIGHTS)
+        needed = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        require_tensors(tensors, needed, path / WEIGHTS, "Give the base it was trained on.")
         set_peft_model_state_dict(model, tensors, adapter_name=name)
 
 

@@ -20,6 +20,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from palign.models.backbones import Backbone, TokenizedText
+from palign.parallel.shared_work import ending_together
+from palign.reading import read_json
 from palign.writing import saving, write_whole
 
 if TYPE_CHECKING:
@@ -137,20 +139,21 @@ class EmbeddingStore:
         missing = {key: i for i, key in enumerate(_keys(prompts, completions)) if key not in self._rows}
         indices = [i for key, i in missing.items() if key[0] % state.num_processes == state.process_index]
         shares = []
-        for start in range(0, len(indices), TEXTS_AT_ONCE):
-            part = indices[start : start + TEXTS_AT_ONCE]
-            share = EmbeddingStore(None, self.fingerprint, self.hidden_size)
-            share.fill(
-                backbone,
-                [prompts[i] for i in part],
-                None if completions is None else [completions[i] for i in part],
-                batch_size=batch_size,
-                keep_prompt_states=keep_prompt_states,
-                progress=progress and state.is_main_process,
-            )
-            shares.append((share.keys(), np.asarray(share.vectors)))
-            if self.directory is not None:
-                self.append(*shares.pop())
+        with ending_together():
+            for start in range(0, len(indices), TEXTS_AT_ONCE):
+                part = indices[start : start + TEXTS_AT_ONCE]
+                share = EmbeddingStore(None, self.fingerprint, self.hidden_size)
+                share.fill(
+                    backbone,
+                    [prompts[i] for i in part],
+                    None if completions is None else [completions[i] for i in part],
+                    batch_size=batch_size,
+                    keep_prompt_states=keep_prompt_states,
+                    progress=progress and state.is_main_process,
+                )
+                shares.append((share.keys(), np.asarray(share.vectors)))
+                if self.directory is not None:
+                    self.append(*shares.pop())
         state.wait_for_everyone()
         if self.directory is not None:
             self._read_new_keys()
@@ -249,7 +252,7 @@ class EmbeddingStore:
         path, meta = self.directory / "store.json", {"fingerprint": self.fingerprint, "hidden_size": self.hidden_size}
         if not path.exists():
             write_whole(path, json.dumps(meta))
-        saved_meta = json.loads(path.read_text(encoding="utf-8"))
+        saved_meta = read_json(path, dict)
         if saved_meta != meta:
             raise ValueError(
                 f"the embedding store in {str(self.directory)!r} was made for {saved_meta}, and {meta} is asked "

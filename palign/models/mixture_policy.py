@@ -9,19 +9,21 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from palign.contents import locked
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.functional.evidence.components import evidence_of_rows
 from palign.functional.mixture import responsibilities, sum_by_annotator
 from palign.models.adapters import TypePolicies, load_type_adapters, route
 from palign.models.completions import TokenizedItems, prompt_ids
+from palign.models.files.base_files import load_base
 from palign.models.files.mixture import BASE, MixtureRecord, load_mixture
-from palign.models.model_folders import require_model_folder
 from palign.models.reference_logps import reference_pass
 from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
-from palign.parallel.sharded import is_sharded, loading_whole
+from palign.parallel.sharded import is_sharded
+from palign.reading import reading
 
 __all__ = ["MixturePolicy", "TypePosterior"]
 
@@ -91,18 +93,15 @@ class MixturePolicy:
             ValueError: a file or an adapter is missing, or the base is not a model folder.
         """
         folder = Path(folder).expanduser()
-        record = load_mixture(folder)
-        name = record.base_model or str(folder / BASE)
-        if model is None:
-            require_model_folder(name)
-            load = {"trust_remote_code": trust_remote_code}
-            with loading_whole():
-                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **load)
-        tokenizer_config = folder / "tokenizer_config.json"
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder) if tokenizer_config.is_file() else name, trust_remote_code=trust_remote_code
-        )
-        policies = TypePolicies(load_type_adapters(model, folder, record.n_types))
+        with locked(folder, exclusive=False):  # people and weights of one save
+            record = load_mixture(folder)
+            name, load = record.base_model or str(folder / BASE), {"trust_remote_code": trust_remote_code}
+            if model is None:
+                model = load_base(name, dtype=dtype, **load)
+            place = str(folder) if (folder / "tokenizer_config.json").is_file() else name
+            with reading(place, "The tokenizer"):
+                tokenizer = AutoTokenizer.from_pretrained(place, **load)
+            policies = TypePolicies(load_type_adapters(model, folder, record.n_types))
         policies.to(device).eval()
         return cls(policies, tokenizer, record)
 

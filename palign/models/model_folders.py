@@ -5,11 +5,12 @@ pooled and whether they are normalised; a plain transformers folder says neither
 :class:`palign.models.backbones.Backbone` apply.
 """
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from palign import reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -139,8 +140,8 @@ def read_pooling_hints(name_or_path: str, *, revision: str | None = None, poolin
     A pooling that is not mean, first, last or max raises ValueError; a module after the pooling that is not a
     normalisation (a dense projection) raises ValueError, since leaving it out would change the vectors silently.
     """
-    modules = read_json(name_or_path, "modules.json", revision)
-    if not isinstance(modules, list):
+    modules = read_json(name_or_path, "modules.json", revision, list)
+    if modules is None or not all(isinstance(module, dict) for module in modules):
         return PoolingHints(pooling)
     asked, normalize, subfolder = pooling, False, ""
     for module in modules:
@@ -179,11 +180,15 @@ def _pooling_mode(config: dict, name_or_path: str) -> str | None:
     return modes[0] if modes else None
 
 
-def read_json(name_or_path: str, filename: str, revision: str | None) -> dict | list | None:
-    """The parsed file of a folder or hub repository, or None when it has no such file."""
+def read_json(name_or_path: str, filename: str, revision: str | None, kind: type | None = dict) -> dict | list | None:
+    """The parsed file of a folder or hub repository, or None when it has no such file.
+
+    Raises:
+        ValueError: it is not JSON, or holds no object (`kind` list: no list; None: neither).
+    """
     if looks_like_path(name_or_path):
         path = Path(name_or_path).expanduser() / filename
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return reading.read_json(path, kind) if path.is_file() else None
     from transformers.utils import cached_file
 
     cached_path = cached_file(
@@ -194,4 +199,4 @@ def read_json(name_or_path: str, filename: str, revision: str | None) -> dict | 
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return json.loads(Path(cached_path).read_text(encoding="utf-8")) if cached_path else None
+    return reading.read_json(cached_path, kind) if cached_path else None

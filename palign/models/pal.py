@@ -472,10 +472,24 @@ class PALRewardModel(nn.Module):
 
         return load_model(cls, str(name_or_path), options)
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-        """Upload what `save_pretrained` writes; returns the address of the commit."""
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        allow_personal_ids: bool = False,
+    ) -> str:
+        """Upload what `save_pretrained` writes; returns the address of the commit.
+
+        Raises:
+            ValueError: ids of annotators look like e-mail addresses, and `allow_personal_ids` is not set.
+        """
+        from palign.data.pseudonyms import refuse_personal_ids
         from palign.models.files.pal import push_model
 
+        if not allow_personal_ids:
+            refuse_personal_ids(self.annotators.ids, "say allow_personal_ids=True")
         return push_model(self, repo_id, private, token)
 
     def _evaluating(self) -> "_Evaluating":

@@ -3,9 +3,11 @@
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, get_args
 
 from palign.functional.ideal_point import Similarity
 from palign.models.heads import FixedPointHead, LinearHead, Mixing, PointHead, PromptPointHead, Scaling, Standardize
+from palign.reading import read_json
 
 __all__ = ["PALConfig", "register_head"]
 
@@ -140,12 +142,25 @@ class PALConfig:
     @classmethod
     def load(cls, path: Path) -> "PALConfig":
         """Read what `save` wrote; ValueError when the file is something else's."""
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        entries = entries if isinstance(entries, dict) else {}
+        entries = read_json(path, dict)
         if entries.get("model_type") != cls.model_type:
             raise ValueError(
                 f"{path} is the configuration of a {entries.get('model_type', 'model of unknown type')!r}, not of a "
                 f"PAL reward model ({cls.model_type!r}). Give a folder that PALRewardModel.save_pretrained wrote."
             )
-        known = {item.name for item in fields(cls)}
-        return cls(**{name: value for name, value in entries.items() if name in known})
+        known = {item.name: item.type for item in fields(cls)}
+        for name, value in entries.items():
+            if name in known and not _is_a(value, known[name]):
+                raise ValueError(f"{path}: {name} is {str(value)[:60]!r}, which it cannot be.")
+        try:
+            return cls(**{name: value for name, value in entries.items() if name in known})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Whether a value of JSON is of a field's kind; a whole number is a float, too, and a bool is no number."""
+    kinds = get_args(kind) or (kind,)
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, (*kinds, int) if float in kinds else kinds)

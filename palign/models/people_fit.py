@@ -108,13 +108,14 @@ def fit_people(
 
 def _posterior(head: PointHead, people: AnnotatorWeights, data: RowTensors, n_people: int) -> WeightFit:
     """Answers are added up person by person as they come, so that millions of them need no table."""
-    total = people.support.new_zeros(n_people, len(people.support))
+    total = people.support.new_zeros(n_people, len(people.support), dtype=torch.float64)
     for rows, likelihoods in log_likelihoods(head, data, people.support):
         if data.evidence is not None:
             likelihoods = likelihoods * data.evidence[rows, None]
-        total.index_add_(0, data.annotator_index[rows], likelihoods)
+        total.index_add_(0, data.annotator_index[rows], likelihoods.double())
     everybody = torch.arange(n_people, device=total.device)
-    return posterior_weights(total, everybody, people.support, people.log_prior, n_annotators=n_people)
+    fit = posterior_weights(total, everybody, people.support, people.log_prior, n_annotators=n_people)
+    return WeightFit(*(part.to(people.support) for part in (fit.weights, fit.spread, fit.objective)))
 
 
 def _parts(head: PointHead, data: RowTensors, n_weights: int, *, is_linear: bool) -> Iterator[slice]:

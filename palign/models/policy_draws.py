@@ -28,6 +28,7 @@ from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.reference_logps import base_fingerprint
 from palign.models.single_adapter import adapter_fingerprint
 from palign.parallel.sharded import is_sharded
+from palign.reading import reading
 from palign.writing import saving, whole_file
 
 __all__ = [
@@ -114,7 +115,7 @@ class PolicyDraws:
     @classmethod
     def load(cls, path: Path) -> "PolicyDraws":
         """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
+        with reading(path, "The answers of a policy"), np.load(path, allow_pickle=False) as arrays:
             items = {f.name: arrays[f"items_{f.name}"] for f in fields(TokenizedItems)}
             items["pad_id"] = int(items["pad_id"])
             draw_arrays = {f.name: arrays[f.name] for f in fields(cls) if f.name != "items"}

@@ -23,7 +23,8 @@ from palign.models.architectures import hidden_size_of, without_head
 from palign.models.backbones import enter_tensor
 from palign.models.completions import TokenizedItems, policy_logps
 from palign.models.embeddings import EmbeddingStore
-from palign.parallel.sharded import forwards, turns, whole_tensor
+from palign.parallel.sharded import forwards, is_sharded, turns, whole_tensor
+from palign.parallel.shared_work import ending_together
 
 __all__ = ["ReferencePass", "base_fingerprint", "reference_pass"]
 
@@ -73,7 +74,8 @@ def reference_pass(
     options = {"batch_size": batch_size, "show_progress": show_progress and rank == 0}
     if n_ranks > 1:
         is_own = np.array([int.from_bytes(key[:4], "little") % n_ranks == rank for key in keys])
-        _fill(store, model, items, keys, np.flatnonzero((store.rows_of_keys(keys) < 0) & is_own), **options)
+        with nullcontext() if is_sharded(model) else ending_together():
+            _fill(store, model, items, keys, np.flatnonzero((store.rows_of_keys(keys) < 0) & is_own), **options)
         if cache_dir is None:
             _exchange(store)
         torch.distributed.barrier()

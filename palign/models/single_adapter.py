@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from palign.models.adapters import CONFIG, WEIGHTS, TypePolicies, disable_dropout
+from palign.contents import reading_whole
+from palign.models.adapters import TypePolicies, disable_dropout
 from palign.models.backbones import tensor_bytes
-from palign.writing import sweep_partials
+from palign.models.files.adapter_files import CONFIG, WEIGHTS, read_adapter_config, write_base
+from palign.reading import read_tensors, reading, require_tensors
+from palign.writing import set_usual_modes, sweep_partials
 
 __all__ = [
     "AdapterPolicies",
@@ -64,23 +65,17 @@ def read_adapter(model: PeftModel, name: str, folder: str | Path) -> None:
         ValueError: no complete LoRA adapter lies there, or it does not fit this base.
     """
     folder = Path(folder)
-    config = require_adapter_folder(folder)
+    with reading_whole(folder):
+        config = require_adapter_folder(folder)
+        tensors = read_tensors(folder / WEIGHTS)
+    with reading(folder, "The adapter"):
+        _add(model, name, config, 0)
+    needed = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     try:
-        tensors = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS} is damaged ({error}). Give a whole copy of this adapter.") from error
-    _add(model, name, config, 0)
-    adapter_tensors = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    different = sorted(
-        {*adapter_tensors, *tensors}
-        - {k for k in adapter_tensors if k in tensors and adapter_tensors[k].shape == tensors[k].shape}
-    )
-    if different:
+        require_tensors(tensors, needed, folder / WEIGHTS, "Give the base it was trained on.")
+    except ValueError:
         remove_adapter(model, name)
-        raise ValueError(
-            f"{folder / WEIGHTS} was made for another base or configuration: {len(different)} tensors are missing, "
-            f"unknown or of another shape, first {different[0]!r}. Give the base it was trained on."
-        )
+        raise
     set_peft_model_state_dict(model, tensors, adapter_name=name)
 
 
@@ -89,7 +84,7 @@ def require_adapter_folder(folder: str | Path) -> LoraConfig:
     missing = [name for name in (CONFIG, WEIGHTS) if not (Path(folder) / name).is_file()]
     if missing:
         raise ValueError(f"{str(folder)!r} is not an adapter: it lacks {', '.join(missing)}. Give a folder with both.")
-    config = PeftConfig.from_pretrained(str(folder))
+    config = read_adapter_config(folder)
     if not isinstance(config, LoraConfig):
         raise ValueError(f"{str(folder)!r} holds a {config.peft_type} adapter; a LoRA adapter is needed.")
     return config
@@ -151,8 +146,18 @@ def train_only(model: PeftModel, name: str) -> None:
     model.base_model.set_requires_grad([name], True)
 
 
-def save_adapter(model: PeftModel, name: str, folder: str | Path, state_dict: dict[str, Any] | None = None) -> None:
-    """Write one adapter at the top of a folder, as plain PEFT reads it; each file is complete or as it was before."""
+def save_adapter(
+    model: PeftModel,
+    name: str,
+    folder: str | Path,
+    state_dict: dict[str, Any] | None = None,
+    *,
+    lies_at: str | Path | None = None,
+) -> None:
+    """Write one adapter at the top of a folder, as plain PEFT reads it; each file is complete or as it was before.
+
+    `lies_at`: where the folder will be moved to; the way to the base is seen from there.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     sweep_partials(folder)
@@ -164,6 +169,8 @@ def save_adapter(model: PeftModel, name: str, folder: str | Path, state_dict: di
             state_dict=state_dict,
             safe_serialization=True,
         )
+        write_base(Path(partial) / name, lies_at or folder)
+        set_usual_modes([Path(partial) / name / file for file in (WEIGHTS, CONFIG)])
         (folder / CONFIG).unlink(missing_ok=True)  # without which nobody reads the folder: it comes last
         for file in (WEIGHTS, CONFIG):
             shutil.move(Path(partial) / name / file, folder / file)

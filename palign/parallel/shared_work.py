@@ -1,6 +1,7 @@
 """Work that the processes of a launch share: done once for all, or each its part."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -9,9 +10,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
-from palign.parallel.sharded import turns
+from palign.parallel.sharded import is_sharded, turns
 
-__all__ = ["PLAIN_SAMPLING", "computed_once", "drawn"]
+__all__ = ["PLAIN_SAMPLING", "computed_once", "drawn", "ending_together"]
 
 # the distribution itself, whatever a model's generation_config would make of it
 PLAIN_SAMPLING = {
@@ -27,20 +28,55 @@ def computed_once(work: Callable[[], T]) -> T:
 
     Raises:
         ValueError: on every process, where it was raised on the main one.
+        RuntimeError: on the others, where the main one raised something else.
     """
     state = PartialState()
     if state.num_processes == 1:
         return work()
-    outcome: list[Any] = [None, None]
+    outcome: list[Any] = [None, None, False]
+    failure: Exception | None = None
     if state.is_main_process:
         try:
             outcome[0] = work()
-        except ValueError as error:
-            outcome[1] = str(error)
+        except Exception as error:  # the others wait for a word, whatever it was
+            failure = error
+            outcome[1:] = _said(error), isinstance(error, ValueError)
     broadcast_object_list(outcome, from_process=0)
-    if outcome[1] is not None:
+    if failure is not None:
+        raise failure
+    if outcome[2]:
         raise ValueError(outcome[1])
+    if outcome[1] is not None:
+        raise RuntimeError(f"The main process has failed ({outcome[1]}); this one ends with it.")
     return outcome[0]
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """Around work that each process does by itself before all meet: where one of them raises, all do.
+
+    Without this the others would wait for it where they meet, until a launcher ends them. Within, no process may wait
+    for another.
+
+    Raises:
+        RuntimeError: another process has failed; says which, and with what.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    state = PartialState()
+    told = [] if state.num_processes == 1 else gather_object([None if failure is None else _said(failure)])
+    if failure is not None:
+        raise failure
+    failed = next((rank for rank, text in enumerate(told) if text is not None), None)
+    if failed is not None:
+        raise RuntimeError(f"Process {failed} has failed ({told[failed]}); this one ends with it.")
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def drawn(
@@ -64,10 +100,11 @@ def drawn(
             return [draw(batch) for batch in batches]
         state, share = PartialState(), {}
         numbers = range(len(batches))[state.process_index :: state.num_processes]
-        for number, is_own in turns(numbers, 0, model):
-            torch.manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
-            part = draw(batches[number])
-            if is_own:
-                share[number] = part
+        with nullcontext() if is_sharded(model) else ending_together():
+            for number, is_own in turns(numbers, 0, model):
+                torch.manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+                part = draw(batches[number])
+                if is_own:
+                    share[number] = part
     everybody = {number: part for shared in gather_object([share]) for number, part in shared.items()}
     return [everybody[number] for number in range(len(batches))]

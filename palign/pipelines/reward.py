@@ -3,12 +3,10 @@
 import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import set_seed
 
 from palign.data.annotators import AnnotatorIndex
@@ -26,6 +24,7 @@ from palign.models.embeddings import EmbeddingStore
 from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
+from palign.parallel.shared_work import computed_once
 from palign.pipelines.arguments.reward import RewardArguments
 from palign.pipelines.reports.reward import (
     NAMES_DOUBTED,
@@ -246,25 +245,24 @@ def _choose(setup: RewardSetup) -> None:
         setup.n_prototypes = script.n_prototypes
     if (setup.trains_backbone or not (script.calibrate or script.variant == "auto")) and not is_auto:
         return
-    held: list[Any] = [None]
     data = setup.make_model(1).row_tensors(
         setup.train_rows, setup.embeddings, store=setup.store, show_progress=not args.disable_tqdm, together=True
     )
-    if PartialState().is_main_process:
-        variants = ("fixed", "linear") if script.variant == "auto" and not setup.trains_backbone else None
-        variants = variants if args.loss_type == "logistic" else None
-        personal = script.personal == "auto" and not setup.trains_backbone and len(setup.annotators) <= MOST_PERSONAL
-        options = replace(head_fit_options(args), min_steps=0)
-        recurs = TEXTS_RECUR if setup.embeddings is None else RECURS
-        common = {"variants": variants, "recurs": recurs, "personal": personal, "seed": args.seed}
-        held[0] = (
-            choose_n_prototypes(data, setup.config(1), head_fit_options(args), **common,
-                                show_progress=not args.disable_tqdm)
-            if is_auto
-            else calibrate_head(data, setup.config(1), options, setup.n_prototypes, min_steps=args.head_min_steps,
-                                **common)
-        )  # fmt: skip
-    choice = broadcast_object_list(held)[0]
+    variants = ("fixed", "linear") if script.variant == "auto" and not setup.trains_backbone else None
+    variants = variants if args.loss_type == "logistic" else None
+    personal = script.personal == "auto" and not setup.trains_backbone and len(setup.annotators) <= MOST_PERSONAL
+    options = replace(head_fit_options(args), min_steps=0)
+    recurs = TEXTS_RECUR if setup.embeddings is None else RECURS
+    common = {"variants": variants, "recurs": recurs, "personal": personal, "seed": args.seed}
+
+    def choose() -> PrototypeChoice:
+        if is_auto:
+            progress = {"show_progress": not args.disable_tqdm}
+            return choose_n_prototypes(data, setup.config(1), head_fit_options(args), **common, **progress)
+        steps = {"min_steps": args.head_min_steps}
+        return calibrate_head(data, setup.config(1), options, setup.n_prototypes, **steps, **common)
+
+    choice = computed_once(choose)
     if not script.calibrate:
         choice = replace(choice, temperature=1.0, pooled_temperature=1.0)
     setup.choice, setup.n_prototypes, setup.variant = choice, choice.n_prototypes, choice.variant

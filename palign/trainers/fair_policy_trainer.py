@@ -140,10 +140,10 @@ class FairPolicyTrainer:
             return
         with saving(folder, "The fair policy"), whole_files(folder, last=GAME) as beside:
             if self.record["chosen"] is not None:
-                save_adapter(self.model, self.record["chosen"], beside)
+                save_adapter(self.model, self.record["chosen"], beside, lies_at=folder)
             self.mixture.tokenizer.save_pretrained(beside)
             save_trained_rows(beside, self.train_rows)
-            save_game(self.record, beside)
+            save_game(self.record, beside, lies_at=folder)
 
     # 1 and 2: the game
 

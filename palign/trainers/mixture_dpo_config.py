@@ -106,6 +106,10 @@ class MixtureDPOConfig(TrainingArguments):
         default=None,
         metadata={"help": "Folder of the reference log-probabilities; `reference_logps` in output_dir if unset."},
     )
+    push_personal_ids: bool = field(
+        default=False,
+        metadata={"help": "Let a model be pushed to a hub whose annotators' ids look like e-mail addresses."},
+    )
     e_step_rows: int = field(
         default=8,
         metadata={
@@ -143,5 +147,7 @@ class MixtureDPOConfig(TrainingArguments):
         """What mixture.json keeps: options that are not of every `TrainingArguments`, and the schedule."""
         names = [f.name for f in fields(self) if f.name not in {f.name for f in fields(TrainingArguments)}]
         names += ["learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"]
-        options = {name: getattr(self, name) for name in names if name != "reference_cache_dir"}
+        options = {
+            name: getattr(self, name) for name in names if name not in ("reference_cache_dir", "push_personal_ids")
+        }
         return options | {"n_types": written_count(self.n_types)}

@@ -45,7 +45,15 @@ from palign.models.adapters import (
     save_type_adapters,
 )
 from palign.models.completions import TokenizedItems
-from palign.models.files.mixture import RECORD_FILE, MixtureRecord, named_base, packed_prompts, save_mixture
+from palign.models.files.mixture import (
+    BASE,
+    RECORD_FILE,
+    MixtureRecord,
+    mixture_card,
+    named_base,
+    packed_prompts,
+    save_mixture,
+)
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import ReferencePass, reference_pass
 from palign.models.type_scores import row_log_likelihoods
@@ -67,7 +75,7 @@ from palign.trainers.mixture.start import LinearHead, LinearStart, given_start, 
 from palign.trainers.mixture.state import MixtureState, round_ends
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
 from palign.trainers.reward.collator import PairDataset
-from palign.writing import saving, whole_files
+from palign.writing import saving, whole_files, write_whole
 
 __all__ = ["MixtureDPOTrainer"]
 
@@ -392,10 +400,16 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
+        output_dir = Path(self.args.output_dir)
+        # where its folder was removed meanwhile, the base is written again
+        named_base(self.policies.policy.get_base_model(), self.processing_class, output_dir)
+        record = self.record()
+        record.base_model = record.base_model or str(output_dir / BASE)
         with whole_files(folder, last=RECORD_FILE) as beside:
-            save_type_adapters(self.policies.policy, beside, state_dict)
-            self.processing_class.save_pretrained(beside)
-            save_mixture(self.record(), beside)
+            save_type_adapters(self.policies.policy, beside, state_dict, lies_at=folder)
+            for place in (beside, *(beside / name for name in self.policies.names)):
+                self.processing_class.save_pretrained(place)
+            save_mixture(record, beside, lies_at=folder)
             save_trained_rows(beside, self.train_rows)
             self.mixture.save(beside)
         remove_types_from(folder, self.n_types)
@@ -414,6 +428,10 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
     def deciding(self) -> dict[str, Any]:
         """Length, and given types."""
         return decides_rounds(self.args, self.start)
+
+    def write_card(self, folder: Path) -> None:
+        """README.md of the mixture."""
+        write_whole(folder / "README.md", mixture_card(self.record()))
 
     def record(self) -> MixtureRecord:
         """Everything but the adapters, as mixture.json and responsibilities.parquet hold it."""

@@ -28,6 +28,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.turns import reads_plain
 from palign.models.completions import prompt_ids
+from palign.models.files.adapter_files import write_base
 from palign.parallel.deepspeed_launch import leave_accelerator
 from palign.parallel.fsdp import kept_whole
 from palign.parallel.fsdp_launch import divide_reference, is_fsdp_launch, plan_fsdp
@@ -312,14 +313,12 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             super().save_model(str(beside))
             if self.args.should_save:
                 (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle, with paths of this machine
-                self._write_card(beside)
+                if (beside / "adapter_config.json").is_file():
+                    write_base(beside, folder)
+                self.write_card(beside)
 
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Our card in place of TRL's."""
-        if self.is_world_process_zero():
-            self._write_card(Path(self.args.output_dir))
-
-    def _write_card(self, folder: Path) -> None:
+    def write_card(self, folder: Path) -> None:
+        """README.md, and conditioning.json, which says who is asked how."""
         what = (self.accelerator.unwrap_model(self.model), self.args, self.train_rows, self.history)
         write_policy_card(folder, *what, algorithm=self.algorithm.upper(), who=self.who)
 

@@ -20,12 +20,13 @@ import torch
 from accelerate.logging import get_logger
 from datasets import Dataset
 from peft import PeftConfig, PeftModel, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
 
 from palign.parallel.sharded import set_whole, whole_tensor
+from palign.reading import number_in, read_json, read_tensors
 from palign.rewards import PersonalizedReward
 from palign.trainers.pal_grpo_trainer import PersonalGroupTrainer
 from palign.trainers.pal_ppo_config import PALPPOConfig
@@ -378,7 +379,10 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         """As of `PersonalGroupTrainer`; a resumed run has the history of the one before."""
         point = self.agreed_resume_point(resume_from_checkpoint)
         if point is not None and (Path(point) / PROGRESS).is_file():
-            progress = json.loads((Path(point) / PROGRESS).read_text(encoding="utf-8"))
+            path = Path(point) / PROGRESS
+            progress = read_json(path, dict)
+            number_in(progress, "kl_coef", path, least=0)
+            number_in(progress, "rollouts", path, least=0, whole=True)
             self.kl_coef, self._rollouts = progress["kl_coef"], progress["rollouts"]
         return super().train(resume_from_checkpoint, **options)
 
@@ -386,11 +390,14 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         """Policy and critic of a checkpoint, before anything is divided."""
         model = self.accelerator.unwrap_model(self.model)
         if isinstance(model, PeftModel):
-            set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"), model.active_adapter)
+            set_peft_model_state_dict(model, read_tensors(folder / "adapter_model.safetensors"), model.active_adapter)
         else:
             with critic_set_aside(model):
                 GRPOTrainer._load_from_checkpoint(self, str(folder), model)
-        weights, parameters = load_file(folder / CRITIC), self._critic_parameters()
+        weights, parameters = read_tensors(folder / CRITIC), self._critic_parameters()
+        shapes = {name: getattr(held, "ds_shape", held.shape) for name, held in parameters.items()}
+        if {name: values.shape for name, values in weights.items()} != shapes:
+            raise ValueError(f"{folder / CRITIC} is of another critic: names or shapes differ. Go on as that run was.")
         with torch.no_grad():
             for name, values in weights.items():
                 set_whole(parameters[name], values)

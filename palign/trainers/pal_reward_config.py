@@ -51,6 +51,10 @@ class PALRewardConfig(TrainingArguments):
     embedding_cache_dir: str | None = field(
         default=None, metadata={"help": "Folder that keeps embeddings between runs; in memory if unset."}
     )
+    push_personal_ids: bool = field(
+        default=False,
+        metadata={"help": "Let a model be pushed to a hub whose annotators' ids look like e-mail addresses."},
+    )
     embedding_batch_size: int = field(default=32, metadata={"help": "Texts in a forward pass of the frozen backbone."})
 
     def __post_init__(self) -> None:

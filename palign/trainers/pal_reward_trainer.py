@@ -30,6 +30,7 @@ from palign.parallel.deepspeed_launch import leave_accelerator, refuse_eval_in_p
 from palign.parallel.fsdp import outside_fsdp
 from palign.parallel.fsdp_launch import plan_fsdp
 from palign.parallel.sharded import make_whole, whole
+from palign.parallel.shared_work import ending_together
 from palign.trainers.checkpointing.complete import CompleteCheckpoints
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.reward.collator import PairDataset, RewardCollator
@@ -37,7 +38,7 @@ from palign.trainers.reward.head_fit import HeadFitOptions, fit_head
 from palign.trainers.reward.linear_fit import LinearFitOptions, fit_linear_head
 from palign.trainers.reward.prototype_count import PrototypeChoice
 from palign.trainers.reward.trial import PERSONAL_WIDTH, personal_basis, standardize
-from palign.writing import saving
+from palign.writing import saving, write_whole
 
 __all__ = ["PALRewardTrainer", "check_prototype_count", "head_fit_options"]
 
@@ -145,7 +146,8 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         resume = self.agreed_resume_point(resume_from_checkpoint) if self.trains_backbone else None
         if resume is None:
             data = self._states(self.train_rows, together=True).as_comparisons()
-            self._on_main_process(lambda: self._fit_head(model, data))
+            fit = self._fit_head if self.trains_backbone else self._fit_alone
+            self._on_main_process(lambda: fit(model, data))
         output = None
         if self.trains_backbone:
             model.people.logits.sparse = False
@@ -163,13 +165,32 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         """What the head is: its options are the model's."""
         return {name: value for name, value in asdict(self.model.config).items() if not name.startswith("backbone")}
 
+    def _fit_alone(self, model: PALRewardModel, data: RowTensors) -> None:
+        """Stage one where there is no other, with the events of a training: a step is an epoch of the head's fit."""
+        state, options = self.state, head_fit_options(self.args)
+        is_linear = model.config.variant == "linear"
+        state.max_steps = 1 if is_linear else options.schedule(len(data))[0] * self.args.n_restarts
+        state.global_step, state.epoch, state.num_train_epochs = 0, 0.0, state.max_steps
+        self.control = self.callback_handler.on_train_begin(self.args, state, self.control)
+        self._fit_head(model, data)
+        self.control = self.callback_handler.on_train_end(self.args, state, self.control)
+
+    def _note_epoch(self, restart: int, epoch: int, loss: float) -> None:
+        self.head_history.append({"restart": restart, "epoch": epoch, "loss": loss})
+        if self.trains_backbone:  # whose steps are those of stage two
+            return
+        self.state.global_step += 1
+        self.state.epoch = float(self.state.global_step)
+        self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
+        self.log({"loss": loss})
+
     def _fit_head(self, model: PALRewardModel, data: RowTensors) -> None:
         """Stage one, with restarts; the best training loss is kept."""
         options, best, best_state = head_fit_options(self.args), float("inf"), None
         if model.config.variant == "linear":
             linear = LinearFitOptions() if self.choice is None else self.choice.linear
             loss = fit_linear_head(model.head, model.people, data, linear, seed=self.args.seed)
-            self.head_history.append({"restart": 0, "epoch": 1, "loss": loss})
+            self._note_epoch(0, 1, loss)
             return
         epochs = options.schedule(len(data))[0]
         for restart in range(self.args.n_restarts):
@@ -177,12 +198,13 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             if restart:
                 _draw_again(model, seed)
             standardize(model.head, data)
-            with tqdm(total=epochs, desc="fitting heads", disable=self.args.disable_tqdm) as bar:
+            is_shown = self.trains_backbone and not self.args.disable_tqdm  # else transformers' bar counts epochs
+            with tqdm(total=epochs, desc="fitting heads", disable=not is_shown) as bar:
 
                 def on_epoch(epoch: int, loss: float, bar: tqdm = bar, restart: int = restart) -> None:
                     bar.update()
                     bar.set_postfix(loss=f"{loss:.4f}")
-                    self.head_history.append({"restart": restart, "epoch": epoch, "loss": loss})
+                    self._note_epoch(restart, epoch, loss)
 
                 with torch.random.fork_rng():  # dropout too: the same seed gives the same head
                     torch.manual_seed(seed)
@@ -256,6 +278,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             f"{metric_key_prefix}_log_likelihood": float(-plackett_luce(scores, ranks).mean()),
         }
         self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     @torch.no_grad()
@@ -324,6 +347,11 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
                 model.save_pretrained(folder, card=card)
                 save_trained_rows(folder, self.train_rows)
 
+    def write_card(self, folder: Path) -> None:
+        """README.md of the reward model."""
+        model = self.accelerator.unwrap_model(self.model)
+        write_whole(folder / "README.md", pal_card(model, n_rows=len(self.train_rows)))
+
     def read_weights(self, folder: Path) -> None:
         """Head, people and what was trained of the backbone, from a checkpoint of stage two."""
         model = self.accelerator.unwrap_model(self.model)
@@ -350,8 +378,9 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
     def _on_main_process(self, work: Any) -> None:
         """Do something to head and people once, and give every process the result."""
         model = self.accelerator.unwrap_model(self.model)
-        if self.accelerator.is_main_process:
-            work()
+        with ending_together():
+            if self.accelerator.is_main_process:
+                work()
         if self.accelerator.num_processes > 1:
             deviations = {} if model.deviations is None else model.deviations.state_dict()
             held = [{"head": model.head.state_dict(), "people": model.people.state_dict(), "deviations": deviations,

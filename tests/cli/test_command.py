@@ -160,7 +160,7 @@ def test_faults_of_rows_end_in_a_sentence_and_others_in_a_traceback(
 
     keys = [name.removeprefix("--") for name in names[::2]]
     monkeypatch.setattr(command, "load_recipe", recipe)
-    assert command.main(["reward", "--dataset_name", str(rows), *names]) == 2
+    assert command.main(["reward", "--dataset_name", str(rows), "--model_name_or_path", "x", *names]) == 2
     err = capsys.readouterr().err.strip()
     assert err.startswith("palign reward: error: rows.csv, column 'winner': 1 row names a winner") and "\n" not in err
     monkeypatch.setattr(command, "load_recipe", lambda _: SimpleNamespace(main=lambda flags: int("x")))

@@ -102,7 +102,8 @@ def test_strange_ids_survive_the_file(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [("{}", "holds a dict"), ("[1,", "not JSON"), ('["a", "a"]', "named twice")]
+    ("content", "words"),
+    [("{}", "holds an object"), ("[1,", "not JSON"), ('["a", "a"]', "there twice"), ("[1]", "'1' is no text")],
 )
 def test_a_file_that_is_no_index(tmp_path, content: str, words: str) -> None:
     path = tmp_path / "annotators.json"

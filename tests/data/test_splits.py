@@ -83,7 +83,7 @@ def test_too_little_to_split() -> None:
         split_by_annotator(one, fraction=0.5, seed=0)
     with pytest.raises(ValueError, match="split by prompt needs at least two"):
         split_by_prompt(one, fraction=0.5, seed=0)
-    with pytest.raises(ValueError, match="leaves nothing for the second part"):
+    with pytest.raises(ValueError, match="one judgement, and it is trained on: none is left"):
         split_by_row(Preferences.from_arrays(["a", "b"], [0, 1], [2, 3]), fraction=0.5, seed=0)
 
 
@@ -142,5 +142,5 @@ def test_a_row_of_votes_is_cut() -> None:
 
 def test_nothing_to_hold_out_is_an_error() -> None:
     rows = Preferences.from_rows([{"annotator_id": "p", "prompt": "?", "chosen": "a", "rejected": "b"}])
-    with pytest.raises(ValueError, match="leaves a part without rows"):
+    with pytest.raises(ValueError, match="one judgement, and it is trained on: none is left"):
         split_by_item(rows, fraction=0.5, seed=0)

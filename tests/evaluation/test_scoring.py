@@ -3,11 +3,12 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from palign.data.preferences import Preferences
-from palign.evaluation.scoring import pair_outcomes, score_preferences, score_table
+from palign.evaluation.scoring import pair_outcomes, score_preferences, score_table, scores_csv
 from palign.functional.losses import plackett_luce
 
 
@@ -104,3 +105,11 @@ def test_vector_rows() -> None:
     np.testing.assert_array_equal(scores, [[1, 0], [0, 1]])
     with pytest.raises(ValueError, match="name rows of an embedding file"):
         score_preferences(lambda *_: 0, prefs)
+
+
+def test_cells_that_a_spreadsheet_would_compute(capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.DataFrame({"annotator_id": ["=1+1", "@x", "b"], "accuracy": [1.0, -0.5, 0.0], "model": "pal"})
+    assert scores_csv(table).splitlines()[1:] == ["=1+1,1.0,pal", "@x,-0.5,pal", "b,0.0,pal"]
+    assert "a spreadsheet would compute (annotator_id '=1+1'); --safe_csv" in capsys.readouterr().out
+    assert scores_csv(table, safe=True).splitlines()[1:] == ["'=1+1,1.0,pal", "'@x,-0.5,pal", "b,0.0,pal"]
+    assert scores_csv(table[2:]) == "annotator_id,accuracy,model\nb,0.0,pal\n" and capsys.readouterr().out == ""

@@ -359,3 +359,17 @@ def test_official_schedule_of_ragged_counts() -> None:
         own = margins[index == person].numpy() @ fit.weights[person].numpy()
         assert fit.objective[person].item() == pytest.approx(np.logaddexp(0, -own).sum(), rel=1e-5)
         assert not torch.allclose(fit.weights[person], start[person], atol=1e-4)
+
+
+@pytest.mark.parametrize("n_answers", [50_000, 300_000])
+def test_a_person_of_many_answers_stays_on_the_simplex(n_answers: int) -> None:
+    """In float32 the sum of so many answers has no place for what distinguishes two types: weights summed to 4."""
+    support = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+    # each answer says 1e-4 nats more for the first corner than for the second, and nothing for the middle
+    each = torch.tensor([[-0.6931, -0.6932, -0.6932]]).expand(n_answers, 3)
+    index = torch.zeros(n_answers, dtype=torch.int64)
+    fit = posterior_weights(each, index, support, torch.zeros(3), n_annotators=1)
+    assert fit.weights.dtype == torch.float32 and abs(float(fit.weights.double().sum()) - 1) < 1e-6
+    gap = n_answers * (float(each[0, 0].double()) - float(each[0, 1].double()))
+    first = 1 / (1 + 2 * math.exp(-gap))
+    np.testing.assert_allclose(fit.weights[0, 0], first + (1 - first) / 4, atol=1e-6)

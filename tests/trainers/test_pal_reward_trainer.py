@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
@@ -454,3 +455,37 @@ def test_vectors_with_nan_or_out_of_range_stop_before_training(
     first = int(np.flatnonzero((data.item_indices == 7).any(1))[0])
     with pytest.raises(ValueError, match=rf"Row {first} .* vector 7, which holds NaN"):
         PALRewardTrainer(vector_model(), config(tmp_path), data, embeddings=table).train()
+
+
+class Noted(TrainerCallback):
+    """The events of a training, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.logs: list[dict[str, float]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.events.append(f"begin {state.max_steps}")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        self.events.append(f"log {state.global_step}")
+        self.logs.append(dict(logs))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.events.append("end")
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+        self.events.append("evaluate")
+
+
+def test_a_frozen_backbone_has_the_events_of_a_training(tmp_path: Path) -> None:
+    """What tensorboard, wandb and trackio hang on."""
+    noted = Noted()
+    args = config(tmp_path, head_epochs=3, head_min_steps=0)
+    trainer = PALRewardTrainer(text_model(), args, rows(24), rows(24), callbacks=[noted])
+    trainer.train()
+    assert noted.events == ["begin 3", "log 1", "log 2", "log 3", "end"]
+    losses = [entry["loss"] for entry in trainer.head_history]
+    assert [entry["loss"] for entry in noted.logs] == losses and len(set(losses)) == 3
+    trainer.evaluate()
+    assert noted.events[-1] == "evaluate"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from palign.data.rows.files import csv_frame
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -32,14 +34,13 @@ def llmfao_rows(source: str | Path, dropped: Counter) -> Iterator[Row]:
     `chosen_index` and `rejected_index` are rows of responses.csv.gz, and so of a file of their embeddings; `position`
     says which side the chosen one stood on.
     """
-    import pandas as pd
 
     folder = Path(source)
     need_files(folder, "comparisons_public.csv", "prompts.csv", "responses.csv.gz")
-    responses = pd.read_csv(folder / "responses.csv.gz", keep_default_na=False)
+    responses = csv_frame(folder / "responses.csv.gz", keep_default_na=False)
     text, row_of = responses["text"].tolist(), {number: row for row, number in enumerate(responses["resp"])}
-    prompts = pd.read_csv(folder / "prompts.csv", keep_default_na=False).set_index("prompt")
-    for judged in pd.read_csv(folder / "comparisons_public.csv", keep_default_na=False).itertuples():
+    prompts = csv_frame(folder / "prompts.csv", keep_default_na=False).set_index("prompt")
+    for judged in csv_frame(folder / "comparisons_public.csv", keep_default_na=False).itertuples():
         if judged.winner == "tie":
             dropped["ties"] += 1
             continue
@@ -116,12 +117,11 @@ def _judgement(form: str, texts: list[str], votes: list[int]) -> Row:
 
 def _polis_tables(folder: Path, conversation: str) -> tuple[str, dict[int, str], "pd.DataFrame"]:
     """Name, statement → text, and votes (user, group, statement, vote)."""
-    import pandas as pd
 
     if (folder / "comments.csv").is_file():
         need_files(folder, "comments.csv", "votes.csv")
-        comments = pd.read_csv(folder / "comments.csv", keep_default_na=False)
-        votes = pd.read_csv(folder / "votes.csv")
+        comments = csv_frame(folder / "comments.csv", keep_default_na=False)
+        votes = csv_frame(folder / "votes.csv")
         votes = votes.rename(columns={"voter-id": "user", "comment-id": "statement"})
         if "timestamp" in votes:
             votes = votes.sort_values("timestamp", kind="stable")
@@ -129,15 +129,15 @@ def _polis_tables(folder: Path, conversation: str) -> tuple[str, dict[int, str],
         votes["group"] = np.nan
         names = [name for name in ("participant-votes.csv", "participants-votes.csv") if (folder / name).is_file()]
         if names:
-            people = pd.read_csv(folder / names[0]).set_index("participant")
+            people = csv_frame(folder / names[0]).set_index("participant")
             votes["group"] = votes["user"].map(people["group-id"])
         text = dict(zip(comments["comment-id"], comments["comment-body"], strict=True))
         return conversation or folder.name, text, votes[votes["statement"].isin(text)]
     name = find_conversation(folder, conversation)
     need_files(folder, f"{name}.statements.csv", f"{name}.votes.csv.gz")
-    statements = pd.read_csv(folder / f"{name}.statements.csv", keep_default_na=False)
+    statements = csv_frame(folder / f"{name}.statements.csv", keep_default_na=False)
     text = dict(zip(statements["statement"], statements["text"], strict=True))
-    return name, text, pd.read_csv(folder / f"{name}.votes.csv.gz")
+    return name, text, csv_frame(folder / f"{name}.votes.csv.gz")
 
 
 def find_conversation(folder: Path, name: str) -> str:

@@ -5,17 +5,24 @@ being rows.
 import array
 import codecs
 import gzip
+import io
 import json
 import re
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from palign.data.rows.checks import shorten
 from palign.data.rows.table import RaggedLine, Table
 from palign.data.rows.text_tables import csv_table, xlsx_table
+from palign.reading import reading
 
-__all__ = ["KINDS", "SUFFIXES", "file_rows", "file_table", "files_of_split", "suffix_of", "text_of"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "KINDS", "SUFFIXES", "csv_frame", "file_rows", "file_table", "files_of_split", "suffix_of", "text_of", "unpacked",
+]  # fmt: skip
 
 KINDS = (".jsonl", ".json", ".csv", ".tsv", ".xlsx", ".parquet", ".arrow")
 SUFFIXES = (*KINDS, ".jsonl.gz", ".json.gz", ".csv.gz", ".tsv.gz")
@@ -136,7 +143,7 @@ def file_table(path: Path, sheet: str | None = None) -> Table:
 
 def text_of(path: Path) -> tuple[str, list[str]]:
     """The text of a file, packed or not: UTF-8, or what its byte order mark says; and what was assumed."""
-    raw = _unpacked(path) if path.name.lower().endswith(".gz") else path.read_bytes()
+    raw = unpacked(path) if path.name.lower().endswith(".gz") else path.read_bytes()
     encoding = next((how for mark, how in MARKS.items() if raw.startswith(mark)), "utf-8")
     try:
         text = raw.decode(encoding)
@@ -174,14 +181,29 @@ def _arrow_rows(path: Path, suffix: str) -> list[dict[str, Any]]:
             except pyarrow.ArrowInvalid:  # what `datasets` writes has no footer
                 source.seek(0)
                 return pyarrow.ipc.open_stream(source).read_all().to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, ValueError, OSError) as error:
         raise ValueError(
             f"{path.name} is no readable {suffix[1:]} file ({str(error).splitlines()[0][:200]}). It may be cut off, "
             "or another kind of file under this name: copy or write it again, or give it the suffix of what it is."
         ) from error
 
 
-def _unpacked(path: Path) -> bytes:
+def csv_frame(path: Path, **options: Any) -> "pd.DataFrame":
+    """A CSV file, packed or not, as pandas reads it; `options` are those of `pandas.read_csv`.
+
+    Raises:
+        ValueError: it is missing, damaged, or unpacks without end.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        raise ValueError(f"There is no file {str(path)!r}, which this source has. Give the whole folder.")
+    raw = unpacked(path) if path.suffix == ".gz" else path.read_bytes()
+    with reading(path, "The table"):
+        return pd.read_csv(io.BytesIO(raw), **options)
+
+
+def unpacked(path: Path) -> bytes:
     """What a gzip file holds; a small file that unpacks without end is refused before it fills the memory."""
     limit = min(MOST_UNPACKED, max(ALWAYS_ALLOWED, MOST_RATIO * path.stat().st_size))
     try:
@@ -234,6 +256,12 @@ def _json_rows(text: str, name: str) -> Table:
         )
     if not isinstance(rows, list):
         raise ValueError(f"{name} holds {shorten(rows)}; a list of objects is needed.")
+    wrong = next((number for number, row in enumerate(rows) if not isinstance(row, dict)), None)
+    if wrong is not None:
+        raise ValueError(
+            f"{name}, row {wrong} (counting from 0): {shorten(rows[wrong])} is no object. Every row must be one; mend "
+            "or drop it."
+        )
     return Table(name, rows)
 
 

@@ -33,6 +33,15 @@ class ReadingOptions(ColumnNames):
         default="stop", metadata={"help": "Rows that cannot be read: stop (all are listed), or drop (and say so)."}
     )
 
+    pseudonyms: bool = field(
+        default=False,
+        metadata={"help": "Replace everybody's id by a keyed hash as rows are read; the key stays on this machine."},
+    )
+    pseudonym_key: str | None = field(
+        default=None,
+        metadata={"help": "File of that key, made where it is missing; ~/.config/palign/pseudonym.key if unset."},
+    )
+
     def __post_init__(self) -> None:
         if self.bad_rows not in BAD_ROWS:
             raise ValueError(f"--bad_rows is {self.bad_rows!r}; allowed are {', '.join(BAD_ROWS)}.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from palign.data.pseudonyms import pseudonym, pseudonym_key
 from palign.data.rows import checks
 from palign.data.rows.bad_rows import BadRows
 from palign.data.rows.checks import Place, Text, shorten
@@ -22,6 +23,7 @@ from palign.data.rows.winners import FIRST, TIE, Winners, plain_value
 __all__ = ["RowReader", "UniqueTexts"]
 
 logger = logging.getLogger(__name__)
+PSEUDONYM_NOTE = "everybody's id is replaced by a pseudonym (a keyed hash); the key stays on this machine"
 UNNAMED_ORDER = re.compile(r"(.*_)?(scores?|ranks?|rankings?|ratings?|grades?|rewards?|order(ing)?)", re.I)
 
 
@@ -117,12 +119,13 @@ class RowReader:
             raise ValueError(self.winners.unknown_message(table.name))
         dropped = bad.settle(len(kept))
         self._require_rows(len(table) - len(bad), len(kept))
+        ids = self._called(ids)
         names = list(dict.fromkeys(ids))
         self._report_blanks(names)
         reading = self._reading(available, names, n_ties, [*dropped, *similar_ids(names)])
         reading.n_preferences = len(kept)
         columns = self._further_columns(np.array(kept, dtype=np.int64), available, sides)
-        reading.notes += self._unused_winners(columns)
+        reading.notes += [*self._unused_winners(columns), *self._pseudonym_note()]
         if self.is_text:
             reading.notes += odd_texts(self.texts.prompts, [text for _, text in self.texts.items])
             texts = [self.texts.items[i][1] for i in item_indices[0]]
@@ -137,6 +140,17 @@ class RowReader:
             "columns": columns,
             "reading": reading,
         }
+
+    def _pseudonym_note(self) -> list[str]:
+        return [PSEUDONYM_NOTE] if self.names.pseudonyms else []
+
+    def _called(self, ids: list[str]) -> list[str]:
+        """The people as they are called from here on: their ids, or pseudonyms."""
+        if not self.names.pseudonyms:
+            return ids
+        key = pseudonym_key(self.names.pseudonym_key)
+        names = {name: pseudonym(name, key) for name in dict.fromkeys(ids)}
+        return [names[name] for name in ids]
 
     def read_prompts(
         self, rows: Table | Iterable[Mapping[str, Any]], name: str = ""
@@ -182,10 +196,12 @@ class RowReader:
                 continue
             prompt_rows.append((prompt, person, row))
         notes = bad.settle(len(prompt_rows))
+        called = self._called([person for _, person, _ in prompt_rows])
+        prompt_rows = [(prompt, who, row) for (prompt, _, row), who in zip(prompt_rows, called, strict=True)]
         people = list(dict.fromkeys(person for _, person, _ in prompt_rows))
         reading = Reading(table.name, len(table) + len(table.ragged), len(prompt_rows), len(people))
         reading.columns = [self._who(people), self._what([prompt for prompt, _, _ in prompt_rows[:100]])]
-        reading.notes = [*table.notes, *notes, *similar_ids(people)]
+        reading.notes = [*table.notes, *notes, *similar_ids(people), *self._pseudonym_note()]
         return prompt_rows, reading
 
     def _columns(self, bad: BadRows, *, needs_items: bool) -> list[str]:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from palign.conditioning import PolicyConditioning, conditioning_of, reads_plain_prompts
-from palign.models.files.game import GAME
+from palign.models.files.adapter_files import base_of, check_adapter_config
+from palign.models.files.game import GAME, SMALLEST_BETA
 from palign.models.files.mixture import BASE, load_mixture
 from palign.models.model_folders import looks_like_path, read_json, require_model_folder
 from palign.models.pal_config import PALConfig
+from palign.reading import number_in
 
 __all__ = ["KNOWN", "ModelKind", "ModelSource", "recognise"]
 
@@ -95,7 +97,11 @@ def recognise(
 
 
 def _adapter(path: str, name: str, config: dict[str, Any], base: str | None, beta: float | None) -> ModelSource:
-    under = base or config.get("base_model_name_or_path")
+    check_adapter_config(config, f"{path}/adapter_config.json")
+    named = config.get("base_model_name_or_path")
+    if named is not None and not isinstance(named, str):
+        raise ValueError(f"{path}/adapter_config.json: base_model_name_or_path is {str(named)[:60]!r}, and no text.")
+    under = base or (base_of(named, Path(path).expanduser()) if looks_like_path(path) else named)
     if not under:
         raise ValueError(f"The adapter {path!r} does not say what it was trained on: give --base_path.")
     if looks_like_path(str(under)) and not Path(str(under)).expanduser().is_dir():
@@ -106,7 +112,8 @@ def _adapter(path: str, name: str, config: dict[str, Any], base: str | None, bet
     if config.get("task_type") == "SEQ_CLS":
         return ModelSource(name, path, ModelKind.REWARD_ADAPTER, base=str(under))
     game = read_json(path, GAME, None)
-    if isinstance(game, dict) and "beta" in game:
+    if game is not None:
+        number_in(game, "beta", f"{path}/{GAME}", least=SMALLEST_BETA)
         return ModelSource(
             name,
             path,
@@ -121,9 +128,11 @@ def _adapter(path: str, name: str, config: dict[str, Any], base: str | None, bet
 def _whole(path: str, name: str, config: dict[str, Any], reference: str | None, beta: float | None) -> ModelSource:
     """A whole transformers model, not an adapter."""
     require_model_folder(path)
-    heads = [str(head) for head in config.get("architectures") or []]
+    named = config.get("architectures") or []
+    heads = [str(head) for head in named] if isinstance(named, list) else []
     if any(head.endswith("ForSequenceClassification") for head in heads):
-        n_labels = len(config["id2label"]) if config.get("id2label") else int(config.get("num_labels", 2))
+        labels, number = config.get("id2label"), config.get("num_labels", 2)
+        n_labels = len(labels) if isinstance(labels, dict) and labels else number
         if n_labels != 1:
             raise ValueError(
                 f"{path!r} classifies into {n_labels} labels; a reward model has one (num_labels=1), its score."

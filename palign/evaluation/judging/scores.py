@@ -18,7 +18,10 @@ from palign.evaluation.judging.kinds import ModelKind, ModelSource
 from palign.functional.losses import implicit_reward
 from palign.models.architectures import sees_only_the_past
 from palign.models.completions import TokenizedItems, policy_logps
+from palign.models.files.adapter_files import load_adapter
+from palign.models.files.base_files import load_base, load_whole
 from palign.models.files.mixture import load_mixture
+from palign.reading import reading
 
 if TYPE_CHECKING:
     from palign.models.pal import PALRewardModel
@@ -159,7 +162,9 @@ def _tokenizer(source: ModelSource) -> Any:
     from palign.models.model_folders import read_json
 
     has_tokenizer = source.base is None or read_json(source.path, "tokenizer_config.json", None) is not None
-    return AutoTokenizer.from_pretrained(source.path if has_tokenizer else source.base)
+    place = source.path if has_tokenizer else source.base
+    with reading(place, "The tokenizer"):
+        return AutoTokenizer.from_pretrained(place)
 
 
 def _rewards(
@@ -179,11 +184,12 @@ def _rewards(
     from transformers import AutoModelForSequenceClassification
 
     load = {"dtype": dtype, "use_safetensors": True, "num_labels": 1}
-    model = AutoModelForSequenceClassification.from_pretrained(source.base or source.path, **load)
-    if source.kind is ModelKind.REWARD_ADAPTER:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, source.path)
+    if source.kind is ModelKind.REWARD_ADAPTER:  # a fresh head, which the adapter brings
+        with reading(source.base, "The base model"):
+            model = AutoModelForSequenceClassification.from_pretrained(source.base, **load)
+        model = load_adapter(model, source.path)
+    else:
+        model = load_whole(AutoModelForSequenceClassification, source.path, dtype=dtype, num_labels=1)
     tokenizer = _tokenizer(source)
     model.to(device).eval()
     if not sees_only_the_past(model.config):
@@ -227,18 +233,13 @@ def _implicit_rewards(
     max_length: int | None,
 ) -> np.ndarray:
     """(n_items,) β·(log π − log π_ref), in nats times β (Rafailov et al. 2023, eq. 5)."""
-    from transformers import AutoModelForCausalLM
-
-    load = {"dtype": dtype, "use_safetensors": True}
     items = TokenizedItems.of(rows, _tokenizer(source), max_length=max_length)
-    reference: Any = AutoModelForCausalLM.from_pretrained(source.base, **load)
+    reference: Any = load_base(source.base, dtype=dtype)
     if source.kind is ModelKind.CAUSAL:
-        policy: Any = AutoModelForCausalLM.from_pretrained(source.path, **load)
+        policy: Any = load_base(source.path, dtype=dtype)
         sides = [(policy, nullcontext), (reference, nullcontext)]
     else:
-        from peft import PeftModel
-
-        policy = PeftModel.from_pretrained(reference, source.path)
+        policy = load_adapter(reference, source.path)
         sides = [(policy, nullcontext), (policy, policy.disable_adapter)]
     logps = []
     for model, switch in sides:

@@ -70,7 +70,12 @@ def drawing() -> Iterator[None]:
 
 
 def isolated(text: str) -> str:
-    """Text written right to left, between marks that keep it from turning the numbers and brackets about it."""
+    """Text written right to left, between marks that keep it from turning the numbers and brackets about it.
+
+    So is one that begins with _, which matplotlib would leave out of a legend.
+    """
+    if text.startswith("_"):
+        return f"\u2068{text}\u2069"
     return LEFTWARD_RUN.sub("\u2068\\g<0>\u2069", text)
 
 

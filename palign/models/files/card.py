@@ -19,6 +19,7 @@ __all__ = [
     "POLICY",
     "SECTIONS",
     "add_measured",
+    "base_note",
     "decimals",
     "named",
     "render",
@@ -42,6 +43,17 @@ def named(name_or_path: object) -> str:
     text = str(name_or_path or "").strip()
     is_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith((".", "~")) and not Path(text).exists()
     return re.sub(r"[^\w./-]", "_", text if is_hub else Path(text).name) or "its base model"
+
+
+def base_note(name_or_path: object) -> str:
+    """A sentence for the card of an adapter whose base is a folder of this machine; nothing for others."""
+    text = str(name_or_path or "").strip()
+    if not text or not Path(text).expanduser().is_dir() or Path(text).name in ("base_model", "backbone"):
+        return ""
+    return (
+        "\nThe files beside this card name the base by an absolute path of the machine that trained it: elsewhere "
+        "load the base by hand.\n"
+    )
 
 
 def decimals(largest: float, least: int) -> int:
@@ -101,7 +113,7 @@ from palign import PALRewardModel
 model = PALRewardModel.from_pretrained("PATH_OR_NAME")
 model.score(prompts, completions, annotator_ids)
 ```
-
+{base_note}
 ## Data
 
 {n_rows} of {n_annotators} annotators: pairs, ratings or rankings of completions, each with the id of the person who
@@ -153,7 +165,7 @@ asking: `{conditioning}`.
 ```python
 {use}
 ```
-
+{base_note}
 ## Data
 
 {n_rows} prompts of {n_annotators} people; completions were sampled and rewarded in training, nobody wrote or judged
@@ -210,7 +222,7 @@ policy.posterior(rows_of_newcomers)  # their types, from their votes
 ```
 
 Every `type_k` is a plain PEFT adapter: `PeftModel.from_pretrained(base_model, "PATH/type_0")`.
-
+{base_note}
 ## Data
 
 Pairs or rankings of completions, each with the id of the person who judged. {unknown}
@@ -260,7 +272,7 @@ from transformers import AutoModelForCausalLM
 
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), "PATH")
 ```
-
+{base_note}
 ## Data
 
 The judgements that the mixture of types was trained on. The game was solved on {n_prompts} of their prompts and

@@ -3,18 +3,25 @@
 import json
 from pathlib import Path
 
-from palign.models.files.card import FAIR, decimals, named, render, shown, table
+from palign.models.files.adapter_files import portable_base
+from palign.models.files.card import FAIR, base_note, decimals, named, render, shown, table
 from palign.models.files.game_keys import Ends, GameRecord
+from palign.reading import number_in, read_json
 from palign.writing import write_whole
 
-__all__ = ["GAME", "fair_card", "fair_table", "load_game", "save_game"]
+__all__ = ["GAME", "SMALLEST_BETA", "fair_card", "fair_table", "load_game", "save_game"]
 
 GAME, CARD = "game.json", "README.md"
+SMALLEST_BETA = 1e-9
 
 
-def save_game(record: GameRecord, folder: str | Path) -> None:
-    """Write game.json and README.md; each file is complete or as it was before."""
+def save_game(record: GameRecord, folder: str | Path, *, lies_at: str | Path | None = None) -> None:
+    """Write game.json and README.md; each file is complete or as it was before.
+
+    `lies_at`: where the folder will be moved to; the way to the base is seen from there.
+    """
     folder = Path(folder)
+    record = {**record, "base_model": portable_base(record.get("base_model"), lies_at or folder)}
     folder.mkdir(parents=True, exist_ok=True)
     game_json = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     for name, text in ((GAME, game_json + "\n"), (CARD, fair_card(record))):
@@ -26,7 +33,11 @@ def load_game(folder: str | Path) -> GameRecord:
     path = Path(folder) / GAME
     if not path.is_file():
         raise ValueError(f"{str(folder)!r} holds no {GAME}. Give a folder that FairPolicyTrainer wrote.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    record = read_json(path, dict)
+    number_in(record, "beta", path, least=SMALLEST_BETA)
+    if record.get("format") != 1:
+        raise ValueError(f"{path} has format {record.get('format')!r}; this version reads 1.")
+    return record
 
 
 def fair_table(record: GameRecord) -> str:
@@ -80,6 +91,7 @@ def fair_card(record: GameRecord) -> str:
     return render(
         FAIR,
         base=named(record["base_model"]),
+        base_note=base_note(record["base_model"]),
         n_types=len(record["types"]),
         chosen=chosen or "the ensemble",
         types=table(types),

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from palign.contents import reading_whole
 from palign.data.annotators import AnnotatorIndex
-from palign.models.files.card import PAL, named, render, shown, table
+from palign.models.files.adapter_files import base_of, load_adapter, portable_base, write_base
+from palign.models.files.base_files import plain_state
+from palign.models.files.card import PAL, base_note, named, render, shown, table
 from palign.models.pal_config import PALConfig
+from palign.reading import read_tensors, reading, require_finite, require_tensors
 from palign.writing import whole_files
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ def pal_card(model: "PALRewardModel", *, n_rows: int | None = None) -> str:
         variant=shown(config.variant),
         backbone=f"backbone `{named(config.backbone)}`" if config.backbone else "ready vectors",
         types=table(types),
+        base_note=base_note(config.backbone),
         n_rows="Judgements" if n_rows is None else f"{n_rows:,} judgements",
     )
 
@@ -44,17 +49,20 @@ def pal_card(model: "PALRewardModel", *, n_rows: int | None = None) -> str:
 def save_model(model: "PALRewardModel", folder: Path, card: str | None = None) -> None:
     """Write a model; it is complete or none, whenever the process is killed."""
     with whole_files(folder, last=CONFIG) as partial_folder:
-        _write_model(model, partial_folder, card)
+        _write_model(model, partial_folder, folder, card)
 
 
-def _write_model(model: "PALRewardModel", folder: Path, card: str | None) -> None:
+def _write_model(model: "PALRewardModel", folder: Path, lies_at: Path, card: str | None) -> None:
     adapter = model.backbone is not None and hasattr(model.backbone.model, "peft_config")
     config = dataclasses.replace(model.config, backbone_adapter=adapter)
+    if config.backbone != BACKBONE:
+        config.backbone = portable_base(config.backbone, lies_at)
     if model.backbone is not None:
         if adapter:
             model.backbone.model.save_pretrained(folder / ADAPTER)
             if config.backbone == BACKBONE:
                 _keep_start(folder / ADAPTER / ADAPTER_CONFIG)
+            write_base(folder / ADAPTER, lies_at / ADAPTER)
         if config.backbone == BACKBONE:
             inner = model.backbone.model.get_base_model() if adapter else model.backbone.model
             _save_backbone(inner, model.backbone.tokenizer, folder / BACKBONE, is_wrapped=adapter)
@@ -105,15 +113,18 @@ def load_model(cls: "type[PALRewardModel]", name_or_path: str, options: dict[str
             f"{name_or_path!r} is not a PAL reward model: it lacks {', '.join(missing)}. Give a folder that "
             "PALRewardModel.save_pretrained or recipes/pal_reward.py wrote to its end."
         )
-    config = PALConfig.load(folder / CONFIG)
-    model = cls(config, AnnotatorIndex.load(folder / ANNOTATORS), _load_backbone(config, folder, options))
-    load_own_state(model, folder)
-    return model.eval()
+    with reading_whole(folder):
+        config = PALConfig.load(folder / CONFIG)
+        people, backbone = AnnotatorIndex.load(folder / ANNOTATORS), _load_backbone(config, folder, options)
+        with reading(folder, "The reward model"):
+            model = cls(config, people, backbone)
+        load_own_state(model, folder)
+        return model.eval()
 
 
 def load_own_state(model: "PALRewardModel", folder: Path) -> None:
     """Head and people of a folder into a model of the same configuration and people."""
-    state, model_state = load_file(folder / WEIGHTS), own_state(model)
+    state, model_state = read_tensors(folder / WEIGHTS), own_state(model)
     for name in ("support", "log_prior"):  # their length is that of the saved population
         model_state[f"people.{name}"] = state.get(f"people.{name}")
         if model_state[f"people.{name}"] is not None:
@@ -128,15 +139,30 @@ def load_own_state(model: "PALRewardModel", folder: Path) -> None:
             f"{folder / WEIGHTS} does not fit {CONFIG} and {ANNOTATORS} beside it: {', '.join(wrong[:3])} missing, "
             "unexpected or of another shape. The files are of different models; save the model again."
         )
+    _check_population(state, folder / WEIGHTS)
     model.load_state_dict(state, strict=False)
+
+
+def _check_population(state: dict[str, torch.Tensor], path: Path) -> None:
+    """ValueError where the population's weights are none."""
+    support, mean, log_prior = (state[f"people.{name}"] for name in ("support", "mean", "log_prior"))
+    shares = torch.cat([support, mean[None]]) if support.shape[1:] == mean.shape else None
+    fits = shares is not None and log_prior.shape == support.shape[:1] and len(support) > 0
+    if not fits or (shares < -1e-6).any() or (shares.sum(1) - 1).abs().max() > 1e-3:
+        raise ValueError(
+            f"{path}: people.mean and people.support are no weights that sum to 1. Give a whole copy of the folder."
+        )
 
 
 def load_backbone_state(model: "PALRewardModel", folder: Path) -> None:
     """A trained backbone, LoRA or whole, out of a folder that `save_model` wrote, into a model that has its like."""
     if (folder / ADAPTER).is_dir() and hasattr(model.backbone.model, "peft_config"):
-        from peft import set_peft_model_state_dict
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-        set_peft_model_state_dict(model.backbone.model, load_file(folder / ADAPTER / "adapter_model.safetensors"))
+        path = folder / ADAPTER / "adapter_model.safetensors"
+        tensors = read_tensors(path)
+        require_tensors(tensors, get_peft_model_state_dict(model.backbone.model), path)
+        set_peft_model_state_dict(model.backbone.model, tensors)
     elif (folder / BACKBONE).is_dir():
         saved = type(model.backbone.model).from_pretrained(folder / BACKBONE, use_safetensors=True)
         model.backbone.model.load_state_dict(saved.state_dict())
@@ -156,12 +182,7 @@ def push_model(model: "PALRewardModel", repo_id: str, private: bool | None, toke
 def _save_backbone(model: torch.nn.Module, tokenizer: Any, folder: Path, *, is_wrapped: bool) -> None:
     """The plain backbone; adapter layers inside it are left to the adapter's folder."""
     if is_wrapped:
-        state = {
-            name.replace(".token_adapter.", ".").replace(".base_layer.", ".").replace(".original_module.", "."): tensor
-            for name, tensor in model.state_dict().items()
-            if not any(inside in name for inside in (".lora_", ".modules_to_save.", ".trainable_tokens_"))
-        }
-        model.save_pretrained(folder, state_dict=state)
+        model.save_pretrained(folder, state_dict=plain_state(model))
     else:
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -172,7 +193,8 @@ def _load_backbone(config: PALConfig, folder: Path, options: dict[str, Any]) -> 
         return None
     from palign.models.backbones import Backbone
 
-    source = str(folder / BACKBONE) if config.backbone == BACKBONE else config.backbone
+    is_inside = config.backbone == BACKBONE
+    source = str(folder / BACKBONE) if is_inside else base_of(config.backbone, folder)
     defaults = {
         "revision": config.backbone_revision,
         "pooling": config.pooling,
@@ -180,9 +202,30 @@ def _load_backbone(config: PALConfig, folder: Path, options: dict[str, Any]) -> 
         "normalize": config.normalize,
         "max_length": config.max_length,
     }
-    backbone = Backbone.from_pretrained(source, **(defaults | options))
+    with reading(source, "The backbone"):
+        backbone = Backbone.from_pretrained(source, **(defaults | options))
+    if is_inside:
+        _require_saved(backbone.model, folder / BACKBONE)
     if config.backbone_adapter:
-        from peft import PeftModel
-
-        backbone.model = PeftModel.from_pretrained(backbone.model, folder / ADAPTER)
+        backbone.model = load_adapter(backbone.model, folder / ADAPTER)
     return backbone
+
+
+def _require_saved(model: torch.nn.Module, folder: Path) -> None:
+    """ValueError where a backbone has a tensor that its folder lacks (transformers draws a new one), or no numbers."""
+    held: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        held |= read_tensors(path)
+    heads = ("", *{f"{name.split('.')[0]}." for name in held})  # a whole language model has one more word in front
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    lacking = [
+        name
+        for name, _ in model.named_parameters()
+        if name not in tied and not name.startswith("pooler.") and not any(head + name in held for head in heads)
+    ]
+    if lacking:
+        raise ValueError(
+            f"{str(folder)!r} lacks {len(lacking)} tensors of the backbone, first {lacking[0]!r}; new ones would be "
+            "drawn at random. Give a whole copy of the folder."
+        )
+    require_finite(model.state_dict(), folder)

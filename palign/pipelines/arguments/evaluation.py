@@ -79,6 +79,10 @@ class EvaluationArguments:
     use_cpu: bool = field(default=False, metadata={"help": "Run on the CPU even where there is an accelerator."})
     n_annotators: int = field(default=60, metadata={"help": "Embedded default: people."})
     lm_steps: int = field(default=100, metadata={"help": "Embedded default: steps of the language model."})
+    safe_csv: bool = field(
+        default=False,
+        metadata={"help": "In scores.csv put a ' before cells that a spreadsheet would compute (= + - @ first)."},
+    )
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:

@@ -54,6 +54,10 @@ class MixtureArguments:
     n_annotators: int = field(default=60, metadata={"help": "Embedded default: people."})
     n_per_annotator: int = field(default=12, metadata={"help": "Embedded default: rankings of each person."})
     n_items: int = field(default=4, metadata={"help": "Embedded default: completions in a ranking; 2 gives pairs."})
+    safe_csv: bool = field(
+        default=False,
+        metadata={"help": "In scores.csv put a ' before cells that a spreadsheet would compute (= + - @ first)."},
+    )
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.baselines if name not in BASELINES]

@@ -101,6 +101,10 @@ class RewardArguments:
     fit_method: str = field(
         default="posterior", metadata={"help": "How newcomers are placed: 'posterior', 'map' or 'official'."}
     )
+    safe_csv: bool = field(
+        default=False,
+        metadata={"help": "In scores.csv put a ' before cells that a spreadsheet would compute (= + - @ first)."},
+    )
 
     def __post_init__(self) -> None:
         self.n_prototypes = count_or_auto(self.n_prototypes, "--n_prototypes")

@@ -1,9 +1,10 @@
 """Checkpoints that are complete or count as nothing, for every `transformers.Trainer`.
 
 transformers writes `checkpoint-N/` file by file and goes on from the highest number, half-written or not. Here a
-checkpoint is complete when `complete.json`, written last, lists every file in it with its size; only then are older
-ones removed, and only a complete one is read. It goes on in the run that wrote it and in no other (`same_run`), and
-where that run had ended, nothing is trained.
+checkpoint is complete when `complete.json`, written last, lists every file in it with its size and hash; only then are
+older ones removed, and only a complete one is read. Which one is the last is told by a counter in that file, since the
+clocks of several machines differ. It goes on in the run that wrote it and in no other (`same_run`), and where that run
+had ended, nothing is trained. A run that is asked to end (SIGTERM) writes one more (`terminated`).
 """
 
 import json
@@ -21,10 +22,14 @@ from accelerate.utils import save_fsdp_optimizer
 from torch import nn
 from transformers.trainer import SCHEDULER_NAME
 
+from palign.contents import file_hash
 from palign.parallel.fsdp import is_fsdp, leave_fsdp
 from palign.parallel.shared_work import computed_once
+from palign.reading import read_json
+from palign.trainers.checkpointing.own_card import OwnCard
 from palign.trainers.checkpointing.same_run import RUN, adapter_options, refuse_another_run, run_record
-from palign.writing import SavingError, saving, write_whole
+from palign.trainers.checkpointing.terminated import SaveAndEnd
+from palign.writing import SavingError, saving, set_usual_modes, write_whole
 
 __all__ = [
     "MARKER",
@@ -42,44 +47,67 @@ FOLDER = re.compile(r"checkpoint-(\d+)")
 
 
 def mark_complete(folder: str | Path) -> None:
-    """Say that a checkpoint is complete: all its files by name and size (bytes), and when it was written."""
+    """Say that a checkpoint is complete: all its files by name, size (bytes) and hash, and which one it is of those
+    beside it. The time is for people.
+    """
     folder = Path(folder)
-    files = {
-        str(path.relative_to(folder)): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MARKER, BEGUN)
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (MARKER, BEGUN)]
+    files = {path.relative_to(folder).as_posix(): path for path in paths}
+    record = {
+        "written": 1 + max((_written(path)[0] for path in _folders(folder.parent) if path != folder), default=0),
+        "written_at": time.time(),
+        "files": {name: path.stat().st_size for name, path in files.items()},
+        "sha256": {name: file_hash(path) for name, path in files.items()},
     }
-    write_whole(folder / MARKER, json.dumps({"written_at": time.time(), "files": files}, indent=1) + "\n")
+    write_whole(folder / MARKER, json.dumps(record, indent=1) + "\n")
     (folder / BEGUN).unlink(missing_ok=True)
 
 
-def incomplete_because(folder: str | Path) -> str | None:
-    """What a checkpoint lacks, as a sentence; None when it is complete."""
+def incomplete_because(folder: str | Path, *, reads_all: bool = True) -> str | None:
+    """What a checkpoint lacks, as a sentence; None when it is complete.
+
+    Args:
+        reads_all: compare the hashes, too, and not the sizes alone; marks of earlier versions have none.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         return "there is no such folder"
-    try:
-        files = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
-    except OSError:
+    if not (folder / MARKER).is_file():
         return f"it has no {MARKER}, which is written last"
-    except (ValueError, KeyError, TypeError):
+    try:
+        record = _mark(folder)
+    except ValueError:
         return f"its {MARKER} is damaged"
-    for name, size in files.items():
+    for name, size in record["files"].items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes, and {size} were written"
+    if reads_all:
+        for name, digest in record.get("sha256", {}).items():
+            if file_hash(folder / name) != digest:
+                return f"{name} holds other bytes than were written"
     return None
+
+
+def _mark(folder: Path) -> dict[str, Any]:
+    """complete.json of a checkpoint; ValueError where it is not what `mark_complete` wrote."""
+    record = read_json(folder / MARKER, dict)
+    files, hashes = record.get("files"), record.get("sha256", {})
+    is_right = isinstance(files, dict) and files and isinstance(hashes, dict) and set(hashes) <= set(files)
+    if not is_right or any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
+        raise ValueError(f"{folder / MARKER} is no list of files.")
+    return record
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
     """The complete checkpoint that was written last; None where there is none.
 
-    By time, not by number: a run begun anew in the folder of a longer one has lower numbers.
+    By the counter in its mark, not by its number: a run begun anew in the folder of a longer one has lower numbers.
     """
-    complete = [path for path in _folders(output_dir) if incomplete_because(path) is None]
-    return max(complete, key=_written, default=None)
+    newest_first = sorted(_folders(output_dir), key=_written, reverse=True)
+    return next((path for path in newest_first if incomplete_because(path) is None), None)
 
 
 def resume_point(asked: str | bool | None, output_dir: str | Path) -> str | None:
@@ -106,7 +134,7 @@ def resume_point(asked: str | bool | None, output_dir: str | Path) -> str | None
         return str(asked)
     last = last_complete_checkpoint(output_dir)
     for path in _folders(output_dir):
-        fault = incomplete_because(path)
+        fault = None if path == last else incomplete_because(path)
         if fault is not None:
             logger.warning("%s is not read: %s. The run was interrupted while writing it.", path, fault)
     if last is None:
@@ -120,12 +148,23 @@ def _folders(output_dir: str | Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(FOLDER.fullmatch(path.name)[1]))
 
 
-def _written(folder: Path) -> tuple[float, int]:
-    record = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    return float(record.get("written_at", 0)), int(FOLDER.fullmatch(folder.name)[1])
+def _written(folder: Path) -> tuple[int, float, int]:
+    """What a later checkpoint has more of: the counter; the clock of an earlier version, which had no counter; the
+    number. Nothing where the mark is damaged.
+    """
+    match = FOLDER.fullmatch(folder.name)
+    number = int(match[1]) if match else 0
+    try:
+        record = _mark(folder)
+    except ValueError:
+        return 0, 0.0, number
+    count, clock = record.get("written"), record.get("written_at")
+    is_counted = isinstance(count, int) and not isinstance(count, bool) and count > 0
+    is_timed = isinstance(clock, (int, float)) and not isinstance(clock, bool)
+    return (count, 0.0, number) if is_counted else (0, float(clock) if is_timed else 0.0, number)
 
 
-class CompleteCheckpoints:
+class CompleteCheckpoints(OwnCard):
     """Put before `Trainer` among the bases: `class MyTrainer(CompleteCheckpoints, Trainer)`.
 
     `train(resume_from_checkpoint=True)` goes on from the last complete checkpoint in `output_dir`, and begins at the
@@ -136,6 +175,16 @@ class CompleteCheckpoints:
     _same_run_as: str | None = None  # the checkpoint that was compared
     writes_own_weights = False  # what was trained is in further files, which `read_weights` reads
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        options = kwargs.get("args")
+        if getattr(options, "enable_jit_checkpoint", False):  # whose training returns as if it were done
+            options.enable_jit_checkpoint = False
+        self.termination = SaveAndEnd()
+        super().__init__(*args, **kwargs)
+        self.add_callback(self.termination)  # the last one: what others asked for is done
+        if self.args.push_to_hub:
+            self.refuse_personal_ids()
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the trainer's; a half-written checkpoint is never read.
 
@@ -143,6 +192,7 @@ class CompleteCheckpoints:
         asked for no more steps than it has done is loaded, and takes none.
 
         Raises:
+            TerminatedError: SIGTERM came; a checkpoint was written.
             ValueError: a folder was named that is no complete checkpoint; or the checkpoint is of other rows, other
                 options that decide the result, or another number of processes.
             SavingError: a checkpoint could not be written; those before it are intact.
@@ -150,7 +200,12 @@ class CompleteCheckpoints:
         point = self.agreed_resume_point(resume_from_checkpoint)
         if point is not None and self.is_fsdp_enabled and self.writes_own_weights:
             self.read_weights(Path(point))  # before they are divided
-        return super().train(point, *args, **kwargs)
+        with self.termination.listening():
+            result = super().train(point, *args, **kwargs)
+        if self.termination.has_ended:
+            written = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            self.termination.leave(self.args.output_dir, written if written.is_dir() else None)
+        return result
 
     def agreed_resume_point(self, asked: str | bool | None) -> str | None:
         """`resume_point` of this run, as the main process finds it."""
@@ -200,6 +255,7 @@ class CompleteCheckpoints:
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     write_whole(folder / RUN, json.dumps(self._run_record, indent=1) + "\n")
+                    set_usual_modes(folder.rglob("*"))
                     mark_complete(folder)
         except SavingError:
             shutil.rmtree(folder, ignore_errors=True)  # half a checkpoint helps nobody, and may fill the disk
@@ -251,7 +307,8 @@ class CompleteCheckpoints:
         if not self.args.save_total_limit:
             return
         folders = _folders(output_dir)
-        complete = sorted((path for path in folders if incomplete_because(path) is None), key=_written)
+        sized = (path for path in folders if incomplete_because(path, reads_all=False) is None)
+        complete = sorted(sized, key=_written)
         others = [path for path in folders if path not in complete]
         halves = [path for path in others if (path / BEGUN).is_file()]
         foreign = [path.name for path in others if path not in halves]
@@ -269,7 +326,8 @@ class CompleteCheckpoints:
             shutil.rmtree(path, ignore_errors=True)
 
     def _what_is_intact(self, folder: Path) -> str:
-        complete = [path for path in _folders(folder.parent) if path != folder and incomplete_because(path) is None]
+        others = [path for path in _folders(folder.parent) if path != folder]
+        complete = [path for path in others if incomplete_because(path, reads_all=False) is None]
         if not complete:
             return "There was no checkpoint before it."
         last = max(complete, key=_written)

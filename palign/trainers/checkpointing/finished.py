@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from palign.data.preferences import Preferences
+from palign.reading import reading
 from palign.writing import whole_file
 
 __all__ = ["keep_finished", "options_key", "read_finished"]
@@ -37,5 +38,5 @@ def read_finished(folder: str | Path, key: str) -> tuple[np.ndarray, float] | No
     path = Path(folder) / FILE
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as held:
+    with reading(path, "What a finished baseline scored"), np.load(path, allow_pickle=False) as held:
         return (held["scores"], float(held["seconds"])) if str(held["key"]) == key else None

@@ -23,6 +23,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from palign.data.preferences import Preferences
+from palign.reading import read_json
 
 if TYPE_CHECKING:
     from palign.trainers.policy.rows import PolicyRows
@@ -46,7 +47,8 @@ OF_ADAPTERS = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "tar
 LENGTH = {"max_steps", "num_train_epochs", "total_episodes", "num_total_batches"}
 # Of a trainer's and of TRL's options: those that cannot change the result, and those that follow from others.
 IDLE = {
-    "reference_cache_dir", "embedding_cache_dir", "embedding_batch_size", "e_step_batch_size", "n_table_rows",
+    "push_personal_ids", "reference_cache_dir", "embedding_cache_dir", "embedding_batch_size", "e_step_batch_size",
+    "n_table_rows",
     "group_column", "log_rewards_by", "num_sample_generations", "num_completions_to_print",
     "num_generations_eval", "dataset_num_proc",
     "ds3_gather_for_generation", "reward_model_path", "sft_model_path", "model_init_kwargs", "trust_remote_code",
@@ -104,7 +106,9 @@ def refuse_another_run(folder: str | Path, now: dict[str, Any]) -> None:
     """
     path = Path(folder) / RUN
     if path.is_file():
-        then = json.loads(path.read_text(encoding="utf-8"))
+        then = read_json(path, dict, allows_nan=True)
+        if not isinstance(then.get("options", {}), dict):
+            raise ValueError(f"{path} is damaged: `options` is no object. Go on from another checkpoint.")
     else:
         then = _of_an_earlier_version(Path(folder))
         logger.warning("%s has no %s: whether it is of these rows and options cannot be said.", folder, RUN)

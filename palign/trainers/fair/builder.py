@@ -32,12 +32,13 @@ from palign.models.single_adapter import (
 )
 from palign.parallel.sharded import make_whole
 from palign.parallel.shared_work import computed_once
+from palign.reading import read_json
 from palign.trainers.checkpointing.finished import options_key
 from palign.trainers.checkpointing.same_run import TRAINING_OPTIONS
 from palign.trainers.fair.route_trainer import RouteTrainer
 from palign.trainers.fair.routes import ROUTES, RouteFunction
 from palign.trainers.fair_policy_config import FairPolicyConfig
-from palign.writing import saving, write_whole
+from palign.writing import move_into, saving, write_whole
 
 __all__ = ["RouteBuilder"]
 
@@ -169,6 +170,8 @@ class RouteBuilder:
         trainer = RouteTrainer(policies, args, rows, tokenizer=self.mixture.tokenizer)
         trainer.train()
         make_whole(policies, trainer.model_wrapped)
+        if (curves := Path(args.output_dir) / "runs").is_dir():  # what tensorboard shows
+            move_into(curves, self.output_dir / "runs" / name)
         shutil.rmtree(args.output_dir, ignore_errors=True)
 
 
@@ -176,8 +179,8 @@ def _finished(folder: Path, key: str) -> dict[str, Any] | None:
     """What is recorded of a route, or None where it is not finished or was built from something else."""
     if not (folder / ROUTE).is_file():
         return None
-    record = json.loads((folder / ROUTE).read_text(encoding="utf-8"))
-    if record["key"] == key:
+    record = read_json(folder / ROUTE, dict, allows_nan=True)
+    if record.get("key") == key and "seconds" in record:
         return record
     logger.warning("Route %s was built from other models, rows or settings; it is built again.", folder.name)
     return None

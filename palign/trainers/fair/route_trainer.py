@@ -37,6 +37,7 @@ class RouteTrainer(Trainer):
         self, policies: AdapterPolicies, args: FairPolicyConfig, rows: Any, *, tokenizer: PreTrainedTokenizerBase
     ):
         args.remove_unused_columns, args.label_names = False, []
+        args.enable_jit_checkpoint = False  # a route that was cut would be taken for done
         leave_accelerator()
         super().__init__(
             model=policies, args=args, train_dataset=rows, data_collator=rows.collate, processing_class=tokenizer

@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Sampler
 
+from palign.reading import read_json, reading
+
 __all__ = ["OrderByEpoch", "load_generation", "save_generation"]
 
 
@@ -62,9 +64,11 @@ def load_generation(folder: Path, rank: int, device: torch.device) -> tuple[int,
     path = folder / f"generation_{rank}.json"
     if not path.is_file():
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    batches = record["batches"]
-    for name, value in load_file(folder / f"generation_{rank}.safetensors").items():  # which knows no "cpu:0"
-        number, _, key = name.partition(".")
-        batches[int(number)][key] = value.to(device)
-    return record["step"], batches
+    record, tensors_path = read_json(path, dict, allows_nan=True), path.with_suffix(".safetensors")
+    with reading(path, "The completions still to be used"):
+        tensors = load_file(tensors_path)  # log-probabilities may be infinite; it knows no "cpu:0"
+        batches = record["batches"]
+        for name, value in tensors.items():
+            number, _, key = name.partition(".")
+            batches[int(number)][key] = value.to(device)
+        return record["step"], batches

@@ -1,15 +1,16 @@
 """What EM knows between two rounds, saved with every checkpoint."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from palign.functional.mixture import assign_rows, row_weights
+from palign.reading import number_in, read_json, read_tensors
 from palign.trainers.mixture_dpo_config import MStep
 from palign.writing import whole_file, write_whole
 
@@ -93,7 +94,7 @@ class MixtureState:
         """
         state, path = self.load(folder), Path(folder) / f"recorded_{rank}.safetensors"
         if path.is_file():
-            state.recorded = load_file(path)["recorded"]
+            state.recorded = read_tensors(path, may_be_nan=("recorded",)).get("recorded", state.recorded)
         held, needed = ((*s.responsibilities.shape, len(s.recorded)) for s in (state, self))
         if held != needed:
             raise ValueError(
@@ -111,8 +112,12 @@ class MixtureState:
             raise ValueError(
                 f"{str(folder)!r} is not a checkpoint of MixtureDPOTrainer: it lacks {', '.join(missing)}."
             )
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-        tensors = load_file(folder / TENSORS_FILE)
+        record = read_json(folder / RECORD_FILE, dict, allows_nan=True)
+        tensors = read_tensors(folder / TENSORS_FILE, may_be_nan=("recorded",))
+        number_in(record, "round", folder / RECORD_FILE, least=0, whole=True)
+        names = {item.name for item in fields(cls)} - {"round", "history"}
+        if set(tensors) != names or not isinstance(record.get("history"), list):
+            raise ValueError(f"{str(folder)!r}: {TENSORS_FILE} or {RECORD_FILE} is not what was saved with them.")
         if tensors["recorded"].ndim == 2:  # a checkpoint from before margins were recorded
             tensors["recorded"] = torch.stack(
                 [tensors["recorded"], torch.full_like(tensors["recorded"], torch.nan)], 1

@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import nn
 
 from palign.conditioning import CONDITIONING, TEMPLATE, PolicyConditioning, WhoIsAsking, conditioning_record
-from palign.models.files.card import POLICY, named, render, shown, table
+from palign.models.files.card import POLICY, base_note, named, render, shown, table
 from palign.trainers.policy.config import PersonalPolicyConfig
 from palign.trainers.policy.rows import PolicyRows
 from palign.writing import write_whole
@@ -78,6 +78,7 @@ def policy_card(
     return render(
         POLICY, algorithm=algorithm, tag=algorithm.lower(),
         library="peft" if is_adapter else "transformers", what="A LoRA adapter" if is_adapter else "A copy",
+        base_note=base_note(getattr(base, "name_or_path", None)) if is_adapter else "",
         base=named(getattr(base, "name_or_path", None)), conditioning=conditioning.value,
         types=TYPES[conditioning].replace("{reward}", reward), use=_use(is_adapter, conditioning, plain_prompts),
         n_rows=f"{len(rows.prompts):,}",

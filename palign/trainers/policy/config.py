@@ -53,6 +53,10 @@ class PersonalPolicyConfig:
     group_column: str | None = field(
         default=None, metadata={"help": "Former name: log_rewards_by. Taken for one version."}
     )
+    push_personal_ids: bool = field(
+        default=False,
+        metadata={"help": "Let a model be pushed to a hub whose annotators' ids look like e-mail addresses."},
+    )
     n_table_rows: int = field(default=4, metadata={"help": "Rows of the sample table."})
 
     def __post_init__(self) -> None:

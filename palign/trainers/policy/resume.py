@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from palign.functional.reward_scales import RewardScale, RewardScales
 from palign.models.backbones import enter_tensor
+from palign.reading import read_json, read_tensors, reading
 from palign.rewards import PersonalizedReward
 from palign.trainers.policy.collapse import CollapseGuard
 
@@ -43,7 +44,7 @@ def guard_record(guard: CollapseGuard, folder: Path) -> dict[str, Any]:
 
 def guard_from(guard: CollapseGuard, record: dict[str, Any], folder: Path, device: torch.device) -> None:
     """Put a guard where `guard_record` had it."""
-    kept = load_file(folder / GUARD)
+    kept = read_tensors(folder / GUARD)
     guard.n_beyond, guard.stop_reason = record["n_beyond"], record["stop_reason"]
     for part in ("good", "latest"):
         weights = {name.removeprefix(f"{part}."): t for name, t in kept.items() if name.startswith(f"{part}.")}
@@ -70,9 +71,10 @@ def load_watch(guard: CollapseGuard, scales: RewardScales, folder: Path, device:
     """What `save_watch` wrote; a checkpoint of an earlier version has none, and nothing is changed."""
     if not (folder / WATCH).is_file():
         return
-    record = json.loads((folder / WATCH).read_text(encoding="utf-8"))
-    guard_from(guard, record, folder, device)
-    scales_from(scales, record["reward_scales"])
+    record = read_json(folder / WATCH, dict, allows_nan=True)
+    with reading(folder / WATCH, "The guard's state"):
+        guard_from(guard, record, folder, device)
+        scales_from(scales, record["reward_scales"])
 
 
 def copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

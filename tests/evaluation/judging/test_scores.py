@@ -128,12 +128,18 @@ def test_several_models_make_one_table_and_the_first_that_knows_types_gives_them
     assert found.figures.type_weights == weights
 
 
-def test_a_model_whose_scores_are_nan_is_named(tmp_path: Path) -> None:
+def test_a_model_whose_scores_are_nan_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("palign.evaluation.judging.scores._rewards", lambda source, rows, **_: np.full(99, np.nan))
+    with pytest.raises(ValueError, match="model 'reward': the score of item 0 in row 0 is nan"):
+        evaluate_models([recognise(str(make_model("reward", tmp_path)))], ROWS)
+
+
+def test_a_model_whose_weights_are_nan_is_refused(tmp_path: Path) -> None:
     place = make_model("reward", tmp_path)
     model = AutoModelForSequenceClassification.from_pretrained(place)
     torch.nn.init.constant_(model.score.weight, float("nan"))
     model.save_pretrained(place)
-    with pytest.raises(ValueError, match="model 'reward': the score of item 0 in row 0 is nan"):
+    with pytest.raises(ValueError, match="the tensor 'score.weight' holds nan"):
         evaluate_models([recognise(str(place))], ROWS)
 
 

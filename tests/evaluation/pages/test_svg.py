@@ -56,3 +56,11 @@ def test_two_figures_share_no_identifier_and_mathematics_is_text() -> None:
     assert "$x_1$ &amp; &lt;b&gt;" in found[0] and "A &lt;title&gt;" in found[0]
     for gone in ("<style", "<metadata", "Date", "matplotlib"):
         assert gone not in found[0]
+
+
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend() -> None:
+    """matplotlib leaves such a label out, and a legend of nothing ended the report after the whole training."""
+    from palign.evaluation.pages.figures import draw_people
+
+    figure = draw_people({"_final": [0.1, 0.5, 0.9]}, metric="accuracy")
+    assert [text.get_text().strip("\u2068\u2069") for text in figure.legends[0].get_texts()] == ["_final"]

@@ -137,7 +137,7 @@ def edit(folder: Path, **changes: Any) -> None:
         (lambda f: edit(f, format=2), "format 2; this version reads 1"),
         (lambda f: edit(f, mixing_weights="gone"), "lacks mixing_weights"),
         (lambda f: edit(f, n_types=4, mixing_weights=[0.25] * 4), "lacks type_3"),
-        (lambda f: edit(f, mixing_weights=[0.5, 0.5]), "2 mixing weights for 3 types"),
+        (lambda f: edit(f, mixing_weights=[0.5, 0.5]), "the mixing weights of 3 types have the shape"),
         (lambda f: (f / "responsibilities.parquet").write_bytes(b"PAR1 no"), "responsibilities.parquet"),
     ],
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from palign.contents import CONTENTS
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.models.files import pal as pal_files
@@ -123,10 +124,13 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     held = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(held | {"model_type": "llama"}))
+    with pytest.raises(ValueError, match="config.json is not what was saved"):
+        PALRewardModel.from_pretrained(tmp_path)
+    (tmp_path / CONTENTS).unlink()
     with pytest.raises(ValueError, match="'llama', not of a PAL"):
         PALRewardModel.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(ValueError, match="unknown type"):
+    with pytest.raises(ValueError, match="holds a list, and an object is needed"):
         PALRewardModel.from_pretrained(tmp_path)
 
 
@@ -135,6 +139,9 @@ def test_files_of_two_models_are_noticed(file: str, tmp_path: Path) -> None:
     vector_model().save_pretrained(tmp_path / "a")
     vector_model(n_annotators=6, n_prototypes=2).save_pretrained(tmp_path / "b")
     (tmp_path / "b" / file).replace(tmp_path / "a" / file)
+    with pytest.raises(ValueError, match=f"{file} is not what was saved"):
+        PALRewardModel.from_pretrained(tmp_path / "a")
+    (tmp_path / "a" / CONTENTS).unlink()  # as a folder of an earlier version
     with pytest.raises(ValueError, match="different models"):
         PALRewardModel.from_pretrained(tmp_path / "a")
 
@@ -184,7 +191,7 @@ def test_push_uploads_what_saving_writes(monkeypatch: pytest.MonkeyPatch, caplog
     with caplog.at_level(logging.INFO):
         assert vector_model().push_to_hub("me/pal", private=True, token="t") == "address of me/pal"
     assert seen["repo"] == ("me/pal", True, True)
-    assert seen["files"] == ["README.md", "annotators.json", "config.json", "model.safetensors"]
+    assert seen["files"] == ["README.md", "annotators.json", "config.json", "contents.json", "model.safetensors"]
     assert vector_rows(3, n_vectors=4).annotators().ids == ["p0", "p1", "p2"]
 
 

@@ -64,7 +64,12 @@ def names(folder: Path) -> set[str]:
         (lambda path: (path / "weights").write_bytes(b"123"), "weights has 3 bytes, and 5 were written"),
         (lambda path: (path / "inner" / "more").unlink(), "inner/more is missing"),
         (lambda path: (path / MARKER).unlink(), "it has no complete.json"),
+        (lambda path: (path / "weights").write_bytes(b"54321"), "weights holds other bytes than were written"),
         (lambda path: (path / MARKER).write_text("{"), "its complete.json is damaged"),
+        (lambda path: (path / MARKER).write_text('{"files": []}'), "its complete.json is damaged"),
+        (lambda path: (path / MARKER).write_text('{"files": {}}'), "its complete.json is damaged"),
+        (lambda path: (path / MARKER).write_text('{"files": {"../x": 1}}'), "its complete.json is damaged"),
+        (lambda path: (path / MARKER).write_text("[" * 100_000), "its complete.json is damaged"),
         (shutil.rmtree, "there is no such folder"),
     ],
 )
@@ -84,6 +89,34 @@ def test_a_run_begun_anew_goes_on_from_its_own(tmp_path: Path) -> None:
     checkpoint(tmp_path, 50)
     own = checkpoint(tmp_path, 5)
     assert last_complete_checkpoint(tmp_path) == own
+
+
+def marked(folder: Path, **changes: Any) -> None:
+    held = json.loads((folder / MARKER).read_text())
+    (folder / MARKER).write_text(json.dumps({name: value for name, value in (held | changes).items() if value != "-"}))
+
+
+def test_a_clock_that_is_ahead_decides_nothing(tmp_path: Path) -> None:
+    """Of two nodes one is an hour ahead: what was written last is told by the counter."""
+    first, second = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
+    marked(first, written_at=9e9)
+    assert last_complete_checkpoint(tmp_path) == second
+    trainer = line_trainer(tmp_path / "run", save_total_limit=1, max_steps=2)
+    trainer.train()
+    marked(tmp_path / "run" / "checkpoint-2", written_at=9e9)
+    trainer = line_trainer(tmp_path / "run", save_total_limit=1, max_steps=4)
+    trainer.train(resume_from_checkpoint=True)
+    assert names(tmp_path / "run") == {"checkpoint-4"}
+
+
+def test_marks_of_an_earlier_version_are_older_than_those_with_a_counter(tmp_path: Path) -> None:
+    old, older = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
+    marked(old, written="-", sha256="-", written_at=20.0)
+    marked(older, written="-", sha256="-", written_at=10.0)
+    assert last_complete_checkpoint(tmp_path) == old
+    marked(older, written_at="yesterday")
+    assert last_complete_checkpoint(tmp_path) == old
+    assert last_complete_checkpoint(tmp_path) != checkpoint(tmp_path, 3) == last_complete_checkpoint(tmp_path)
 
 
 def test_true_is_no_error_where_there_is_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,56 @@
+"""A whole model of transformers from its folder, every tensor of it as it was saved."""
+
+from typing import Any
+
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from palign.contents import reading_whole
+from palign.models.model_folders import looks_like_path, require_model_folder
+from palign.parallel.sharded import loading_whole
+from palign.reading import reading, require_finite
+
+__all__ = ["load_base", "load_whole", "plain_state", "require_loaded"]
+
+
+def load_base(name_or_path: str, **options: Any) -> nn.Module:
+    """The language model of a folder or hub name (safetensors only); `options` go to loading.
+
+    Raises:
+        ValueError: no model, a damaged one, one with a tensor that is missing or not finite.
+    """
+    return load_whole(AutoModelForCausalLM, name_or_path, **options)
+
+
+def load_whole(auto: Any, name_or_path: str, **options: Any) -> nn.Module:
+    """A model by one of transformers' auto classes; as `load_base`. transformers fills what is missing with new
+    numbers; here that is refused.
+    """
+    require_model_folder(name_or_path)
+    if not looks_like_path(name_or_path):
+        with loading_whole():
+            return auto.from_pretrained(name_or_path, use_safetensors=True, **options)
+    with reading_whole(name_or_path), reading(name_or_path, "The model"), loading_whole():
+        model, found = auto.from_pretrained(name_or_path, use_safetensors=True, output_loading_info=True, **options)
+    require_loaded(found, name_or_path)
+    require_finite(model.state_dict(), name_or_path)
+    return model
+
+
+def plain_state(model: nn.Module) -> dict[str, Any]:
+    """The tensors of a model without those of adapters that PEFT put inside."""
+    return {
+        name.replace(".token_adapter.", ".").replace(".base_layer.", ".").replace(".original_module.", "."): tensor
+        for name, tensor in model.state_dict().items()
+        if not any(inside in name for inside in (".lora_", ".modules_to_save.", ".trainable_tokens_"))
+    }
+
+
+def require_loaded(found: dict[str, Any], place: str) -> None:
+    """ValueError where transformers says that a tensor was not in the folder."""
+    lacking = sorted(map(str, [*found.get("missing_keys", ()), *found.get("mismatched_keys", ())]))
+    if lacking:
+        raise ValueError(
+            f"The model in {place!r} lacks {len(lacking)} of its tensors, or has them of another shape, first "
+            f"{lacking[0]!r}; new ones would be drawn at random. Give a whole copy of the folder."
+        )
