@@ -94,6 +94,10 @@ COMMANDS = {
         "evaluate_fairness", "for whom a model works how well: a report by group, type and person",
         ("pipelines/arguments/evaluation.py:EvaluationArguments", *ROWS), (),
     ),
+    "export": Command(
+        "export", "a person's reward as a stock classifier, or a mixture's adapters for vLLM",
+        ("pipelines/arguments/export.py:ExportArguments",), (),
+    ),
 }  # fmt: skip
 
 
@@ -158,7 +162,8 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "Every recipe runs its embedded default when nothing is given; guard takes the files to look at.",
+            "Every recipe that trains or evaluates runs its embedded default when nothing is given; guard takes the",
+            "files to look at, export and serve a trained model.",
             "palign SUB-COMMAND --help lists its options. Several processes: accelerate launch -m palign SUB-COMMAND "
             "...",
         ]
