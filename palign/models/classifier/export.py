@@ -72,6 +72,7 @@ def export_classifier(
         boundary.tokenizer.save_pretrained(partial_folder)
         (partial_folder / f"{CODE}.py").write_text(one_file(), encoding="utf-8")
         _name_code(partial_folder / "config.json")
+        _name_tokenizer(partial_folder / "tokenizer_config.json")
         card = render(CLASSIFIER, backbone=named(model.config.backbone), pooling=config.pooling)
         (partial_folder / "README.md").write_text(card, encoding="utf-8")
     return Exported(difference, boundary.is_turn)
@@ -245,3 +246,14 @@ def _name_code(path: Path) -> None:
         "AutoModelForSequenceClassification": f"{CODE}.{PalignRewardForSequenceClassification.__name__}",
     }
     path.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+
+
+def _name_tokenizer(path: Path) -> None:
+    """The class by the name that versions 4 of transformers know, too; and the template in the file that they read."""
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    if entries.get("tokenizer_class") == "TokenizersBackend":
+        entries["tokenizer_class"] = "PreTrainedTokenizerFast"
+    template = path.with_name("chat_template.jinja")
+    if template.is_file():
+        entries["chat_template"] = template.read_text(encoding="utf-8")
+    path.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
