@@ -238,22 +238,35 @@ def one_file() -> str:
 
 
 def _name_code(path: Path) -> None:
-    """Say in config.json where the code lies."""
+    """Say in config.json where the code lies, and say of the backbone what versions 4 of transformers look for."""
     entries = json.loads(path.read_text(encoding="utf-8"))
     entries["architectures"] = [PalignRewardForSequenceClassification.__name__]
     entries["auto_map"] = {
         "AutoConfig": f"{CODE}.{PalignRewardConfig.__name__}",
         "AutoModelForSequenceClassification": f"{CODE}.{PalignRewardForSequenceClassification.__name__}",
     }
+    backbone = entries["backbone_config"]
+    backbone.pop("_name_or_path", None)  # a folder of this machine
+    rotary = backbone.get("rope_parameters") or {}
+    if "rope_theta" in rotary:  # versions 4 would take their default in silence
+        backbone.setdefault("rope_theta", rotary["rope_theta"])
+        if rotary.get("rope_type", "default") != "default":
+            backbone.setdefault("rope_scaling", {key: rotary[key] for key in rotary if key != "rope_theta"})
     path.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
 
 
 def _name_tokenizer(path: Path) -> None:
-    """The class by the name that versions 4 of transformers know, too; and the template in the file that they read."""
+    """The class and the settings by the names that versions 4 of transformers know, too."""
     entries = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("is_local", "local_files_only"):
+        entries.pop(name, None)
     if entries.get("tokenizer_class") == "TokenizersBackend":
         entries["tokenizer_class"] = "PreTrainedTokenizerFast"
-    template = path.with_name("chat_template.jinja")
+    content, template = path.with_name("tokenizer.json"), path.with_name("chat_template.jinja")
+    if content.is_file():
+        splitter = json.loads(content.read_text(encoding="utf-8")).get("pre_tokenizer") or {}
+        if "add_prefix_space" in splitter:  # versions 4 would switch it off
+            entries.setdefault("add_prefix_space", splitter["add_prefix_space"])
     if template.is_file():
         entries["chat_template"] = template.read_text(encoding="utf-8")
     path.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

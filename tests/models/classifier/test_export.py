@@ -222,3 +222,17 @@ def test_the_folder_names_nobody(tmp_path: Path) -> None:
     config = AutoConfig.from_pretrained(tmp_path)
     assert config.num_labels == 1 and config.problem_type == "regression"
     assert json.loads((tmp_path / "config.json").read_text())["auto_map"]["AutoConfig"].startswith("modeling_palign")
+
+
+def test_versions_4_of_transformers_find_what_they_look_for(tmp_path: Path) -> None:
+    """They read `rope_theta` beside the others and switch a tokenizer's leading space off, unless they are told."""
+    model = chat_model(MARKS + OPEN)
+    model.backbone.model.config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
+    model.backbone.model.config._name_or_path = "/a/folder/of/mine"
+    exported(model, tmp_path)
+    backbone = json.loads((tmp_path / "config.json").read_text())["backbone_config"]
+    assert backbone["rope_theta"] == 5e5 and backbone["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
+    assert "_name_or_path" not in backbone
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast" and settings["add_prefix_space"] is True
+    assert MARKS in settings["chat_template"]
