@@ -98,6 +98,10 @@ COMMANDS = {
         "export", "a person's reward as a stock classifier, or a mixture's adapters for vLLM",
         ("pipelines/arguments/export.py:ExportArguments",), (),
     ),
+    "serve": Command(
+        "serve", "rewards, or the policies of a mixture, behind HTTP",
+        ("pipelines/arguments/serving.py:ServingArguments",), (),
+    ),
 }  # fmt: skip
 
 
