@@ -1,11 +1,16 @@
 """palign: preferences with a name on each of them, rewards and policies that know who they serve.
 
-`import palign` loads nothing heavy: a public name is imported from its module when it is first asked for.
+`import palign` loads nothing heavy: a public name is imported from its module when it is first asked for. It lets the
+Auto classes of transformers know palign's classifier, as soon as they are loaded (`palign.auto_classes`).
 """
 
 import importlib
 
+from palign.auto_classes import register_when_loaded
+
 __version__ = "0.1.0"
+
+register_when_loaded()
 
 # public name -> the module that defines it
 _MODULE_OF = {

@@ -101,6 +101,14 @@ COMMANDS = {
         "evaluate_fairness", "for whom a model works how well: a report by group, type and person",
         ("pipelines/arguments/evaluation.py:EvaluationArguments", *ROWS), (),
     ),
+    "export": Command(
+        "export", "a person's reward as a stock classifier, or a mixture's adapters for vLLM",
+        ("pipelines/arguments/export.py:ExportArguments",), (),
+    ),
+    "serve": Command(
+        "serve", "rewards, or the policies of a mixture, behind HTTP",
+        ("pipelines/arguments/serving.py:ServingArguments",), (),
+    ),
 }  # fmt: skip
 
 
@@ -184,7 +192,8 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "Every recipe runs its embedded default when nothing is given; guard takes the files to look at.",
+            "Every recipe that trains or evaluates runs its embedded default when nothing is given; guard takes the",
+            "files to look at, export and serve a trained model.",
             "palign SUB-COMMAND --help lists its options. Several processes: accelerate launch -m palign SUB-COMMAND "
             "...",
         ]

@@ -13,6 +13,7 @@ from pathlib import Path
 from palign.writing import write_whole
 
 __all__ = [
+    "CLASSIFIER",
     "FAIR",
     "MIXTURE",
     "PAL",
@@ -147,6 +148,55 @@ rises as a policy is trained on it is no proof that anybody is better served.
 {identities}
 
 `annotators.json` holds the annotators' ids as they were given: replace ids that name a person before sharing.
+"""
+
+CLASSIFIER = """---
+library_name: transformers
+pipeline_tag: text-classification
+tags:
+- reward-model
+- pluralistic-alignment
+- fairness
+---
+# The reward of one person, or of some weights over prototypes
+
+Exported from a PAL reward model on `{backbone}`; the state that is scored: `{pooling}`. One label, its logit the
+reward. It loads with palign imported, or without palign by the one file of code in this folder.
+
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+model = AutoModelForSequenceClassification.from_pretrained("PATH", trust_remote_code=True)
+text = tokenizer.apply_chat_template(
+    [{{"role": "user", "content": question}}, {{"role": "assistant", "content": answer}}], tokenize=False
+)
+model(**tokenizer(text, return_tensors="pt")).logits
+```
+
+## Data
+
+That of the reward model it was exported from. {unknown}
+
+## Types
+
+None any more: the person, or the weights, are folded into the head.
+
+## Fairness
+
+This is the taste of one person or of one mixture. Whoever trains a policy on it serves that taste alone.
+
+## Intended use
+
+Programs that load a sequence classifier: benchmarks of reward models, trainers, servers. Not for telling who the
+person is, nor for others than them.
+
+## Limits
+
+Write texts through this folder's chat template. A text that holds the template's own marks can move the place where
+the answer is taken to begin.
+
+{identities}
 """
 
 POLICY = """---
