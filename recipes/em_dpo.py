@@ -30,7 +30,7 @@ from palign.models.files.mixture import MixtureRecord
 from palign.parallel.sharded import is_sharded
 from palign.pipelines.arguments.mixture import MixtureArguments, parse_mixture_arguments
 from palign.pipelines.mixture import MixtureSetup, set_up_mixture
-from palign.pipelines.reports.mixture import check_notes, choice_note, compare_types, side_by_side
+from palign.pipelines.reports.mixture import check_notes, choice_note, compare_types, reference_note, side_by_side
 from palign.pipelines.reports.reward import people_in_no_number, trained_on
 from palign.writing import write_whole
 
@@ -112,7 +112,7 @@ def judge(
         remarks=[ONE_FOR_ALL] if record.n_types == 1 and record.details.get("choice_of_k") else [],
         notes=[
             trained_on(setup.train_rows, setup.base_name), *setup.guard_notes,
-            *people_in_no_number(setup.train_rows, rows), *choice_note(record),
+            *people_in_no_number(setup.train_rows, rows), *reference_note(record), *choice_note(record),
             *check_notes(record), *likes,
         ],
         extra=summary,

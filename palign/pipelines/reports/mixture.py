@@ -14,7 +14,7 @@ from palign.models.files.mixture import MixtureRecord
 if TYPE_CHECKING:
     from palign.models.mixture_policy import MixturePolicy
 
-__all__ = ["check_notes", "choice_note", "compare_types", "side_by_side"]
+__all__ = ["check_notes", "choice_note", "compare_types", "reference_note", "side_by_side"]
 
 
 def compare_types(record: MixtureRecord, truth: np.ndarray | None) -> dict[str, float]:
@@ -44,6 +44,22 @@ def choice_note(record: MixtureRecord) -> list[str]:
         f"K = {record.n_types} was chosen on annotators held out of training, by the log-likelihood of a row (nats) "
         f"under the linear head: {'; '.join(parts)}. The smallest K that is not clearly worse than the best is taken."
     ]
+
+
+def reference_note(record: MixtureRecord) -> list[str]:
+    """What the types and baselines began from: a warm start, and how likely the answers are to it."""
+    of_reference = record.details.get("reference") or {}
+    warm, per_token = of_reference.get("warm_start"), of_reference.get("nats_per_token") or {}
+    notes = []
+    if warm:
+        what = "answers that were judged" if warm["answers"] == "all" else "answers that were put first"
+        notes.append(
+            f"The reference is the base after a warm start: {warm['epochs']:g} epochs of supervised LoRA over the "
+            f"{warm['n_answers']:,} different {what}, merged into its weights. Types and baselines begin from it."
+        )
+    if "best" in per_token:
+        notes.append(f"The reference gives the answers that people put first {per_token['best']:.2f} nats a token.")
+    return notes
 
 
 def check_notes(record: MixtureRecord) -> list[str]:
