@@ -31,6 +31,7 @@ from palign.parallel.sharded import leave_engine
 from palign.parallel.shared_work import computed_once
 from palign.pipelines.arguments.mixture import MixtureArguments
 from palign.pipelines.builtin_world import embedded_rankings, make_embedded_default
+from palign.pipelines.lengths import data_length, lengths_sentence
 from palign.trainers.checkpointing.finished import keep_finished, options_key, read_finished
 from palign.trainers.checkpointing.same_run import TRAINING_OPTIONS
 from palign.trainers.mixture.warm_start import warm_start
@@ -156,8 +157,13 @@ def set_up_mixture(
         model, tokenizer = _load(model_args, script.trust_remote_code, train)
         notes += print_note(turns_sentence(train.prompts, tokenizer, args.plain_prompts))
     peft_config = get_peft_config(model_args)
+    plain = reads_plain(tokenizer, args.plain_prompts)
+    items = TokenizedItems.of(train, tokenizer, max_length=args.max_length, plain_prompts=plain)
+    notes += print_note(lengths_sentence(items))
+    if script.max_new_tokens is None:
+        script.max_new_tokens = data_length(items)
     if args.sft_epochs:  # once, for the mixture and its baselines
-        model = _warmed(model, tokenizer, train, args, peft_config)
+        model = warm_start(model.to(args.device), tokenizer, train, items, args, peft_config).model
     return MixtureSetup(
         model, tokenizer, train, evaluation, args, peft_config,
         declared_types(train, script.type_column), data_args.group_columns, notes, dealt,
@@ -223,19 +229,6 @@ def _load(
     if quantized is not None:  # quantized where it is loaded, so each process on its device
         load |= {"quantization_config": quantized, "device_map": {"": PartialState().local_process_index}}
     return AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **load), tokenizer
-
-
-def _warmed(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Preferences,
-    args: MixtureDPOConfig,
-    peft_config: PeftConfig,
-) -> PreTrainedModel:
-    """The model after its warm start, which the trainers recognise and do not repeat."""
-    plain = reads_plain(tokenizer, args.plain_prompts)
-    items = TokenizedItems.of(rows, tokenizer, max_length=args.max_length, plain_prompts=plain)
-    return warm_start(model.to(args.device), tokenizer, rows, items, args, peft_config).model
 
 
 def _embedded(

@@ -484,7 +484,9 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             raise ValueError("There is nothing to evaluate on: give eval_dataset, here or to the trainer.")
         policy = self.mixture_policy()
         with outside_fsdp(self.policies):  # the reference runs below the module that FSDP2 puts together
-            rewards = policy.type_rewards(rows, batch_size=self.args.e_step_batch_size, together=True)
+            rewards = policy.type_rewards(
+                rows, batch_size=self.args.e_step_batch_size, together=True, show_progress=not self.args.disable_tqdm
+            )
         gamma = policy.responsibilities_for(rows.annotator_ids)
         right, n_pairs = pair_order((rewards * gamma[:, None]).sum(2), torch.from_numpy(rows.ranks.astype(np.int64)))
         likelihoods = row_log_likelihoods(rewards, rows.ranks)
