@@ -11,7 +11,7 @@ PAL and of its pooled reward.
 
     python scripts/measure_real_model.py MODEL STATEMENTS.csv --types 2 --people 10 --write ROWS
 
-writes the first seed's rows as ROWS/train.jsonl and ROWS/test.jsonl, each with its person's type, and measures nothing:
+writes the first seed's rows as ROWS/train.jsonl and ROWS/test.jsonl, each with its person's type, and measures none:
 what recipes/configs/*/smollm2.yaml start from.
 """
 
