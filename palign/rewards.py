@@ -16,6 +16,7 @@ from palign.data.annotators import canonical_id
 from palign.data.rendering import answer_marks, render_completion, render_prompt
 from palign.data.turns import as_turn
 from palign.functional.reward_scales import RewardScales
+from palign.models.scoring_inputs import text_states
 
 
 class Scorer(Protocol):
@@ -161,14 +162,26 @@ class PersonalizedReward:
         texts = [render_prompt(self._asked(prompts[i]), tokenizer) for i in rows]
         answers = [completions[i].strip() for i in rows]
         people = list(dict.fromkeys(annotator_ids)) if annotator_ids is not None else [None]
-        has_own = getattr(self.model, "deviations", None) is not None
-        if self.weights is None and hasattr(self.model, "score_for_weights") and not has_own:
+        if self.weights is None and hasattr(self.model, "score_for_weights"):  # texts are read once for everybody
             answers = [self.as_read(text, answer) for text, answer in zip(texts, answers, strict=True)]
-            rewards = self.model.score_for_weights(texts, answers, self._weights(people)).float().cpu()
+            rewards = self.model.score_for_weights(texts, answers, self._weights(people))
+            if getattr(self.model, "deviations", None) is not None:
+                rewards = rewards + self._own_parts(texts, answers, people)
+            rewards = rewards.float().cpu()
             self.scales.fit(dict(zip(people, rewards.unbind(1), strict=True)))
         else:
             self.scales.fit({person: self._raw(texts, answers, [person] * len(rows)) for person in people})
         return self.scales
+
+    def _own_parts(self, texts: list[str], answers: list[str], people: Sequence[Any]) -> torch.Tensor:
+        """(n_texts, n_people): what people's own parts add to the reward of their mixture."""
+        model, was_training = self.model, self.model.training
+        model.eval()
+        options = {"with_prompts": False, "plain_prompts": model.plain_prompts}
+        parts = [slice(start, start + self.batch_size) for start in range(0, len(texts), self.batch_size)]
+        states = [text_states(model.backbone, texts[part], answers[part], **options)[0] for part in parts]
+        model.train(was_training)
+        return model.deviations.features(torch.cat(states)) @ model.deviations_for(people).T
 
     def as_read(self, prompt: str, answer: str) -> str:
         """`answer` as reward models learned to read it: after a conversation with the template's end of turn."""

@@ -30,8 +30,9 @@ from palign.models.files.mixture import MixtureRecord
 from palign.parallel.sharded import is_sharded
 from palign.pipelines.arguments.mixture import MixtureArguments, parse_mixture_arguments
 from palign.pipelines.mixture import MixtureSetup, set_up_mixture
-from palign.pipelines.reports.mixture import check_notes, choice_note, compare_types, side_by_side
+from palign.pipelines.reports.mixture import check_notes, choice_note, compare_types, reference_note
 from palign.pipelines.reports.reward import people_in_no_number, trained_on
+from palign.pipelines.reports.type_samples import side_by_side
 from palign.writing import write_whole
 
 LINEAR = "linear start"  # what the adapters began from, and must better to be worth their hours
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         trainer.save_model()
         seconds[f"{name}/training_seconds"] = time.monotonic() - began
         policies[name] = trainer.mixture_policy()
-        rewards = policies[name].type_rewards(setup.eval_rows, together=True)
+        rewards = policies[name].type_rewards(setup.eval_rows, together=True, show_progress=not args.disable_tqdm)
         scores[name] = policies[name].expected_rewards(rewards, setup.eval_rows).numpy()
         if name != "em":
             setup.finish(name, scores[name], seconds[f"{name}/training_seconds"])
@@ -69,7 +70,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     samples = ""
     if PartialState().is_main_process or is_sharded(policies["em"].policies):  # divided weights speak together
         samples = side_by_side(
-            policies["em"], setup.eval_rows, n_prompts=script.n_sample_prompts, max_new_tokens=script.max_new_tokens
+            policies["em"],
+            setup.eval_rows,
+            n_prompts=script.n_sample_prompts,
+            max_new_tokens=script.max_new_tokens,
+            show_progress=not args.disable_tqdm,
         )
     if not PartialState().is_main_process:
         return {}
@@ -112,7 +117,7 @@ def judge(
         remarks=[ONE_FOR_ALL] if record.n_types == 1 and record.details.get("choice_of_k") else [],
         notes=[
             trained_on(setup.train_rows, setup.base_name), *setup.guard_notes,
-            *people_in_no_number(setup.train_rows, rows), *choice_note(record),
+            *people_in_no_number(setup.train_rows, rows), *reference_note(record), *choice_note(record),
             *check_notes(record), *likes,
         ],
         extra=summary,

@@ -8,9 +8,15 @@ STATEMENTS.csv(.gz) has columns persona, statement, agree, conf. Statements abou
 conversational, with a system message. Four pure types of people; 32 people with 20 pairs each, tested on 12 pairs each
 of new statements; `--people 100 --pairs 30 --statements 720` is the larger world. One line a seed: accuracy, nats of
 PAL and of its pooled reward.
+
+    python scripts/measure_real_model.py MODEL STATEMENTS.csv --types 2 --people 10 --write ROWS
+
+writes the first seed's rows as ROWS/train.jsonl and ROWS/test.jsonl, each with its person's type, and measures none:
+what recipes/configs/*/smollm2.yaml start from.
 """
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -59,7 +65,7 @@ def make_rows(statements: pd.DataFrame, seed: int, options: argparse.Namespace) 
         "train": {a: p.iloc[:each] for a, p in by_axis.items()},
         "test": {a: p.iloc[each:] for a, p in by_axis.items()},
     }
-    types = np.arange(options.people) % len(TASTES)
+    types = np.arange(options.people) % options.types
     rows: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
     for person, kind in enumerate(types):
         for part, count in (("train", options.pairs), ("test", 12)):
@@ -72,7 +78,8 @@ def make_rows(statements: pd.DataFrame, seed: int, options: argparse.Namespace) 
                     continue
                 first = int(rng.random() >= 1 / (1 + np.exp(-BETA * (utility[0] - utility[1]))))
                 texts = pair["statement"].tolist()
-                rows[part].append(row(f"p{person}", list(QUESTIONS.values())[axis], texts[first], texts[1 - first]))
+                asked = row(f"p{person}", list(QUESTIONS.values())[axis], texts[first], texts[1 - first])
+                rows[part].append(asked | {"type": "ABCD"[kind]})
                 count -= 1
     return rows["train"], rows["test"]
 
@@ -99,6 +106,15 @@ def measure(model: Path, statements: pd.DataFrame, seed: int, options: argparse.
     return record
 
 
+def write(statements: pd.DataFrame, options: argparse.Namespace) -> None:
+    """The first seed's rows as two files."""
+    options.write.mkdir(parents=True, exist_ok=True)
+    for name, rows in zip(("train", "test"), make_rows(statements, options.seeds[0], options), strict=True):
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (options.write / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        print(f"{options.write / name}.jsonl: {len(rows)} rows")
+
+
 def main() -> None:
     """Print a row a seed and the mean."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,10 +126,15 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=32)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--statements", type=int, default=240)
+    parser.add_argument("--types", type=int, default=4, choices=range(1, 5), help="of people")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write rows there, and measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     statements = pd.read_csv(options.statements_file)
     statements = statements[statements["persona"].isin(QUESTIONS)]
+    if options.write:
+        write(statements, options)
+        return
     rows = []
     for seed in options.seeds:
         rows.append(measure(options.model, statements, seed, options))

@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 import torch
 
+from palign.data.annotators import AnnotatorIndex
 from palign.functional.reward_scales import RewardScale
+from palign.models.pal import PALRewardModel
 from palign.rewards import PersonalizedReward
+from tests.worlds.tiny_policy import tiny_policy
 
 
 class WordReward:
@@ -129,3 +132,25 @@ def test_scales_of_everybody_from_one_pass_are_the_same() -> None:
         reward.fit_scales(["p"] * 4, ["a", "a b", "a b c d", ""], ["2", "10", "7"])
     assert fast.scales.scales == slow.scales.scales
     assert fast.model.calls == [] and len(slow.model.calls) == 3
+
+
+def test_peoples_own_parts_count_in_their_scales_and_texts_are_read_once_or_twice() -> None:
+    model, tokenizer = tiny_policy()
+    people = ["2", "10", "7", "4"]
+    pal = PALRewardModel.from_backbone(model, tokenizer=tokenizer, n_prototypes=2, annotators=AnnotatorIndex(people))
+    pal.add_deviations(3, 1.0)
+    generator = torch.Generator().manual_seed(0)
+    pal.deviations.basis.copy_(torch.randn(pal.deviations.basis.shape, generator=generator))
+    pal.deviations.own.weight.copy_(torch.randn(4, 3, generator=generator))
+    texts = ["person 1", "open", "the garden is open"], ["quiet today", "the garden", "is open"]
+    reward = PersonalizedReward(pal.eval())
+    passes: list[int] = []
+    spy = pal.backbone.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    reward.fit_scales(*texts, people)
+    spy.remove()
+    assert 1 <= len(passes) <= 2
+    for person in people:
+        with torch.no_grad():
+            scores = pal.score(*texts, [person] * 3)
+        assert reward.scales.scales[person].mean == pytest.approx(float(scores.mean()), abs=1e-5)
+        assert reward.scales.scales[person].std == pytest.approx(float(scores.std()), rel=1e-4)

@@ -17,7 +17,7 @@ from palign.data.rows.checks import Text, shorten
 if TYPE_CHECKING:
     from palign.data.preferences import Preferences
 
-__all__ = ["answers_as_turns", "as_turn", "as_turns", "in_turns", "reads_plain", "turns_sentence"]
+__all__ = ["answers_as_turns", "as_turn", "as_turns", "in_turns", "question_of", "reads_plain", "turns_sentence"]
 
 _PROBE = "\u2603"  # stands in no template
 _TAKES_TURNS: dict[str, bool] = {}
@@ -68,6 +68,18 @@ def answers_as_turns(prompts: Sequence[Text], completions: Sequence[Text]) -> li
         [{"role": "assistant", "content": text}] if isinstance(text, str) and as_turn(prompt) is not prompt else text
         for prompt, text in zip(prompts, completions, strict=True)
     ]
+
+
+def question_of(prompt: Text) -> str:
+    """A prompt as somebody typed it, to be shown: the question of a conversation; of one with several turns all of
+    them, each behind its role. System messages, and what a template would write around all that, are left out.
+    """
+    if isinstance(prompt, str):
+        return str(prompt)
+    said = [message for message in prompt if message["role"] != "system"]
+    if len(said) == 1:
+        return str(said[0]["content"])
+    return "\n".join(f"{message['role']}: {message['content']}" for message in said)
 
 
 def in_turns(prefs: "Preferences") -> "Preferences":

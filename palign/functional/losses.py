@@ -20,6 +20,7 @@ __all__ = [
     "bradley_terry",
     "hinge",
     "implicit_reward",
+    "nll_of_best",
     "pair_order",
     "plackett_luce",
     "preference_loss",
@@ -96,6 +97,22 @@ def implicit_reward(logps: Values, reference_logps: Values, beta: float) -> Valu
         Of their common shape, nats times β; known up to a number for each prompt.
     """
     return beta * (logps - reference_logps)
+
+
+def nll_of_best(logps: Tensor, lengths: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood of a row's best items, and how many tokens these have: whoever divides the sum of one by
+    the sum of the other has the mean over tokens, as TRL's `rpo_alpha` weighs it (Pang et al., arXiv 2404.19733).
+
+    Args:
+        logps: (..., rows, n_items) nats, summed over completion tokens.
+        lengths: (rows, n_items) completion tokens.
+        ranks: (rows, n_items), −1 is padding; what stands there is not read.
+
+    Returns:
+        (..., rows) nats and (rows,) tokens; items that tie for the best are all of them.
+    """
+    best = ranks == 0
+    return -logps.where(best, 0.0).sum(-1), lengths.where(best, 0).sum(-1)
 
 
 def strictly_below(ranks: Tensor) -> Tensor:

@@ -1,12 +1,15 @@
 """What has to be known of a transformers model and its tokenizer before texts can pass through them."""
 
 import json
+from typing import Any
 
 from torch import nn
 
+from palign.data.rendering import answer_marks
+
 __all__ = [
-    "hidden_size_of", "longest_input", "n_layers_of", "sees_only_the_past", "special_ids", "tokenizer_content",
-    "without_head",
+    "agree_on_marks", "end_of_turn", "hidden_size_of", "longest_input", "n_layers_of", "sees_only_the_past",
+    "special_ids", "stop_ids", "tokenizer_content", "without_head",
 ]  # fmt: skip
 
 
@@ -78,6 +81,43 @@ def special_ids(tokenizer: object, is_causal: bool) -> tuple[list[int], list[int
         if around[start : start + len(inside)] == inside:
             return around[:start], [] if is_causal else around[start + len(inside) :]
     return [], []
+
+
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The special token that the chat template ends an answer with; None where it is none, or there is no template."""
+    mark = answer_marks(tokenizer)[1]
+    special = getattr(tokenizer, "added_tokens_decoder", {})
+    ids = tokenizer(mark, add_special_tokens=False)["input_ids"] if mark.strip() else []
+    first = next((place for place, token in enumerate(ids) if token in special), None)
+    is_first = first is not None and not tokenizer.decode(ids[:first]).strip()
+    return int(ids[first]) if is_first else None
+
+
+def stop_ids(tokenizer: Any, model: Any) -> list[int]:
+    """Tokens that end an answer: the tokenizer's eos, those of the model's generation configuration (one or a list),
+    and what the chat template ends a turn with.
+
+    Raises:
+        ValueError: there are none.
+    """
+    of_model = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    of_model = of_model if isinstance(of_model, (list, tuple)) else [of_model]
+    found = {int(i) for i in (*of_model, tokenizer.eos_token_id, end_of_turn(tokenizer)) if i is not None}
+    if not found:
+        raise ValueError("The tokenizer has no eos token, so no answer could end. Set tokenizer.eos_token.")
+    return sorted(found)
+
+
+def agree_on_marks(tokenizer: Any, model: Any) -> list[int]:
+    """Call before a policy writes: what ends an answer ends it for the model's own `generate`, too, and a tokenizer
+    without a pad token pads with its eos token, where padding is never read. Returns `stop_ids`.
+    """
+    stops = stop_ids(tokenizer, model)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(stops[0])
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.eos_token_id = stops
+    return stops
 
 
 def tokenizer_content(tokenizer: object) -> str:

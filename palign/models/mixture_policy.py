@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from palign.contents import locked
@@ -17,6 +18,7 @@ from palign.data.preferences import Preferences
 from palign.functional.evidence.components import evidence_of_rows
 from palign.functional.mixture import responsibilities, sum_by_annotator
 from palign.models.adapters import TypePolicies, load_type_adapters, route
+from palign.models.architectures import stop_ids
 from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.files.base_files import load_base
 from palign.models.files.mixture import BASE, MixtureRecord, load_mixture
@@ -25,9 +27,22 @@ from palign.models.type_scores import gathered, implicit_rewards, row_log_likeli
 from palign.parallel.sharded import is_sharded
 from palign.reading import reading
 
-__all__ = ["MixturePolicy", "TypePosterior"]
+__all__ = ["Answer", "MixturePolicy", "TypePosterior"]
 
 Rows = Preferences | Iterable[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a type wrote.
+
+    Attributes:
+        text: without special tokens and outer spaces.
+        is_cut: whether it did not end within the limit of tokens.
+    """
+
+    text: str
+    is_cut: bool
 
 
 @dataclass(frozen=True)
@@ -130,10 +145,13 @@ class MixturePolicy:
 
     # judging
 
-    def type_rewards(self, rows: Rows, *, batch_size: int = 32, together: bool = False) -> Tensor:
+    def type_rewards(
+        self, rows: Rows, *, batch_size: int = 32, together: bool = False, show_progress: bool = False
+    ) -> Tensor:
         """(rows, max_items, n_types) float64: β·h_k of every item, 0 at padding.
 
         Args:
+            show_progress: draw a progress bar.
             together: all processes call this with the same rows; each computes its share, all get the whole.
         """
         prefs = Preferences.of(rows)
@@ -141,10 +159,11 @@ class MixturePolicy:
         used = np.zeros(len(prefs.items), dtype=bool)
         used[prefs.item_indices[prefs.item_indices >= 0]] = True
         share = {"rank": PartialState().process_index, "n_ranks": PartialState().num_processes} if together else {}
-        options = {"cache_dir": self.reference_cache_dir, "batch_size": batch_size, "show_progress": False}
+        options = {"cache_dir": self.reference_cache_dir, "batch_size": batch_size, "show_progress": show_progress}
         device, wanted = self.policies.policy.device, np.repeat(used[:, None], self.n_types, axis=1)
         with torch.autocast(device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             reference = reference_pass(self.policies.policy, items, **options, **share)
+            share |= {"show_progress": show_progress and PartialState().is_main_process, "label": "judging"}
             logps = type_logps(self.policies, items, wanted, batch_size=batch_size, **share)
         if together:
             logps = gathered(logps)
@@ -181,8 +200,12 @@ class MixturePolicy:
 
     # speaking
 
+    def generate(self, prompts: Sequence[Any], **options: Any) -> list[str]:
+        """The texts of `answers`, which takes the same arguments."""
+        return [answer.text for answer in self.answers(prompts, **options)]
+
     @torch.no_grad()
-    def generate(
+    def answers(
         self,
         prompts: Sequence[Any],
         *,
@@ -193,8 +216,9 @@ class MixturePolicy:
         temperature: float = 1.0,
         batch_size: int = 32,
         seed: int = 0,
+        show_progress: bool = False,
         **generation: Any,
-    ) -> list[str]:
+    ) -> list[Answer]:
         """One completion for each prompt, written by one type.
 
         Args:
@@ -206,6 +230,7 @@ class MixturePolicy:
                 answer.
             max_new_tokens, temperature: of the draw; temperature 0 takes the likeliest token.
             seed: of both draws.
+            show_progress: draw a progress bar.
             generation: further options of `generate`.
 
         Raises:
@@ -216,24 +241,27 @@ class MixturePolicy:
             raise TypeError("prompts is a single prompt; a list of prompts is needed: give [prompt].")
         types = self._types_for(len(prompts), annotator_ids, type, weights, seed)
         ids = prompt_ids(prompts, self.tokenizer, plain_prompts=self.record.plain_prompts)
-        answers = [""] * len(ids)
+        answers = [Answer("", False)] * len(ids)
         self.policies.eval()
-        with torch.random.fork_rng():
+        bar = tqdm(total=len(ids), desc="answers", unit="text", disable=not show_progress)
+        with torch.random.fork_rng(), bar:
             torch.manual_seed(seed)
             for k in range(self.n_types):
                 rows = np.flatnonzero(types == k)
                 with route(self.policies.policy, f"type_{k}"):
                     for start in range(0, len(rows), batch_size):
                         part = rows[start : start + batch_size]
-                        texts = self._sample([ids[i] for i in part], max_new_tokens, temperature, generation)
-                        for i, text in zip(part, texts, strict=True):
-                            answers[i] = text
+                        drawn = self._sample([ids[i] for i in part], max_new_tokens, temperature, generation)
+                        for i, answer in zip(part, drawn, strict=True):
+                            answers[i] = answer
+                        bar.update(len(part))
         return answers
 
     def _sample(
         self, ids: list[list[int]], max_new_tokens: int, temperature: float, generation: dict[str, Any]
-    ) -> list[str]:
+    ) -> list[Answer]:
         tokenizer, policy = self.tokenizer, self.policies.policy
+        stops = stop_ids(tokenizer, policy)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         longest = max(len(row) for row in ids)
         padded = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in ids])
@@ -244,11 +272,15 @@ class MixturePolicy:
             input_ids=padded.to(policy.device),
             attention_mask=mask.to(policy.device),
             pad_token_id=pad,
+            eos_token_id=stops,
             max_new_tokens=max_new_tokens,
             **(sampling if temperature > 0 else {"do_sample": False}),
             **generation,
         )
-        return [text.strip() for text in tokenizer.batch_decode(sequences[:, longest:], skip_special_tokens=True)]
+        written = sequences[:, longest:]
+        is_cut = ~torch.isin(written, torch.tensor(stops, device=written.device)).any(1)
+        texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [Answer(text.strip(), cut) for text, cut in zip(texts, is_cut.tolist(), strict=True)]
 
     def _types_for(
         self, n_prompts: int, annotator_ids: Sequence[object] | None, fixed: int | None, weights: Any, seed: int

@@ -24,6 +24,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from palign.functional.logprobs import token_logps
 from palign.functional.regret_estimates import prefix_expectation
 from palign.models.adapters import route
+from palign.models.architectures import stop_ids
 from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.reference_logps import base_fingerprint
 from palign.models.single_adapter import adapter_fingerprint
@@ -341,16 +342,6 @@ def joined_items(parts: Sequence[TokenizedItems]) -> TokenizedItems:
         np.concatenate([part.prompt_lengths for part in parts]),
         parts[0].pad_id,
     )
-
-
-def stop_ids(tokenizer: PreTrainedTokenizerBase, model: Any) -> list[int]:
-    """Tokens that end an answer: the tokenizer's eos and those of the model's generation configuration."""
-    model_eos = getattr(model.generation_config, "eos_token_id", None)
-    model_eos = model_eos if isinstance(model_eos, list) else [model_eos]
-    stops = sorted({int(i) for i in (*model_eos, tokenizer.eos_token_id) if i is not None})
-    if not stops:
-        raise ValueError("The tokenizer has no eos token, so no answer could end. Set tokenizer.eos_token.")
-    return stops
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

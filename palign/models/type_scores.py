@@ -30,6 +30,7 @@ def type_logps(
     rank: int = 0,
     n_ranks: int = 1,
     show_progress: bool = False,
+    label: str = "E-step",
 ) -> np.ndarray:
     """Log-probabilities of completions under the types, each computed once.
 
@@ -39,6 +40,7 @@ def type_logps(
         wanted: (n_items, n_types) bool: which are asked for.
         batch_size: completions in a forward pass.
         rank, n_ranks: this process takes every n_ranks-th batch; the others' cells stay NaN.
+        label: of the progress bar.
 
     Returns:
         (n_items, n_types) float64 nats, NaN where nothing was asked for or computed here.
@@ -51,7 +53,7 @@ def type_logps(
     try:
         with forwards(policies):
             batch_turns = turns(batches, np.zeros(1, dtype=np.int64), policies)
-            for numbers, is_own in tqdm(batch_turns, total=len(batches), desc="E-step", disable=not show_progress):
+            for numbers, is_own in tqdm(batch_turns, total=len(batches), desc=label, disable=not show_progress):
                 cells = torch.from_numpy(wanted[numbers] & is_own)
                 batch = {name: tensor.to(device) for name, tensor in items.collate(numbers).items()}
                 logps = policies(**batch, needs_grad=cells.to(device)).double().cpu().numpy()

@@ -21,8 +21,9 @@ from palign.data.preferences import Preferences
 from palign.data.rendering import require_template
 from palign.data.rows.reading import print_note
 from palign.data.splits import hold_out, split_by_prompt
-from palign.data.turns import turns_sentence
+from palign.data.turns import reads_plain, turns_sentence
 from palign.data.vote_counts import count_votes
+from palign.models.completions import TokenizedItems
 from palign.models.files.mixture import named_base
 from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.reference_logps import base_fingerprint
@@ -30,8 +31,10 @@ from palign.parallel.sharded import leave_engine
 from palign.parallel.shared_work import computed_once
 from palign.pipelines.arguments.mixture import MixtureArguments
 from palign.pipelines.builtin_world import embedded_rankings, make_embedded_default
+from palign.pipelines.lengths import data_length, lengths_sentence
 from palign.trainers.checkpointing.finished import keep_finished, options_key, read_finished
 from palign.trainers.checkpointing.same_run import TRAINING_OPTIONS
+from palign.trainers.mixture.warm_start import warm_start
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 
@@ -153,8 +156,16 @@ def set_up_mixture(
         notes = split_note + data_args.look_at(train, evaluation, options=options)
         model, tokenizer = _load(model_args, script.trust_remote_code, train)
         notes += print_note(turns_sentence(train.prompts, tokenizer, args.plain_prompts))
+    peft_config = get_peft_config(model_args)
+    plain = reads_plain(tokenizer, args.plain_prompts)
+    items = TokenizedItems.of(train, tokenizer, max_length=args.max_length, plain_prompts=plain)
+    notes += print_note(lengths_sentence(items))
+    if script.max_new_tokens is None:
+        script.max_new_tokens = data_length(items)
+    if args.sft_epochs:  # once, for the mixture and its baselines
+        model = warm_start(model.to(args.device), tokenizer, train, items, args, peft_config).model
     return MixtureSetup(
-        model, tokenizer, train, evaluation, args, get_peft_config(model_args),
+        model, tokenizer, train, evaluation, args, peft_config,
         declared_types(train, script.type_column), data_args.group_columns, notes, dealt,
         model_args.model_name_or_path or "the embedded language model",
     )  # fmt: skip

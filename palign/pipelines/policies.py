@@ -20,11 +20,13 @@ from palign.data.rendering import require_template
 from palign.data.rows.options import ReadingOptions
 from palign.data.rows.reading import print_note
 from palign.data.turns import as_turns, reads_plain, turns_sentence
+from palign.models.architectures import agree_on_marks
 from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.parallel.sharded import loading_whole
 from palign.pipelines.arguments.policy import PolicyArguments
 from palign.pipelines.builtin_world import make_embedded_default, train_embedded_reward
+from palign.pipelines.lengths import fit_completion_length
 from palign.pipelines.prototype_adapters import adapter_name
 from palign.rewards import PersonalizedReward
 from palign.trainers.policy.card import write_conditioning
@@ -128,6 +130,7 @@ class PolicyRuns(ABC):
         options = {"policy": self._placed_model() if run is None else run.policy, "tokenizer": self.tokenizer}
         options |= {"prompts": self.eval_prompts(told), "max_new_tokens": self.max_new_tokens}
         options |= {"temperature": self.args.temperature, "seed": self.args.seed, "together": True}
+        options |= {"show_progress": not self.args.disable_tqdm and PartialState().is_main_process}
         if run is not None and self.peft_config is None:
             options["reference"] = self._placed_model()
         if told is PolicyConditioning.ADAPTER:
@@ -184,7 +187,7 @@ def set_up_policies(
     reward_model = start.pop("reward_model")
     people = list(dict.fromkeys(row["annotator_id"] for row in [*start["train_rows"], *start["eval_rows"]]))
     weights = reward_model.weights_for(people).detach().cpu().numpy()
-    return runs(
+    made = runs(
         reward=PersonalizedReward(reward_model, standardize=args.standardize_rewards),
         who=WhoIsAsking.from_weights(people, weights, show_annotator_id=args.show_annotator_id),
         args=args,
@@ -192,6 +195,9 @@ def set_up_policies(
         **start,
         **further,
     )
+    if script.ending_share:
+        made.reading = [*made.reading, *print_note(fit_completion_length(made, script.ending_share))]
+    return made
 
 
 def _embedded(script: PolicyArguments, args: Any) -> dict[str, Any]:
@@ -260,6 +266,7 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
         load_model |= {"quantization_config": quantized, "device_map": {"": PartialState().local_process_index}}
     with loading_whole():  # the reference answers before there is an engine; training divides it under ZeRO-3
         model = AutoModelForCausalLM.from_pretrained(model_args.model_name_or_path, use_safetensors=True, **load_model)
+    agree_on_marks(tokenizer, model)
     return {
         "tokenizer": tokenizer,
         "model": model,

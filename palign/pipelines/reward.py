@@ -221,15 +221,14 @@ def _choose_states(setup: RewardSetup) -> None:
     scalings = ("unit", "common") if script.scaling == "auto" else (script.scaling,)
     if layers is not None and len(poolings) == len(scalings) == 1:
         return
-    held: list[Any] = [None]
-    if PartialState().is_main_process:
-        held[0] = choose_states(
+    setup.states = computed_once(
+        lambda: choose_states(
             setup.train_rows, backbone, setup.config(1), head_fit_options(args),
             n_prototypes=(1, AUTO_JUDGED) if script.n_prototypes is None else (script.n_prototypes,),
             layers=layers, poolings=poolings, scalings=scalings, batch_size=args.embedding_batch_size,
             seed=args.seed, show_progress=not args.disable_tqdm,
-        )  # fmt: skip
-    setup.states = broadcast_object_list(held)[0]
+        )
+    )  # fmt: skip
     if setup.states is None:
         return
     backbone.read_as(setup.states.kind)

@@ -10,7 +10,7 @@ from palign.data.vote_counts import count_or_auto, written_count
 from palign.parallel.deepspeed_launch import prepare_deepspeed
 from palign.parallel.fsdp_launch import check_fsdp
 
-__all__ = ["HeadFeatures", "MStep", "MixtureDPOConfig", "TypesFrom"]
+__all__ = ["HeadFeatures", "MStep", "MixtureDPOConfig", "TypesFrom", "WarmAnswers"]
 
 
 class TypesFrom(StrEnum):
@@ -37,6 +37,13 @@ class HeadFeatures(StrEnum):
     BOTH = "both"
 
 
+class WarmAnswers(StrEnum):
+    """What a warm start is taught, each different text once in an epoch."""
+
+    ALL = "all"  # every answer that somebody judged
+    BEST = "best"  # those that somebody put first
+
+
 @dataclass
 class MixtureDPOConfig(TrainingArguments):
     """EM outside, DPO inside: `num_train_epochs` passes over the rows are divided evenly over `n_rounds` M-steps, and
@@ -61,6 +68,27 @@ class MixtureDPOConfig(TrainingArguments):
     )
     max_types: int = field(default=6, metadata={"help": "Largest K that 'auto' tries."})
     beta: float = field(default=0.1, metadata={"help": "DPO's beta: higher keeps the policies nearer the reference."})
+    rpo_alpha: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the negative log-likelihood of the best completion in the loss, a mean over tokens; 1 "
+            "keeps types from losing what they were to say. None or 0: none of it."
+        },
+    )
+    sft_epochs: float = field(
+        default=0.0,
+        metadata={
+            "help": "Warm start: so many passes of supervised LoRA over the answers of all people, merged into the "
+            "reference before anything else; 0: none. 1 or 2 where the reference would not say such answers."
+        },
+    )
+    sft_answers: str = field(
+        default="all",
+        metadata={
+            "help": "What the warm start is taught: 'all' answers that were judged, or those put first: 'best'."
+        },
+    )
+    sft_learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of the warm start."})
     n_rounds: int = field(default=2, metadata={"help": "M-steps, each followed by an E-step."})
     types_from: str = field(
         default="em", metadata={"help": "'em', 'cluster' (hard clusters, no EM) or 'given' (types known beforehand)."}
@@ -132,7 +160,11 @@ class MixtureDPOConfig(TrainingArguments):
         for name in ("max_types", "n_rounds", "n_restarts", "head_dim", "e_step_batch_size", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("beta", "temper_start", "head_ridge"):
+        self.sft_answers = WarmAnswers(self.sft_answers).value
+        for name in ("rpo_alpha", "sft_epochs"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite.")
+        for name in ("beta", "temper_start", "head_ridge", "sft_learning_rate"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive and finite.")
         if self.temper_start > 1:

@@ -12,6 +12,8 @@ Where we differ from the paper, and why:
 4. A row trains one type drawn by its responsibilities (`m_step="sampled"`): an unbiased gradient at the price of one
    DPO run for all types together. `"weighted"` is the sum over types.
 5. E-steps are tempered in all rounds but the last.
+6. Where asked, the reference is warmed up on the answers first (`sft_epochs`), and the likelihood of the best answer
+   joins the loss (`rpo_alpha`).
 """
 
 import logging
@@ -31,7 +33,7 @@ from palign.data.trained_rows import save_trained_rows
 from palign.data.turns import reads_plain
 from palign.data.vote_counts import VoteCounts, count_votes
 from palign.functional.evidence.components import evidence_of_rows
-from palign.functional.losses import implicit_reward, pair_order, plackett_luce
+from palign.functional.losses import implicit_reward, nll_of_best, pair_order, plackett_luce
 from palign.functional.mixture import log_evidence, mixing_weights, temper_schedule
 from palign.functional.mixture_checks import row_margins
 from palign.models.adapters import (
@@ -73,6 +75,7 @@ from palign.trainers.mixture.metrics import TrainingSums
 from palign.trainers.mixture.rounds import DivergenceError, RoundCallback, decides_rounds, refuse_divergence
 from palign.trainers.mixture.start import LinearHead, LinearStart, given_start, linear_start
 from palign.trainers.mixture.state import MixtureState, round_ends
+from palign.trainers.mixture.warm_start import nats_per_token, unlikely_answers, warm_start
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
 from palign.trainers.reward.collator import PairDataset
 from palign.writing import saving, whole_files, write_whole
@@ -150,6 +153,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             callbacks=[*(callbacks or []), RoundCallback(self)],
         )
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
+        self._of_reference: dict[str, Any] = {}
         self._weights: tuple[tuple[int, int], Tensor] | None = None
         self._snapshot: tuple[dict[str, Tensor], MixtureState] | None = None
         self._sums = TrainingSums()
@@ -167,8 +171,16 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         args, model = self.args, self._policies.policy
         if not getattr(model, "is_quantized", False):  # a base in four bits lies where it was loaded
             model.to(args.device)
+        if args.sft_epochs:
+            warm = warm_start(model, self.processing_class, self.train_rows, self.items, args, self._peft_config)
+            model = self._policies.policy = warm.model
+            self._of_reference["warm_start"] = warm.record
         reference = self._reference_pass(model.eval(), self.items)
         self._reference_logps = reference.logps
+        self._of_reference["nats_per_token"] = nats_per_token(self.train_rows, self.items, reference.logps)
+        advice = unlikely_answers(self._of_reference["nats_per_token"], args)
+        if advice and args.process_index == 0:
+            logger.warning(advice)
         self._reference_on_device = torch.from_numpy(reference.logps.astype(np.float32)).to(args.device)
         self._start = self._given or linear_start(
             self.train_rows, reference.states, self.annotator_index, len(self.annotators), args, self.items,
@@ -287,7 +299,9 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Σ_k of the mean over the rows of w_k · (−log p_k), in nats: as many DPO losses as there are types."""
+        """Σ_k of the mean over the rows of w_k · (−log p_k), in nats: as many DPO losses as there are types; with
+        `rpo_alpha` also of the best items' negative log-likelihood, by tokens.
+        """
         ranks, slots, items = inputs["ranks"], inputs["slots"], inputs["items"]
         weights = self._row_type_weights()[inputs["rows"]]
         trains = weights > 0
@@ -302,8 +316,26 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         refuse_divergence(logps, self.accelerator, self.state.global_step + 1)
         losses = losses.where(trains, 0.0)
         loss = (weights * losses).mean(0).sum()
+        if self.args.rpo_alpha:
+            lengths = inputs["completion_mask"].sum(1)[slots]
+            nll = self._weighted_nll(logps[slots].movedim(-1, 0), lengths, ranks, weights)
+            loss = loss + self.args.rpo_alpha * nll
         self._note(scores.detach().movedim(0, -1), losses.detach(), weights, ranks, inputs["rows"])
         return (loss, {"losses": losses}) if return_outputs else loss
+
+    def _weighted_nll(self, logps: Tensor, lengths: Tensor, ranks: Tensor, weights: Tensor) -> Tensor:
+        """Σ_k of the mean over tokens of −log π_k of the best items, nats, each type by its share of the batch.
+
+        Args:
+            logps: (n_types, rows, max_items) nats.
+            lengths, ranks: (rows, max_items).
+            weights: (rows, n_types).
+        """
+        nll, tokens = nll_of_best(logps, lengths, ranks)
+        by_type = (weights * nll.T).sum(0) / (weights * tokens[:, None]).sum(0).clamp_min(1e-12)
+        if self.model.training:
+            self._sums.add_nll(by_type.detach(), weights)
+        return (weights.mean(0) * by_type).sum()
 
     def _row_type_weights(self) -> Tensor:
         """(rows, n_types): fixed within an epoch of a round, whatever was interrupted in between."""
@@ -445,7 +477,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
                 "seed": self.args.seed, "types_from": self.args.types_from, "m_step": self.args.m_step,
                 "trained_prompts": packed_prompts(self.train_rows.prompts, self.train_rows.prompt_indices),
                 "votes": asdict(self.votes), "configuration": self.args.recorded_options(),
-                "choice_of_k": self.start.choice,
+                "choice_of_k": self.start.choice, "reference": self._of_reference,
                 "checks": [*self.start.checks, *(state.history[-1]["checks"] if state.history else [])],
             },
         )  # fmt: skip
@@ -470,7 +502,9 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             raise ValueError("There is nothing to evaluate on: give eval_dataset, here or to the trainer.")
         policy = self.mixture_policy()
         with outside_fsdp(self.policies):  # the reference runs below the module that FSDP2 puts together
-            rewards = policy.type_rewards(rows, batch_size=self.args.e_step_batch_size, together=True)
+            rewards = policy.type_rewards(
+                rows, batch_size=self.args.e_step_batch_size, together=True, show_progress=not self.args.disable_tqdm
+            )
         gamma = policy.responsibilities_for(rows.annotator_ids)
         right, n_pairs = pair_order((rewards * gamma[:, None]).sum(2), torch.from_numpy(rows.ranks.astype(np.int64)))
         likelihoods = row_log_likelihoods(rewards, rows.ranks)

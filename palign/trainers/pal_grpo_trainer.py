@@ -22,11 +22,13 @@ from accelerate.logging import get_logger
 from datasets import Dataset
 from peft import PeftConfig
 from torch import nn
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer, RLOOTrainer
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.turns import reads_plain
+from palign.models.architectures import agree_on_marks
 from palign.models.completions import prompt_ids
 from palign.models.files.adapter_files import write_base
 from palign.parallel.deepspeed_launch import leave_accelerator
@@ -104,6 +106,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
                 "WhoIsAsking.from_weights(ids, reward_model.weights_for(ids)), or set policy_conditioning='none'."
             )
         self._check_reference(model, args, peft_config)
+        self._stops = agree_on_marks(processing_class, model)
         reward_tokenizer = getattr(reward.model, "tokenizer", None) or processing_class
         args.plain_prompts = reads_plain(processing_class, args.plain_prompts)
         prepare = {"log_rewards_by": args.log_rewards_by, "tokenizer": reward_tokenizer, "who": who}
@@ -120,7 +123,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             reward,
             group_names=dict.fromkeys(names),
             judge=judge,
-            stop_ids=(processing_class.eos_token_id, processing_class.pad_token_id),
+            stop_ids=(*self._stops, processing_class.pad_token_id),
             missing_eos_penalty=args.missing_eos_penalty,
         )
         self.guard = CollapseGuard(args.max_kl, args.max_empty_fraction, args.stop_patience)
@@ -247,13 +250,15 @@ class PersonalGroupTrainer(CompleteCheckpoints):
                 attention_mask=part["attention_mask"].to(self.model.device),
                 max_new_tokens=args.max_completion_length,
                 do_sample=True, temperature=args.temperature, **PLAIN_SAMPLING,
-                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, synced_gpus=False,
+                eos_token_id=self._stops, pad_token_id=tokenizer.pad_token_id, synced_gpus=False,
             )  # fmt: skip
+            bar.update(len(sequences))
             return tokenizer.batch_decode(sequences[:, part["input_ids"].shape[1] :], skip_special_tokens=True)
 
         self.model.eval()
         starts = range(0, len(prompts), args.per_device_train_batch_size)
-        parts = drawn(starts, draw, seed=args.seed, model=self.model, together=True)
+        with tqdm(total=len(prompts), desc="reference answers", unit="text", disable=args.disable_tqdm) as bar:
+            parts = drawn(starts, draw, seed=args.seed, model=self.model, together=True)
         self.model.train(was_training)
         return [text for part in parts for text in part]
 

@@ -13,7 +13,7 @@ from palign.conditioning import WhoIsAsking
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.data.rendering import Written, render_prompt
-from palign.data.turns import as_turn, in_turns, reads_plain, turns_sentence
+from palign.data.turns import as_turn, in_turns, question_of, reads_plain, turns_sentence
 from palign.evaluation.judging.kinds import recognise
 from palign.evaluation.judging.scores import score_source
 from palign.models.completions import TokenizedItems, prompt_ids
@@ -50,6 +50,15 @@ def as_messages(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         | {name: [{"role": "assistant", "content": row[name]}] for name in ("chosen", "rejected")}
         for row in rows
     ]
+
+
+def test_a_prompt_is_shown_as_it_was_typed() -> None:
+    system = {"role": "system", "content": "Answer in one sentence."}
+    ask, said = {"role": "user", "content": "Guns?"}, {"role": "assistant", "content": "No."}
+    assert question_of("Guns? <|x|>") == "Guns? <|x|>"
+    assert question_of([ask]) == question_of([system, ask]) == "Guns?"
+    assert question_of([system, ask, said, ask]) == "user: Guns?\nassistant: No.\nuser: Guns?"
+    assert question_of([]) == ""
 
 
 def tokenizer(template: str | None = CHAT):

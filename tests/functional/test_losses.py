@@ -12,6 +12,7 @@ from palign.functional.losses import (
     bradley_terry,
     hinge,
     implicit_reward,
+    nll_of_best,
     plackett_luce,
     preference_loss,
     ranked_hinge,
@@ -41,6 +42,16 @@ def test_bradley_terry_by_hand() -> None:
 
 def test_bradley_terry_far_out_is_finite() -> None:
     assert bradley_terry(torch.tensor([-1e4, 1e4])).tolist() == [1e4, 0.0]
+
+
+def test_likelihood_of_the_best_by_hand() -> None:
+    logps = double([[-6.0, -1.0, 9.0], [-2.0, -4.0, -8.0]])
+    lengths, ranks = torch.tensor([[3, 5, 99], [1, 2, 4]]), torch.tensor([[0, 1, -1], [1, 0, 0]])
+    nll, tokens = nll_of_best(logps, lengths, ranks)
+    assert nll.tolist() == [6.0, 12.0]  # two that tie for the best are both told
+    assert tokens.tolist() == [3, 6]  # a mean of 18 / 9 nats a token
+    both, _ = nll_of_best(torch.stack([logps, 2 * logps]), lengths, ranks)  # types come first
+    assert both.tolist() == [[6.0, 12.0], [12.0, 24.0]]
 
 
 def test_hinge_by_hand() -> None:

@@ -15,7 +15,7 @@ from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.models.adapters import add_type_adapters, save_type_adapters
 from palign.models.files.mixture import MixtureRecord, save_mixture
-from palign.models.mixture_policy import MixturePolicy
+from palign.models.mixture_policy import Answer, MixturePolicy
 from tests.worlds.colour import COLD, WARM, colour_lm, colour_tokenizer
 from tests.worlds.lora import lora
 
@@ -214,9 +214,9 @@ def test_a_seed_decides_and_the_callers_dice_are_left_alone(policy: MixturePolic
 
 
 def test_types_are_drawn_in_proportion(policy: MixturePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    def who_speaks(self: MixturePolicy, ids: list[list[int]], *_: Any) -> list[str]:
+    def who_speaks(self: MixturePolicy, ids: list[list[int]], *_: Any) -> list[Answer]:
         layer = next(m for m in self.policies.policy.modules() if hasattr(m, "lora_A"))
-        return [layer.active_adapters[0]] * len(ids)
+        return [Answer(layer.active_adapters[0], False)] * len(ids)
 
     monkeypatch.setattr(MixturePolicy, "_sample", who_speaks)
     n = 4000

@@ -15,6 +15,7 @@ from tests.worlds.recipes import save_own
 def set_up(tmp_path: Path, *flags: str) -> GRPORuns:
     own = [*save_own(tmp_path, tmp_path / "out"), "--use_cpu", "true", "--disable_tqdm", "true"]
     few = ["--per_device_train_batch_size", "8", "--num_generations", "4", "--policy_conditioning", "none"]
+    few += ["--max_completion_length", "4"]
     return set_up_policies(*parse_grpo_arguments([*own, *few, *flags]), GRPORuns)
 
 

@@ -38,6 +38,22 @@ def test_every_shipped_config_is_read(path: Path) -> None:
             assert found[name] == value, name
 
 
+def test_defaults_of_a_model_of_ones_own(tmp_path: Path) -> None:
+    own = ["--model_name_or_path", "m", "--reward_model_path", "r", "--dataset_name", "d", "--use_cpu", "true"]
+    own += ["--output_dir", str(tmp_path)]
+    script, args, model_args = parse_policy_arguments([*own, "--use_peft", "true"])
+    assert (model_args.lora_target_modules, model_args.lora_dropout) == ("all-linear", 0.0)
+    assert (args.learning_rate, script.ending_share) == (1e-5, 0.95)
+    _, whole, _ = parse_policy_arguments([*own, "--critic", "head"])
+    assert whole.learning_rate == 1e-6  # TRL's
+    given = ["--use_peft", "true", "--learning_rate", "3e-4", "--lora_target_modules", "q_proj", "v_proj"]
+    script, args, model_args = parse_policy_arguments([*own, *given, "--max_completion_length=40"])
+    assert (args.learning_rate, model_args.lora_target_modules) == (3e-4, ["q_proj", "v_proj"])
+    assert (script.ending_share, args.max_completion_length) == (0.0, 40)  # nobody asks the reference
+    with pytest.raises(ValueError, match="--ending_share is 1.5; it must be 0 or more, and below 1"):
+        parse_policy_arguments([*own, "--ending_share", "1.5"])
+
+
 def test_unknown_keys_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("learning_rat: 1\n", encoding="utf-8")

@@ -79,6 +79,51 @@ def test_one_type_is_trls_dpo(tmp_path: Path, accumulation: int) -> None:
     assert own[-1] != own[0]
 
 
+@pytest.mark.parametrize("rpo_alpha", [0.0, 0.7])
+def test_the_likelihood_of_the_best_is_weighed_as_trls_sft_loss(tmp_path: Path, rpo_alpha: float) -> None:
+    """TRL's `rpo_alpha`, in later versions its losses 'sigmoid' and 'sft' with weights 1 and rpo_alpha."""
+    rows, steps = planted_rows(4, 8), {"per_device_train_batch_size": 8, "max_steps": 3}
+    ours = make_trainer(tmp_path / "ours", rows, n_types=1, rpo_alpha=rpo_alpha, **steps)
+    theirs = DPOTrainer(
+        model=colour_lm(),
+        args=DPOConfig(
+            **options(tmp_path / "trl", bf16=False, gradient_checkpointing=False, **steps),
+            loss_type=["sigmoid", "sft"], loss_weights=[1.0, rpo_alpha],
+        ),
+        train_dataset=Dataset.from_list(
+            [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows]
+        ),
+        processing_class=colour_tokenizer(),
+        peft_config=lora(),
+    )  # fmt: skip
+    drawn = {name.replace(".type_0", ".default"): tensor for name, tensor in adapters_of(ours).items()}
+    with torch.no_grad():
+        for name, parameter in theirs.model.named_parameters():
+            if "lora" in name:
+                parameter.copy_(drawn[name])
+    ours.train()
+    theirs.train()
+    for name in ("loss", "grad_norm"):
+        own, trl = ([log[name] for log in trainer.state.log_history if name in log] for trainer in (ours, theirs))
+        np.testing.assert_allclose(own, trl, atol=1e-5)
+    assert ("nll_loss" in ours.state.log_history[0]) == (rpo_alpha > 0)
+
+
+def test_each_type_is_told_the_best_of_its_own_rows(tmp_path: Path) -> None:
+    """With hardly any beta only the likelihood teaches: each type learns the colours of its people, no others."""
+    gamma = np.eye(2)[[0, 1] * 4]
+    rows = planted(n_rows=10)
+    trainer = make_trainer(
+        tmp_path, rows, types_from="given", responsibilities=gamma, beta=1e-6, rpo_alpha=1.0, max_steps=30,
+        per_device_train_batch_size=16,
+    )  # fmt: skip
+    trainer.train()
+    rewards = trainer.mixture_policy().type_rewards(rows) / 1e-6  # nats
+    margins = (rewards[:, 0] - rewards[:, 1]).numpy()
+    own = np.array([int(person[1:]) % 2 for person in rows.annotator_ids])
+    assert margins[np.arange(len(own)), own].mean() > 0.1 > -0.1 > margins[np.arange(len(own)), 1 - own].mean()
+
+
 @pytest.mark.parametrize(("n_items", "reachable"), [(2, 1.0), (4, 5 / 6)])  # of 6 pairs of four, 2 are within a kind
 def test_planted_types_are_found_and_served(tmp_path: Path, n_items: int, reachable: float) -> None:
     rows = planted(n_annotators=8, n_rows=8, n_items=n_items)

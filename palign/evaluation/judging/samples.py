@@ -4,6 +4,7 @@
 row per completion.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from palign.data.rendering import render_prompt
+from palign.functional.logprobs import token_logps
+from palign.models.architectures import stop_ids
 from palign.parallel.sharded import is_sharded
 from palign.parallel.shared_work import PLAIN_SAMPLING, drawn
 from palign.rewards import PersonalizedReward
 
 Prompt = str | list[int]  # a rendered prompt, or its token ids
+LOGITS_AT_ONCE = 2**27  # elements of a model's logits in memory
 
 
 @dataclass(frozen=True)
@@ -64,29 +68,34 @@ def sample_policy(
         reference_prompts: what the reference reads, where it is told less; default `prompts`.
         max_new_tokens: length at which completions are cut.
         temperature: of the draw, and of both sides of the KL.
-        batch_size: prompts at a time.
+        batch_size: prompts at a time, for the draw; logits stand in memory for fewer of them.
         seed: of the draw.
         show_progress: whether to draw a progress bar.
         together: every process of a launch calls this and draws its share; all get all. What is drawn is the same on
             any number of processes above one.
     """
     reference_prompts = prompts if reference_prompts is None else reference_prompts
+    is_reference = reference is None and not hasattr(policy, "disable_adapter") and reference_prompts is prompts
+    stops = stop_ids(tokenizer, policy)
 
     def draw(start: int) -> tuple[list[str], np.ndarray, np.ndarray]:
         part = slice(start, start + batch_size)
-        answers = _draw(policy, tokenizer, prompts[part], max_new_tokens, temperature)
-        policy_logps = _log_probability(policy, tokenizer, prompts[part], answers, temperature)
-        other, switch = (policy, _adapter_off(policy)) if reference is None else (reference, nullcontext())
-        with switch:
-            reference_logps = _log_probability(other, tokenizer, reference_prompts[part], answers, temperature)
+        answers = _draw(policy, tokenizer, prompts[part], stops, max_new_tokens, temperature)
+        ends = torch.isin(answers, torch.tensor(stops, device=answers.device))
         texts = [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
-        bar.update()
-        is_cut = ~(answers == tokenizer.eos_token_id).any(1)
-        return texts, (policy_logps - reference_logps).double().cpu().numpy(), is_cut.cpu().numpy()
+        kl = np.zeros(len(texts))
+        if not is_reference:  # whose KL to itself is 0
+            own = _log_probability(policy, tokenizer, prompts[part], answers, ends, temperature)
+            other, switch = (policy, _adapter_off(policy)) if reference is None else (reference, nullcontext())
+            with switch:
+                theirs = _log_probability(other, tokenizer, reference_prompts[part], answers, ends, temperature)
+            kl = (own - theirs).double().cpu().numpy()
+        bar.update(len(texts))
+        return texts, kl, (~ends.any(1)).cpu().numpy()
 
     policy.eval()
     starts = range(0, len(prompts), batch_size)
-    with tqdm(total=len(starts), desc="samples", disable=not show_progress) as bar:
+    with tqdm(total=len(prompts), desc="samples", unit="text", disable=not show_progress) as bar:
         parts = drawn(starts, draw, seed=seed, model=policy, together=together)
     completions = [text for texts, _, _ in parts for text in texts]
     if not parts:
@@ -152,7 +161,12 @@ def _encode(
 
 
 def _draw(
-    policy: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_new_tokens: int, temperature: float
+    policy: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    stops: list[int],
+    max_new_tokens: int,
+    temperature: float,
 ) -> torch.Tensor:
     encoded = _encode(tokenizer, prompts, policy.device)
     sequences = policy.generate(
@@ -162,7 +176,7 @@ def _draw(
         do_sample=True,
         temperature=temperature,
         **PLAIN_SAMPLING,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=stops,
         pad_token_id=tokenizer.pad_token_id,
     )
     return sequences[:, encoded["input_ids"].shape[1] :]
@@ -173,19 +187,29 @@ def _log_probability(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     answers: torch.Tensor,
+    ends: torch.Tensor,
     temperature: float,
 ) -> torch.Tensor:
-    """`(rows,)`: log-probability of `answers` `(rows, response)` in nats, eos included, what follows it left out."""
+    """`(rows,)`: log-probability of `answers` `(rows, response)` in nats, the mark that ends one (`ends`, bool)
+    included, what follows it left out. Logits stand in memory for some rows at a time.
+    """
     encoded = _encode(tokenizer, prompts, answers.device)
-    is_eos = answers == tokenizer.eos_token_id
-    is_answer = (is_eos.cumsum(1) - is_eos.long()) == 0
+    is_answer = (ends.cumsum(1) - ends.long()) == 0
     mask = torch.cat((encoded["attention_mask"], is_answer.long()), 1)
     ids = torch.cat((encoded["input_ids"], answers), 1)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
-    logps = torch.log_softmax(logits[:, -answers.shape[1] - 1 : -1].float() / temperature, -1)
-    chosen = logps.gather(-1, answers[..., None]).squeeze(-1)
-    return (chosen * is_answer).sum(1)
+    n = answers.shape[1]
+    transformer = model.get_base_model() if hasattr(model, "get_base_model") else model
+    keeps = "logits_to_keep" in inspect.signature(transformer.forward).parameters
+    options = {"logits_to_keep": n + 1} if keeps else {}
+    n_logits = (n + 1 if keeps else ids.shape[1]) * model.config.get_text_config().vocab_size
+    n_rows = max(1, LOGITS_AT_ONCE // n_logits)
+    parts = []
+    for some in torch.arange(len(ids), device=ids.device).split(n_rows):
+        inputs = {"input_ids": ids[some], "attention_mask": mask[some], "position_ids": positions[some]}
+        logits = model(**inputs, **options).logits[:, -n - 1 : -1]
+        parts.append((token_logps(logits / temperature, answers[some]) * is_answer[some]).sum(1))
+    return torch.cat(parts)
 
 
 def policy_table(

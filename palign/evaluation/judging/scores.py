@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking
 from palign.data.preferences import Preferences
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from palign.models.pal import PALRewardModel
 
 __all__ = ["ModelScores", "score_source", "types_of", "with_own_items"]
+
+FEW = 100  # completions that are judged without a progress bar
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,8 @@ def _mixture(
     policy = MixturePolicy.from_pretrained(source.path, device=device, dtype=dtype)
     gamma = policy.record.responsibilities.tolist()
     names = [f"type_{k}" for k in range(policy.n_types)]
-    scores = policy.scores(rows, batch_size=batch_size).numpy()
+    rewards = policy.type_rewards(rows, batch_size=batch_size, show_progress=len(rows.items) > FEW)
+    scores = policy.expected_rewards(rewards, rows).numpy()
     return ModelScores(scores, dict(zip(policy.record.annotators.ids, gamma, strict=True)), names)
 
 
@@ -214,7 +218,7 @@ def _pair_rewards(
     longest = min(max_length or 10**9, tokenizer.model_max_length)
     rewards = []
     with torch.no_grad():
-        for start in range(0, len(pairs), batch_size):
+        for start in tqdm(range(0, len(pairs), batch_size), desc="judging", disable=len(pairs) <= FEW):
             heads, tails = zip(*pairs[start : start + batch_size], strict=True)
             batch = tokenizer(
                 list(heads), list(tails), padding=True, truncation=True, max_length=longest, return_tensors="pt"
@@ -269,7 +273,8 @@ def _over_items(
     """(n_items,) float64: one number for each item, in batches of about equal length."""
     item_values = np.full(len(items), np.nan)
     numbers: Sequence[int]
-    for numbers in items.batches_by_length(None, batch_size):
+    batches = list(items.batches_by_length(None, batch_size))
+    for numbers in tqdm(batches, desc="judging", disable=len(items) <= FEW):
         batch = {name: tensor.to(device) for name, tensor in items.collate(numbers).items()}
         item_values[numbers] = value(batch).double().cpu().numpy()
     return item_values

@@ -26,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
 EMBEDDED_DEFAULTS: dict[str, Any] = {
     "baselines": list(BASELINES), "per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 3.0,
     "beta": 0.5, "lora_r": 16, "lora_alpha": 16, "e_step_batch_size": 64,
+    "max_new_tokens": 48,
 }  # fmt: skip
 
 
@@ -48,7 +49,10 @@ class MixtureArguments:
         default=0.2, metadata={"help": "Share of the prompts held out where no rows to evaluate on are named."}
     )
     n_sample_prompts: int = field(default=6, metadata={"help": "Held-out prompts that every type answers."})
-    max_new_tokens: int = field(default=48, metadata={"help": "Length of those answers."})
+    max_new_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Length of those answers; if unset, that within which 95% of the rows' completions end."},
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a model of the hub."})
     lm_steps: int = field(default=250, metadata={"help": "Embedded default: steps of the language model."})
     n_annotators: int = field(default=60, metadata={"help": "Embedded default: people."})
@@ -66,7 +70,7 @@ class MixtureArguments:
         if not 0 < self.eval_fraction < 1:
             raise ValueError(f"--eval_fraction is {self.eval_fraction}; it must lie between 0 and 1.")
         for name in ("n_sample_prompts", "max_new_tokens", "lm_steps", "n_annotators", "n_per_annotator"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 1.")
         if self.n_items < 2:
             raise ValueError(f"--n_items is {self.n_items}; a judgement compares at least 2 completions.")

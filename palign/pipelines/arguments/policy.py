@@ -1,5 +1,6 @@
 """Command-line arguments of the recipes that train a policy, whatever trains it."""
 
+import copy
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 from trl import ModelConfig
 
+from palign.cli.option_file import config_path, read_options
 from palign.cli.parser import CommandLine
 from palign.conditioning import PolicyConditioning
 from palign.data.rows.options import ReadingOptions
@@ -34,6 +36,13 @@ class PolicyArguments(ReadingOptions):
         default_factory=list,
         metadata={"help": "Further policies to train: any of 'none', 'prompt', 'adapter'."},
     )
+    ending_share: float = field(
+        default=0.95,
+        metadata={
+            "help": "Where --max_completion_length is not given: it is set so that this share of the reference's "
+            "answers end within it, 256 at most; 0 keeps the default."
+        },
+    )
     n_eval_rows: int = field(default=480, metadata={"help": "Held-out rows on which policies are judged, at most."})
     lm_steps: int = field(default=250, metadata={"help": "Embedded default: steps of the language model."})
     n_annotators: int = field(default=60, metadata={"help": "Embedded default: people."})
@@ -44,6 +53,14 @@ class PolicyArguments(ReadingOptions):
         for name in ("n_eval_rows", "lm_steps", "n_annotators"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if not 0 <= self.ending_share < 1:
+            raise ValueError(f"--ending_share is {self.ending_share}; it must be 0 or more, and below 1.")
+
+
+# Of a model of the user's: LoRA on all linear layers, at ten times the rate of whole models (docs/real_model.md)
+OWN_DEFAULTS: dict[str, Any] = {"lora_target_modules": ["all-linear"], "lora_dropout": 0.0}
+LORA_LEARNING_RATE = 1e-5
+LENGTHS = ("max_completion_length", "response_length")  # now and formerly
 
 
 def parse_over(
@@ -71,6 +88,7 @@ def parse_over(
         parser = CommandLine(kinds)
         parser.set_defaults(**embedded)
         script, args, model_args = parser.parse_args_and_config(argv)
+        script.ending_share = 0.0  # the length is known
         check_output(args)
         return script, args, model_args
     for name, value in (("reward_model_path", args.reward_model_path), ("dataset_name", script.dataset_name)):
@@ -80,8 +98,22 @@ def parse_over(
                 "(--model_name_or_path), a PAL reward model (--reward_model_path, a folder that recipes/pal_reward.py "
                 "wrote) and rows with prompts and people (--dataset_name)."
             )
+    parser = CommandLine(kinds)
+    rate = {"learning_rate": LORA_LEARNING_RATE} if model_args.use_peft else {}
+    parser.set_defaults(**copy.deepcopy(OWN_DEFAULTS), **rate)
+    script, args, model_args = parser.parse_args_and_config(argv)
+    if _are_given(argv, LENGTHS):
+        script.ending_share = 0.0
     check_output(args)
     return script, args, model_args
+
+
+def _are_given(argv: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether one of the options stands on the command line or in the file behind `--config`."""
+    path = config_path(argv)
+    written = {} if path is None else read_options(path)
+    flags = {word.split("=")[0].removeprefix("--").replace("-", "_") for word in argv if word.startswith("--")}
+    return any(name in flags or name in written for name in names)
 
 
 def check_output(args: TrainingArguments) -> None:

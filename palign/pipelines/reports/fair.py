@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from palign.data.preferences import Preferences
-from palign.data.rendering import render_prompt
+from palign.data.turns import question_of
 from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.pages.report_keys import RegretsRecord
 from palign.evaluation.scoring import score_table
@@ -88,7 +88,7 @@ def fair_samples(record: GameRecord, texts: Texts, prompts: Sequence[Any], token
     heads = [name if labels.get(name, name) == name else f"{name} ({labels[name]})" for name in shown]
     lines = [f"| prompt | {' | '.join(heads)} |", "|" + "---|" * (len(shown) + 1)]
     for place, prompt in enumerate(prompts[:n_prompts]):
-        cells = [render_prompt(prompt, tokenizer), *(texts[name][place][0] for name in shown)]
+        cells = [question_of(prompt), *(texts[name][place][0] for name in shown)]
         lines.append(f"| {' | '.join(_cell(text) for text in cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -1,12 +1,13 @@
 """What TRL's GRPO and RLOO call for their rewards: `PersonalizedReward`, and a record of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from palign.data.rendering import Written
+from palign.data.turns import question_of
 from palign.rewards import PersonalizedReward, ScoredRow
 from palign.trainers.policy.metrics import reward_metrics
 
@@ -77,7 +78,8 @@ class RecordedReward:
         reward_prompt = [Written(prompt) for prompt in reward_prompt]  # `prepare_group_rows` has rendered it
         scored = self.reward.batch(reward_prompt, texts, annotator_id)
         groups = group or [""] * len(texts)
-        columns = (reward_prompt, annotator_id, groups, texts, scored.raw.tolist(), scored.standardized.tolist())
+        asked = [text if _is_text(met) else question_of(met) for met, text in zip(prompts, reward_prompt, strict=True)]
+        columns = (asked, annotator_id, groups, texts, scored.raw.tolist(), scored.standardized.tolist())
         self.latest = [ScoredRow(*row, is_training=True) for row in zip(*columns, strict=True)]
         for name, value in reward_metrics(self.latest, self.group_names, self.accelerator, self.judge).items():
             log_metric(name, value)
@@ -85,6 +87,10 @@ class RecordedReward:
             return scored.standardized.tolist()
         is_open = torch.tensor([not ids or ids[-1] not in self.stop_ids for ids in completion_ids])
         return (scored.standardized - self.missing_eos_penalty * is_open).tolist()
+
+
+def _is_text(prompt: Any) -> bool:
+    return not (isinstance(prompt, list) and prompt and isinstance(prompt[0], Mapping))
 
 
 def _text(completion: Any) -> str:

@@ -6,13 +6,15 @@ would need hours.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from palign.data.preferences import Preferences
 from palign.data.vote_counts import LEAST_FOR_AUTO
@@ -177,13 +179,43 @@ def _fitted(
         evidence = torch.from_numpy(evidence_of_rows(items_of, ranks, people.numpy(), base))
         votes = Votes(torch.from_numpy(items_of), torch.from_numpy(ranks), people, n_annotators)
     options = {"ridge": args.head_ridge, "temper_start": args.temper_start, "seed": args.seed}
+    with _stages(args, "features", "choice of K", "fit", "checks") as stage:
+        return _fit_in_stages(rows, states, items, votes, evidence, args, options, stage)
+
+
+@contextmanager
+def _stages(args: MixtureDPOConfig, *names: str) -> Iterator[Callable[[], None]]:
+    """A progress bar over the stages by name; call what it gives where one ends."""
+    with tqdm(total=len(names), desc="linear start", disable=args.disable_tqdm) as bar:
+        left = iter([*names[1:], ""])
+
+        def end_stage() -> None:
+            bar.set_postfix_str(next(left), refresh=False)
+            bar.update()
+
+        bar.set_postfix_str(names[0])
+        yield end_stage
+
+
+def _fit_in_stages(
+    rows: Preferences,
+    states: np.ndarray,
+    items: TokenizedItems | None,
+    votes: Votes,
+    evidence: Tensor,
+    args: MixtureDPOConfig,
+    options: dict[str, Any],
+    end_stage: Callable[[], None],
+) -> LinearStart:
     item_features, features = _features(rows, states, items, votes, args, options)
+    end_stage()
     choice = _choice(features, votes, args, options)
+    end_stage()
     n_types = choice.n_types if args.n_types is None else args.n_types
     table = [] if choice is None else choice.table
     tables = {"choice": table if args.n_types is None else [], "held_out": table}
     if n_types == 1:
-        return LinearStart(torch.ones(n_annotators, 1, dtype=torch.float64), **tables)
+        return LinearStart(torch.ones(votes.n_annotators, 1, dtype=torch.float64), **tables)
     temperature = 1.0
     options |= {"ridge": args.head_ridge or DEFAULT_RIDGE}
     if choice is not None:
@@ -197,7 +229,9 @@ def _fitted(
         # not fit.start, which is random where a random restart ended best
         clusters = spectral_start(features, find_stages(votes), n_types, seed=args.seed).argmax(1)
         gamma = torch.eye(n_types, dtype=torch.float64)[clusters]
+    end_stage()
     checks = _checks(fit, features, votes, _lengths(rows, items), args, options)
+    end_stage()
     rewards = LinearRewards(fit.theta, item_features)
     return LinearStart(gamma, fit.log_likelihoods, checks=checks, rewards=rewards, **tables)
 

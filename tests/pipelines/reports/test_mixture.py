@@ -1,16 +1,13 @@
-"""What is said about a mixture: agreement with the truth, the choice of K, checks in order, samples side by side."""
+"""What is said about a mixture: agreement with the truth, the reference, the choice of K, checks in order."""
 
-import re
 from typing import Any
 
 import numpy as np
 import pytest
 
 from palign.data.annotators import AnnotatorIndex
-from palign.data.preferences import Preferences
 from palign.models.files.mixture import MixtureRecord
-from palign.pipelines.reports.mixture import check_notes, choice_note, compare_types, side_by_side
-from tests.worlds.colour import colour_tokenizer
+from palign.pipelines.reports.mixture import check_notes, choice_note, compare_types, reference_note
 
 
 def record(found: list[int], n_types: int = 2, **details: Any) -> MixtureRecord:
@@ -47,62 +44,11 @@ def test_what_asks_for_a_look_comes_first() -> None:
     assert check_notes(record([0], 1)) == []
 
 
-HOSTILE = "x\n\n| y \\| z <script>alert(1)</script> ![p](http://e.vil/p.png) `q` **b** \x1b[31m [l](javascript:a)"
-
-
-class Parrot:
-    """A policy whose every type says its number and something hostile."""
-
-    n_types = 2
-    tokenizer = colour_tokenizer()
-    mixing_weights = np.array([0.25, 0.75])
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-
-    def generate(self, prompts: list[Any], *, type: int, **options: Any) -> list[str]:  # noqa: A002
-        self.asked.append({"prompts": prompts, "type": type, **options})
-        return [f"{type} says {HOSTILE}" for _ in prompts]
-
-
-def rows(n_prompts: int) -> Preferences:
-    return Preferences.from_rows(
-        [{"annotator_id": 1, "prompt": f"{n}: {HOSTILE}", "chosen": "x", "rejected": "y"} for n in range(n_prompts)]
-    )
-
-
-def cells(line: str) -> list[str]:
-    """A Markdown row as GitHub cuts it: at bars that no backslash stands before."""
-    return re.split(r"(?<!\\)\|", line)[1:-1]
-
-
-@pytest.mark.parametrize(("n_prompts", "shown"), [(1, 1), (6, 6), (100, 6)])
-def test_every_prompt_is_one_row_of_text(n_prompts: int, shown: int) -> None:
-    policy = Parrot()
-    table = side_by_side(policy, rows(n_prompts), n_prompts=6, max_new_tokens=5)
-    lines = table.splitlines()
-    assert len(lines) == 2 + shown and lines[0] == "| prompt | type_0 (25%) | type_1 (75%) |"
-    assert all(len(cells(line)) == 3 for line in lines)
-    for mark in ("<", ">", "](", "`", "**", "\x1b", "://", "\\"):
-        assert mark not in "".join(lines[2:]), mark
-    assert len({call["seed"] for call in policy.asked}) == 2  # types do not share their dice
-    assert all(call["max_new_tokens"] == 5 for call in policy.asked)
-    asked = policy.asked[0]["prompts"]
-    assert asked == policy.asked[1]["prompts"] and len(set(asked)) == shown
-
-
-def test_quotes_can_be_read_in_a_terminal() -> None:
-    policy = Parrot()
-    policy.generate = lambda prompts, **_: ['it\'s "fine"'] * len(prompts)
-    assert '| it\'s "fine" |' in side_by_side(policy, rows(2))
-
-
-def test_only_prompts_of_these_rows_are_shown() -> None:
-    policy = Parrot()
-    side_by_side(policy, rows(9).select([7, 8]))
-    assert [prompt[0] for prompt in policy.asked[0]["prompts"]] == ["7", "8"]
-
-
-def test_rows_without_a_prompt() -> None:
-    table = side_by_side(Parrot(), Preferences.from_rows([{"annotator_id": 1, "chosen": "x", "rejected": "y"}]))
-    assert len(table.splitlines()) == 3
+def test_what_the_types_began_from() -> None:
+    warm = {"epochs": 2.0, "answers": "all", "n_answers": 1200}
+    notes = reference_note(record([0], 1, reference={"warm_start": warm, "nats_per_token": {"best": -2.126}}))
+    assert "2 epochs of supervised LoRA over the 1,200 different answers that were judged" in notes[0]
+    assert notes[1] == "The reference gives the answers that people put first -2.13 nats a token."
+    warm["answers"] = "best"
+    assert "answers that were put first, merged" in reference_note(record([0], 1, reference={"warm_start": warm}))[0]
+    assert reference_note(record([0], 1)) == []
