@@ -20,7 +20,9 @@ class PalignRewardConfig(PretrainedConfig):
         n_prototypes: functions of the prompt that the `prompt` head mixes.
         has_deviation: whether the person has a deviation from their mixture.
         reward_scale: what rewards are multiplied by.
-        pooling: `completion`, `last`, `mean`, `first` or `max`.
+        scaling: whether states are brought to one scale (`common`) or each to one length (`unit`).
+        pooling: `completion`, `completion_last`, `last`, `mean`, `first` or `max`.
+        layer: whose states are pooled, from 1; the last if None.
         normalize: whether pooled states have length one.
         longest_input: tokens that are read; of more, the end of the prompt and the completion stay.
         sees_only_the_past: whether the backbone is causal.
@@ -46,7 +48,9 @@ class PalignRewardConfig(PretrainedConfig):
         n_prototypes: int = 1,
         has_deviation: bool = False,
         reward_scale: float = 1.0,
+        scaling: str = "common",
         pooling: str = "mean",
+        layer: int | None = None,
         normalize: bool = False,
         longest_input: int = 1024,
         sees_only_the_past: bool = False,
@@ -66,6 +70,7 @@ class PalignRewardConfig(PretrainedConfig):
             backbone_config = AutoConfig.for_model(entries.pop("model_type"), **entries)
         self.backbone_config = backbone_config
         self.head, self.similarity, self.reward_scale = head, similarity, reward_scale
+        self.scaling, self.layer = scaling, layer
         self.preference_dim, self.inner_size, self.n_layers = preference_dim, inner_size, n_layers
         self.n_prototypes, self.has_deviation = n_prototypes, has_deviation
         self.pooling, self.normalize, self.longest_input = pooling, normalize, longest_input

@@ -21,7 +21,7 @@ class RewardHead(nn.Module):
 
     def __init__(self, config: PalignRewardConfig) -> None:
         super().__init__()
-        self.head, self.similarity = config.head, config.similarity
+        self.head, self.similarity, self.scaling = config.head, config.similarity, config.scaling
         self.reward_scale, self.has_deviation = config.reward_scale, config.has_deviation
         hidden, width = config.hidden_size, config.preference_dim
         self.register_buffer("center", torch.zeros(hidden))
@@ -48,7 +48,7 @@ class RewardHead(nn.Module):
         if self.head == "linear":
             points, ideal = (states - self.center) * self.scale, self.ideal_point
         else:
-            points = _standardized(self.f, states, self.center, self.scale)
+            points = self._through(self.f, states, self.center, self.scale)
             ideal = self._of_prompt(prompt_states) if self.head == "prompt" else self.ideal_point
         rewards = self.reward_scale * self._similar(points, ideal)
         if self.has_deviation:
@@ -59,8 +59,14 @@ class RewardHead(nn.Module):
         if prompt_states is None:
             raise ValueError("This reward reads prompts: call the whole model, which finds their states.")
         states = prompt_states.to(self.center.dtype)
-        ideal = [_standardized(g, states, self.prompt_center, self.prompt_scale) for g in self.g]
+        ideal = [self._through(g, states, self.prompt_center, self.prompt_scale) for g in self.g]
         return (self.weights[:, None] * torch.stack(ideal, dim=-2)).sum(-2)
+
+    def _through(self, layers: nn.ModuleList, states: Tensor, center: Tensor, scale: Tensor) -> Tensor:
+        """Layers on (states − centre) · scale, over the length of states − centre where that is `unit`."""
+        if self.scaling == "unit":
+            return _network_of(layers, F.normalize(states - center, dim=-1) * scale)
+        return _standardized(layers, states, center, scale)
 
     def _similar(self, points: Tensor, ideal: Tensor) -> Tensor:
         if self.similarity == "inner_product":
@@ -80,7 +86,15 @@ def _standardized(layers: nn.ModuleList, states: Tensor, center: Tensor, scale: 
     """Layers on (states − centre) · scale, GELU between them."""
     first = layers[0]
     weight = first.weight * scale
-    states = F.linear(states, weight, first.bias - weight @ center)
+    return _after_the_first(layers, F.linear(states, weight, first.bias - weight @ center))
+
+
+def _network_of(layers: nn.ModuleList, states: Tensor) -> Tensor:
+    """Layers with GELU between them."""
+    return _after_the_first(layers, layers[0](states))
+
+
+def _after_the_first(layers: nn.ModuleList, states: Tensor) -> Tensor:
     for layer in layers[1:]:
         states = layer(F.gelu(states))
     return states
@@ -153,7 +167,7 @@ class PalignRewardForSequenceClassification(PreTrainedModel):
 
     @property
     def _needs_boundary(self) -> bool:
-        return self.config.pooling == "completion" or self.config.head == "prompt"
+        return self.config.pooling in ("completion", "completion_last") or self.config.head == "prompt"
 
     def _parted(self, ids: list[int], row: int) -> tuple[list[int], list[int]]:
         """(prompt ids, completion ids), special tokens of the tokenizer taken off."""
@@ -204,7 +218,7 @@ class PalignRewardForSequenceClassification(PreTrainedModel):
         if self.config.head != "prompt":
             return pooled, None
         if self.config.sees_only_the_past and not any(was_cut for *_, was_cut in joined):
-            if self.config.pooling in ("last", "completion"):
+            if self.config.pooling in ("last", "completion", "completion_last"):
                 return pooled, self._scaled(states[torch.arange(len(states), device=device), (lengths - 1).clamp(0)])
             positions = torch.arange(mask.shape[1], device=device)
             return pooled, self._pool(states, ids, (positions < lengths[:, None]).to(mask.dtype), lengths)
@@ -220,8 +234,11 @@ class PalignRewardForSequenceClassification(PreTrainedModel):
         return padded, mask, torch.tensor([length for _, length in rows], device=device)
 
     def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
-        options = {"use_cache": False} if self.config.sees_only_the_past else {}
-        states = self.model(input_ids=ids, attention_mask=mask, return_dict=True, **options).last_hidden_state
+        options, layer = {"use_cache": False} if self.config.sees_only_the_past else {}, self.config.layer
+        if layer is not None:
+            options["output_hidden_states"] = True
+        output = self.model(input_ids=ids, attention_mask=mask, return_dict=True, **options)
+        states = output.last_hidden_state if layer is None else output.hidden_states[layer]
         return states.float() if states.dtype in (torch.float16, torch.bfloat16) else states
 
     def _pool(self, states: Tensor, ids: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
@@ -230,9 +247,12 @@ class PalignRewardForSequenceClassification(PreTrainedModel):
             return self._scaled(states[torch.arange(len(states), device=states.device), n_tokens - 1])
         if pooling == "first":
             return self._scaled(states[:, 0])
-        if pooling == "completion":
+        if pooling in ("completion", "completion_last"):
             mask = self._answer(ids, mask, lengths)
             n_tokens = mask.sum(1)
+        if pooling == "completion_last":
+            positions = torch.arange(mask.shape[1], device=mask.device)
+            return self._scaled(states[torch.arange(len(states), device=states.device), (mask * positions).argmax(1)])
         real = mask[..., None].to(torch.bool)
         if pooling == "max":
             return self._scaled(states.masked_fill(~real, float("-inf")).amax(1))

@@ -55,6 +55,8 @@ def chat_model(template: str = MARKS + OPEN, **options: object) -> PALRewardMode
     [
         ("llama", {}),
         ("llama", {"pooling": "last"}),
+        ("llama", {"pooling": "completion_last", "scaling": "unit"}),
+        ("llama", {"layer": 1, "scaling": "unit", "variant": "prompt"}),
         ("llama", {"pooling": "mean", "variant": "prompt"}),
         ("llama", {"variant": "prompt"}),
         ("llama", {"variant": "linear"}),
@@ -77,7 +79,7 @@ def test_rewards_are_those_of_the_model(kind: str, options: dict, tmp_path: Path
 
 
 @pytest.mark.parametrize("template", [MARKS + OPEN, BOS, THINKS, HYBRID, DEFAULT])
-@pytest.mark.parametrize("pooling", ["completion", "last"])
+@pytest.mark.parametrize("pooling", ["completion", "completion_last", "last"])
 def test_answers_are_found_in_every_kind_of_template(template: str, pooling: str, tmp_path: Path) -> None:
     model = chat_model(template, pooling=pooling)
     assert not model.plain_prompts
