@@ -51,7 +51,7 @@ def states_sentence(choice: StateChoice) -> str:
     return (
         f"The vector of a completion is {states_name(**best)}. It was chosen on {choice.n_people:,} annotators held "
         f"out (nats an answer: this {taken}{compared}). Anything but the mean of the last layer at one length "
-        "is taken where it gains more than its error."
+        "is taken where it gains more than two errors."
     )
 
 

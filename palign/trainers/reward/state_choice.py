@@ -5,7 +5,8 @@ the last of them. A head is fitted on each kind for people of whom a part is hel
 (`palign.trainers.reward.trial`), and the kind that makes their answers likeliest is taken. Three questions are asked
 one after the other, each with the answers before it: are states scaled to one length, is the mean or the last token
 read, and after which layer. One length (SimpleShot, arXiv 1911.04623), the mean and the last layer stay unless another
-answer gains more than its error: the best of several is partly luck.
+answer gains more than two errors: the best of several is partly luck, and people held out are judged on texts that those
+trained on have met, too, which favours what learns texts by heart.
 """
 
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from palign.trainers.reward.trial import HeldOutTrial, eligible_people
 __all__ = ["StateChoice", "candidate_layers", "choose_states"]
 
 LEAST_PEOPLE = 8  # half of them are fitted on while the others are held out
+SURE = 2.0  # errors above zero
 MOST_TEXTS = 4096  # that are read for the choice
 N_FOLDS = 4  # everybody is held out once, where people can be parted so
 DEPTHS = (1 / 2, 2 / 3, 5 / 6)  # of the layers; the last one is tried as well
@@ -84,8 +86,8 @@ def choose_states(
         backbone: causal; what it pools now is left as it is.
         config: of the head; a network that reads no prompt is fitted whatever its variant.
         n_prototypes: numbers of prototypes to judge by; each kind is judged at the best of them.
-        scalings, layers, poolings: to try; the first of each stays unless another gains more than its error. Layers
-            are those of `candidate_layers` if None.
+        scalings, layers, poolings: to try; the first of each stays unless another gains more than two errors.
+            Layers are those of `candidate_layers` if None.
 
     Returns:
         None where fewer than 8 annotators have two answers or more.
@@ -116,10 +118,10 @@ def choose_states(
         return seen[kind, scaling]
 
     def better(kept: tuple[StateKind, str], others: list[tuple[StateKind, str]]) -> tuple[StateKind, str]:
-        """The likeliest of those that gain more over `kept` than their error; it, if none does."""
+        """The likeliest of those that surely gain over `kept`; it, if none does."""
         before, n_answers = judged(*kept)
         gains = {other: paired_gain(judged(*other)[0], before, n_answers) for other in others}
-        sure = {other: gain for other, (gain, error) in gains.items() if gain > error}
+        sure = {other: gain for other, (gain, error) in gains.items() if gain > SURE * error}
         return max(sure, key=sure.get) if sure else kept
 
     total = len(scalings) + len(poolings) - 1 + len(layers) - 1

@@ -37,5 +37,5 @@ def test_states_are_named_with_what_they_were_compared_to():
     assert sentence == (
         "The vector of a completion is the mean over the completion's own tokens after layer 25, each of one length. "
         "It was chosen on 16 annotators held out (nats an answer: this -0.420; last layer, on one scale -0.610). "
-        "Anything but the mean of the last layer at one length is taken where it gains more than its error."
+        "Anything but the mean of the last layer at one length is taken where it gains more than two errors."
     )
