@@ -5,8 +5,8 @@ the last of them. A head is fitted on each kind for people of whom a part is hel
 (`palign.trainers.reward.trial`), and the kind that makes their answers likeliest is taken. Three questions are asked
 one after the other, each with the answers before it: are states scaled to one length, is the mean or the last token
 read, and after which layer. One length (SimpleShot, arXiv 1911.04623), the mean and the last layer stay unless another
-answer gains more than two errors: the best of several is partly luck, and people held out are judged on texts that those
-trained on have met, too, which favours what learns texts by heart.
+answer gains more than two errors: the best of several is partly luck, and people held out are judged on texts that
+those trained on have met, too, which favours what learns texts by heart.
 """
 
 from collections.abc import Sequence
