@@ -97,6 +97,7 @@ def _count_steps(folder: Path, moment: Moment) -> None:
         count += 1
         folder.with_suffix(".steps").write_text(str(count))
         if count == moment.step:
+            folder.with_suffix(".asked").write_text(str(time.monotonic()))
             os.kill(os.getpid(), signal.SIGTERM)
 
     SaveAndEnd.on_step_begin = on_step_begin
@@ -131,6 +132,8 @@ def in_child(name: str, folder: Path, moment: Moment = Moment()) -> tuple[int, f
         done, status = os.waitpid(pid, os.WNOHANG)
         now = time.monotonic()
         if done:
+            noted = folder.with_suffix(".asked")
+            asked = float(noted.read_text()) if moment.step is not None and noted.is_file() else asked
             return os.waitstatus_to_exitcode(status), now - (asked or start)
         if moment.seconds is not None and asked is None and now - start >= moment.seconds:
             os.kill(pid, signal.SIGTERM)
