@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["CONTENTS", "check_contents", "file_hash", "locked", "reading_whole", "renew_entry", "write_contents"]
+__all__ = ["CONTENTS", "check_contents", "entering", "file_hash", "locked", "reading_whole", "write_contents"]
 
 CONTENTS = "contents.json"
 NOT_HASHED = {CONTENTS, "README.md"}  # a card may be edited
@@ -31,17 +31,32 @@ def write_contents(folder: str | Path) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in NOT_HASHED
     }
-    (folder / CONTENTS).write_text(json.dumps({"sha256": files}, indent=1) + "\n", encoding="utf-8")
+    (folder / CONTENTS).write_text(_text(files), encoding="utf-8")
 
 
-def renew_entry(folder: str | Path, name: str) -> None:
-    """Enter one file anew that palign itself has written into a saved folder; nothing where there is no list."""
+@contextlib.contextmanager
+def entering(folder: str | Path, name: str) -> Iterator[None]:
+    """Around writing one file anew into a saved folder: it is taken off the list and entered again, so that a kill
+    leaves a folder that can be read. Nothing where there is no list.
+    """
     path = Path(folder) / CONTENTS
-    if path.is_file():
-        files = _listed(path) | {name: file_hash(Path(folder) / name)}
-        beside = path.with_name(f"{CONTENTS}.partial{os.getpid()}")
-        beside.write_text(json.dumps({"sha256": files}, indent=1) + "\n", encoding="utf-8")
-        os.replace(beside, path)
+    if not path.is_file():
+        yield
+        return
+    files = _listed(path)
+    _write(path, {other: digest for other, digest in files.items() if other != name})
+    yield
+    _write(path, files | {name: file_hash(Path(folder) / name)})
+
+
+def _text(files: dict[str, str]) -> str:
+    return json.dumps({"sha256": files}, indent=1) + "\n"
+
+
+def _write(path: Path, files: dict[str, str]) -> None:
+    beside = path.with_name(f"{CONTENTS}.partial{os.getpid()}")
+    beside.write_text(_text(files), encoding="utf-8")
+    os.replace(beside, path)
 
 
 def check_contents(folder: str | Path) -> None:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.worlds.kill_runs import RUNS  # noqa: E402
 from tests.worlds.kills import difference, random_kills, survive, whole_run  # noqa: E402
-from tests.worlds.terminated import ENDED, RECIPE_RUNS, end_and_go_on, in_child, weights_of  # noqa: E402
+from tests.worlds.terminated import ENDED, RECIPE_RUNS, Moment, end_and_go_on, in_child, n_steps, weights_of  # noqa: E402
 
 
 def main() -> None:
@@ -36,8 +36,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.sigterm:
-        print("| recipe | seconds | points | ended with 143 | ended equal | largest difference | longest to end, s |")
-        print("|---|---|---|---|---|---|---|", flush=True)
+        print("| recipe | seconds | steps | points | ended with 143 | ended equal | largest difference | to end, s |")
+        print("|---|---|---|---|---|---|---|---|", flush=True)
         for name in args.only or list(RECIPE_RUNS):
             with tempfile.TemporaryDirectory() as folder:
                 measure_sigterm(name, Path(folder), args.n_points, args.seed)
@@ -72,24 +72,34 @@ def measure(name: str, folder: Path, n_points: int, seed: int) -> None:
 
 
 def measure_sigterm(name: str, folder: Path, n_points: int, seed: int) -> None:
-    """One row of the table of SIGTERM: at moments drawn over the length of a recipe's run."""
+    """One row of the table of SIGTERM: half of the signals within a step of training, half at moments drawn over the
+    length of a recipe's run (all of them where nothing has steps).
+    """
     start = time.monotonic()
     status, seconds = in_child(name, folder / "whole")
     if status != 0:
         raise RuntimeError((folder / "whole.log").read_text(errors="replace")[-3000:])
     expected, rng = dict(weights_of(name, folder / "whole")), np.random.default_rng(seed)
-    moments = rng.uniform(0.02, 0.98, n_points) * seconds
-    points = [end_and_go_on(name, folder / f"point{i}", expected, float(at)) for i, at in enumerate(moments)]
+    steps, moments = n_steps(folder / "whole"), []
+    for number in range(n_points):
+        in_a_step = steps and number % 2 == 0
+        at = (
+            Moment(step=int(rng.integers(1, steps + 1)))
+            if in_a_step
+            else Moment(float(rng.uniform(0.02, 0.98)) * seconds)
+        )
+        moments.append(at)
+    points = [end_and_go_on(name, folder / f"point{i}", expected, at) for i, at in enumerate(moments)]
     gaps = [point.difference for point in points]
     equal = sum(gap <= 1e-6 for gap in gaps)
     print(
-        f"| {name} | {seconds:.1f} | {n_points} | {sum(p.status == ENDED for p in points)} | {equal} | "
+        f"| {name} | {seconds:.1f} | {steps} | {n_points} | {sum(p.status == ENDED for p in points)} | {equal} | "
         f"{max(gaps):.1e} | {max((p.seconds for p in points if p.status == ENDED), default=0.0):.1f} |",
         flush=True,
     )
     for at, point in zip(moments, points, strict=True):
         if not point.difference <= 1e-6 or point.status not in (0, ENDED):
-            print(f"{name} at {at:.2f} s: {point.status}, {point.difference}\n{point.said}", file=sys.stderr)
+            print(f"{name} at {at}: {point.status}, {point.difference}\n{point.said}", file=sys.stderr)
     print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
 
 

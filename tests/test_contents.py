@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from palign import contents
-from palign.contents import CONTENTS, check_contents, locked, reading_whole, renew_entry, write_contents
+from palign.contents import CONTENTS, check_contents, entering, locked, reading_whole, write_contents
 from palign.writing import whole_files
 
 
@@ -52,10 +52,13 @@ def test_any_other_folder_is_refused(tmp_path: Path, harm: object, words: str) -
 
 def test_what_palign_writes_later_is_entered(tmp_path: Path) -> None:
     saved(tmp_path, "one")
-    (tmp_path / "a").write_text("two")
-    renew_entry(tmp_path, "a")
+    with entering(tmp_path, "a"):
+        (tmp_path / "a").write_text("two")
+        check_contents(tmp_path)  # as a kill leaves it
     check_contents(tmp_path)
-    renew_entry(tmp_path / "nowhere", "a")  # a folder without a list
+    assert json.loads((tmp_path / CONTENTS).read_text())["sha256"].keys() == {"a", "b/c", "z.json"}
+    with entering(tmp_path / "nowhere", "a"):  # a folder without a list
+        pass
 
 
 def test_a_save_in_between_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from palign.contents import renew_entry
+from palign.contents import entering
 from palign.data.preferences import Preferences
 from palign.writing import whole_file, write_whole
 
@@ -58,9 +58,8 @@ def save_trained_rows(
         others = hash_judgements(dealt)
         kept = np.zeros(0, dtype=np.uint64) if held_out is None else hash_judgements(held_out)
         hashes = np.concatenate([hashes, others[~np.isin(others, kept)]])
-    with whole_file(Path(folder) / TRAINED_ROWS) as beside:
+    with entering(folder, TRAINED_ROWS), whole_file(Path(folder) / TRAINED_ROWS) as beside:
         beside.write_bytes(save({TENSOR: np.unique(hashes).view(np.int64)}))
-    renew_entry(folder, TRAINED_ROWS)
 
 
 def write_held_out(folder: str | Path, rows: Preferences) -> None:

@@ -20,7 +20,7 @@ from palign.functional.mixture import responsibilities, sum_by_annotator
 from palign.models.adapters import TypePolicies, load_type_adapters, route
 from palign.models.architectures import stop_ids
 from palign.models.completions import TokenizedItems, prompt_ids
-from palign.models.files.base_files import load_base
+from palign.models.files.base_files import load_base, require_fitting
 from palign.models.files.mixture import BASE, MixtureRecord, load_mixture
 from palign.models.reference_logps import reference_pass
 from palign.models.type_scores import gathered, implicit_rewards, row_log_likelihoods, type_logps
@@ -116,6 +116,7 @@ class MixturePolicy:
             place = str(folder) if (folder / "tokenizer_config.json").is_file() else name
             with reading(place, "The tokenizer"):
                 tokenizer = AutoTokenizer.from_pretrained(place, **load)
+            require_fitting(tokenizer, model, place)
             policies = TypePolicies(load_type_adapters(model, folder, record.n_types))
         policies.to(device).eval()
         return cls(policies, tokenizer, record)

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from palign.cli.errors import run
+from palign.trainers.checkpointing.terminated import SaveAndEnd
 from tests.worlds.judged_models import make_model, rows_of_colours, write_rows
 from tests.worlds.kills import TIMEOUT, difference
 from tests.worlds.recipes import RECIPES, load_recipe
@@ -79,9 +80,38 @@ def weights_of(name: str, folder: Path) -> Mapping[str, torch.Tensor]:
     }
 
 
-def in_child(name: str, folder: Path, seconds: float | None = None) -> tuple[int, float]:
-    """Run a recipe in a fork, with SIGTERM after so many seconds; the exit status, and the seconds from the signal (or
-    the beginning) to the end. What it said lies beside the folder.
+@dataclass(frozen=True)
+class Moment:
+    """When SIGTERM comes: so many seconds after the beginning, or within the so manieth step of training."""
+
+    seconds: float | None = None
+    step: int | None = None
+
+
+def _count_steps(folder: Path, moment: Moment) -> None:
+    """In the child: count the steps of all trainers, and send the signal within one of them."""
+    count = 0
+
+    def on_step_begin(*_: object, **__: object) -> None:
+        nonlocal count
+        count += 1
+        folder.with_suffix(".steps").write_text(str(count))
+        if count == moment.step:
+            folder.with_suffix(".asked").write_text(str(time.monotonic()))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    SaveAndEnd.on_step_begin = on_step_begin
+
+
+def n_steps(folder: Path) -> int:
+    """That a run took; 0 where nothing of it has steps."""
+    path = folder.with_suffix(".steps")
+    return int(path.read_text()) if path.is_file() else 0
+
+
+def in_child(name: str, folder: Path, moment: Moment = Moment()) -> tuple[int, float]:  # noqa: B008
+    """Run a recipe in a fork, with SIGTERM at a moment; the exit status, and the seconds from the signal (or the
+    beginning) to the end. What it said lies beside the folder.
     """
     recipe, start, pid = RECIPE_RUNS[name], time.monotonic(), os.fork()
     if pid == 0:
@@ -91,6 +121,7 @@ def in_child(name: str, folder: Path, seconds: float | None = None) -> tuple[int
         os.dup2(said, 2)
         sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)
         status = 1
+        _count_steps(folder, moment)
         try:
             status = run(name, lambda: load_recipe(recipe.file).main(recipe.flags(folder)))
         except BaseException:
@@ -101,8 +132,10 @@ def in_child(name: str, folder: Path, seconds: float | None = None) -> tuple[int
         done, status = os.waitpid(pid, os.WNOHANG)
         now = time.monotonic()
         if done:
+            noted = folder.with_suffix(".asked")
+            asked = float(noted.read_text()) if moment.step is not None and noted.is_file() else asked
             return os.waitstatus_to_exitcode(status), now - (asked or start)
-        if seconds is not None and asked is None and now - start >= seconds:
+        if moment.seconds is not None and asked is None and now - start >= moment.seconds:
             os.kill(pid, signal.SIGTERM)
             asked = now
         if now - start > TIMEOUT:
@@ -122,9 +155,9 @@ class Ended:
     said: str = ""
 
 
-def end_and_go_on(name: str, folder: Path, expected: Mapping[str, torch.Tensor], seconds: float) -> Ended:
-    """SIGTERM after `seconds`, then the same command again."""
-    status, ended_after = in_child(name, folder, seconds)
+def end_and_go_on(name: str, folder: Path, expected: Mapping[str, torch.Tensor], moment: Moment) -> Ended:
+    """SIGTERM, then the same command again."""
+    status, ended_after = in_child(name, folder, moment)
     if status == ENDED:
         again, _ = in_child(name, folder)
         if again != 0:

@@ -20,7 +20,7 @@ from palign.functional.losses import implicit_reward
 from palign.models.architectures import sees_only_the_past
 from palign.models.completions import TokenizedItems, policy_logps
 from palign.models.files.adapter_files import load_adapter
-from palign.models.files.base_files import load_base, load_whole
+from palign.models.files.base_files import load_base, load_whole, require_fitting
 from palign.models.files.mixture import load_mixture
 from palign.reading import reading
 
@@ -195,6 +195,7 @@ def _rewards(
     else:
         model = load_whole(AutoModelForSequenceClassification, source.path, dtype=dtype, num_labels=1)
     tokenizer = _tokenizer(source)
+    require_fitting(tokenizer, model, source.path)
     model.to(device).eval()
     if not sees_only_the_past(model.config):
         return _pair_rewards(model, tokenizer, rows, batch_size, device, max_length)
@@ -237,8 +238,10 @@ def _implicit_rewards(
     max_length: int | None,
 ) -> np.ndarray:
     """(n_items,) β·(log π − log π_ref), in nats times β (Rafailov et al. 2023, eq. 5)."""
-    items = TokenizedItems.of(rows, _tokenizer(source), max_length=max_length)
+    tokenizer = _tokenizer(source)
     reference: Any = load_base(source.base, dtype=dtype)
+    require_fitting(tokenizer, reference, source.path)
+    items = TokenizedItems.of(rows, tokenizer, max_length=max_length)
     if source.kind is ModelKind.CAUSAL:
         policy: Any = load_base(source.path, dtype=dtype)
         sides = [(policy, nullcontext), (reference, nullcontext)]

@@ -6,6 +6,7 @@ modules that would be imported; calibration data; variants that were never tried
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ READ = {
 DEFAULTS = {"megatron_core": ("megatron.core",), "runtime_config": ({"ephemeral_gpu_offload": False},)}
 INSIDE = ("base_model", "backbone")  # folders of a base that palign writes beside adapters
 LEVELS = 3  # up from the adapter's folder
+GROUPS = ("routes", "baselines")  # of an output folder: what a run makes several of
+PARTS = re.compile(rf"type_\d+|checkpoint-\d+|backbone_adapter|\.partial-.*|{'|'.join(GROUPS)}")
 
 
 def check_adapter_config(config: Mapping[str, Any], path: str | Path) -> None:
@@ -92,16 +95,23 @@ def _is_of_the_base(name: str) -> bool:
 
 
 def portable_base(base: str | None, folder: str | Path) -> str | None:
-    """How a file in `folder` names a base: a hub name as it is, one that palign wrote beside or above by the way from
-    the file's own place, so that the whole can be moved; any other folder by its absolute path.
+    """How a file in `folder` names a base: a hub name as it is, one that palign wrote into the same output by the way
+    from the file's own place, so that the whole can be moved; any other folder by its absolute path.
     """
     if not base or not (looks_like_path(base) and Path(base).expanduser().is_dir()):
         return base or None
     place, start = Path(os.path.realpath(Path(base).expanduser())), Path(os.path.realpath(folder))
-    if place.name in INSIDE and place.parent in (start, *start.parents)[: LEVELS + 1]:
+    if place.name in INSIDE and place.is_relative_to(_output_of(start)):
         way = os.path.relpath(place, start)
         return way if way.startswith("..") else f"./{way}"
     return str(place)
+
+
+def _output_of(folder: Path) -> Path:
+    """The output folder of the run that writes into `folder`."""
+    while PARTS.fullmatch(folder.name) or folder.parent.name in GROUPS:
+        folder = folder.parent
+    return folder
 
 
 def base_of(base: str | None, folder: str | Path) -> str | None:

@@ -10,7 +10,7 @@ from palign.models.model_folders import looks_like_path, require_model_folder
 from palign.parallel.sharded import loading_whole
 from palign.reading import reading, require_finite
 
-__all__ = ["load_base", "load_whole", "plain_state", "require_loaded"]
+__all__ = ["load_base", "load_whole", "plain_state", "require_fitting", "require_loaded"]
 
 
 def load_base(name_or_path: str, **options: Any) -> nn.Module:
@@ -44,6 +44,19 @@ def plain_state(model: nn.Module) -> dict[str, Any]:
         for name, tensor in model.state_dict().items()
         if not any(inside in name for inside in (".lora_", ".modules_to_save.", ".trainable_tokens_"))
     }
+
+
+def require_fitting(tokenizer: Any, model: nn.Module, place: str) -> None:
+    """ValueError where a tokenizer's numbers cannot be those of a model."""
+    n_rows, n_tokens = model.get_input_embeddings().weight.shape[0], len(tokenizer)
+    if n_tokens > n_rows:
+        raise ValueError(
+            f"The tokenizer in {place!r} knows {n_tokens:,} tokens, and the model has vectors for {n_rows:,}. Give a "
+            "whole copy of the folder, or the tokenizer that the model was trained with."
+        )
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, (int, float)) or not longest > 0:
+        raise ValueError(f"The tokenizer in {place!r} has model_max_length {str(longest)[:40]!r}, which is no length.")
 
 
 def require_loaded(found: dict[str, Any], place: str) -> None:

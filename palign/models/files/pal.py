@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from palign.contents import reading_whole
 from palign.data.annotators import AnnotatorIndex
 from palign.models.files.adapter_files import base_of, load_adapter, portable_base, write_base
-from palign.models.files.base_files import plain_state
+from palign.models.files.base_files import plain_state, require_fitting
 from palign.models.files.card import PAL, base_note, named, render, shown, table
 from palign.models.pal_config import PALConfig
 from palign.reading import read_tensors, reading, require_finite, require_tensors
@@ -206,6 +206,7 @@ def _load_backbone(config: PALConfig, folder: Path, options: dict[str, Any]) -> 
         backbone = Backbone.from_pretrained(source, **(defaults | options))
     if is_inside:
         _require_saved(backbone.model, folder / BACKBONE)
+        require_fitting(backbone.tokenizer, backbone.model, source)
     if config.backbone_adapter:
         backbone.model = load_adapter(backbone.model, folder / ADAPTER)
     return backbone

@@ -71,7 +71,13 @@ def test_no_tensor_is_made_up(tmp_path: Path, harm: str) -> None:
 
 
 def test_how_a_base_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("run/base_model", "run/type_0", "run/baselines/pooled/type_0", "models/own"):
+    for name in (
+        "run/base_model",
+        "run/type_0",
+        "run/baselines/pooled/type_0",
+        "models/own",
+        "fair/mixture/base_model",
+    ):
         (tmp_path / name).mkdir(parents=True)
     run = tmp_path / "run"
     monkeypatch.chdir(tmp_path)
@@ -80,6 +86,9 @@ def test_how_a_base_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert portable_base(given, run) == "./base_model"
         assert portable_base(given, run / "type_0") == "../base_model"
         assert portable_base(given, run / "baselines" / "pooled" / "type_0") == "../../../base_model"
+    assert portable_base("fair/mixture/base_model", "fair") == "./mixture/base_model"
+    assert portable_base("fair/mixture/base_model", "fair/routes/merge") == "../../mixture/base_model"
+    assert portable_base("fair/mixture/base_model", run) == str(tmp_path / "fair" / "mixture" / "base_model")
     assert portable_base("models/own", run) == str(tmp_path / "models" / "own")
     monkeypatch.chdir("/")
     assert base_of("../base_model", run / "type_0") == str(run / "base_model")
