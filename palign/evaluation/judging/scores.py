@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelScores", "score_source", "types_of", "with_own_items"]
 
+EXPORTED = "palign_reward"  # `model_type` of what `palign export` writes
+
 
 @dataclass(frozen=True)
 class ModelScores:
@@ -186,6 +188,8 @@ def _rewards(
         model = PeftModel.from_pretrained(model, source.path)
     tokenizer = _tokenizer(source)
     model.to(device).eval()
+    if model.config.model_type == EXPORTED:
+        return _exported_rewards(model, tokenizer, rows, batch_size)
     if not sees_only_the_past(model.config):
         return _pair_rewards(model, tokenizer, rows, batch_size, device, max_length)
     if model.config.pad_token_id is None:
@@ -198,6 +202,18 @@ def _rewards(
         return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
 
     return _over_items(items, reward, batch_size, device)
+
+
+def _exported_rewards(model: nn.Module, tokenizer: Any, rows: Preferences, batch_size: int) -> np.ndarray:
+    """(n_items,) of a reward that `palign export` wrote: it reads texts that its own chat template has written."""
+    rows, rewards = in_turns(rows), []
+    talks = [[*rows.prompts[number], *completion] for number, completion in rows.items]
+    with torch.no_grad():
+        for start in range(0, len(talks), batch_size):
+            texts = [tokenizer.apply_chat_template(talk, tokenize=False) for talk in talks[start : start + batch_size]]
+            batch = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False).to(model.device)
+            rewards.append(model(**batch).logits[:, 0].double().cpu().numpy())
+    return np.concatenate(rewards) if rewards else np.zeros(0)
 
 
 def _pair_rewards(
