@@ -159,3 +159,17 @@ def test_a_vote_of_the_types_and_what_it_costs() -> None:
         "A vote of the types, each by its share of people, would elect by Borda a, under which y loses 5.000, and by "
         "Copeland a, under which y loses 5.000; b, chosen by regret, costs no type more than 1.000."
     )
+
+
+def test_a_person_is_judged_with_what_is_theirs_beside_the_mixture(tmp_path: Path) -> None:
+    """As `score` has it: the deviation counts."""
+    model = text_model("llama", personal_dim=2)
+    torch.nn.init.normal_(model.deviations.own.weight)
+    model.deviations.basis.normal_(generator=torch.Generator().manual_seed(0))
+    model.save_pretrained(tmp_path / "pal")
+    rows = Preferences.from_rows(text_rows(10))
+    found = score_source(recognise(str(tmp_path / "pal"), name="pal"), rows).scores
+    for row, item in np.argwhere(rows.ranks >= 0):
+        number, completion = rows.items[rows.item_indices[row, item]]
+        wanted = model.score([rows.prompts[number]], [completion], rows.annotator_ids[row]).item()
+        assert found[row, item] == pytest.approx(wanted, abs=1e-4)

@@ -125,12 +125,13 @@ def _pal(
     model = PALRewardModel.from_pretrained(source.path).to(device).eval()
     with torch.no_grad():
         data = model.row_tensors(rows, vectors, batch_size=batch_size)
-        people = model.weights_for(rows.annotator_ids)
+        people, own = model.weights_for(rows.annotator_ids), model.deviations_for(rows.annotator_ids)
         parts = []
         for start in range(0, len(data), 4096):
             part = slice(start, start + 4096)
             items, prompts = data.states(part)
-            parts.append(model.head(items, people[part], prompts))
+            rewards = model.head(items, people[part], prompts)
+            parts.append(rewards if own is None else rewards + model.deviations.rewards(items, own[part]))
         scores = torch.cat(parts) if parts else torch.zeros(rows.ranks.shape)
     scores = scores.masked_fill(torch.from_numpy(rows.ranks < 0).to(scores.device), 0.0)
     return _placed(scores.double().cpu().numpy(), model)
