@@ -40,6 +40,7 @@ _MODULE_OF = {
     "FairPolicyConfig": "palign.trainers.fair_policy_config",
     "FairPolicyTrainer": "palign.trainers.fair_policy_trainer",
     "GroupFrame": "palign.evaluation.group_frame",
+    "push_folder": "palign.models.files.hub",
 }
 
 __all__ = ["__version__", *_MODULE_OF]

@@ -12,6 +12,8 @@ scores.csv and summary.json into `--output_dir`. On several processes each score
 import json
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +38,7 @@ from palign.pipelines.arguments.evaluation import (
     sources_of,
 )
 from palign.pipelines.builtin_world import make_embedded_default, train_embedded_reward
+from palign.pipelines.own_baselines import own_baselines, with_baselines
 from palign.writing import write_whole
 
 N_TRAIN_EACH, N_ROWS_EACH = 30, 20  # rows of a person in the embedded default, to train on and to judge by
@@ -72,7 +75,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     )  # fmt: skip
     if evaluation is None:
         return {}
-    return report(script, [*told, *notes], evaluation, sources[:2], groups, start, unseen)
+    own = own_baselines(script, data_args, rows, judged, vectors)
+    table = with_baselines(evaluation.table, own, rows)
+    evaluation = replace(evaluation, table=table)
+    told += [note for baseline in own for note in baseline.notes]
+    return report(script, [*told, *notes], evaluation, sources[:2], groups, start, unseen, [b.name for b in own])
 
 
 def embedded(script: EvaluationArguments) -> Preferences:
@@ -101,6 +108,7 @@ def report(
     groups: list[tuple[str, ...]],
     start: float,
     unseen: UnseenRows,
+    own: Sequence[str] = (),
 ) -> dict[str, float]:
     """scores.csv, the report (with what the guard said of the rows) and the summary; only the main process is here."""
     output, (judged, baselines), table = Path(script.output_dir), sources, evaluation.table
@@ -115,7 +123,7 @@ def report(
         summary |= {f"{name}/worst_type_{metrics[0]}": float(v) for name, v in by_type.groupby("model").min().items()}
     written = write_report(
         table, output_dir=output, metrics=metrics, group_columns=groups, title=title,
-        baseline=[source.name for source in baselines], main=judged[0].name, figures=evaluation.figures,
+        baseline=[*(source.name for source in baselines), *own], main=judged[0].name, figures=evaluation.figures,
         notes=[*notes, *(f"{source.name} is a {source.kind}: {source.path}" for source in (*judged, *baselines))],
         judgements=unseen.judgements, weights=script.weights, min_group_size=script.min_group_size, level=script.level,
         seed=script.seed, n_resamples=script.n_resamples,

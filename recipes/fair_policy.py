@@ -22,7 +22,14 @@ from palign.models.files.card import add_measured
 from palign.models.files.game import fair_table
 from palign.pipelines.arguments.fair import FairPolicyArguments, parse_fair_arguments
 from palign.pipelines.fair import FairSetup, set_up_fair_policy
-from palign.pipelines.reports.fair import add_gold, fair_figures, fair_samples, fair_summary, vote_table
+from palign.pipelines.reports.fair import (
+    add_gold,
+    fair_figures,
+    fair_samples,
+    fair_summary,
+    vote_note,
+    vote_table,
+)
 from palign.writing import write_whole
 
 
@@ -45,6 +52,7 @@ def show(setup: FairSetup, script: FairPolicyArguments, start: float) -> dict[st
     texts = {name: draws.texts(tokenizer) for name, draws in trainer.eval_draws.items()}
     if setup.gold is not None:
         add_gold(record, texts, trainer.mixture.policies.names, setup.gold)
+    record["notes"].append(vote_note(record))
     trainer.save_model()
     samples = fair_samples(record, texts, trainer.eval_prompts, tokenizer, n_prompts=script.n_sample_prompts)
     write_whole(output / "samples.md", samples)

@@ -29,6 +29,7 @@ from palign.evaluation.scoring import score_table, scores_csv
 from palign.models.files.card import add_measured
 from palign.pipelines.arguments.reward import parse_reward_arguments
 from palign.pipelines.reward import RewardSetup, dominant_prototypes, set_up_reward
+from palign.pipelines.run_names import run_name
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
 from palign.writing import write_whole
 
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         if name == "pal" or (script.pooled_baseline and setup.n_prototypes > 1):
             run_args = copy.copy(args)
             run_args.output_dir = args.output_dir if name == "pal" else str(Path(args.output_dir) / name)
+            run_args.run_name = run_name(args.run_name, "reward", name, seed=args.seed)
             trainers[name] = PALRewardTrainer(
                 setup.make_model(n_prototypes), run_args, setup.train_rows, setup.eval_rows,
                 embeddings=setup.embeddings, peft_config=peft_config, store=setup.store,

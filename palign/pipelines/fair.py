@@ -29,6 +29,7 @@ from palign.pipelines.arguments.fair import OF_THE_MIXTURE, FairPolicyArguments
 from palign.pipelines.arguments.mixture import MixtureArguments, mixture_defaults
 from palign.pipelines.builtin_world import N_EVAL_PROMPTS, embedded_rankings
 from palign.pipelines.mixture import MixtureSetup, declared_types, set_up_mixture
+from palign.pipelines.run_names import run_name
 from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig
 from palign.trainers.fair_policy_trainer import (
     FairPolicyTrainer,
@@ -93,6 +94,7 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
     if parts is not None:
         notes += print_note(turns_sentence(train.prompts, mixture.tokenizer, record.plain_prompts))
     names = type_labels(record, train, script.type_column)
+    args.run_name = run_name(args.run_name, "fair", "policy", seed=args.seed)
     trainer = FairPolicyTrainer(
         mixture, args, train, evaluation, prompts=prompts, eval_prompts=fresh,
         pooled_path=pooled if pooled.is_dir() else None, type_names=names,

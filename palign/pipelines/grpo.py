@@ -63,6 +63,11 @@ class GRPORuns(PolicyRuns):
         return self.args.max_completion_length
 
     @property
+    def recipe(self) -> str:
+        """The algorithm."""
+        return GroupAlgorithm(self.algorithm).value
+
+    @property
     def trainer_class(self) -> type[PersonalGroupTrainer]:
         """What trains."""
         return TRAINERS[self.algorithm]

@@ -32,6 +32,7 @@ from palign.parallel.shared_work import computed_once
 from palign.pipelines.arguments.mixture import MixtureArguments
 from palign.pipelines.builtin_world import embedded_rankings, make_embedded_default
 from palign.pipelines.lengths import data_length, lengths_sentence
+from palign.pipelines.run_names import run_name
 from palign.trainers.checkpointing.finished import keep_finished, options_key, read_finished
 from palign.trainers.checkpointing.same_run import TRAINING_OPTIONS
 from palign.trainers.mixture.warm_start import warm_start
@@ -85,6 +86,7 @@ class MixtureSetup:
         elif name == "oracle":
             args.types_from, given = TypesFrom.GIVEN.value, self.declared_responsibilities()
         set_seed(args.seed)
+        args.run_name = run_name(self.args.run_name, "em-dpo", name, seed=args.seed)
         return MixtureDPOTrainer(
             self.model, args, self.train_rows, self.eval_rows, processing_class=self.tokenizer,
             peft_config=copy.deepcopy(self.peft_config), responsibilities=given,

@@ -28,6 +28,7 @@ from palign.pipelines.arguments.policy import PolicyArguments
 from palign.pipelines.builtin_world import make_embedded_default, train_embedded_reward
 from palign.pipelines.lengths import fit_completion_length
 from palign.pipelines.prototype_adapters import adapter_name
+from palign.pipelines.run_names import run_name
 from palign.rewards import PersonalizedReward
 from palign.trainers.policy.card import write_conditioning
 from palign.trainers.policy.config import PersonalPolicyConfig
@@ -87,6 +88,7 @@ class PolicyRuns(ABC):
         conditioning = PolicyConditioning(conditioning)
         args = copy.copy(self.args)
         args.policy_conditioning, args.output_dir = conditioning, str(Path(self.args.output_dir) / conditioning.value)
+        args.run_name = run_name(self.args.run_name, self.recipe, conditioning.value, seed=args.seed)
         model = self._clean_model()
         if conditioning is PolicyConditioning.ADAPTER:
             run = self._train_adapters(model, args)
@@ -108,6 +110,11 @@ class PolicyRuns(ABC):
             if hasattr(self.model, "peft_config"):
                 del self.model.peft_config
         return self.model
+
+    @property
+    @abstractmethod
+    def recipe(self) -> str:
+        """What a tracker calls its runs."""
 
     @abstractmethod
     def _train_one(self, model: PreTrainedModel, args: PersonalPolicyConfig) -> PolicyRun:

@@ -40,6 +40,11 @@ class PPORuns(GRPORuns):
     """`PolicyRuns` by `PALPPOTrainer`."""
 
     @property
+    def recipe(self) -> str:
+        """`ppo`."""
+        return "ppo"
+
+    @property
     def trainer_class(self) -> type[PersonalGroupTrainer]:
         """`PALPPOTrainer`."""
         return PALPPOTrainer

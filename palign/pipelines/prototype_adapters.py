@@ -67,6 +67,8 @@ def train_one_by_one(
     for prototype in range(n_prototypes):
         run_args = copy.copy(args)
         run_args.output_dir = str(Path(args.output_dir) / adapter_name(prototype))
+        if getattr(args, "run_name", None):
+            run_args.run_name = f"{args.run_name}-{adapter_name(prototype)}"
         policy, history = train_one(model, torch.eye(n_prototypes)[prototype], run_args)
         histories.append(history)
         model = policy.unload()

@@ -1,6 +1,5 @@
 """A reward model behind HTTP: rewards for people, OpenRLHF's door, newcomers."""
 
-import json
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from palign.data.annotators import canonical_id
 from palign.data.preferences import Preferences
 from palign.data.rendering import Written
-from palign.integrations.rows import parts_of_query
+from palign.integrations.rows import parts_of_query, person_of_label
 from palign.models.pal import PALRewardModel
 from palign.rewards import PersonalizedReward
 from palign.serving.batching import Batcher, TooBusyError
@@ -21,7 +20,7 @@ from palign.serving.gate import Counts, Gate, Limits
 from palign.serving.refusals import refused_by_form
 from palign.serving.scorer import PersonScorer, ScoreRow
 
-__all__ = ["PATHS", "person_of_label", "reward_app"]
+__all__ = ["PATHS", "reward_app"]
 
 PATHS = ("/score", "/get_reward", "/annotators", "/health", "/metrics")
 Person = Annotated[str | int, Field(union_mode="left_to_right")]
@@ -148,28 +147,6 @@ def _fitted(model: PALRewardModel, rows: list[dict[str, Any]], *, keep: bool) ->
             )
         model.add_annotators(fit)
     return fit
-
-
-def person_of_label(label: Any) -> str:
-    """The person in a row's label: an id, a mapping with `annotator_id`, or that as JSON.
-
-    Raises:
-        ValueError, TypeError: there is none.
-    """
-    if isinstance(label, str) and label.lstrip().startswith("{"):
-        try:
-            label = json.loads(label)
-        except json.JSONDecodeError:
-            raise ValueError(
-                "A label begins as JSON does and is none. Give the person's id, or JSON with annotator_id."
-            ) from None
-    if isinstance(label, dict):
-        if "annotator_id" not in label:
-            raise ValueError(
-                f"A label holds {', '.join(map(repr, label))} and no 'annotator_id'. Give the person's id."
-            )
-        label = label["annotator_id"]
-    return canonical_id(label)
 
 
 def _openrlhf_rows(request: OpenRLHFRequest, reader: PersonalizedReward) -> list[ScoreRow]:

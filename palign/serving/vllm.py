@@ -59,7 +59,7 @@ def export_for_vllm(
         _copy_adapter(source, tokenizer, folder / name)
     routes = _routes(record, list(sources), base)
     write_whole(folder / ROUTES, json.dumps(routes, indent=1, ensure_ascii=False) + "\n")
-    launch = launch_line(base, {name: str(folder / name) for name in sources}, max(ranks.values()))
+    launch = launch_line(base, {name: str((folder / name).resolve()) for name in sources}, max(ranks.values()))
     write_whole(folder / LAUNCH, f"#!/bin/sh\n{launch}\n")
     notes = [f"{len(sources)} adapters: {', '.join(f'{name} (rank {ranks[name]})' for name in sources)}."]
     if record.plain_prompts:

@@ -271,18 +271,27 @@ class PersonalGroupTrainer(CompleteCheckpoints):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log; in training also `objective/kl`, the guard's judgement, and the sample table."""
+        if self.model.training:
+            self._add_kl(self._metrics["train"])
         super().log(logs, start_time)
         entry = self.state.log_history[-1]
         if "objective/reward" not in entry:
             return
-        if entry.get("kl") is not None and "objective/kl" not in entry:
-            entry["objective/kl"] = entry["kl"] * entry["completions/mean_length"]
         self._watch(entry)
         n_rows = self.args.n_table_rows
         if n_rows and self.is_world_process_zero() and not self.args.disable_tqdm:
             rows = self.recorder.latest
             shown = rows[:: max(1, len(rows) // n_rows)][:n_rows]
             print(f"\nafter update {self.state.global_step}\n{sample_table(shown)}", flush=True)
+
+    @staticmethod
+    def _add_kl(metrics: dict[str, list[float]]) -> None:
+        """`objective/kl` among what TRL is about to average and log, so that trackers get it, too."""
+        if "objective/kl" in metrics or not metrics.get("kl") or not metrics.get("completions/mean_length"):
+            return
+        kl, length = ([v for v in metrics[n] if v == v] for n in ("kl", "completions/mean_length"))  # NaN: no value
+        if kl and length:
+            metrics["objective/kl"] = [sum(kl) / len(kl) * (sum(length) / len(length))]
 
     def _watch(self, entry: dict[str, float]) -> None:
         kl = entry.get("objective/kl", 0.0)

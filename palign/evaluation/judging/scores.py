@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelScores", "score_source", "types_of", "with_own_items"]
 
 FEW = 100  # completions that are judged without a progress bar
+EXPORTED = "palign_reward"  # `model_type` of what `palign export` writes
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,13 @@ def _pal(
     model = PALRewardModel.from_pretrained(source.path).to(device).eval()
     with torch.no_grad():
         data = model.row_tensors(rows, vectors, batch_size=batch_size)
-        people = model.weights_for(rows.annotator_ids)
+        people, own = model.weights_for(rows.annotator_ids), model.deviations_for(rows.annotator_ids)
         parts = []
         for start in range(0, len(data), 4096):
             part = slice(start, start + 4096)
             items, prompts = data.states(part)
-            parts.append(model.head(items, people[part], prompts))
+            rewards = model.head(items, people[part], prompts)
+            parts.append(rewards if own is None else rewards + model.deviations.rewards(items, own[part]))
         scores = torch.cat(parts) if parts else torch.zeros(rows.ranks.shape)
     scores = scores.masked_fill(torch.from_numpy(rows.ranks < 0).to(scores.device), 0.0)
     return _placed(scores.double().cpu().numpy(), model)
@@ -197,6 +199,8 @@ def _rewards(
     tokenizer = _tokenizer(source)
     require_fitting(tokenizer, model, source.path)
     model.to(device).eval()
+    if model.config.model_type == EXPORTED:
+        return _exported_rewards(model, tokenizer, rows, batch_size)
     if not sees_only_the_past(model.config):
         return _pair_rewards(model, tokenizer, rows, batch_size, device, max_length)
     if model.config.pad_token_id is None:
@@ -209,6 +213,18 @@ def _rewards(
         return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
 
     return _over_items(items, reward, batch_size, device)
+
+
+def _exported_rewards(model: nn.Module, tokenizer: Any, rows: Preferences, batch_size: int) -> np.ndarray:
+    """(n_items,) of a reward that `palign export` wrote: it reads texts that its own chat template has written."""
+    rows, rewards = in_turns(rows), []
+    talks = [[*rows.prompts[number], *completion] for number, completion in rows.items]
+    with torch.no_grad():
+        for start in range(0, len(talks), batch_size):
+            texts = [tokenizer.apply_chat_template(talk, tokenize=False) for talk in talks[start : start + batch_size]]
+            batch = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False).to(model.device)
+            rewards.append(model(**batch).logits[:, 0].double().cpu().numpy())
+    return np.concatenate(rewards) if rewards else np.zeros(0)
 
 
 def _pair_rewards(

@@ -46,6 +46,24 @@ class EvaluationArguments:
     types_path: str | None = field(
         default=None, metadata={"help": "A PAL reward model or mixture to take people's types from; else the models'."}
     )
+    earlier_dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Rows that the same people gave before, for the two baselines below: a file, folder or name."
+        },
+    )
+    own_logistic: bool = field(
+        default=False,
+        metadata={
+            "help": "Also judge a logistic regression of each person's own, of their earlier rows on the vectors that "
+            "the first PAL reward model reads."
+        },
+    )
+    in_context_model: str | None = field(
+        default=None,
+        metadata={"help": "Also judge this language model, shown the person's earlier choices and trained on none."},
+    )
+    n_shown: int = field(default=4, metadata={"help": "Earlier choices that --in_context_model is shown, at most."})
     beta: float | None = field(
         default=None, metadata={"help": "Of implicit rewards, where no file of the model says it; 0.1 if unset."}
     )
@@ -93,7 +111,7 @@ class EvaluationArguments:
             raise ValueError(f"--metrics has {given}; choose from {', '.join(METRICS)}.")
         if not 0 < self.level < 1:
             raise ValueError(f"--level is {self.level}; it is the coverage aimed at, between 0 and 1, such as 0.9.")
-        for name in ("n_resamples", "batch_size", "max_length", "min_group_size"):
+        for name in ("n_resamples", "batch_size", "max_length", "min_group_size", "n_shown"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}; give at least 1.")
 
@@ -110,6 +128,11 @@ def parse_evaluation_arguments(argv: Sequence[str] | None = None) -> tuple[Evalu
         raise ValueError("--model_path is given and no rows are: give --dataset_name, judgements to measure it by.")
     if not script.model_path and (data_args.dataset_name or script.baseline_path):
         raise ValueError("No model to judge is named: give --model_path FOLDER_OR_HUB_NAME (one or several).")
+    if (script.own_logistic or script.in_context_model) and script.earlier_dataset_name is None:
+        raise ValueError(
+            "--own_logistic and --in_context_model start from what people chose before: give --earlier_dataset_name "
+            "ROWS (out/pal was trained on them, say)."
+        )
     group_names(data_args.group_columns)
     require_writable(script.output_dir)
     return script, data_args

@@ -12,10 +12,11 @@ from palign.data.turns import question_of
 from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.pages.report_keys import RegretsRecord
 from palign.evaluation.scoring import score_table
+from palign.evaluation.statistics.voting import borda, copeland
 from palign.models.files.game_keys import GameRecord
 from palign.models.files.mixture import MixtureRecord
 
-__all__ = ["add_gold", "fair_figures", "fair_samples", "fair_summary", "vote_table"]
+__all__ = ["add_gold", "fair_figures", "fair_samples", "fair_summary", "vote_note", "vote_table"]
 
 Texts = Mapping[str, Sequence[Sequence[str]]]
 LEVEL = 0.95  # of the intervals in a fair policy's table
@@ -78,6 +79,24 @@ def fair_figures(record: GameRecord, mixture: MixtureRecord) -> FigureData:
     }  # fmt: skip
     weights = dict(zip(mixture.annotators.ids, mixture.responsibilities, strict=True))
     return FigureData(type_weights=weights, type_names=record["types"], regrets=regrets)
+
+
+def vote_note(record: GameRecord) -> str:
+    """Whom a vote of the types would elect, by Borda and by Copeland, and what that costs whoever it costs most.
+
+    Each type is a ballot over the single policies, by its regret of each, and counts by its share of people.
+    """
+    rows = [row for row in record["table"] if row["weights"] is None]
+    utilities = -np.array([row["regrets"] for row in rows]).T
+    said = []
+    for name, rule in (("Borda", borda), ("Copeland", copeland)):
+        row = rows[int(rule(utilities, np.array(record["mixing_weights"])).argmax())]
+        worst = record["types"][int(np.argmax(row["regrets"]))]
+        said.append(f"by {name} {row['name']}, under which {worst} loses {max(row['regrets']):.3f}")
+    chosen = next((row for row in rows if row["name"] == record["chosen"]), None)
+    ours = "" if chosen is None else f"; {chosen['name']}, chosen by regret, costs no type more than "
+    ours += "" if chosen is None else f"{max(chosen['regrets']):.3f}"
+    return f"A vote of the types, each by its share of people, would elect {said[0]}, and {said[1]}{ours}."
 
 
 def fair_samples(record: GameRecord, texts: Texts, prompts: Sequence[Any], tokenizer: Any, *, n_prompts: int) -> str:

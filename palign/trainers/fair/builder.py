@@ -165,6 +165,7 @@ class RouteBuilder:
         args.output_dir = str(self.output_dir / "routes" / f".training-{name}")
         args.num_train_epochs = self.args.num_train_epochs * share
         args.max_steps = max(1, round(self.args.max_steps * share)) if self.args.max_steps > 0 else -1
+        args.run_name = f"{self.args.run_name}-{name}" if self.args.run_name else None
         args.ddp_find_unused_parameters = False  # the one adapter is in every forward pass
         train_only(self.model, name)
         trainer = RouteTrainer(policies, args, rows, tokenizer=self.mixture.tokenizer)
