@@ -124,10 +124,16 @@ def test_conversations(recipe: ModuleType, tmp_path: Path, lm: Path) -> None:
         row["prompt"] = [{"role": "user", "content": row["prompt"]}]
         for name in ("chosen", "rejected"):
             row[name] = [{"role": "assistant", "content": row[name]}]
-    summary = recipe.main(own(tmp_path, lm, rows))
+    summary = recipe.main(own(tmp_path, lm, rows, "--sft_epochs", "1", "--rpo_alpha", "1"))
     assert finite(summary)
-    samples = (tmp_path / "out" / "samples.md").read_text(encoding="utf-8")
-    assert "user: what colour" in samples and len(samples.splitlines()) == 3  # one prompt of six is held out
+    out = tmp_path / "out"
+    samples = (out / "samples.md").read_text(encoding="utf-8")
+    table = [line for line in samples.splitlines() if line.startswith("| ")]
+    assert len(table) == 2 and table[1].startswith("| what colour")  # as typed; one prompt of six is held out
+    record = json.loads((out / "mixture.json").read_text(encoding="utf-8"))
+    assert record["base_model"] is None and record["reference"]["warm_start"]["epochs"] == 1
+    assert "after a warm start: 1 epoch" in (out / "report.md").read_text(encoding="utf-8")
+    assert MixturePolicy.from_pretrained(out).n_types == record["n_types"]
 
 
 def test_rows_without_prompts_and_strangers_to_judge_by(recipe: ModuleType, tmp_path: Path, lm: Path) -> None:

@@ -46,10 +46,11 @@ def reference_note(record: MixtureRecord) -> list[str]:
     warm, per_token = of_reference.get("warm_start"), of_reference.get("nats_per_token") or {}
     notes = []
     if warm:
+        plural = "" if warm["epochs"] == 1 else "s"
         what = "answers that were judged" if warm["answers"] == "all" else "answers that were put first"
         notes.append(
-            f"The reference is the base after a warm start: {warm['epochs']:g} epochs of supervised LoRA over the "
-            f"{warm['n_answers']:,} different {what}, merged into its weights. Types and baselines begin from it."
+            f"The reference is the base after a warm start: {warm['epochs']:g} epoch{plural} of supervised LoRA over "
+            f"the {warm['n_answers']:,} different {what}, merged into its weights. Types and baselines begin from it."
         )
     if "best" in per_token:
         notes.append(f"The reference gives the answers that people put first {per_token['best']:.2f} nats a token.")
