@@ -31,6 +31,7 @@ from palign.models.reference_logps import base_fingerprint
 from palign.parallel.deepspeed_launch import is_deepspeed_launch
 from palign.parallel.fsdp_launch import is_fsdp_launch
 from palign.parallel.shared_work import computed_once
+from palign.reading import read_json
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, WarmAnswers
 from palign.writing import whole_files
 
@@ -184,10 +185,10 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
+        record = read_json(path, dict)
+    except ValueError:  # damaged: it is trained anew
         return None
-    known = isinstance(record, dict) and {"key", "before", "after"} <= set(record)
+    known = {"key", "before", "after"} <= set(record)
     return record if known else None
 
 
