@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             server.wait(30)
         told = log.read_text()
         figures["ids_in_log"] = sum(person in told for person in model.annotators.ids)
-    print(json.dumps({name: round(value, 3) for name, value in figures.items()}, indent=1))
+    print(json.dumps({name: float(f"{value:.4g}") for name, value in figures.items()}, indent=1))
     return figures
 
 
@@ -95,9 +95,9 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(folder: str, port: int, log: Path) -> subprocess.Popen:
+def start(folder: str, port: int, log: Path, *, flag: str = "--model_path") -> subprocess.Popen:
     """`palign serve` by its command, when it answers."""
-    command = [sys.executable, "-m", "palign", "serve", "--model_path", folder, "--port", str(port), "--device", "cpu"]
+    command = [sys.executable, "-m", "palign", "serve", flag, folder, "--port", str(port), "--device", "cpu"]
     with open(log, "a", encoding="utf-8") as file:
         server = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
     end = time.monotonic() + PATIENCE
@@ -110,11 +110,11 @@ def start(folder: str, port: int, log: Path) -> subprocess.Popen:
     raise RuntimeError(f"The server did not come up within {PATIENCE:g} s:\n{log.read_text()[-2000:]}")
 
 
-async def post(port: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+async def post(port: int, body: dict[str, Any], *, path: str = "/score") -> tuple[int, dict[str, Any]]:
     """One request on a connection of its own."""
     content = json.dumps(body).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = "POST /score HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
     answer = await reader.read()
     writer.close()

@@ -25,19 +25,27 @@ class _Waiting:
 class Batcher:
     """One worker thread, and a queue before it.
 
-    While the thread works on one batch the next one gathers, so nothing is waited for: a lonely request is begun at
-    once. All work on the model is done in that thread, `alone` as well.
+    While the thread works on one batch the next one gathers. All work on the model is done in that thread, `alone` as
+    well.
 
     Args:
         work: rows → results, one for each; a ValueError of it is the fault of a row.
         rows_at_once: rows in a call of `work` at most; a longer request is worked on in parts.
         most_waiting: rows that may wait; beyond, `TooBusyError`.
+        gather_seconds: that an idle worker waits for others before it begins; where a batch takes long, a lonely row
+            would hold up whoever comes just behind it.
     """
 
     def __init__(
-        self, work: Callable[[Sequence[Any]], Sequence[Any]], *, rows_at_once: int = 256, most_waiting: int = 65536
+        self,
+        work: Callable[[Sequence[Any]], Sequence[Any]],
+        *,
+        rows_at_once: int = 256,
+        most_waiting: int = 65536,
+        gather_seconds: float = 0.0,
     ) -> None:
         self.work, self.rows_at_once, self.most_waiting = work, rows_at_once, most_waiting
+        self.gather_seconds = gather_seconds
         self.waiting: deque[_Waiting] = deque()
         self.n_waiting = self.n_batches = self.n_rows = 0
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="palign-serve")
@@ -72,6 +80,8 @@ class Batcher:
         self.thread.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self) -> None:
+        if self.gather_seconds:
+            await asyncio.sleep(self.gather_seconds)
         while self.waiting:
             parts = self._gather()
             try:

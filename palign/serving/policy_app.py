@@ -25,6 +25,7 @@ __all__ = ["MODEL", "PATHS", "policy_app"]
 MODEL = "palign"  # each person by the adapter of their type
 PATHS = ("/v1/chat/completions", "/v1/models", "/health", "/metrics")
 MOST_ANSWERS = 128
+GATHER_SECONDS = 0.02  # an answer takes seconds
 
 
 class Part(BaseModel):
@@ -82,7 +83,7 @@ def policy_app(
         token: that requests must carry (the client's `api_key`); None asks for none.
     """
     limits, counts = limits or Limits(), Counts()
-    batcher = Batcher(engine, rows_at_once=engine.batch_size)
+    batcher = Batcher(engine, rows_at_once=engine.batch_size, gather_seconds=GATHER_SECONDS)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> Any:
