@@ -380,9 +380,10 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         point = self.agreed_resume_point(resume_from_checkpoint)
         if point is not None and (Path(point) / PROGRESS).is_file():
             path = Path(point) / PROGRESS
-            progress = read_json(path, dict)
+            progress = read_json(path, dict, allows_nan=True)
             number_in(progress, "kl_coef", path, least=0)
-            number_in(progress, "rollouts", path, least=0, whole=True)
+            if not isinstance(progress.get("rollouts"), list):
+                raise ValueError(f"{path}: rollouts is no list of what was logged. Go on from another checkpoint.")
             self.kl_coef, self._rollouts = progress["kl_coef"], progress["rollouts"]
         return super().train(resume_from_checkpoint, **options)
 
