@@ -57,6 +57,13 @@ class CommandLine(TrlParser):
         except OptionError as error:
             self.error(str(error))
 
+    def names_in(self, args: Iterable[str]) -> set[str]:
+        """Options that stand on a command line, or in the file behind its `--config`; read after they were parsed."""
+        arguments = list(args)
+        path = config_path(arguments)
+        flags = (word.split("=")[0] for word in _without_config(arguments) if word.startswith("--"))
+        return {flag.removeprefix("--").replace("-", "_") for flag in flags} | set(read_options(path) if path else ())
+
     def _refuse_strangers(self, n_processes: int) -> None:
         try:
             require_known_processes(n_processes)

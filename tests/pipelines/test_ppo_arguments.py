@@ -50,6 +50,10 @@ def test_defaults_of_a_model_of_ones_own(tmp_path: Path) -> None:
     script, args, model_args = parse_policy_arguments([*own, *given, "--max_completion_length=40"])
     assert (args.learning_rate, model_args.lora_target_modules) == (3e-4, ["q_proj", "v_proj"])
     assert (script.ending_share, args.max_completion_length) == (0.0, 40)  # nobody asks the reference
+    config = tmp_path / "c.yaml"
+    config.write_text("max_completion_length: 24\n", encoding="utf-8")
+    script, args, _ = parse_policy_arguments([*own, "--use_peft", "true", "--config", str(config)])
+    assert (script.ending_share, args.max_completion_length) == (0.0, 24)
     with pytest.raises(ValueError, match="--ending_share is 1.5; it must be 0 or more, and below 1"):
         parse_policy_arguments([*own, "--ending_share", "1.5"])
 

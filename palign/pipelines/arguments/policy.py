@@ -10,7 +10,6 @@ from typing import Any
 from transformers import TrainingArguments
 from trl import ModelConfig
 
-from palign.cli.option_file import config_path, read_options
 from palign.cli.parser import CommandLine
 from palign.conditioning import PolicyConditioning
 from palign.data.rows.options import ReadingOptions
@@ -102,18 +101,10 @@ def parse_over(
     rate = {"learning_rate": LORA_LEARNING_RATE} if model_args.use_peft else {}
     parser.set_defaults(**copy.deepcopy(OWN_DEFAULTS), **rate)
     script, args, model_args = parser.parse_args_and_config(argv)
-    if _are_given(argv, LENGTHS):
+    if parser.names_in(argv).intersection(LENGTHS):
         script.ending_share = 0.0
     check_output(args)
     return script, args, model_args
-
-
-def _are_given(argv: Sequence[str], names: Sequence[str]) -> bool:
-    """Whether one of the options stands on the command line or in the file behind `--config`."""
-    path = config_path(argv)
-    written = {} if path is None else read_options(path)
-    flags = {word.split("=")[0].removeprefix("--").replace("-", "_") for word in argv if word.startswith("--")}
-    return any(name in flags or name in written for name in names)
 
 
 def check_output(args: TrainingArguments) -> None:
