@@ -300,7 +300,14 @@ def _check_completions(items: TokenizedItems, prefs: Preferences, max_length: in
     )
 
 
-def policy_logps(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
+def policy_logps(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    completion_mask: Tensor,
+    *,
+    shares_prompts: bool = True,
+) -> Tensor:
     """Log-probability of every sequence's completion under a causal language model: (batch,), nats.
 
     Under a plain head that is not trained, logits stand for some scored tokens at a time
@@ -310,10 +317,12 @@ def policy_logps(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, co
     Args:
         model: plain, or a PeftModel under whichever adapter is active.
         input_ids, attention_mask, completion_mask: (batch, seq_len), right-padded.
+        shares_prompts: completions of one prompt may be read behind it in one sequence; not for who looks at states on
+            the way, row by row.
     """
     transformer = model.get_base_model() if hasattr(model, "get_base_model") else model
     if has_plain_head(transformer):
-        return scored_logps(transformer, input_ids, attention_mask, completion_mask)
+        return scored_logps(transformer, input_ids, attention_mask, completion_mask, shares_prompts=shares_prompts)
     first, options = 1, {}
     if "logits_to_keep" in inspect.signature(transformer.forward).parameters:
         first = max(1, int(completion_mask.any(0).to(torch.uint8).argmax()))
