@@ -125,7 +125,7 @@ def _compute(model: nn.Module, items: TokenizedItems, numbers: np.ndarray, batch
             batches = list(items.batches_by_length(numbers, batch_size)) if len(numbers) else []
             for chosen, is_own in turns(batches, np.zeros(1, dtype=np.int64), model):
                 batch = {name: tensor.to(device) for name, tensor in items.collate(chosen).items()}
-                logps = policy_logps(model, **batch)
+                logps = policy_logps(model, **batch, shares_prompts=False)
                 mask = batch["completion_mask"][..., None]
                 last = states[-1]
                 states.clear()

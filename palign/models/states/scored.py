@@ -44,10 +44,18 @@ def has_plain_head(transformer: nn.Module) -> bool:
     return _trusted[transformer]
 
 
-def scored_logps(transformer: nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
+def scored_logps(
+    transformer: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    completion_mask: Tensor,
+    *,
+    shares_prompts: bool = True,
+) -> Tensor:
     """As `palign.models.completions.policy_logps`, of a model that `has_plain_head`: (batch,), nats."""
     head, inner = _head(transformer), _inner(transformer)
-    trees = plant(input_ids, attention_mask, completion_mask) if takes_trees(inner, input_ids.shape[1]) else None
+    may_share = shares_prompts and takes_trees(inner, input_ids.shape[1])
+    trees = plant(input_ids, attention_mask, completion_mask) if may_share else None
     if trees is None:
         item, position = completion_mask[:, 1:].bool().nonzero(as_tuple=True)
         targets = input_ids[item, position + 1]
