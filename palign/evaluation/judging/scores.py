@@ -197,7 +197,8 @@ def _rewards(
     else:
         model = load_whole(AutoModelForSequenceClassification, source.path, dtype=dtype, num_labels=1)
     tokenizer = _tokenizer(source)
-    require_fitting(tokenizer, model, source.path)
+    if model.config.model_type != EXPORTED:  # whose tokenizer has a mark that the model does not read
+        require_fitting(tokenizer, model, source.path)
     model.to(device).eval()
     if model.config.model_type == EXPORTED:
         return _exported_rewards(model, tokenizer, rows, batch_size)

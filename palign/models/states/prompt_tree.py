@@ -82,8 +82,13 @@ def plant(input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) ->
 
 def takes_trees(inner: nn.Module, seq_len: int) -> bool:
     """Whether this transformer (without its head) reads trees of sequences of that length rightly; tried once with a
-    tree of nine tokens. A window of attention is not in the mask, so sequences must fit in it.
+    tree of nine tokens. A window of attention is not in the mask, so sequences must fit in it. In half precision a
+    tree is rounded otherwise than its sequences, and a policy would not cancel against its own reference: there each
+    is read by itself.
     """
+    weight = next(inner.parameters())
+    if weight.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(weight.device.type):
+        return False
     attention, text = getattr(inner.config, "_attn_implementation", None), inner.config.get_text_config()
     windows = [getattr(text, name, None) for name in WINDOWS]
     if any(window is not None and seq_len > window for window in windows):

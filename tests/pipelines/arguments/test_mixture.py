@@ -146,6 +146,7 @@ def test_true_begins_where_there_is_no_checkpoint(
 def test_a_folder_that_is_no_checkpoint_is_said_first(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not a complete checkpoint: it has no complete.json"):
         parse_mixture_arguments(["--resume_from_checkpoint", str(tmp_path)])
+    (tmp_path / "weights").write_text("of something else")
     mark_complete(tmp_path)
     with pytest.raises(ValueError, match="not a checkpoint of MixtureDPOTrainer"):
         parse_mixture_arguments(["--resume_from_checkpoint", str(tmp_path)])
