@@ -30,7 +30,13 @@ from palign.models.files.mixture import MixtureRecord
 from palign.parallel.sharded import is_sharded
 from palign.pipelines.arguments.mixture import MixtureArguments, parse_mixture_arguments
 from palign.pipelines.mixture import MixtureSetup, set_up_mixture
-from palign.pipelines.reports.mixture import check_notes, choice_note, compare_types, reference_note
+from palign.pipelines.reports.mixture import (
+    check_notes,
+    choice_note,
+    compare_types,
+    drawn_beta_note,
+    reference_note,
+)
 from palign.pipelines.reports.reward import people_in_no_number, trained_on
 from palign.pipelines.reports.type_samples import side_by_side
 from palign.writing import write_whole
@@ -111,14 +117,18 @@ def judge(
         summary |= {f"{name}/{metric}": float(part[metric].mean()) for metric in ("accuracy", "log_likelihood")}
     summary |= seconds
     write_whole(output / "samples.md", samples)
+    drawn = []
+    if "drawn_beta" in scores:
+        betas, spread = setup.row_betas(), setup.beta_spread
+        drawn = [drawn_beta_note(betas, beta=setup.args.beta, spread=spread)]
     report = write_report(
         table, output_dir=output, metrics=("accuracy", "log_likelihood"), group_columns=setup.group_columns,
-        title="EM mixture-DPO", main="em", baseline=("pooled", LINEAR), judgements="held-out judgements",
+        title="EM mixture-DPO", main="em", baseline=("pooled", "drawn_beta", LINEAR), judgements="held-out judgements",
         remarks=[ONE_FOR_ALL] if record.n_types == 1 and record.details.get("choice_of_k") else [],
         notes=[
             trained_on(setup.train_rows, setup.base_name), *setup.guard_notes,
             *people_in_no_number(setup.train_rows, rows), *reference_note(record), *choice_note(record),
-            *check_notes(record), *likes,
+            *drawn, *check_notes(record), *likes,
         ],
         extra=summary,
         figures=FigureData(dict(zip(record.annotators.ids, record.responsibilities, strict=True))),

@@ -18,6 +18,7 @@ from transformers import set_seed
 from palign.cli.errors import run
 from palign.evaluation.judging.samples import sample_rows
 from palign.pipelines.grpo import GRPORuns, parse_grpo_arguments
+from palign.pipelines.in_context import IN_CONTEXT
 from palign.pipelines.policies import set_up_policies
 from palign.pipelines.reports.policies import judge_policies
 from palign.trainers.pal_grpo_config import GroupAlgorithm
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     further = {"trust_remote_code": args.trust_remote_code, "algorithm": GroupAlgorithm(script.algorithm)}
     runs = set_up_policies(script, args, model_args, GRPORuns, **further)
     samples = {"reference": sample_rows(**runs.sampling(None))}
+    if runs.in_context_prompts is not None:
+        samples[IN_CONTEXT] = sample_rows(**runs.sampling_in_context())
     histories: dict[str, pd.DataFrame] = {}
     for name in dict.fromkeys([*script.compare_with, args.policy_conditioning.value]):
         run = runs.train(name)

@@ -16,6 +16,7 @@ from transformers import set_seed
 
 from palign.cli.errors import run
 from palign.evaluation.judging.samples import sample_rows
+from palign.pipelines.in_context import IN_CONTEXT
 from palign.pipelines.policies import set_up_policies
 from palign.pipelines.ppo import PPORuns, parse_policy_arguments
 from palign.pipelines.reports.policies import judge_policies
@@ -28,6 +29,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     set_seed(args.seed)
     runs = set_up_policies(script, args, model_args, PPORuns, trust_remote_code=args.trust_remote_code)
     samples = {"reference": sample_rows(**runs.sampling(None))}
+    if runs.in_context_prompts is not None:
+        samples[IN_CONTEXT] = sample_rows(**runs.sampling_in_context())
     histories: dict[str, pd.DataFrame] = {}
     for name in dict.fromkeys([*script.compare_with, args.policy_conditioning.value]):
         run = runs.train(name)

@@ -87,11 +87,12 @@ def preference_loss(scores: Tensor, ranks: Tensor, kind: PreferenceLoss | str) -
     )
 
 
-def implicit_reward(logps: Values, reference_logps: Values, beta: float) -> Values:
+def implicit_reward(logps: Values, reference_logps: Values, beta: float | Values) -> Values:
     """β(log π(y|x) − log π_ref(y|x)), the reward a policy stands for (Rafailov et al. 2023, equation 5).
 
     Args:
         logps, reference_logps: tensors or arrays of shapes that go together, nats summed over completion tokens.
+        beta: one for all, or of a shape that goes with theirs.
 
     Returns:
         Of their common shape, nats times β; known up to a number for each prompt.

@@ -29,12 +29,13 @@ from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.reference_logps import base_fingerprint
 from palign.parallel.sharded import leave_engine
 from palign.parallel.shared_work import computed_once
-from palign.pipelines.arguments.mixture import MixtureArguments
+from palign.pipelines.arguments.mixture import DEFAULT_SPREAD, MixtureArguments
 from palign.pipelines.builtin_world import embedded_rankings, make_embedded_default
 from palign.pipelines.lengths import data_length, lengths_sentence
 from palign.pipelines.run_names import run_name
 from palign.trainers.checkpointing.finished import keep_finished, options_key, read_finished
 from palign.trainers.checkpointing.same_run import TRAINING_OPTIONS
+from palign.trainers.mixture.row_betas import drawn_betas
 from palign.trainers.mixture.warm_start import warm_start
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
@@ -56,6 +57,7 @@ class MixtureSetup:
         group_columns: declared groups to report by.
         guard_notes: how rows were held out, and what the guard reports of them.
         base_name: the language model by a name.
+        beta_spread: of ln β over rows, in the baseline 'drawn_beta'.
         dealt: rows that `train_rows` and `eval_rows` were dealt from; None where rows to evaluate on were named.
     """
 
@@ -70,17 +72,19 @@ class MixtureSetup:
     guard_notes: list[str] = field(default_factory=list)
     dealt: Preferences | None = None
     base_name: str = "the embedded language model"
+    beta_spread: float = DEFAULT_SPREAD
 
     def trainer(self, name: str) -> MixtureDPOTrainer:
-        """A trainer of the mixture ('em') or of a baseline ('pooled', 'cluster', 'oracle'); the model must be free."""
-        args, given = copy.copy(self.args), None
+        """A trainer of the mixture ('em') or of a baseline (one of `BASELINES`); the model must be free."""
+        args, given, betas = copy.copy(self.args), None, None
         _ = self.base  # read before anything is done to the model
         args.reference_cache_dir = self.args.reference_cache_dir or str(Path(self.args.output_dir) / "reference_logps")
         if name != "em":
             args.output_dir = str(self._baseline(name))
             args.n_permutations = 0  # one test of these rows is enough
-        if name == "pooled":
+        if name in ("pooled", "drawn_beta"):
             args.n_types, args.types_from = 1, TypesFrom.EM.value
+            betas = self.row_betas() if name == "drawn_beta" else None
         elif name == "cluster":
             args.types_from = TypesFrom.CLUSTER.value
         elif name == "oracle":
@@ -89,7 +93,7 @@ class MixtureSetup:
         args.run_name = run_name(self.args.run_name, "em-dpo", name, seed=args.seed)
         return MixtureDPOTrainer(
             self.model, args, self.train_rows, self.eval_rows, processing_class=self.tokenizer,
-            peft_config=copy.deepcopy(self.peft_config), responsibilities=given,
+            peft_config=copy.deepcopy(self.peft_config), responsibilities=given, row_betas=betas,
         )  # fmt: skip
 
     def finished(self, name: str) -> tuple[np.ndarray, float] | None:
@@ -109,12 +113,17 @@ class MixtureSetup:
     def _key(self, name: str) -> str:
         training = {option: getattr(self.args, option) for option in TRAINING_OPTIONS}
         options = [name, self.args.recorded_options(), training, self.peft_config.to_dict()]
+        options += [self.beta_spread] if name == "drawn_beta" else []
         return options_key([*options, self.base], self.train_rows, self.eval_rows)
 
     @cached_property
     def base(self) -> str:
         """Fingerprint of the model as it was loaded; an engine may change its type later."""
         return base_fingerprint(self.model)
+
+    def row_betas(self) -> Tensor:
+        """(n_rows,) the β of each row of `train_rows` in the baseline 'drawn_beta'."""
+        return drawn_betas(len(self.train_rows), beta=self.args.beta, spread=self.beta_spread, seed=self.args.seed)
 
     def declared_responsibilities(self) -> Tensor:
         """(n_annotators, n_groups) float64, one-hot: everybody's declared type."""
@@ -169,7 +178,7 @@ def set_up_mixture(
     return MixtureSetup(
         model, tokenizer, train, evaluation, args, peft_config,
         declared_types(train, script.type_column), data_args.group_columns, notes, dealt,
-        model_args.model_name_or_path or "the embedded language model",
+        model_args.model_name_or_path or "the embedded language model", script.beta_spread or DEFAULT_SPREAD,
     )  # fmt: skip
 
 

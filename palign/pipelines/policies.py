@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from palign.models.pal import PALRewardModel
 from palign.parallel.sharded import loading_whole
 from palign.pipelines.arguments.policy import PolicyArguments
 from palign.pipelines.builtin_world import make_embedded_default, train_embedded_reward
+from palign.pipelines.in_context import choices_before, told_prompts
 from palign.pipelines.lengths import fit_completion_length
 from palign.pipelines.prototype_adapters import adapter_name
 from palign.pipelines.run_names import run_name
@@ -65,6 +66,7 @@ class PolicyRuns(ABC):
         peft_config: of every adapter; None trains the whole policy.
         judge: an independent judge, (completion, annotator_id) → utility; it trains nothing.
         reading: how the rows were read, a line each, for the report.
+        in_context_prompts: token ids of `eval_rows`' prompts behind what each person chose before; None: not asked.
     """
 
     model: PreTrainedModel
@@ -77,6 +79,7 @@ class PolicyRuns(ABC):
     peft_config: PeftConfig | None = None
     judge: Callable[[str, str], float] | None = None
     reading: Sequence[str] = ()
+    in_context_prompts: list[list[int]] | None = None
     _latest: PreTrainedModel | None = None
 
     def train(self, conditioning: PolicyConditioning | str) -> PolicyRun:
@@ -144,18 +147,35 @@ class PolicyRuns(ABC):
             options["adapters"] = self.eval_adapters()
         return options
 
+    def sampling_in_context(self) -> dict[str, Any]:
+        """As `sampling(None)`, of the reference that is shown what each person chose before."""
+        return self.sampling(None) | {
+            "prompts": self.in_context_prompts, "reference_prompts": self.eval_prompts(None),
+        }  # fmt: skip
+
+    def show_choices(self, choices: Mapping[str, list[str]]) -> str:
+        """Put what people chose before in `in_context_prompts`, as far as the model has room; says what was put."""
+        n_positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        room = None if n_positions is None else n_positions - self.max_new_tokens
+        people = [str(row["annotator_id"]) for row in self.eval_rows]
+        self.in_context_prompts, note = told_prompts(self._read_prompts(), people, choices, self.tokenizer, room)
+        return note
+
     def _placed_model(self) -> PreTrainedModel:
         """The language model on the device policies are trained on; a quantized one was loaded there."""
         return self.model if getattr(self.model, "is_quantized", False) else self.model.to(self.args.device)
 
     def eval_prompts(self, conditioning: PolicyConditioning | str | None) -> list[list[int]]:
         """Token ids of `eval_rows`' prompts as a policy meets them; None for the reference, which is told nothing."""
-        prompts = [row["prompt"] for row in self.eval_rows]
-        if not reads_plain(self.tokenizer, self.args.plain_prompts):
-            prompts = as_turns(prompts)
+        prompts = self._read_prompts()
         if conditioning is not None and PolicyConditioning(conditioning) is PolicyConditioning.PROMPT:
             prompts = self.who.condition(prompts, [str(row["annotator_id"]) for row in self.eval_rows])
         return query_ids(prompts, self.tokenizer)
+
+    def _read_prompts(self) -> list[Any]:
+        """Of `eval_rows`: plain ones as turns where the tokenizer has them."""
+        prompts = [row["prompt"] for row in self.eval_rows]
+        return prompts if reads_plain(self.tokenizer, self.args.plain_prompts) else as_turns(prompts)
 
     def eval_adapters(self) -> list[str]:
         """The adapter that serves each of `eval_rows`: that of the person's dominant prototype."""
@@ -191,7 +211,7 @@ def set_up_policies(
         start = _embedded(script, args)
     else:
         start = _own(script, args, model_args, trust_remote_code)
-    reward_model = start.pop("reward_model")
+    reward_model, choices = start.pop("reward_model"), start.pop("choices", {})
     people = list(dict.fromkeys(row["annotator_id"] for row in [*start["train_rows"], *start["eval_rows"]]))
     weights = reward_model.weights_for(people).detach().cpu().numpy()
     made = runs(
@@ -204,6 +224,8 @@ def set_up_policies(
     )
     if script.ending_share:
         made.reading = [*made.reading, *print_note(fit_completion_length(made, script.ending_share))]
+    if choices:
+        made.reading = [*made.reading, *print_note(made.show_choices(choices))]
     return made
 
 
@@ -254,6 +276,7 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
         act_on(guard_prompts(rows, seed=args.seed), script.guard)
     order = np.random.default_rng(args.seed).permutation(len(rows))
     n_eval = min(script.n_eval_rows, max(1, len(rows) // 10))
+    choices, left_out = choices_before(script, [rows[i] for i in order[:n_eval]])
     require_one_batch(len(rows) - n_eval, args, f"{script.dataset_name} without {n_eval} held-out rows")
     load = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
     tokenizer = read_tokenizer(model_args.model_name_or_path, padding_side="left", **load)
@@ -280,5 +303,6 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
         "reward_model": reward_model,
         "train_rows": [rows[i] for i in order[n_eval:]],
         "eval_rows": [rows[i] for i in order[:n_eval]],
-        "reading": [*reading.lines(), *print_note(turns_sentence(prompts, tokenizer, args.plain_prompts))],
+        "choices": choices,
+        "reading": [*reading.lines(), *left_out, *print_note(turns_sentence(prompts, tokenizer, args.plain_prompts))],
     }

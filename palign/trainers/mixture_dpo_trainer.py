@@ -73,6 +73,7 @@ from palign.trainers.mixture.e_step import (
 )
 from palign.trainers.mixture.metrics import TrainingSums
 from palign.trainers.mixture.rounds import DivergenceError, RoundCallback, decides_rounds, refuse_divergence
+from palign.trainers.mixture.row_betas import check_row_betas, row_betas_key, row_betas_record
 from palign.trainers.mixture.start import LinearHead, LinearStart, given_start, linear_start
 from palign.trainers.mixture.state import MixtureState, round_ends
 from palign.trainers.mixture.warm_start import nats_per_token, unlikely_answers, warm_start
@@ -96,6 +97,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         processing_class: the tokenizer.
         peft_config: a `peft.LoraConfig` for each type.
         responsibilities: (n_annotators, n_types) in the order of `Preferences.annotators()`, for types_from='given'.
+        row_betas: (n_rows,) DPO's beta of each row of `train_dataset`, in place of `args.beta`; for one type.
         linear_head: finds the types that EM starts from, instead of the one in `linear_start`.
         cheap_head: former name of it, taken for one version.
 
@@ -113,6 +115,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         processing_class: PreTrainedTokenizerBase,
         peft_config: PeftConfig,
         responsibilities: np.ndarray | Tensor | None = None,
+        row_betas: np.ndarray | Tensor | None = None,
         linear_head: LinearHead | None = None,
         cheap_head: LinearHead | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -120,6 +123,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         self.train_rows = Preferences.of(train_dataset)
         self.eval_rows = None if eval_dataset is None else Preferences.of(eval_dataset)
         given = given_start(responsibilities, self.train_rows, args)
+        self.row_betas = check_row_betas(row_betas, len(self.train_rows), args)
         self.votes: VoteCounts = count_votes(self.train_rows, args.n_types if given is None else given.n_types)
         for warning in self.votes.warnings:
             logger.warning(warning)
@@ -310,8 +314,9 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         row_of, _ = present.nonzero(as_tuple=True)
         cells.index_add_(0, slots[present], trains[row_of].int())
         logps = model(inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"], needs_grad=cells > 0)
-        rewards = implicit_reward(logps, self._reference_on_device[items][:, None], self.args.beta)
-        scores = rewards[slots].movedim(-1, 0)
+        beta = self.args.beta if self.row_betas is None else self.row_betas[inputs["rows"]][:, None, None]
+        rewards = implicit_reward(logps[slots], self._reference_on_device[items][slots][..., None], beta)
+        scores = rewards.movedim(-1, 0)
         losses = plackett_luce(scores, ranks).T
         refuse_divergence(logps, self.accelerator, self.state.global_step + 1)
         losses = losses.where(trains, 0.0)
@@ -458,8 +463,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             self.mixture.save_recorded(folder, self.args.process_index)
 
     def deciding(self) -> dict[str, Any]:
-        """Length, and given types."""
-        return decides_rounds(self.args, self.start)
+        """Length, given types, and the betas of rows."""
+        return decides_rounds(self.args, self.start) | {"row_betas": row_betas_key(self.row_betas)}
 
     def write_card(self, folder: Path) -> None:
         """README.md of the mixture."""
@@ -479,7 +484,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
                 "votes": asdict(self.votes), "configuration": self.args.recorded_options(),
                 "choice_of_k": self.start.choice, "reference": self._of_reference,
                 "checks": [*self.start.checks, *(state.history[-1]["checks"] if state.history else [])],
-            },
+            } | row_betas_record(self.row_betas),
         )  # fmt: skip
 
     def mixture_policy(self) -> MixturePolicy:

@@ -57,6 +57,10 @@ def test_model_reward_model_and_rows_belong_together() -> None:
         parse_grpo_arguments(["--model_name_or_path", "m", "--dataset_name", "d"])
     with pytest.raises(ValueError, match="--dataset_name was given without --model_name_or_path"):
         parse_grpo_arguments(["--dataset_name", "d"])
+    with pytest.raises(ValueError, match="--earlier_dataset_name was given without --model_name_or_path"):
+        parse_grpo_arguments(["--earlier_dataset_name", "d"])
+    with pytest.raises(ValueError, match="n_shown=0 must be at least 1"):
+        parse_grpo_arguments(["--n_shown", "0"])
 
 
 def test_vllm_flags_pass_through_and_a_missing_vllm_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

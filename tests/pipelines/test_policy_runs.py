@@ -1,5 +1,8 @@
 """What the runs of PPO and GRPO share: where the models lie that policies are compared on."""
 
+import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +11,10 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 from palign.conditioning import PolicyConditioning, WhoIsAsking
+from palign.evaluation.judging.in_context import CLOSING, OPENING
 from palign.evaluation.judging.samples import sample_policy
+from palign.pipelines.arguments.policy import PolicyArguments
+from palign.pipelines.in_context import choices_before
 from palign.pipelines.policies import PolicyRun
 from palign.pipelines.ppo import PPORuns
 from palign.rewards import PersonalizedReward
@@ -71,3 +77,41 @@ def test_a_quantized_model_stays_where_it_was_loaded() -> None:
     runs = runs_elsewhere(lora(4))
     runs.model.is_quantized = True
     assert runs.sampling(None)["policy"].device == torch.device("cpu")
+
+
+def test_the_reference_in_context_reads_choices_and_is_measured_from_the_one_that_does_not() -> None:
+    """The person with choices has them before the prompt, the oldest left out where there is no room."""
+    runs = runs_elsewhere()
+    bare = runs.eval_prompts(None)
+    prompt = named_rows(4)[1]["prompt"]
+    choices = {"1": ["OLD ", "NEW "]}
+    whole, newest = (
+        runs.tokenizer(OPENING + "".join(shown) + CLOSING + prompt)["input_ids"] for shown in (choices["1"], ["NEW "])
+    )
+    assert len(whole) > len(newest) > len(bare[1])
+    for room, told, words in (
+        (len(whole), whole, "up to 2 earlier choices .* 1 of 4 prompts show some.$"),
+        (len(whole) - 1, newest, "1 of 4 prompts show some. 1 had room for fewer"),
+        (len(newest) - 1, bare[1], "0 of 4 prompts show some. 1 had room for fewer"),
+    ):
+        runs.model.config.max_position_embeddings = room + runs.max_new_tokens
+        assert re.search(words, runs.show_choices(choices))
+        assert runs.in_context_prompts == [bare[0], told, *bare[2:]]
+        found = runs.sampling_in_context()
+        assert found["prompts"] == runs.in_context_prompts and found["reference_prompts"] == bare
+        assert found["policy"] is runs.model
+
+
+def test_choices_on_prompts_that_are_judged_are_not_shown(tmp_path: Path) -> None:
+    rows = [
+        {"annotator_id": who, "prompt": asked, "chosen": "yes", "rejected": "no"}
+        for who, asked in (("1", "a?"), ("1", "b?"), ("2", "a?"))
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    script = PolicyArguments(earlier_dataset_name=str(tmp_path / "rows.jsonl"))
+    choices, notes = choices_before(script, [{"annotator_id": "1", "prompt": "a?"}])
+    assert {person: len(shown) for person, shown in choices.items()} == {"1": 1, "2": 1}
+    assert "b?" in choices["1"][0] and notes[0].startswith("1 earlier rows are on prompts judged here")
+    with pytest.raises(ValueError, match="Give rows on other prompts"):
+        choices_before(script, rows)
+    assert choices_before(PolicyArguments(), rows) == ({}, [])

@@ -75,6 +75,10 @@ def test_model_reward_model_and_rows_belong_together() -> None:
         parse_policy_arguments(["--model_name_or_path", "m", "--reward_model_path", "r"])
     with pytest.raises(ValueError, match="--dataset_name was given without --model_name_or_path"):
         parse_policy_arguments(["--dataset_name", "d"])
+    with pytest.raises(ValueError, match="--earlier_dataset_name was given without --model_name_or_path"):
+        parse_policy_arguments(["--earlier_dataset_name", "d"])
+    with pytest.raises(ValueError, match="n_shown=0 must be at least 1"):
+        parse_policy_arguments(["--n_shown", "0"])
 
 
 @pytest.mark.parametrize(

@@ -148,10 +148,15 @@ def test_rows_without_prompts_and_strangers_to_judge_by(recipe: ModuleType, tmp_
 
 
 def test_going_on_from_the_last_round(recipe: ModuleType, tmp_path: Path, lm: Path) -> None:
-    flags = own(tmp_path, lm, planted_rows(4, 8), "--max_steps", "2", "--baselines", "pooled")
+    flags = own(tmp_path, lm, planted_rows(4, 8), "--max_steps", "2", "--baselines", "pooled", "drawn_beta")
     first = recipe.main(flags)
     trained = (tmp_path / "out" / "baselines" / "pooled" / "mixture.json").stat().st_mtime_ns
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "is one DPO for all that reads no names" in report and "standard deviation 0.5" in report
+    for model in ("pooled", "drawn&#95;beta", "em"):
+        assert f"| {model} " in report, model
     again = recipe.main([*flags, "--resume_from_checkpoint", "true"])
+    assert again["drawn_beta/log_likelihood"] == first["drawn_beta/log_likelihood"]
     assert (tmp_path / "out" / "baselines" / "pooled" / "mixture.json").stat().st_mtime_ns == trained  # read back
     assert again["pooled/accuracy"] == first["pooled/accuracy"]
     assert again["em/accuracy"] == first["em/accuracy"]

@@ -77,7 +77,16 @@ def test_own_model_trained_whole_and_resumed(recipe: ModuleType, tmp_path: Path)
 
 
 def test_message_rows_reach_a_report(recipe: ModuleType, tmp_path: Path) -> None:
-    assert finite(recipe.main(own(tmp_path, messages=True)))
+    """Beside the reference that is shown what people chose before."""
+    flags = own(tmp_path, messages=True)
+    asked = [{"role": "user", "content": "what else?"}]
+    said = {name: [{"role": "assistant", "content": text}] for name, text in (("chosen", "a"), ("rejected", "b"))}
+    rows = [{"worker": person, "question": asked, "country": "IE"} | said for person in range(40)]
+    (tmp_path / "earlier.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    summary = recipe.main([*flags, "--earlier_dataset_name", str(tmp_path / "earlier.jsonl")])
+    assert finite(summary) and {"reference/reward", "in context/reward", "in context/kl"} <= set(summary)
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "in context is the reference with up to 1 earlier choices of the person in its prompt" in report
     samples = pd.read_json(tmp_path / "out" / "samples.jsonl", lines=True)
     assert samples["prompt"][0][0]["role"] == "user" and isinstance(samples["completion"][0], str)
 

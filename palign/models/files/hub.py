@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from palign.data.pseudonyms import refuse_personal_ids
+
 __all__ = ["files_of_model", "ids_held", "push_folder"]
 
 MODEL_FILES = re.compile(
@@ -22,7 +24,7 @@ MODEL_FILES = re.compile(
 )
 PARTS = re.compile(r"type_\d+|base_model|backbone|backbone_adapter")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "mixture.json")
-EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+WAY_OUT = "say push_personal_ids=True"
 
 
 def push_folder(
@@ -45,12 +47,8 @@ def push_folder(
     """
     folder = Path(folder).expanduser()
     names = files_of_model(folder)
-    personal = sorted({person for person in ids_held(folder) if EMAIL.fullmatch(person.strip())})
-    if personal and not push_personal_ids:
-        raise ValueError(
-            f"{len(personal)} annotators' ids in {str(folder)!r} look like e-mail addresses, and would be uploaded. "
-            "Train on rows with other ids, or say push_personal_ids=True."
-        )
+    if not push_personal_ids:
+        refuse_personal_ids(ids_held(folder), WAY_OUT)
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)

@@ -18,14 +18,15 @@ from palign.writing import require_writable
 
 __all__ = ["BASELINES", "MixtureArguments", "mixture_defaults", "parse_mixture_arguments"]
 
-BASELINES = ("pooled", "cluster", "oracle")
+BASELINES = ("pooled", "drawn_beta", "cluster", "oracle")
+DEFAULT_SPREAD = 0.5  # of ln beta
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/em_dpo", "report_to": "none", "lora_target_modules": ["all-linear"], "lora_dropout": 0.0,
     "logging_steps": 10,
 }  # fmt: skip
 EMBEDDED_DEFAULTS: dict[str, Any] = {
-    "baselines": list(BASELINES), "per_device_train_batch_size": 16, "learning_rate": 2e-3, "num_train_epochs": 3.0,
-    "beta": 0.5, "lora_r": 16, "lora_alpha": 16, "e_step_batch_size": 64,
+    "baselines": ["pooled", "cluster", "oracle"], "per_device_train_batch_size": 16, "learning_rate": 2e-3,
+    "num_train_epochs": 3.0, "beta": 0.5, "lora_r": 16, "lora_alpha": 16, "e_step_batch_size": 64,
     "max_new_tokens": 48,
 }  # fmt: skip
 
@@ -37,8 +38,15 @@ class MixtureArguments:
     baselines: list[str] = field(
         default_factory=lambda: ["pooled"],
         metadata={
-            "help": "Trained and reported beside the mixture: 'pooled' (one DPO), 'cluster' (hard clusters, no EM), "
-            "'oracle' (the groups of type_column)."
+            "help": "Trained and reported beside the mixture: 'pooled' (one DPO), 'drawn_beta' (one DPO, the beta of "
+            "each row drawn once, no names), 'cluster' (hard clusters, no EM), 'oracle' (the groups of type_column)."
+        },
+    )
+    beta_spread: float | None = field(
+        default=None,
+        metadata={
+            "help": "Baseline 'drawn_beta': standard deviation of ln beta, which is normal about the logarithm of "
+            f"--beta; {DEFAULT_SPREAD} if unset."
         },
     )
     type_column: str = field(
@@ -67,6 +75,13 @@ class MixtureArguments:
         unknown = [name for name in self.baselines if name not in BASELINES]
         if unknown:
             raise ValueError(f"--baselines holds {', '.join(unknown)}; choose from {', '.join(BASELINES)}.")
+        if self.beta_spread is not None:
+            if not 0 < self.beta_spread < float("inf"):
+                raise ValueError(f"--beta_spread is {self.beta_spread}; it must be positive and finite.")
+            if "drawn_beta" not in self.baselines:
+                raise ValueError(
+                    "--beta_spread is given, which the baseline 'drawn_beta' alone reads; add that to --baselines."
+                )
         if not 0 < self.eval_fraction < 1:
             raise ValueError(f"--eval_fraction is {self.eval_fraction}; it must lie between 0 and 1.")
         for name in ("n_sample_prompts", "max_new_tokens", "lm_steps", "n_annotators", "n_per_annotator"):

@@ -35,6 +35,16 @@ class PolicyArguments(ReadingOptions):
         default_factory=list,
         metadata={"help": "Further policies to train: any of 'none', 'prompt', 'adapter'."},
     )
+    earlier_dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Rows that the same people gave before, with the columns of preferences: the reference is also "
+            "judged with these choices in its prompt, trained on nothing."
+        },
+    )
+    n_shown: int = field(
+        default=4, metadata={"help": "Earlier choices of --earlier_dataset_name in a prompt, at most."}
+    )
     ending_share: float = field(
         default=0.95,
         metadata={
@@ -49,7 +59,7 @@ class PolicyArguments(ReadingOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.compare_with = [PolicyConditioning(name).value for name in self.compare_with]
-        for name in ("n_eval_rows", "lm_steps", "n_annotators"):
+        for name in ("n_eval_rows", "lm_steps", "n_annotators", "n_shown"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         if not 0 <= self.ending_share < 1:
@@ -81,7 +91,7 @@ def parse_over(
     script, args, model_args = CommandLine(kinds).parse_args_and_config(argv)
     check_quantization(model_args)
     if model_args.model_name_or_path is None:
-        for name in ("reward_model_path", "dataset_name"):
+        for name in ("reward_model_path", "dataset_name", "earlier_dataset_name"):
             if getattr(args, name, None) or getattr(script, name, None):
                 raise ValueError(f"--{name} was given without --model_name_or_path; a policy of your own needs both.")
         parser = CommandLine(kinds)

@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from palign.functional.partitions import adjusted_rand_index, type_accuracy
 from palign.models.files.mixture import MixtureRecord
 
-__all__ = ["check_notes", "choice_note", "compare_types", "reference_note"]
+__all__ = ["check_notes", "choice_note", "compare_types", "drawn_beta_note", "reference_note"]
 
 
 def compare_types(record: MixtureRecord, truth: np.ndarray | None) -> dict[str, float]:
@@ -55,6 +56,16 @@ def reference_note(record: MixtureRecord) -> list[str]:
     if "best" in per_token:
         notes.append(f"The reference gives the answers that people put first {per_token['best']:.2f} nats a token.")
     return notes
+
+
+def drawn_beta_note(row_betas: Tensor, *, beta: float, spread: float) -> str:
+    """What the baseline `drawn_beta` is; its rewards on held-out rows are those of `beta`."""
+    low, high = row_betas.min(), row_betas.max()
+    return (
+        "drawn_beta is one DPO for all that reads no names: the β of each row was drawn once by the seed, ln β normal "
+        f"about ln {beta:g} with standard deviation {spread:g} ({low:.3g} to {high:.3g} over the {len(row_betas):,} "
+        f"rows trained on). Held-out rows are judged with β = {beta:g}, as those of the others are."
+    )
 
 
 def check_notes(record: MixtureRecord) -> list[str]:

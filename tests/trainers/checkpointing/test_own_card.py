@@ -1,12 +1,14 @@
 """Every trainer shows its own card, and pushes nobody's e-mail address."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
 from transformers import Trainer
 
-from palign import MixtureDPOConfig, MixtureDPOTrainer, PALRewardConfig, PALRewardTrainer
+from palign import MixtureDPOConfig, MixtureDPOTrainer, PALRewardConfig, PALRewardTrainer, push_folder
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.rewards import PersonalizedReward
@@ -22,7 +24,7 @@ NAMED = [row | {"annotator_id": f"ann{i % 3}@example.org"} for i, row in enumera
 
 
 def reward_trainer(folder: Path, **changes: Any) -> PALRewardTrainer:
-    model = text_model(annotators=AnnotatorIndex(f"ann{i}@example.org" for i in range(3)), n_prototypes=2)
+    model = text_model(annotators=AnnotatorIndex(dict.fromkeys(row["annotator_id"] for row in NAMED)), n_prototypes=2)
     args = PALRewardConfig(output_dir=str(folder), head_epochs=1, **QUIET | changes)
     return PALRewardTrainer(model, args, Preferences.from_rows(NAMED))
 
@@ -82,3 +84,37 @@ def test_a_reward_model_is_pushed_under_pseudonyms_only(monkeypatch: pytest.Monk
         model.push_to_hub("me/pal")
     assert model.push_to_hub("me/pal", allow_personal_ids=True) == "address"
     assert vector_model().push_to_hub("me/pal") == "address"
+
+
+@pytest.mark.parametrize(
+    ("person", "is_refused"),
+    [("ann@example.org", True), (" Ann.B+c@mail.example.museum ", True), ("ann@example", False), ("a@b.c1", False),
+     ("@ann.org", False)],
+)  # fmt: skip
+def test_every_way_to_push_has_one_rule(
+    person: str, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trainer, a trainer that pushes as it trains, a reward model, a saved folder; and each where it is meant."""
+    pushed(monkeypatch)
+    monkeypatch.setattr(Trainer, "init_hf_repo", lambda self, *a, **k: None)
+    monkeypatch.setattr("palign.models.files.pal.push_model", lambda *_: "address")
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, *a, **k: None)
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **k: "address")
+    rows = [row | {"annotator_id": person if i % 2 else "r7"} for i, row in enumerate(NAMED)]
+    monkeypatch.setattr(sys.modules[__name__], "NAMED", rows)  # what `reward_trainer` trains on
+    model = vector_model(annotators=AnnotatorIndex([person]))
+    folder = tmp_path / "saved"
+    model.save_pretrained(folder)
+    ways = [
+        lambda **meant: reward_trainer(tmp_path / "a", **meant).push_to_hub(),
+        lambda **meant: reward_trainer(tmp_path / "b", push_to_hub=True, **meant),
+        lambda **meant: model.push_to_hub("me/pal", allow_personal_ids=bool(meant)),
+        lambda **meant: push_folder(folder, "me/pal", **meant),
+    ]
+    for way in ways:
+        if is_refused:
+            with pytest.raises(ValueError, match="1 annotator ids look like e-mail addresses"):
+                way()
+            way(push_personal_ids=True)
+        else:
+            way()
