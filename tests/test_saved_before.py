@@ -27,7 +27,7 @@ from tests.worlds.typed_records import keys_seen
 SAVED = Path(__file__).parent / "saved"
 EXPECTED: dict[str, Any] = json.loads((SAVED / "expected.json").read_text(encoding="utf-8"))
 ROWS: list[dict[str, str]] = EXPECTED["rows"]
-TOLERANCE = 1e-5
+TOLERANCE = 1e-4  # processors round a pass otherwise by up to 2e-5; a head read wrongly is off by whole digits
 
 
 def assert_as_before(found: Any, before: Any) -> None:

@@ -19,6 +19,7 @@ from palign.data.splits import split_by_prompt
 from palign.data.synthetic_text import gold_utility, make_prompts, make_text_population
 from palign.data.turns import as_turns, turns_sentence
 from palign.models.adapters import CONFIG
+from palign.models.files.adapter_files import base_of
 from palign.models.files.mixture import BASE, MixtureRecord, load_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.model_folders import looks_like_path, require_model_folder
@@ -250,7 +251,7 @@ def _check(folder: Path, record: MixtureRecord, args: FairPolicyConfig, train: l
     require_model_folder(base)
     for k in range(record.n_types):
         config = require_adapter_folder(folder / f"type_{k}")
-        trained_on = config.base_model_name_or_path
+        trained_on = base_of(config.base_model_name_or_path, folder / f"type_{k}")
         if record.base_model and trained_on and trained_on != record.base_model:
             raise ValueError(
                 f"{folder / f'type_{k}' / CONFIG} says the adapter was trained on {trained_on!r}, and mixture.json "

@@ -125,13 +125,13 @@ def test_models_without_rows_and_rows_without_models(recipe: ModuleType, models:
         recipe.main(["--model_pth", "x"])
 
 
-def test_a_model_that_says_nan_is_named_with_its_row(recipe: ModuleType, tmp_path: Path) -> None:
+def test_a_model_that_holds_nan_is_named_with_its_tensor(recipe: ModuleType, tmp_path: Path) -> None:
     place = make_model("reward", tmp_path)
     model = AutoModelForSequenceClassification.from_pretrained(place)
     torch.nn.init.constant_(model.score.weight, float("nan"))
     model.save_pretrained(place)
     rows = write_rows(tmp_path / "rows.jsonl", rows_of_colours())
-    with pytest.raises(ValueError, match="model 'reward': the score of item 0 in row 0 is nan"):
+    with pytest.raises(ValueError, match=r"reward: the tensor 'score.weight' holds nan"):
         recipe.main(["--model_path", str(place), "--dataset_name", rows, "--output_dir", str(tmp_path / "o"), *QUIET])
     assert not (tmp_path / "o").exists()
 
