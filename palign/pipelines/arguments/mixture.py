@@ -46,7 +46,7 @@ class MixtureArguments:
         default=None,
         metadata={
             "help": "Baseline 'drawn_beta': standard deviation of ln beta, which is normal about the logarithm of "
-            f"--beta; {DEFAULT_SPREAD} if unset."
+            "--beta; 0.5 if unset."
         },
     )
     type_column: str = field(
