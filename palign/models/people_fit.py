@@ -15,10 +15,11 @@ from palign.functional.people_fit import (
     posterior_weights,
 )
 from palign.models.heads import PointHead
+from palign.models.people_deviations import PersonalDeviations
 from palign.models.people_weights import AnnotatorWeights
 from palign.models.row_tensors import RowTensors
 
-__all__ = ["FIT_METHODS", "fit_people", "linear_scores", "log_likelihoods", "scores_of"]
+__all__ = ["FIT_METHODS", "fit_people", "linear_scores", "log_likelihoods", "row_scores", "scores_of"]
 
 FIT_METHODS = ("posterior", "map", "official")
 CHUNK = 4096  # rows at once
@@ -68,11 +69,34 @@ def scores_of(head: PointHead, data: RowTensors, weights: Tensor) -> Tensor:
 
     `data.annotator_index` numbers the people. Rewards at padding mean nothing.
     """
+    return row_scores(head, data, weights[data.annotator_index])
+
+
+@torch.no_grad()
+def row_scores(
+    head: PointHead,
+    data: RowTensors,
+    weights: Tensor,
+    *,
+    deviations: PersonalDeviations | None = None,
+    own: Tensor | None = None,
+) -> Tensor:
+    """Rewards (rows, max_items) of every item under the weights (rows, n_prototypes) of its row.
+
+    Args:
+        deviations, own: of a model whose people deviate from their mixture, the module and (rows, personal_dim);
+            nothing is added where either is None.
+
+    Rewards at padding mean nothing.
+    """
     parts = []
     for start in range(0, len(data), CHUNK):
         rows = slice(start, start + CHUNK)
         items, prompts = data.states(rows)
-        parts.append(head(items, weights[data.annotator_index[rows]], prompts))
+        scores = head(items, weights[rows], prompts)
+        if deviations is not None and own is not None:
+            scores = scores + deviations.rewards(items, own[rows])
+        parts.append(scores)
     return torch.cat(parts) if parts else weights.new_zeros(data.ranks.shape)
 
 

@@ -24,7 +24,7 @@ from palign.functional.losses import plackett_luce, preference_loss
 from palign.models.embeddings import EmbeddingStore
 from palign.models.files.pal import BACKBONE, load_backbone_state, load_own_state, pal_card
 from palign.models.pal import PALRewardModel
-from palign.models.people_fit import fit_people, linear_scores
+from palign.models.people_fit import fit_people, linear_scores, row_scores
 from palign.models.row_tensors import RowTensors
 from palign.parallel.deepspeed_launch import leave_accelerator, refuse_eval_in_parts
 from palign.parallel.fsdp import outside_fsdp
@@ -313,15 +313,8 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         people = model.people(data.annotator_index) if weights is None else weights.to(device).expand(len(data), -1)
         if weights is None and model.deviations is not None:
             deviations = model.deviations.of(data.annotator_index)
-        parts = []
-        for start in range(0, len(data), 4096):
-            part = slice(start, start + 4096)
-            items, prompts = data.states(part)
-            scores = model.head(items, people[part], prompts)
-            if deviations is not None and model.deviations is not None:
-                scores = scores + model.deviations.rewards(items, deviations[part].to(device))
-            parts.append(scores)
-        scores = torch.cat(parts) if parts else torch.empty(data.ranks.shape, device=device)
+        own = None if deviations is None else deviations.to(device)
+        scores = row_scores(model.head, data, people, deviations=model.deviations, own=own)
         return scores.masked_fill(data.ranks < 0, 0.0).cpu()
 
     @torch.no_grad()

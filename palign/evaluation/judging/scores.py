@@ -22,6 +22,7 @@ from palign.models.completions import TokenizedItems, policy_logps
 from palign.models.files.adapter_files import load_adapter
 from palign.models.files.base_files import load_base, load_whole, require_fitting
 from palign.models.files.mixture import load_mixture
+from palign.models.people_fit import row_scores
 from palign.reading import reading
 
 if TYPE_CHECKING:
@@ -131,13 +132,7 @@ def _pal(
     with torch.no_grad():
         data = model.row_tensors(rows, vectors, batch_size=batch_size)
         people, own = model.weights_for(rows.annotator_ids), model.deviations_for(rows.annotator_ids)
-        parts = []
-        for start in range(0, len(data), 4096):
-            part = slice(start, start + 4096)
-            items, prompts = data.states(part)
-            rewards = model.head(items, people[part], prompts)
-            parts.append(rewards if own is None else rewards + model.deviations.rewards(items, own[part]))
-        scores = torch.cat(parts) if parts else torch.zeros(rows.ranks.shape)
+        scores = row_scores(model.head, data, people, deviations=model.deviations, own=own)
     scores = scores.masked_fill(torch.from_numpy(rows.ranks < 0).to(scores.device), 0.0)
     return _placed(scores.double().cpu().numpy(), model)
 
