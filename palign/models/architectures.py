@@ -8,8 +8,8 @@ from torch import nn
 from palign.data.rendering import answer_marks
 
 __all__ = [
-    "agree_on_marks", "end_of_turn", "hidden_size_of", "longest_input", "n_layers_of", "sees_only_the_past",
-    "special_ids", "stop_ids", "tokenizer_content", "without_head",
+    "agree_on_marks", "end_of_turn", "hidden_size_of", "longest_input", "mark_ids", "n_layers_of",
+    "sees_only_the_past", "special_ids", "stop_ids", "tokenizer_content", "without_head",
 ]  # fmt: skip
 
 
@@ -81,6 +81,12 @@ def special_ids(tokenizer: object, is_causal: bool) -> tuple[list[int], list[int
         if around[start : start + len(inside)] == inside:
             return around[:start], [] if is_causal else around[start + len(inside) :]
     return [], []
+
+
+def mark_ids(tokenizer: Any) -> list[int]:
+    """Special ids but the one for unknown words, which is text."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    return [number for number in getattr(tokenizer, "all_special_ids", []) if number != unknown]
 
 
 def end_of_turn(tokenizer: Any) -> int | None:

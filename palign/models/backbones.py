@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from palign.models.architectures import (
     hidden_size_of,
     longest_input,
+    mark_ids,
     n_layers_of,
     sees_only_the_past,
     special_ids,
@@ -126,7 +127,7 @@ class Backbone(nn.Module):
             )
         self.max_length = min(max_length, longest_input(self.model.config, tokenizer))
         self._prefix, self._suffix = special_ids(tokenizer, self.is_causal)
-        self._marks = _marks(tokenizer)
+        self._marks = mark_ids(tokenizer)
         start = getattr(tokenizer, "bos_token_id", None) if self.is_causal and not self._prefix else None
         self._start_of_empty_prompt = [] if start is None else [start]
 
@@ -357,12 +358,6 @@ class Backbone(nn.Module):
         settings += [] if self.layer is None else [self.layer]
         digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         return digest.hexdigest()
-
-
-def _marks(tokenizer: object) -> list[int]:
-    """Special ids but the one for unknown words, which is text."""
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    return [number for number in getattr(tokenizer, "all_special_ids", []) if number != unknown]
 
 
 def _spaced(prompt: str, completion: str) -> str:

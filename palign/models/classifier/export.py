@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from palign.models.architectures import mark_ids, special_ids
 from palign.models.classifier import configuration_palign_reward, modeling_palign_reward
 from palign.models.classifier.boundary import Boundary, boundary_of
 from palign.models.classifier.configuration_palign_reward import PalignRewardConfig
@@ -94,16 +95,11 @@ def _require_exportable(model: "PALRewardModel") -> None:
             f"The backbone is a {type(model.backbone.model).__name__}, which is not a class of transformers: the "
             "exported folder would need its code. Serve this reward instead (palign serve)."
         )
-    if model.backbone.is_causal and _adds_behind(model.backbone.tokenizer):
+    if model.backbone.is_causal and special_ids(model.backbone.tokenizer, is_causal=False)[1]:
         raise ValueError(
             "The tokenizer puts special tokens behind every text, which this causal backbone does not read; stock "
             "programs would. Make the tokenizer leave them out (add_eos_token=False, say) and train again."
         )
-
-
-def _adds_behind(tokenizer: Any) -> bool:
-    inside, around = (list(tokenizer("a", add_special_tokens=added)["input_ids"]) for added in (False, True))
-    return bool(inside) and around[-1] != inside[-1]
 
 
 def _merged(transformer: nn.Module) -> nn.Module:
@@ -117,15 +113,11 @@ def _config(
     model: "PALRewardModel", transformer: nn.Module, boundary: Boundary, *, has_deviation: bool
 ) -> PalignRewardConfig:
     backbone, shape = model.backbone, model.config
-    around = backbone.tokenize(["a"])[0].ids
-    inside = list(backbone.tokenizer("a", add_special_tokens=False)["input_ids"])
-    start = next(i for i in range(len(around)) if around[i : i + len(inside)] == inside)
-    prefix, suffix = around[:start], around[start + len(inside) :]
+    prefix, suffix = special_ids(backbone.tokenizer, backbone.is_causal)
     start_token = getattr(backbone.tokenizer, "bos_token_id", None) if backbone.is_causal and not prefix else None
-    unknown = getattr(backbone.tokenizer, "unk_token_id", None)
     return PalignRewardConfig(
         backbone_config=copy.deepcopy(transformer.config),
-        head={"fixed": "fixed", "linear": "linear", "prompt": "prompt"}[shape.variant],
+        head=shape.variant,
         similarity=str(shape.similarity),
         preference_dim=shape.preference_dim,
         inner_size=shape.inner_size,
@@ -142,7 +134,7 @@ def _config(
         prefix_ids=prefix,
         suffix_ids=suffix,
         empty_prompt_ids=[] if start_token is None else [start_token],
-        special_ids=[number for number in backbone.tokenizer.all_special_ids if number != unknown],
+        special_ids=mark_ids(backbone.tokenizer),
         mark_id=boundary.mark_id,
         written_ids=boundary.written_ids,
         read_ids=boundary.read_ids,

@@ -63,10 +63,16 @@ class RewardHead(nn.Module):
         return (self.weights[:, None] * torch.stack(ideal, dim=-2)).sum(-2)
 
     def _through(self, layers: nn.ModuleList, states: Tensor, center: Tensor, scale: Tensor) -> Tensor:
-        """Layers on (states − centre) · scale, over the length of states − centre where that is `unit`."""
+        """Layers, GELU between them, on (states − centre) · scale; over the length of states − centre if `unit`."""
+        first = layers[0]
         if self.scaling == "unit":
-            return _network_of(layers, F.normalize(states - center, dim=-1) * scale)
-        return _standardized(layers, states, center, scale)
+            states = first(F.normalize(states - center, dim=-1) * scale)
+        else:  # folded into the first map, as in training
+            weight = first.weight * scale
+            states = F.linear(states, weight, first.bias - weight @ center)
+        for layer in layers[1:]:
+            states = layer(F.gelu(states))
+        return states
 
     def _similar(self, points: Tensor, ideal: Tensor) -> Tensor:
         if self.similarity == "inner_product":
@@ -80,24 +86,6 @@ class RewardHead(nn.Module):
 def _network(hidden_size: int, inner_size: int, preference_dim: int, n_layers: int) -> nn.ModuleList:
     widths = [hidden_size, *[inner_size] * (n_layers - 1), preference_dim]
     return nn.ModuleList(nn.Linear(*pair) for pair in zip(widths, widths[1:], strict=False))
-
-
-def _standardized(layers: nn.ModuleList, states: Tensor, center: Tensor, scale: Tensor) -> Tensor:
-    """Layers on (states − centre) · scale, GELU between them."""
-    first = layers[0]
-    weight = first.weight * scale
-    return _after_the_first(layers, F.linear(states, weight, first.bias - weight @ center))
-
-
-def _network_of(layers: nn.ModuleList, states: Tensor) -> Tensor:
-    """Layers with GELU between them."""
-    return _after_the_first(layers, layers[0](states))
-
-
-def _after_the_first(layers: nn.ModuleList, states: Tensor) -> Tensor:
-    for layer in layers[1:]:
-        states = layer(F.gelu(states))
-    return states
 
 
 class PalignRewardForSequenceClassification(PreTrainedModel):
@@ -242,21 +230,18 @@ class PalignRewardForSequenceClassification(PreTrainedModel):
         return states.float() if states.dtype in (torch.float16, torch.bfloat16) else states
 
     def _pool(self, states: Tensor, ids: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
-        pooling, n_tokens = self.config.pooling, mask.sum(1)
-        if pooling == "last":
-            return self._scaled(states[torch.arange(len(states), device=states.device), n_tokens - 1])
-        if pooling == "first":
-            return self._scaled(states[:, 0])
+        pooling = self.config.pooling
         if pooling in ("completion", "completion_last"):
             mask = self._answer(ids, mask, lengths)
-            n_tokens = mask.sum(1)
-        if pooling == "completion_last":
+        if pooling in ("last", "completion_last"):
             positions = torch.arange(mask.shape[1], device=mask.device)
             return self._scaled(states[torch.arange(len(states), device=states.device), (mask * positions).argmax(1)])
+        if pooling == "first":
+            return self._scaled(states[:, 0])
         real = mask[..., None].to(torch.bool)
         if pooling == "max":
             return self._scaled(states.masked_fill(~real, float("-inf")).amax(1))
-        return self._scaled(states.masked_fill(~real, 0.0).sum(1) / n_tokens[:, None])
+        return self._scaled(states.masked_fill(~real, 0.0).sum(1) / mask.sum(1, keepdim=True))
 
     def _answer(self, ids: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
         """The answer's own tokens: from its first word to the mark that ends it; its last token where it has none."""
