@@ -15,10 +15,10 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from palign.data.annotators import canonical_id
-from palign.serving.batching import Batcher, TooBusyError
+from palign.serving.batching import Batcher
 from palign.serving.gate import Counts, Gate, Limits
 from palign.serving.policy_engine import ChatAnswer, ChatRow, PolicyEngine, now
-from palign.serving.refusals import refused_by_form
+from palign.serving.refusals import answered, refused_by_form
 
 __all__ = ["MODEL", "PATHS", "policy_app"]
 
@@ -108,12 +108,7 @@ def policy_app(
             ChatRow(messages, adapter, most, request.temperature, request.top_p, tuple(filter(None, stop)), seed + i)
             for i in range(request.n)
         ]
-        try:
-            answers = await batcher(rows)
-        except TooBusyError as error:
-            raise HTTPException(503, str(error), headers={"Retry-After": "1"}) from None
-        except ValueError as error:
-            raise HTTPException(400, str(error)) from None
+        answers = await answered(batcher, rows, at_fault=400)
         headers = {"x-palign-adapter": adapter, "x-palign-person": "known" if is_known else "unknown"}
         if request.stream:
             usage = bool((request.stream_options or {}).get("include_usage"))

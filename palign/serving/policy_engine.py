@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from palign.models.architectures import stop_ids
 from palign.models.completions import prompt_ids
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.single_adapter import read_adapter
@@ -70,9 +71,7 @@ class PolicyEngine:
             self.adapters.append(FAIR)
         self.model.eval()
         self.n_answers = 0
-        ends = self.model.generation_config.eos_token_id
-        ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-        self.ends = sorted({*ends, *([] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id])})
+        self.ends = stop_ids(self.tokenizer, self.model)
 
     @classmethod
     def from_pretrained(
@@ -165,7 +164,7 @@ class PolicyEngine:
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids], device=device)
         sequences = self.model.generate(
             input_ids=padded, attention_mask=mask, adapter_names=[row.adapter for row in rows], do_sample=False,
-            max_new_tokens=n_new, pad_token_id=pad, eos_token_id=self.ends or None,
+            max_new_tokens=n_new, pad_token_id=pad, eos_token_id=self.ends,
             logits_processor=LogitsProcessorList([_DrawnByRow(rows)]), top_p=None, top_k=None, temperature=None,
         )  # fmt: skip
         return [

@@ -15,9 +15,9 @@ from palign.data.rendering import Written
 from palign.integrations.rows import parts_of_query, person_of_label
 from palign.models.pal import PALRewardModel
 from palign.rewards import PersonalizedReward
-from palign.serving.batching import Batcher, TooBusyError
+from palign.serving.batching import Batcher
 from palign.serving.gate import Counts, Gate, Limits
-from palign.serving.refusals import refused_by_form
+from palign.serving.refusals import answered, refused_by_form
 from palign.serving.scorer import PersonScorer, ScoreRow
 
 __all__ = ["PATHS", "reward_app"]
@@ -88,12 +88,7 @@ def reward_app(
 
     async def rewards_of(rows: Sequence[ScoreRow]) -> list[float]:
         _check(rows, limits)
-        try:
-            return await batcher(rows)
-        except TooBusyError as error:
-            raise HTTPException(503, str(error), headers={"Retry-After": "1"}) from None
-        except ValueError as error:
-            raise HTTPException(422, str(error)) from None
+        return await answered(batcher, rows, at_fault=422)
 
     @app.post("/score")
     async def score(request: ScoreRequest) -> dict[str, Any]:
