@@ -114,6 +114,16 @@ class Preferences:
             columns={name: values[rows] for name, values in self.columns.items()},
         )
 
+    def with_own_items(self) -> "Preferences":
+        """The same rows with the texts that they use and no others; rows of vectors as they are."""
+        if not self.is_text:
+            return self
+        used, inverse = np.unique(self.item_indices, return_inverse=True)
+        places = inverse.reshape(self.item_indices.shape)
+        if len(used) and used[0] < 0:
+            used, places = used[1:], places - 1
+        return replace(self, items=[self.items[number] for number in used], item_indices=places.astype(np.int64))
+
     def take_annotators(self, ids: Iterable[object]) -> "Preferences":
         """The rows of these people, in the order they stand; someone with no row is a ValueError."""
         known = self.annotators()

@@ -8,13 +8,11 @@ import numpy as np
 
 from palign.data.arguments import DataArguments
 from palign.data.rows.options import ReadingOptions
-from palign.evaluation.judging.in_context import shown_choices, with_choices
+from palign.evaluation.judging.in_context import IN_CONTEXT, behind_choices, shown_choices
 from palign.pipelines.arguments.policy import PolicyArguments
 from palign.trainers.policy.rows import query_ids
 
 __all__ = ["IN_CONTEXT", "choices_before", "told_prompts"]
-
-IN_CONTEXT = "in context"  # its name in reports
 
 
 def choices_before(
@@ -58,13 +56,9 @@ def told_prompts(
     token_ids, n_told, n_fewer = [], 0, 0
     for prompt, person in zip(prompts, people, strict=True):
         known = choices.get(person, [])
-        shown = known
-        ids = query_ids([with_choices(prompt, shown)], tokenizer)[0]
-        while shown and room is not None and len(ids) > room:
-            shown = shown[1:]
-            ids = query_ids([with_choices(prompt, shown)], tokenizer)[0]
-        n_told += bool(shown)
-        n_fewer += len(shown) < len(known)
+        _, ids, n_shown = behind_choices(prompt, known, lambda told: query_ids([told], tokenizer)[0], room)
+        n_told += n_shown > 0
+        n_fewer += n_shown < len(known)
         token_ids.append(ids)
     most = max(map(len, choices.values()), default=0)
     sentence = (

@@ -10,16 +10,15 @@ from accelerate import PartialState
 
 from palign.data.arguments import DataArguments
 from palign.data.preferences import Preferences
-from palign.evaluation.judging.in_context import in_context_scores
+from palign.evaluation.judging.in_context import IN_CONTEXT, in_context_scores
 from palign.evaluation.judging.kinds import ModelKind, ModelSource
 from palign.evaluation.judging.own_logistic import own_logistic_scores
-from palign.evaluation.judging.scores import with_own_items
 from palign.evaluation.scoring import score_table
 from palign.pipelines.arguments.evaluation import EvaluationArguments
 
 __all__ = ["OwnBaseline", "own_baselines", "with_baselines", "without_judged"]
 
-OWN_LOGISTIC, IN_CONTEXT = "own logistic", "in context"
+OWN_LOGISTIC = "own logistic"
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def own_baselines(
         found.append(_own_logistic(script, earlier, rows, judged, vectors, left_out))
     if script.in_context_model:
         scores, n_cut = in_context_scores(
-            script.in_context_model, earlier, with_own_items(rows), n_shown=script.n_shown, beta=script.beta or 0.1,
+            script.in_context_model, earlier, rows.with_own_items(), n_shown=script.n_shown, beta=script.beta or 0.1,
             plain_prompts=script.plain_prompts, batch_size=script.batch_size, max_length=script.max_length,
             device=PartialState().device, dtype=script.dtype,
         )  # fmt: skip
@@ -81,7 +80,7 @@ def _own_logistic(
         raise ValueError("--own_logistic reads the vectors of a PAL reward model, and --model_path names none.")
     model = PALRewardModel.from_pretrained(source.path).to(PartialState().device)
     scores, variance, n_without = own_logistic_scores(
-        model, earlier, with_own_items(rows), vectors=vectors, batch_size=script.batch_size
+        model, earlier, rows.with_own_items(), vectors=vectors, batch_size=script.batch_size
     )
     without = f" {n_without} people gave none, and have the score 0 everywhere." if n_without else ""
     note = (

@@ -1,6 +1,7 @@
 """A language model that is shown a person's own earlier choices in its prompt, and was trained on nobody's."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +10,16 @@ import torch
 
 from palign.data.preferences import Preferences
 from palign.data.rendering import render_prompt
+from palign.data.turns import in_turns, reads_plain
+from palign.evaluation.judging.scores import over_items, per_item
 from palign.functional.losses import implicit_reward
 from palign.models.completions import TokenizedItems, policy_logps, prompt_ids
-from palign.models.model_folders import require_model_folder
+from palign.models.files.base_files import load_base, require_fitting
+from palign.reading import reading
 
-__all__ = ["in_context_scores", "shown_choices", "with_choices"]
+__all__ = ["IN_CONTEXT", "behind_choices", "in_context_scores", "shown_choices", "with_choices"]
 
+IN_CONTEXT = "in context"  # its name in reports
 OPENING = "Earlier choices of this reader:\n\n"
 CHOICE = "Question: {prompt}\nThe reader preferred: {better}\nOver: {worse}\n\n"
 CLOSING = "Now the reader asks:\n"
@@ -57,6 +62,24 @@ def with_choices(prompt: Any, choices: list[str]) -> Any:
     return [*prompt[:number], asked, *prompt[number + 1 :]]
 
 
+def behind_choices(
+    prompt: Any, choices: list[str], read: Callable[[Any], list[int]], room: int | None
+) -> tuple[Any, list[int], int]:
+    """A prompt behind its person's choices, its token ids, and how many choices it shows.
+
+    Args:
+        read: a prompt → its token ids.
+        room: tokens, at most: the oldest choices are left out of longer prompts; None: no limit.
+    """
+    shown, told = choices, with_choices(prompt, choices)
+    ids = read(told)
+    while shown and room is not None and len(ids) > room:
+        shown = shown[1:]
+        told = with_choices(prompt, shown)
+        ids = read(told)
+    return told, ids, len(shown)
+
+
 @torch.no_grad()
 def in_context_scores(
     model_path: str,
@@ -82,25 +105,20 @@ def in_context_scores(
         n_shown: choices of a person, at most; fewer where the prompt would take more than `SHARE_OF_PROMPT` of
             `max_length`.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    from palign.data.turns import in_turns, reads_plain
-
-    require_model_folder(model_path)
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=dtype, use_safetensors=True).to(device).eval()
+    model = load_base(model_path, dtype=dtype).to(device).eval()
+    with reading(model_path, "The tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(model_path)
+    require_fitting(tokenizer, model, model_path)
     choices = shown_choices(earlier, n_shown)
     rows = rows if reads_plain(tokenizer, plain_prompts) else in_turns(rows)
     told, n_cut = _told(rows, choices, tokenizer, int(SHARE_OF_PROMPT * max_length))
     logps = []
     for prefs in (told, rows):
         items = TokenizedItems.of(prefs, tokenizer, max_length=max_length)
-        values = torch.empty(len(items), dtype=torch.float64)
-        for numbers in items.batches_by_length(batch_size=batch_size):
-            batch = {name: tensor.to(device) for name, tensor in items.collate(numbers).items()}
-            values[torch.from_numpy(np.asarray(numbers))] = policy_logps(model, **batch).double().cpu()
-        present = prefs.item_indices >= 0
-        logps.append(np.where(present, values.numpy()[np.where(present, prefs.item_indices, 0)], 0.0))
+        values = over_items(items, lambda batch: policy_logps(model, **batch), batch_size, device)
+        logps.append(per_item(prefs, values))
     scores = np.asarray(implicit_reward(*logps, beta=beta))
     scores[[not choices.get(person) for person in rows.annotator_ids]] = 0.0  # nothing shown: no rounding, a tie
     return scores, n_cut
@@ -108,16 +126,17 @@ def in_context_scores(
 
 def _told(rows: Preferences, choices: dict[str, list[str]], tokenizer: Any, room: int) -> tuple[Preferences, int]:
     """The same judgements, each on a prompt of its own that shows the person's choices; how many had to show fewer."""
+
+    def read(prompt: Any) -> list[int]:
+        return prompt_ids([render_prompt(prompt, tokenizer)], tokenizer)[0]
+
     prompts, items, n_cut = [], [], 0
     places = np.full_like(rows.item_indices, -1)
     for row, (person, of_row) in enumerate(zip(rows.annotator_ids, rows.item_indices, strict=True)):
         real = np.flatnonzero(of_row >= 0)
-        bare, shown = rows.prompts[rows.items[of_row[real[0]]][0]], choices.get(person, [])
-        prompt = with_choices(bare, shown)
-        while shown and len(prompt_ids([render_prompt(prompt, tokenizer)], tokenizer)[0]) > room:
-            shown = shown[1:]
-            prompt = with_choices(bare, shown)
-        n_cut += len(shown) < len(choices.get(person, []))
+        bare, known = rows.prompts[rows.items[of_row[real[0]]][0]], choices.get(person, [])
+        prompt, _, n_shown = behind_choices(bare, known, read, room)
+        n_cut += n_shown < len(known)
         prompts.append(prompt)
         for column in real:
             places[row, column] = len(items)

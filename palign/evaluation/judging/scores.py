@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from palign.reading import reading
 if TYPE_CHECKING:
     from palign.models.pal import PALRewardModel
 
-__all__ = ["ModelScores", "score_source", "types_of", "with_own_items"]
+__all__ = ["ModelScores", "over_items", "per_item", "score_source", "types_of"]
 
 FEW = 100  # completions that are judged without a progress bar
 EXPORTED = "palign_reward"  # `model_type` of what `palign export` writes
@@ -78,7 +78,7 @@ def score_source(
         )
     if not len(rows):  # more processes than rows
         return ModelScores(np.zeros(rows.ranks.shape))
-    rows = with_own_items(rows)
+    rows = rows.with_own_items()
     options = {"batch_size": batch_size, "device": torch.device(device), "dtype": dtype}
     if source.kind is ModelKind.PAL:
         return _pal(source, rows, vectors, batch_size, torch.device(device))
@@ -87,10 +87,10 @@ def score_source(
     if not reads_plain(_tokenizer(source), bool(source.plain_prompts)):
         rows = in_turns(rows)
     if source.kind in (ModelKind.REWARD, ModelKind.REWARD_ADAPTER):
-        return ModelScores(_per_item(rows, _rewards(source, rows, max_length=max_length, **options)))
+        return ModelScores(per_item(rows, _rewards(source, rows, max_length=max_length, **options)))
     if source.conditioning is PolicyConditioning.PROMPT:
         rows = tell_readers(rows, WhoIsAsking.load(source.path))
-    return ModelScores(_per_item(rows, _implicit_rewards(source, rows, max_length=max_length, **options)))
+    return ModelScores(per_item(rows, _implicit_rewards(source, rows, max_length=max_length, **options)))
 
 
 def types_of(source: ModelSource) -> ModelScores:
@@ -106,18 +106,7 @@ def types_of(source: ModelSource) -> ModelScores:
     return _placed(nothing, PALRewardModel.from_pretrained(source.path))
 
 
-def with_own_items(rows: Preferences) -> Preferences:
-    """The same rows with the texts that they use and no others; rows of vectors as they are."""
-    if not rows.is_text:
-        return rows
-    used, inverse = np.unique(rows.item_indices, return_inverse=True)
-    places = inverse.reshape(rows.item_indices.shape)
-    if len(used) and used[0] < 0:
-        used, places = used[1:], places - 1
-    return replace(rows, items=[rows.items[number] for number in used], item_indices=places.astype(np.int64))
-
-
-def _per_item(rows: Preferences, rewards: np.ndarray) -> np.ndarray:
+def per_item(rows: Preferences, rewards: np.ndarray) -> np.ndarray:
     """(n_items,) → (n_rows, max_items), 0 at padding."""
     present = rows.item_indices >= 0
     return np.where(present, rewards[np.where(present, rows.item_indices, 0)], 0.0) if len(rewards) else present * 0.0
@@ -208,7 +197,7 @@ def _rewards(
     def reward(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
 
-    return _over_items(items, reward, batch_size, device)
+    return over_items(items, reward, batch_size, device)
 
 
 def _exported_rewards(model: nn.Module, tokenizer: Any, rows: Preferences, batch_size: int) -> np.ndarray:
@@ -275,11 +264,11 @@ def _logps(
     device: torch.device,
 ) -> np.ndarray:
     with switch():
-        return _over_items(items, lambda batch: policy_logps(model, **batch), batch_size, device)
+        return over_items(items, lambda batch: policy_logps(model, **batch), batch_size, device)
 
 
 @torch.no_grad()
-def _over_items(
+def over_items(
     items: TokenizedItems,
     value: Callable[[dict[str, torch.Tensor]], torch.Tensor],
     batch_size: int,

@@ -148,10 +148,7 @@ def _sample(rows: Preferences, seed: int) -> Preferences:
     first = np.unique(in_order.ravel(), return_index=True)[1]
     is_new.ravel()[first] = True
     n_rows = int((is_new.sum(1).cumsum() <= MOST_TEXTS).sum())
-    rows = rows.select(np.sort(order[:n_rows]))
-    used, numbers = np.unique(rows.filled_item_indices, return_inverse=True)
-    numbers = np.where(rows.item_indices >= 0, numbers.reshape(rows.item_indices.shape), -1)
-    return replace(rows, items=[rows.items[i] for i in used], item_indices=numbers)
+    return rows.select(np.sort(order[:n_rows])).with_own_items()
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from palign.data.preferences import Preferences
 from palign.evaluation.evaluate import evaluate_models, group_names, shard
 from palign.evaluation.judging.kinds import recognise
-from palign.evaluation.judging.scores import score_source, types_of, with_own_items
+from palign.evaluation.judging.scores import score_source, types_of
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.pal import PALRewardModel
 from tests.worlds.colour import colour_tokenizer
@@ -112,7 +112,7 @@ def test_shares_of_the_rows_are_the_whole(n_ranks: int, tmp_path: Path) -> None:
 
 
 def test_rows_keep_the_texts_that_they_use() -> None:
-    own = with_own_items(ROWS.select([3, 7]))
+    own = ROWS.select([3, 7]).with_own_items()
     assert own.to_rows() == ROWS.select([3, 7]).to_rows() and len(own.items) == (own.ranks >= 0).sum()
 
 
