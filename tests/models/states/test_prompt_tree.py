@@ -4,42 +4,11 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import (
-    BloomConfig,
-    BloomForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-)
 
 from palign.functional.logprobs import completion_logps
 from palign.models.completions import TokenizedItems, policy_logps
 from palign.models.states.prompt_tree import plant, takes_trees
-
-VOCAB = 50
-SHAPE = {"vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-         "num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1,
-         "eos_token_id": 2}  # fmt: skip
-
-
-def make_model(kind: str):
-    torch.manual_seed(0)
-    if kind == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2)).eval()
-    if kind == "bloom":
-        return BloomForCausalLM(BloomConfig(vocab_size=VOCAB, hidden_size=16, n_layer=2, n_head=2)).eval()
-    if kind == "mamba":
-        return MambaForCausalLM(MambaConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2)).eval()
-    if kind == "mistral":
-        return MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8)).eval()
-    config = LlamaConfig(**SHAPE)
-    config._attn_implementation = "eager" if kind == "eager" else "sdpa"
-    return LlamaForCausalLM(config).eval()
+from tests.worlds.causal_models import small_model
 
 
 def as_batch(rows: list[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
@@ -90,7 +59,7 @@ def test_a_tree_is_no_longer_than_two_prompts_and_two_completions():
 
 @pytest.mark.parametrize("kind", ["llama", "eager", "gpt2", "mistral", "bloom", "mamba"])
 def test_log_probabilities_are_those_of_single_sequences(kind):
-    model = make_model(kind).requires_grad_(False)
+    model = small_model(kind).requires_grad_(False)
     batch = as_batch([row for row in PAIR if len(row[0]) == 6] if kind == "mistral" else PAIR)
     found = policy_logps(model, **batch)
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
@@ -104,12 +73,12 @@ def test_log_probabilities_are_those_of_single_sequences(kind):
      ("bloom", 9, False), ("mamba", 9, False)],
 )  # fmt: skip
 def test_who_reads_trees(kind, length, takes):
-    assert takes_trees(make_model(kind).base_model, length) is takes
+    assert takes_trees(small_model(kind).base_model, length) is takes
 
 
 def test_gradients_are_those_of_single_sequences():
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
-    model = get_peft_model(make_model("llama"), lora).eval()
+    model = get_peft_model(small_model("llama"), lora).eval()
     batch, weights = as_batch(PAIR), torch.tensor([1.0, -1.0, 0.5, 2.0])
     gradients = []
     for parts in ([slice(0, 4)], [slice(n, n + 1) for n in range(4)]):

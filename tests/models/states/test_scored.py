@@ -4,36 +4,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import (
-    CohereConfig,
-    CohereForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-)
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from palign.functional.logprobs import completion_logps
 from palign.models.completions import policy_logps
 from palign.models.states import scored
-
-VOCAB = 50
-SHAPE = {"vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-         "num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1,
-         "eos_token_id": 2}  # fmt: skip
-
-
-def make_model(kind: str) -> nn.Module:
-    torch.manual_seed(0)
-    if kind == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=2)).eval()
-    if kind == "gemma2":
-        return Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=8)).eval()
-    if kind == "cohere":
-        return CohereForCausalLM(CohereConfig(**SHAPE)).eval()
-    return LlamaForCausalLM(LlamaConfig(**SHAPE)).eval()
+from tests.worlds.causal_models import SHAPE, small_model
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -57,7 +33,7 @@ def by_logits(model: nn.Module) -> torch.Tensor:
 def test_values_and_gradients_are_those_of_all_logits(kind, n_at_once, monkeypatch):
     monkeypatch.setattr(scored, "n_at_once", lambda weight: n_at_once)
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
-    model = get_peft_model(make_model(kind), lora).eval()
+    model = get_peft_model(small_model(kind), lora).eval()
     assert scored.has_plain_head(model.get_base_model())
     weights = torch.tensor([1.0, -2.0, 0.5])
     found = {}
@@ -71,7 +47,7 @@ def test_values_and_gradients_are_those_of_all_logits(kind, n_at_once, monkeypat
 
 @pytest.mark.parametrize("kind", ["gemma2", "cohere"])
 def test_capped_and_scaled_logits_are_read_as_the_model_makes_them(kind):
-    model = make_model(kind).requires_grad_(False)
+    model = small_model(kind).requires_grad_(False)
     assert not scored.has_plain_head(model)
     torch.testing.assert_close(policy_logps(model, **batch()), by_logits(model))
 
@@ -89,7 +65,7 @@ def test_a_model_that_changes_its_logits_without_a_word_in_its_configuration_is_
 
 
 def test_a_head_that_is_trained_gets_its_gradient():
-    model = make_model("llama")
+    model = small_model("llama")
     assert not scored.has_plain_head(model)
     policy_logps(model, **batch()).sum().backward()
     assert float(model.lm_head.weight.grad.abs().sum()) > 0
@@ -97,13 +73,13 @@ def test_a_head_that_is_trained_gets_its_gradient():
 
 def test_lora_on_the_head_is_read():
     lora = LoraConfig(r=4, target_modules=["lm_head"], task_type="CAUSAL_LM", init_lora_weights=False)
-    model = get_peft_model(make_model("llama"), lora).eval()
+    model = get_peft_model(small_model("llama"), lora).eval()
     assert not scored.has_plain_head(model.get_base_model())
     torch.testing.assert_close(policy_logps(model, **batch()), by_logits(model))
 
 
 def test_looking_at_a_model_leaves_it_in_training():
-    model = make_model("llama").requires_grad_(False).train()
+    model = small_model("llama").requires_grad_(False).train()
     model.model.layers[0].eval()
     assert scored.has_plain_head(model)
     assert model.training and model.model.layers[1].training and not model.model.layers[0].training
