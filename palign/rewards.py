@@ -17,6 +17,7 @@ from palign.data.rendering import answer_marks, render_completion, render_prompt
 from palign.data.turns import as_turn
 from palign.functional.reward_scales import RewardScales
 from palign.models.scoring_inputs import text_states
+from palign.models.states.evaluating import evaluating
 
 
 class Scorer(Protocol):
@@ -175,12 +176,11 @@ class PersonalizedReward:
 
     def _own_parts(self, texts: list[str], answers: list[str], people: Sequence[Any]) -> torch.Tensor:
         """(n_texts, n_people): what people's own parts add to the reward of their mixture."""
-        model, was_training = self.model, self.model.training
-        model.eval()
+        model, backbone = self.model, self.model.backbone
         options = {"with_prompts": False, "plain_prompts": model.plain_prompts}
         parts = [slice(start, start + self.batch_size) for start in range(0, len(texts), self.batch_size)]
-        states = [text_states(model.backbone, texts[part], answers[part], **options)[0] for part in parts]
-        model.train(was_training)
+        with evaluating(model):
+            states = [text_states(backbone, texts[part], answers[part], **options)[0] for part in parts]
         return model.deviations.features(torch.cat(states)) @ model.deviations_for(people).T
 
     def as_read(self, prompt: str, answer: str) -> str:

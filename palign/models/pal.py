@@ -23,6 +23,7 @@ from palign.models.people_fit import FIT_METHODS, fit_people, scores_of
 from palign.models.people_weights import AnnotatorWeights
 from palign.models.row_tensors import RowTensors
 from palign.models.scoring_inputs import checked_weights, require_same_length, text_states, vector_states
+from palign.models.states.evaluating import evaluating
 
 if TYPE_CHECKING:
     from palign.models.backbones import Backbone
@@ -170,7 +171,7 @@ class PALRewardModel(nn.Module):
         if unknown not in ("mean", "error"):
             raise ValueError(f"unknown is {unknown!r}; it must be 'mean' or 'error'.")
         index = self.annotators.indices(annotator_ids, unknown=None if unknown == "error" else -1)
-        with self._evaluating(), torch.no_grad():
+        with evaluating(self), torch.no_grad():
             return self.people(torch.from_numpy(index).to(self.device))
 
     def deviations_for(self, annotator_ids: Iterable[object]) -> Tensor | None:
@@ -254,7 +255,7 @@ class PALRewardModel(nn.Module):
         or the head reads prompts. `deviations`: (batch, personal_dim) of the same people, as `deviations_for` gives;
         none if None.
         """
-        with self._evaluating():
+        with evaluating(self):
             states = self.backbone(input_ids, attention_mask, self._lengths(prompt_lengths))
             rewards = self.head(states.text, weights.to(self.device), states.prompt)
             return self._with_deviations(rewards, states.text, deviations)
@@ -324,7 +325,7 @@ class PALRewardModel(nn.Module):
     def _in_batches(self, prompts: Any, completions: Any, batch_size: int, reward: Any) -> Tensor:
         require_same_length(prompts, completions, needs_prompts=self.needs_prompts or self.backbone is not None)
         parts = [torch.empty(0, device=self.device)] if len(completions) == 0 else []
-        with self._evaluating():
+        with evaluating(self):
             for start in range(0, len(completions), batch_size):
                 rows = slice(start, start + batch_size)
                 states, prompt_states = self._states(None if prompts is None else prompts[rows], completions[rows])
@@ -368,7 +369,7 @@ class PALRewardModel(nn.Module):
             raise ValueError("These rows hold text, and this model was made from embeddings: it has no backbone.")
         if store is None:  # an empty store is false, and is to be filled
             store = EmbeddingStore(None, self.backbone.fingerprint(), self.config.hidden_size)
-        with self._evaluating(), torch.no_grad():
+        with evaluating(self), torch.no_grad():
             items, prompts = embed_preferences(
                 self.backbone,
                 prefs,
@@ -423,7 +424,7 @@ class PALRewardModel(nn.Module):
         data = self.row_tensors(rows, embeddings, store=store, annotator_index=people.indices(rows.annotator_ids))
         n_rows = torch.bincount(data.annotator_index, minlength=len(people)).cpu()
         data = data.as_comparisons()
-        with self._evaluating(), torch.no_grad():
+        with evaluating(self), torch.no_grad():
             fit = fit_people(self.head, self.people, data, len(people), method=method, seed=seed)
             deviations = self.fit_deviations(data, fit.weights)
         deviations = None if deviations is None else deviations.cpu()
@@ -436,7 +437,7 @@ class PALRewardModel(nn.Module):
         """
         if self.deviations is None:
             return None
-        with self._evaluating():
+        with evaluating(self):
             offsets = scores_of(self.head, data, weights)
         return self.deviations.fit(
             data.item_states,
@@ -491,21 +492,3 @@ class PALRewardModel(nn.Module):
         if not allow_personal_ids:
             refuse_personal_ids(self.annotators.ids, "say allow_personal_ids=True")
         return push_model(self, repo_id, private, token)
-
-    def _evaluating(self) -> "_Evaluating":
-        return _Evaluating(self)
-
-
-class _Evaluating:
-    """Dropout off inside, every module's mode as it was outside."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.was_training = [module for module in self.model.modules() if module.training]
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for module in self.was_training:
-            module.training = True

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from palign.models.states.evaluating import evaluating
+
 __all__ = ["PromptTrees", "plant", "states_of", "takes_trees"]
 
 logger = logging.getLogger(__name__)
@@ -93,7 +95,7 @@ def takes_trees(inner: nn.Module, seq_len: int) -> bool:
     windows = [getattr(text, name, None) for name in WINDOWS]
     if any(window is not None and seq_len > window for window in windows):
         return False
-    if attention not in TAKE_MASKS or "position_ids" not in inspect.signature(inner.forward).parameters:
+    if attention not in TAKE_MASKS:
         return False
     if inner not in _trusted:
         _trusted[inner] = _reads_rightly(inner)
@@ -147,9 +149,8 @@ def _planted(
     seen, seer = branch[:, None, :], branch[:, :, None]
     causal = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
     is_visible = causal & (seen >= 0) & ((seen == 0) | (seen == seer))
-    is_visible |= torch.eye(
-        longest, dtype=torch.bool, device=device
-    )  # padding sees itself: no row of a softmax is empty
+    itself = torch.eye(longest, dtype=torch.bool, device=device)
+    is_visible |= itself  # so that at padding, too, a softmax has something
     return PromptTrees(
         torch.from_numpy(tokens).to(device), torch.from_numpy(positions).to(device), is_visible[:, None], **flat
     )
@@ -158,20 +159,18 @@ def _planted(
 @torch.no_grad()
 def _reads_rightly(inner: nn.Module) -> bool:
     """A prompt of three tokens and completions of three, each by itself and in one tree."""
+    if "position_ids" not in inspect.signature(inner.forward).parameters:
+        return False
     weight = next(inner.parameters())
     n_words = int(inner.config.get_text_config().vocab_size)
     rows = torch.tensor([[1, 2, 3, 4, 5, 6], [1, 2, 3, 7, 8, 9]], device=weight.device) % n_words
     mask, completion = torch.ones_like(rows), torch.zeros_like(rows)
     completion[:, 3:] = 1
-    were_training = [module for module in inner.modules() if module.training]
-    inner.eval()
     try:
-        trees = plant(rows, mask, completion)
-        grown = states_of(inner, trees)[trees.tree, trees.position]
-        single = inner(input_ids=rows, attention_mask=mask, use_cache=False)[0][:, 2:5].flatten(0, 1)
+        with evaluating(inner):
+            trees = plant(rows, mask, completion)
+            grown = states_of(inner, trees)[trees.tree, trees.position]
+            single = inner(input_ids=rows, attention_mask=mask, use_cache=False)[0][:, 2:5].flatten(0, 1)
     except (RuntimeError, TypeError, ValueError, IndexError):  # this model's attention takes no such mask
         return False
-    finally:
-        for module in were_training:
-            module.training = True
     return bool((grown - single).abs().max() <= CLOSE * single.abs().max())

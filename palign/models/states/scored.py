@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from palign.functional.logprobs import linear_head_logps
+from palign.models.states.evaluating import evaluating
 from palign.models.states.prompt_tree import plant, states_of, takes_trees
 from palign.parallel.sharded import is_sharded
 
@@ -97,13 +98,8 @@ def _leaves_logits(config: object) -> bool:
 @torch.no_grad()
 def _gives_the_same(transformer: nn.Module, head: nn.Linear) -> bool:
     ids = (torch.arange(N_COMPARED, device=head.weight.device) % head.weight.shape[0])[None]
-    were_training = [module for module in transformer.modules() if module.training]
-    transformer.eval()
-    try:
+    with evaluating(transformer):
         logits = transformer(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float()
         states = _inner(transformer)(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)[0]
         plain = head(states).float()
-    finally:
-        for module in were_training:
-            module.training = True
     return logits.shape == plain.shape and bool((logits - plain).abs().max() <= CLOSE * logits.abs().max() + 1e-6)
