@@ -345,16 +345,23 @@ def _taken(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return vectors[rows]
 
 
+def text_batches(
+    backbone: Backbone, texts: list[TokenizedText], batch_size: int
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """Numbers of texts of about one length, longest first, and what `Backbone.collate` makes of them."""
+    by_length = sorted(range(len(texts)), key=lambda i: -len(texts[i].ids))
+    for start in range(0, len(texts), batch_size):
+        batch = by_length[start : start + batch_size]
+        yield batch, backbone.collate([texts[i] for i in batch])
+
+
 def _embed(
     backbone: Backbone, texts: list[TokenizedText], batch_size: int, bar: object
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pooled vectors of texts and, under a causal backbone, of their prompts: (n, hidden) each, in the order given."""
     vectors = np.zeros((len(texts), backbone.hidden_size), dtype=np.float32)
     prompt_states = np.zeros_like(vectors)
-    by_length = sorted(range(len(texts)), key=lambda i: -len(texts[i].ids))
-    for start in range(0, len(texts), batch_size):
-        batch = by_length[start : start + batch_size]
-        encoded = backbone.collate([texts[i] for i in batch])
+    for batch, encoded in text_batches(backbone, texts, batch_size):
         if not backbone.needs_lengths:  # an empty prompt's state is not kept by the caller
             encoded["prompt_lengths"] = encoded["prompt_lengths"].clamp(min=1)
         states = backbone(**encoded)

@@ -34,6 +34,7 @@ from palign.trainers.reward.head_fit import HeadFitOptions
 from palign.trainers.reward.linear_fit import RECURS, LinearFitOptions
 from palign.trainers.reward.trial import (
     HELD_OUT,
+    LEAST_TO_CALIBRATE,
     LINEAR_WORTH,
     MIN_HELD_OUT,
     HeldOutTrial,
@@ -46,7 +47,6 @@ __all__ = ["PrototypeChoice", "calibrate_head", "choose_n_prototypes", "require_
 CANDIDATES = (1, 2, 3, 4, 5, 6, 8)
 WORTH = 0.03  # of the log-likelihood: what another prototype must bring
 DIFFER = 0.05  # the same for leaving K = 1: that people differ at all is the larger claim
-LEAST_TO_CALIBRATE = 8  # people: half of them are fitted on while the others are held out
 
 
 @dataclass(frozen=True)

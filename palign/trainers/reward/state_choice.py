@@ -21,17 +21,17 @@ from palign.data.preferences import Preferences
 from palign.functional.mixture_type_count import paired_gain
 from palign.models.architectures import n_layers_of
 from palign.models.backbones import Backbone, StateKind
-from palign.models.embeddings import item_texts, text_key
+from palign.models.embeddings import item_texts, text_batches, text_key
 from palign.models.heads import Scaling
 from palign.models.pal_config import PALConfig
 from palign.models.row_tensors import RowTensors
+from palign.models.states.evaluating import evaluating
 from palign.trainers.reward.head_fit import HeadFitOptions
 from palign.trainers.reward.linear_fit import LinearFitOptions
-from palign.trainers.reward.trial import HeldOutTrial, eligible_people
+from palign.trainers.reward.trial import LEAST_TO_CALIBRATE, HeldOutTrial, eligible_people
 
 __all__ = ["StateChoice", "candidate_layers", "choose_states"]
 
-LEAST_PEOPLE = 8  # half of them are fitted on while the others are held out
 SURE = 2.0  # errors above zero
 MOST_TEXTS = 4096  # that are read for the choice
 N_FOLDS = 4  # everybody is held out once, where people can be parted so
@@ -94,7 +94,7 @@ def choose_states(
     """
     rows = _sample(rows, seed)
     people = rows.annotators().indices(rows.annotator_ids)
-    if len(eligible_people(people, (rows.ranks >= 0).sum(1))) < LEAST_PEOPLE:
+    if len(eligible_people(people, (rows.ranks >= 0).sum(1))) < LEAST_TO_CALIBRATE:
         return None
     layers = candidate_layers(n_layers_of(backbone.model.config)) if layers is None else list(layers)
     kinds = [StateKind(layer, pooling) for layer in layers for pooling in poolings]
@@ -163,14 +163,9 @@ def _vectors(
     """(n_kinds, n_texts, hidden) float32, one pass for each different text."""
     texts = backbone.tokenize(prompts, completions)
     vectors = np.zeros((len(kinds), len(texts), backbone.hidden_size), dtype=np.float32)
-    by_length = sorted(range(len(texts)), key=lambda i: -len(texts[i].ids))
-    was_training = backbone.training
-    backbone.eval()
-    with tqdm(total=len(texts), desc="reading texts for the choice of states", disable=not show_progress) as bar:
-        for start in range(0, len(texts), batch_size):
-            batch = by_length[start : start + batch_size]
-            pooled = backbone.pooled_as(backbone.collate([texts[i] for i in batch]), kinds)
-            vectors[:, batch] = torch.stack(pooled).cpu().numpy()
+    bar = tqdm(total=len(texts), desc="reading texts for the choice of states", disable=not show_progress)
+    with bar, evaluating(backbone):
+        for batch, encoded in text_batches(backbone, texts, batch_size):
+            vectors[:, batch] = torch.stack(backbone.pooled_as(encoded, kinds)).cpu().numpy()
             bar.update(len(batch))
-    backbone.train(was_training)
     return vectors

@@ -41,6 +41,7 @@ PERSONAL_WIDTH = 512
 PERSONAL_JUDGED = 0.25  # of a person's rows, where it is asked what their own part is worth
 MOST_ASKED = 400  # people whose rows tell how much a person's own part is worth
 MIN_HELD_OUT = 4
+LEAST_TO_CALIBRATE = 8  # people: half of them are fitted on while the others are held out
 JUDGED = 0.4  # of a person's rows, or items, in each dealing
 N_DEALINGS = 4
 MANY_ROWS = 50_000  # from which on rows are dealt once
@@ -90,6 +91,12 @@ def standardize(head: PointHead, data: RowTensors) -> None:
 
 
 def eligible_people(annotator_index: np.ndarray, n_items: np.ndarray | None) -> np.ndarray:
+    """Numbers of those who can be held out: people with two answers or more, or one that can be cut in two.
+
+    Args:
+        annotator_index: (n_rows,) int64, whose row each is.
+        n_items: (n_rows,) items of each row; two if None.
+    """
     count = np.bincount(annotator_index)
     if n_items is not None:
         count = np.maximum(count, 2 * (np.bincount(annotator_index, n_items >= 4) > 0))
