@@ -58,6 +58,16 @@ class TokenizedItems:
         """(n_items,) tokens of prompt and completion together."""
         return np.diff(self.ends, prepend=0)
 
+    @classmethod
+    def from_pairs(cls, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> "TokenizedItems":
+        """Items of (prompt ids, completion ids), in that order."""
+        return cls(
+            np.array([token for pair in pairs for part in pair for token in part], dtype=np.int32),
+            np.cumsum([len(head) + len(tail) for head, tail in pairs], dtype=np.int64),
+            np.array([len(head) for head, _ in pairs], dtype=np.int64),
+            pad_id,
+        )
+
     @cached_property
     def prompt_numbers(self) -> np.ndarray:
         """(n_items,) int64, the same for items whose prompts have the same ids."""

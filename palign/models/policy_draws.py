@@ -180,12 +180,7 @@ class PolicyReader:
         answers = self._sample(speaker, ids, settings, stops, label)
         n_prompts, n_samples = len(ids), settings.n_samples
         heads = [ids[i // n_samples] for i in range(n_prompts * n_samples)]
-        items = TokenizedItems(
-            np.array([t for pair in zip(heads, answers, strict=True) for part in pair for t in part], dtype=np.int32),
-            np.cumsum([len(h) + len(s) for h, s in zip(heads, answers, strict=True)]).astype(np.int64),
-            np.array([len(h) for h in heads], dtype=np.int64),
-            _pad_id(self.tokenizer),
-        )
+        items = TokenizedItems.from_pairs(list(zip(heads, answers, strict=True)), _pad_id(self.tokenizer))
         names = [*self.judges, None, *([] if speaker is None or speaker in self.judges else [speaker])]
         logps, values, kl = self._read(items, names, speaker, settings, label)
         speaker_column = names.index(speaker)

@@ -78,12 +78,7 @@ def reference_likelihood(policy: "MixturePolicy", prompts: Sequence[Any], texts:
     pairs = [(head, tail) for head, tail in zip(heads, tails, strict=True) if head and tail]
     if not pairs:
         return None
-    items = TokenizedItems(
-        np.array([i for head, tail in pairs for i in (*head, *tail)], dtype=np.int32),
-        np.cumsum([len(head) + len(tail) for head, tail in pairs]),
-        np.array([len(head) for head, _ in pairs]),
-        policy.tokenizer.pad_token_id or 0,
-    )
+    items = TokenizedItems.from_pairs(pairs, policy.tokenizer.pad_token_id or 0)
     logps = reference_pass(policy.policies.policy, items, show_progress=False).logps
     return float(logps.sum() / sum(len(tail) for _, tail in pairs))
 
