@@ -4,14 +4,13 @@ Beside a model lie samples, scores with annotators' ids, checkpoints, reports. W
 what is left when others are taken out.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
-
+from palign.data.annotators import AnnotatorIndex
 from palign.data.pseudonyms import refuse_personal_ids
+from palign.reading import read_json, read_table
 
 __all__ = ["files_of_model", "ids_held", "push_folder"]
 
@@ -85,14 +84,12 @@ def files_of_model(folder: Path) -> list[str]:
 
 def ids_held(folder: Path) -> Iterator[str]:
     """Annotators' ids in the files of a model."""
-    if (folder / "annotators.json").is_file():
-        yield from map(str, json.loads((folder / "annotators.json").read_text(encoding="utf-8")))
-    if (folder / "responsibilities.parquet").is_file():
-        table = pd.read_parquet(folder / "responsibilities.parquet", columns=["annotator_id"])
-        yield from map(str, table["annotator_id"])
-    if (folder / "conditioning.json").is_file():
-        entries = json.loads((folder / "conditioning.json").read_text(encoding="utf-8"))
-        for value in entries.values() if isinstance(entries, dict) else ():
+    if (path := folder / "annotators.json").is_file():
+        yield from AnnotatorIndex.load(path).ids
+    if (path := folder / "responsibilities.parquet").is_file():
+        yield from map(str, read_table(path)["annotator_id"])
+    if (path := folder / "conditioning.json").is_file():
+        for value in read_json(path, dict).values():
             yield from (value if isinstance(value, dict) else ())
 
 

@@ -96,9 +96,7 @@ class SaveAndEnd(TrainerCallback):
         return bool(asked)
 
     def leave(self, output_dir: str | Path, checkpoint: Path | None) -> None:
-        """Raise `TerminatedError` if training ended for a signal."""
-        if not self.has_ended:
-            return
+        """Raise `TerminatedError`, which says from where the run goes on."""
         if checkpoint is None:
             raise TerminatedError(f"SIGTERM: ended. {str(output_dir)!r} holds no checkpoint; the run begins anew.")
         raise TerminatedError(
