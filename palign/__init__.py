@@ -26,6 +26,8 @@ _MODULE_OF = {
     "PALRewardModel": "palign.models.pal",
     "register_head": "palign.models.pal_config",
     "PersonalizedReward": "palign.rewards",
+    "different_pairs": "palign.questions",
+    "next_questions": "palign.questions",
     "PALRewardConfig": "palign.trainers.pal_reward_config",
     "PALRewardTrainer": "palign.trainers.pal_reward_trainer",
     "PALPPOConfig": "palign.trainers.pal_ppo_config",

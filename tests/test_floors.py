@@ -40,13 +40,14 @@ MAY_IMPORT = {
     ),
     "conditioning": ("functional", "models", "data"),
     "rewards": ("functional", "models", "data", "conditioning"),
+    "questions": ("functional", "models", "data"),
     "trainers": (*BELOW, "trainers"),
     "evaluation": (*BELOW, "evaluation"),
     "integrations": (*BELOW, "integrations"),  # other people's trainers
     "serving": (*BELOW, "integrations", "serving"),
     "auto_classes": ("models.classifier",),
     # what recipes start from and end with: nothing but recipes and scripts imports it
-    "pipelines": (*BELOW, "cli.parser", "trainers", "evaluation", "pipelines"),
+    "pipelines": (*BELOW, "questions", "cli.parser", "trainers", "evaluation", "pipelines"),
     "cli": ("cli", "data.guard", "reading"),  # it runs recipes, by their files, and imports none
     "__main__": ("cli.command",),
 }

@@ -101,6 +101,10 @@ COMMANDS = {
         "evaluate_fairness", "for whom a model works how well: a report by group, type and person",
         ("pipelines/arguments/evaluation.py:EvaluationArguments", *ROWS), (),
     ),
+    "ask": Command(
+        "ask", "which comparison tells most about a newcomer, or a whole panel, next",
+        ("pipelines/arguments/ask.py:AskArguments", *ROWS), (),
+    ),
     "export": Command(
         "export", "a person's reward as a stock classifier, or a mixture's adapters for vLLM",
         ("pipelines/arguments/export.py:ExportArguments",), (),
@@ -193,7 +197,7 @@ def overview() -> str:
             *lines,
             "",
             "Every recipe that trains or evaluates runs its embedded default when nothing is given; guard takes the",
-            "files to look at, export and serve a trained model.",
+            "files to look at; ask, export and serve a trained model.",
             "palign SUB-COMMAND --help lists its options. Several processes: accelerate launch -m palign SUB-COMMAND "
             "...",
         ]

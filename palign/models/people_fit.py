@@ -19,7 +19,15 @@ from palign.models.people_deviations import PersonalDeviations
 from palign.models.people_weights import AnnotatorWeights
 from palign.models.row_tensors import RowTensors
 
-__all__ = ["FIT_METHODS", "fit_people", "linear_scores", "log_likelihoods", "row_scores", "scores_of"]
+__all__ = [
+    "FIT_METHODS",
+    "answers_on_support",
+    "fit_people",
+    "linear_scores",
+    "log_likelihoods",
+    "row_scores",
+    "scores_of",
+]
 
 FIT_METHODS = ("posterior", "map", "official")
 CHUNK = 4096  # rows at once
@@ -130,13 +138,22 @@ def fit_people(
         return official_weights(margins, data.annotator_index.cpu(), n_annotators=n_people, generator=generator)
 
 
-def _posterior(head: PointHead, people: AnnotatorWeights, data: RowTensors, n_people: int) -> WeightFit:
-    """Answers are added up person by person as they come, so that millions of them need no table."""
+@torch.no_grad()
+def answers_on_support(head: PointHead, people: AnnotatorWeights, data: RowTensors, n_people: int) -> Tensor:
+    """Log-likelihood (n_people, n_support) float64, nats, of a person's answers under each member of the support.
+
+    Answers are added up person by person as they come, so that millions of them need no table.
+    """
     total = people.support.new_zeros(n_people, len(people.support), dtype=torch.float64)
     for rows, likelihoods in log_likelihoods(head, data, people.support):
         if data.evidence is not None:
             likelihoods = likelihoods * data.evidence[rows, None]
         total.index_add_(0, data.annotator_index[rows], likelihoods.double())
+    return total
+
+
+def _posterior(head: PointHead, people: AnnotatorWeights, data: RowTensors, n_people: int) -> WeightFit:
+    total = answers_on_support(head, people, data, n_people)
     everybody = torch.arange(n_people, device=total.device)
     fit = posterior_weights(total, everybody, people.support, people.log_prior, n_annotators=n_people)
     return WeightFit(*(part.to(people.support) for part in (fit.weights, fit.spread, fit.objective)))

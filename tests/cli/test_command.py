@@ -93,7 +93,7 @@ def test_help_takes_less_than_a_second_and_loads_nothing_heavy(flags: list[str])
 def test_an_unknown_sub_command_is_named(capsys) -> None:
     assert command.main(["rewards", "--seed", "1"]) == 2
     said = capsys.readouterr().err
-    assert "'rewards'" in said and "reward, ppo, grpo, em-dpo, fair, evaluate, export, serve, guard" in said
+    assert "'rewards'" in said and "reward, ppo, grpo, em-dpo, fair, evaluate, ask, export, serve, guard" in said
     assert command.main(["--version"]) == 0 and capsys.readouterr().out.startswith("palign ")
 
 
