@@ -52,7 +52,7 @@ def different_pairs(rows: Preferences, *, max_pairs: int | None = None, seed: in
     items = rng.permuted(table[:, 1:], axis=1)
     ids = np.full(len(table), NOBODY, dtype=object)
     ranks = np.tile(np.array([0, 1], dtype=np.int16), (len(table), 1))
-    return Preferences(ids, items, ranks, table[:, 0], rows.prompts, rows.items)
+    return Preferences(ids, items, ranks, table[:, 0], rows.prompts, rows.items, item_names=rows.item_names)
 
 
 def next_questions(

@@ -15,6 +15,7 @@ from palign.cli.errors import run
 from palign.models.pal import PALRewardModel
 from palign.pipelines.arguments.ask import parse_ask_arguments
 from palign.pipelines.ask import candidate_pairs, given_answers, question_sheet, with_answers
+from palign.pipelines.image_vectors import image_vectors, require_same_encoder
 from palign.questions import next_questions
 from palign.writing import write_whole
 
@@ -25,8 +26,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     embeddings = data.vectors()
     pairs = candidate_pairs(script, data, embeddings)
     answers = given_answers(script, data, embeddings)
+    if data.images is not None:
+        embeddings, encoder = image_vectors(data, [pairs, answers.rows])
     people = list(dict.fromkeys(script.annotators)) or answers.ids or ["newcomer"]
     model = PALRewardModel.from_pretrained(script.model_path)
+    if data.images is not None:
+        require_same_encoder(script.model_path, model.config.image_encoder, encoder)
     chosen = next_questions(
         model, pairs, script.n_questions, annotator_ids=people, answers=answers.rows, asked=answers.asked,
         together=script.together, embeddings=embeddings, seed=script.seed, show_progress=True,

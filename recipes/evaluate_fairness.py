@@ -38,6 +38,7 @@ from palign.pipelines.arguments.evaluation import (
     sources_of,
 )
 from palign.pipelines.builtin_world import make_embedded_default, train_embedded_reward
+from palign.pipelines.image_vectors import image_vectors, require_same_encoder
 from palign.pipelines.own_baselines import own_baselines, with_baselines
 from palign.writing import write_whole
 
@@ -56,6 +57,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if script.model_path:
         sources = sources_of(script)
         rows, groups = rows_to_judge(data_args, None if vectors is None else len(vectors))
+        if data_args.images is not None:
+            vectors, encoder = image_vectors(data_args, [rows])
+            for source in (*sources[0], *sources[1]):
+                require_same_encoder(source.name, source.image_encoder, encoder)
     else:
         rows = embedded(script)
         state.wait_for_everyone()  # until the main process has saved the models

@@ -23,6 +23,7 @@ from trl import get_peft_config
 from palign.cli.errors import run
 from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.pages.figure_data import FigureData
+from palign.evaluation.pages.image_likes import image_likes
 from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table, scores_csv
@@ -84,9 +85,9 @@ def judge(
             summary[f"{name}/worst_type_accuracy"] = float(by_type.min())
     summary |= setup.newcomer_accuracies(trainer)
     summary["training_seconds"] = seconds
-    likes = type_likes(
-        [f"prototype_{k}" for k in range(setup.n_prototypes)], *trainer.prototype_scores(setup.eval_rows)
-    )
+    names = [f"prototype_{k}" for k in range(setup.n_prototypes)]
+    prototype_scores = trainer.prototype_scores(setup.eval_rows)
+    likes = type_likes(names, *prototype_scores)
     report = write_report(
         table, output_dir=output, metrics=("accuracy", "log_likelihood"), group_columns=setup.group_columns,
         title="PAL reward model", judgements="held-out judgements",
@@ -94,7 +95,8 @@ def judge(
         notes=[*setup.notes(), *likes], extra=summary,
         figures=FigureData(
             dict(zip(model.annotators.ids, model.people.all().detach().cpu().numpy(), strict=True)),
-            [f"prototype_{k}" for k in range(setup.n_prototypes)],
+            names,
+            image_likes=[] if setup.images is None else image_likes(setup.images, names, *prototype_scores),
         ),
     )  # fmt: skip
     add_measured(output, report.headline)

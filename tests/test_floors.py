@@ -33,6 +33,7 @@ MAY_IMPORT = {
         "parallel",
         "models",
         "data.annotators",
+        "data.image_folder",
         "data.preferences",
         "data.pseudonyms",
         "data.rendering",

@@ -1,6 +1,7 @@
 """Where the rows are and what their columns are called, as command-line arguments of a recipe."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from palign.data import guard as guard_module
 from palign.data.guard import MODES, GuardOptions, act_on
 from palign.data.guards.form import check_raw_form
+from palign.data.image_folder import ImageFolder
 from palign.data.loading import load_embeddings, read_table
 from palign.data.preferences import Preferences
 from palign.data.rows.checks import MAX_CHARACTERS
@@ -45,6 +47,18 @@ class DataArguments(ReadingOptions):
         default=None,
         metadata={"help": "Vectors in place of texts: a .npy file (n, width); rows then name items by index."},
     )
+    image_folder: str | None = field(
+        default=None,
+        metadata={"help": "Images in place of texts: the folder; rows then name files in it as their completions."},
+    )
+    image_column: str | None = field(
+        default=None,
+        metadata={"help": "Votes on images: column with the file of the image; vote_column has the vote."},
+    )
+    image_model: str | None = field(
+        default=None,
+        metadata={"help": "With --image_folder: the encoder of images (CLIP or the like), a folder or hub name."},
+    )
     group_columns: list[str] = field(
         default_factory=list,
         metadata={"help": "Further columns to report by (country, age band, …); never trained on."},
@@ -64,6 +78,25 @@ class DataArguments(ReadingOptions):
         super().__post_init__()
         if self.guard not in MODES:
             raise ValueError(f"--guard is {self.guard!r}; allowed are {', '.join(MODES)}.")
+        if self.image_column is not None:
+            self.item_column = self.image_column
+        if (self.image_folder is None) != (self.image_model is None):
+            given, other = ("folder", "model") if self.image_model is None else ("model", "folder")
+            raise ValueError(f"--image_{given} is given without --image_{other}; images need the two of them.")
+        if self.image_column is not None and self.image_folder is None:
+            raise ValueError("--image_column names files of images; give --image_folder and --image_model as well.")
+        if self.image_folder is not None and self.embeddings is not None:
+            raise ValueError("Both --embeddings and --image_folder are given; items are vectors or images. Give one.")
+
+    @property
+    def are_texts(self) -> bool:
+        """Whether rows hold texts, and not vectors or images."""
+        return self.embeddings is None and self.image_folder is None
+
+    @cached_property
+    def images(self) -> ImageFolder | None:
+        """The folder of `--image_folder`, listed once."""
+        return None if self.image_folder is None else ImageFolder(self.image_folder)
 
     def vectors(self) -> np.ndarray | None:
         """The file of `--embeddings`, (n_embeddings, hidden) memory-mapped; None when rows hold texts."""
@@ -88,13 +121,15 @@ class DataArguments(ReadingOptions):
     def load(self, source: str, split: str | None, n_embeddings: int | None) -> Preferences:
         """Rows of any source under these column names, checked, with every group column there."""
         options = ReadingOptions.reading(self)
-        is_text = n_embeddings is None
+        is_text = n_embeddings is None or self.images is not None  # images are named by texts
         table = read_table(source, split=split, options=options, is_text=is_text)
-        if is_text and self.guard != "off" and options.winner_column is None:
+        if self.are_texts and self.guard != "off" and options.winner_column is None:
             act_on([check_raw_form(table, options)], self.guard)
         reader = RowReader(options, self.max_characters or None, False if is_text else n_embeddings)
         prefs = Preferences(**reader.read(table))
         print_reading(prefs.reading)
+        if self.images is not None:
+            prefs = self.images.as_items(prefs)
         for name in self.group_columns:
             prefs.column(name)
         return prefs

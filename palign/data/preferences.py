@@ -35,6 +35,7 @@ class Preferences:
         items: unique (prompt index, completion); None when rows name vectors.
         columns: every further column of the rows, (n_rows,) object each; None where a row lacks it.
         reading: how they were read; None where nothing was. `select` keeps it as it is.
+        item_names: what each vector is called, where rows name vectors of images; None else.
     """
 
     annotator_ids: np.ndarray
@@ -45,6 +46,7 @@ class Preferences:
     items: list[tuple[int, Text]] | None = None
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     reading: Reading | None = field(default=None, repr=False)
+    item_names: list[str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         n_rows = len(self.annotator_ids)
@@ -83,6 +85,12 @@ class Preferences:
     def n_items(self) -> np.ndarray:
         """(n_rows,) how many items each row compares."""
         return (self.item_indices >= 0).sum(axis=1)
+
+    def item_text(self, number: int) -> Text:
+        """A completion; of vectors its name, or "item" and its number."""
+        if self.is_text:
+            return self.items[number][1]
+        return f"item {number}" if self.item_names is None else self.item_names[number]
 
     def texts(self) -> list[Text]:
         """Every prompt and every completion; nothing where rows name vectors."""
@@ -219,12 +227,13 @@ class Preferences:
         return list(self._iterate_rows())
 
     def _iterate_rows(self) -> Iterator[dict[str, Any]]:
-        names = ("chosen", "rejected", "completions") if self.is_text else _VECTOR_NAMES
+        has_texts = self.is_text or self.item_names is not None
+        names = ("chosen", "rejected", "completions") if has_texts else _VECTOR_NAMES
         further = {name: values.tolist() for name, values in self.columns.items()}
         for row, annotator in enumerate(self.annotator_ids):
             n_items = int((self.item_indices[row] >= 0).sum())
             numbers, ranks = self.item_indices[row, :n_items].tolist(), self.ranks[row, :n_items].tolist()
-            items = [self.items[number][1] for number in numbers] if self.is_text else numbers
+            items = [self.item_text(number) for number in numbers] if has_texts else numbers
             record: dict[str, Any] = {"annotator_id": annotator}
             if self.prompt_indices[row] >= 0:
                 prompt = int(self.prompt_indices[row])

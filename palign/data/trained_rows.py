@@ -2,8 +2,8 @@
 
 A hash is of who judged what: annotator, prompt and the set of completions. Which one won, and the order in which they
 stand, do not enter, so a judgement turned around is known as well. Where rows name vectors, the numbers of the vectors
-are hashed: another numbering of the same items is not known. Hashes hold no id and no text; whoever has the rows can
-make them again and compare.
+are hashed: another numbering of the same items is not known. Images are known by the names of their files. Hashes hold
+no id and no text; whoever has the rows can make them again and compare.
 """
 
 import hashlib
@@ -35,7 +35,10 @@ def hash_judgements(prefs: Preferences) -> np.ndarray:
         items = _hashes(texts)[number]
     else:
         prompts = _mixed(prefs.prompt_indices.astype(np.int64).view(np.uint64))
-        items = _mixed(np.arange(int(prefs.item_indices.max()) + 1, dtype=np.uint64) + np.uint64(1))
+        if prefs.item_names is not None:
+            items = _hashes(prefs.item_names)
+        else:
+            items = _mixed(np.arange(int(prefs.item_indices.max()) + 1, dtype=np.uint64) + np.uint64(1))
     with np.errstate(over="ignore"):
         each = np.where(prefs.item_indices >= 0, _mixed(items)[prefs.item_indices], np.uint64(0))
         return _mixed(who * np.uint64(3) + _mixed(prompts) * np.uint64(5) + each.sum(1, dtype=np.uint64))

@@ -52,6 +52,7 @@ class PALConfig:
         temperature: what rewards are multiplied by, fitted on people held out; 1 leaves them.
         personal_dim: width of everybody's deviation from their mixture (`palign.models.people_deviations`); 0: none.
         personal_ridge: strength of its shrinkage to zero.
+        image_encoder: content key of the encoder whose vectors of images the items are; None for others.
         backbone: hub name or path of the backbone, `backbone` for the folder inside the saved model, None for vectors.
         backbone_revision: of the hub name.
         backbone_adapter: whether the saved model holds LoRA weights for the backbone.
@@ -74,6 +75,7 @@ class PALConfig:
     temperature: float = 1.0
     personal_dim: int = 0
     personal_ridge: float = 1.0
+    image_encoder: str | None = None
     backbone: str | None = None
     backbone_revision: str | None = None
     backbone_adapter: bool = False

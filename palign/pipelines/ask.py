@@ -38,7 +38,7 @@ def candidate_pairs(script: AskArguments, data: DataArguments, embeddings: np.nd
     if options.annotator_column not in table.columns():
         table = replace(table, rows=[{**row, options.annotator_column: NOBODY} for row in table])
         print_note(f"{table.name or 'the rows'}: no column {options.annotator_column}; rows are questions, nobody's.")
-    rows = _read(table, options, data.max_characters, embeddings)
+    rows = _read(table, options, data, embeddings)
     pairs = different_pairs(rows, max_pairs=script.max_pairs, seed=script.seed)
     if len(pairs) == script.max_pairs:
         print_note(f"Of the pairs in {len(rows):,} rows, {len(pairs):,} are looked at (--max_pairs).")
@@ -82,20 +82,21 @@ def given_answers(script: AskArguments, data: DataArguments, embeddings: np.ndar
     if not judged:
         return Answers()
     stated = replace(options, first_column=None, second_column=None, winner_column=None)
-    asked = _read(replace(sheet, rows=judged, lines=None), stated, data.max_characters, embeddings)
+    asked = _read(replace(sheet, rows=judged, lines=None), stated, data, embeddings)
     return Answers(None if is_tie.all() else asked.select(~is_tie), asked)
 
 
 def question_sheet(chosen: dict[str, QuestionChoice], pairs: Preferences, options: ReadingOptions) -> str:
     """CSV with a line for each question and an empty column `winner`: write first, second or tie into it."""
-    prompt_column = options.prompt_column if pairs.is_text else options.prompt_index_column
-    names = [options.annotator_column, prompt_column, *SIDES[pairs.is_text], "information", "winner"]
+    has_texts = pairs.is_text or pairs.item_names is not None
+    prompt_column = options.prompt_column if has_texts else options.prompt_index_column
+    names = [options.annotator_column, prompt_column, *SIDES[has_texts], "information", "winner"]
     lines = []
     for person, choice in chosen.items():
         for row, information in zip(choice.indices.tolist(), choice.information.tolist(), strict=True):
             prompt = int(pairs.prompt_indices[row])
             items = pairs.item_indices[row].tolist()
-            texts = [_cell(pairs.items[item][1]) for item in items] if pairs.is_text else items
+            texts = [_cell(pairs.item_text(item)) for item in items] if has_texts else items
             shown = (_cell(pairs.prompts[prompt]) if pairs.is_text else prompt) if prompt >= 0 else ""
             lines.append(["" if person == PANEL else person, shown, *texts, f"{information:.4f}", ""])
     computed = next((cell for line in lines for cell in line if str(cell).startswith(FORMULA)), None)
@@ -146,8 +147,8 @@ def _judgements(sheet: Table, options: ReadingOptions, is_text: bool) -> tuple[l
     return rows, np.array(is_tie, dtype=bool)
 
 
-def _read(table: Table, options: ReadingOptions, max_characters: int, embeddings: np.ndarray | None) -> Preferences:
-    reader = RowReader(options, max_characters or None, False if embeddings is None else len(embeddings))
+def _read(table: Table, options: ReadingOptions, data: DataArguments, embeddings: np.ndarray | None) -> Preferences:
+    reader = RowReader(options, data.max_characters or None, False if embeddings is None else len(embeddings))
     rows = Preferences(**reader.read(table))
     print_reading(rows.reading)
-    return rows
+    return rows if data.images is None else data.images.as_items(rows)

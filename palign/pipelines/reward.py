@@ -12,6 +12,7 @@ from transformers import set_seed
 from palign.data.annotators import AnnotatorIndex
 from palign.data.arguments import DataArguments
 from palign.data.guard import GuardOptions
+from palign.data.image_folder import ImageFolder
 from palign.data.preferences import Preferences
 from palign.data.rendering import require_template
 from palign.data.rows.reading import print_note
@@ -26,6 +27,7 @@ from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
 from palign.parallel.shared_work import computed_once
 from palign.pipelines.arguments.reward import RewardArguments
+from palign.pipelines.image_vectors import image_vectors
 from palign.pipelines.reports.reward import (
     NAMES_DOUBTED,
     choice_sentences,
@@ -64,6 +66,8 @@ class RewardSetup:
         dealt: rows that `train_rows` and `eval_rows` were dealt from; None where rows to evaluate on were named.
         guard_notes: what the guard reports of the rows.
         newcomers: rows to place newcomers by and rows to judge by, or None.
+        images: the folder of the images that are judged, or None.
+        image_encoder: content key of the encoder whose vectors `embeddings` are, where items are images.
     """
 
     script: RewardArguments
@@ -82,6 +86,8 @@ class RewardSetup:
     variant: str | None = None
     states: StateChoice | None = None
     dealt: Preferences | None = None
+    image_encoder: str | None = None
+    images: ImageFolder | None = None
 
     def config(self, n_prototypes: int) -> PALConfig:
         """The architecture with that K."""
@@ -91,7 +97,7 @@ class RewardSetup:
         if self.states is not None:
             options["scaling"] = self.states.scaling
         if self.backbone is None:
-            return PALConfig(self.embeddings.shape[1], n_prototypes, **options)
+            return PALConfig(self.embeddings.shape[1], n_prototypes, image_encoder=self.image_encoder, **options)
         backbone = self.backbone
         return PALConfig(
             backbone.hidden_size, n_prototypes, backbone=self.backbone_name, pooling=backbone.pooling,
@@ -142,7 +148,8 @@ class RewardSetup:
 
     def notes(self) -> list[str]:
         """Sentences for the report."""
-        base = "ready vectors" if self.backbone_name is None else f"states of {self.backbone_name}"
+        vectors = "ready vectors" if self.image_encoder is None else "vectors of images"
+        base = vectors if self.backbone_name is None else f"states of {self.backbone_name}"
         notes = [trained_on(self.train_rows, base), *self.guard_notes]
         notes += people_in_no_number(self.train_rows, self.eval_rows)
         notes += [] if self.states is None else [states_sentence(self.states)]
@@ -156,7 +163,7 @@ def set_up_reward(
     if model_args.model_name_or_path is not None:
         require_model_folder(model_args.model_name_or_path)
     split_note: list[str] = []
-    dealt = None
+    dealt = image_encoder = None
     if data_args.dataset_name is None:
         train, evaluation, embeddings, newcomers = _embedded(args.seed)
     else:
@@ -164,6 +171,10 @@ def set_up_reward(
         n_embeddings = None if embeddings is None else len(embeddings)
         train, evaluation = data_args.train_rows(n_embeddings), data_args.eval_rows(n_embeddings)
         newcomers = _newcomers(script, data_args, n_embeddings)
+        if data_args.images is not None:
+            images = (train, evaluation, *(newcomers or ()))
+            kept = {"store_dir": args.embedding_cache_dir, "show_progress": not args.disable_tqdm}
+            embeddings, image_encoder = computed_once(lambda: image_vectors(data_args, images, **kept))
         if script.n_prototypes is not None:
             check_prototype_count(script.n_prototypes, len(train.annotators()))
         if evaluation is None:
@@ -188,6 +199,7 @@ def set_up_reward(
         script, args, train, evaluation, embeddings, _backbone(script, model_args), model_args.model_name_or_path,
         newcomers, data_args.group_columns, annotators=train.annotators(), guard_notes=guard_notes,
         trains_backbone=bool(model_args.use_peft or args.train_backbone), dealt=dealt,
+        image_encoder=image_encoder, images=data_args.images,
     )  # fmt: skip
     if setup.backbone is not None:
         note = turns_sentence(train.prompts, setup.backbone.tokenizer, script.plain_prompts)

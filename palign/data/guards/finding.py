@@ -146,8 +146,8 @@ def plain_text(text: Text) -> str:
 def completion_texts(rows: Preferences) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Every completion of the rows as text (n,), the row (n,) and the place in it (n,) where it stands.
 
-    Of vectors the text is "item" and the number of the vector.
+    Of vectors the text is their name, or "item" and the number of the vector.
     """
     row, place = (rows.item_indices >= 0).nonzero()
     numbers = rows.item_indices[row, place]
-    return [plain_text(rows.items[i][1]) if rows.is_text else f"item {i}" for i in numbers], row, place
+    return [plain_text(rows.item_text(i)) for i in numbers], row, place

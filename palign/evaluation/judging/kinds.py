@@ -46,6 +46,7 @@ class ModelSource:
         base: of an adapter, the model that it lies on; of a causal language model, the reference.
         beta: of implicit rewards β·(log π − log π_ref); None where the kind has none.
         reads_vectors: of a PAL model, whether its items are vectors.
+        image_encoder: of a PAL model on images, the content key of the encoder of its vectors.
         conditioning: of a policy, how it was told who is asking; None where no file says so.
         plain_prompts: whether it reads plain prompts bare, or as turns (`palign.data.turns`); None where no file says
             so, and the user or the tokenizer decides.
@@ -59,6 +60,7 @@ class ModelSource:
     reads_vectors: bool = False
     conditioning: PolicyConditioning | None = None
     plain_prompts: bool | None = None
+    image_encoder: str | None = None
 
 
 def recognise(
@@ -82,7 +84,9 @@ def recognise(
         raise ValueError(f"{path!r} is named as a model, and there is no such folder. Give {KNOWN}.")
     config = read_json(path, "config.json", None)
     if isinstance(config, dict) and config.get("model_type") == PALConfig.model_type:
-        return ModelSource(name, path, ModelKind.PAL, reads_vectors=config.get("backbone") is None)
+        encoder = config.get("image_encoder")
+        reads_vectors = config.get("backbone") is None
+        return ModelSource(name, path, ModelKind.PAL, reads_vectors=reads_vectors, image_encoder=encoder)
     if looks_like_path(path) and (Path(path).expanduser() / "mixture.json").is_file():
         record = load_mixture(path)
         require_model_folder(record.base_model or str(Path(path).expanduser() / BASE))

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from palign.evaluation.pages.figures import DrawnModel, draw_groups, draw_history, draw_models, draw_people
+from palign.evaluation.pages.image_likes import draw_image_likes
 from palign.evaluation.pages.regrets import opens_with_regrets
 from palign.evaluation.pages.report_keys import (
+    ImageLikesRecord,
     ModelRecord,
     RegretsRecord,
     ReportRecord,
@@ -68,6 +70,8 @@ def _figures(data: ReportRecord) -> Iterator[tuple[str, str, str, str, Any]]:
     extra = data.get("figures") or {}
     if extra.get("type_space"):
         yield ("", *_types(extra["type_space"]))
+    if extra.get("image_likes"):
+        yield ("", *_image_likes(extra["image_likes"]))
     if extra.get("regrets"):
         yield ("regret" if opens_with_regrets(data) else "", *_regrets(extra["regrets"]))
     for history in extra.get("training", []):
@@ -177,6 +181,17 @@ def _types(space: TypeSpaceRecord) -> tuple[str, str, str, Any]:
         "",
         draw_type_space(space["weights"], space["names"], space["groups"]),
     )
+
+
+def _image_likes(records: list[ImageLikesRecord]) -> tuple[str, str, str, Any]:
+    lines = []
+    for record in records:
+        most, least = (", ".join(shorten(shown["name"], 40) for shown in record[side]) for side in ("most", "least"))
+        lines.append(f"{shorten(record['type'], 40)} likes {most} most and {least} least")
+    caption = (
+        "The images that each type likes more than the others do, and less: reward against the mean of all types."
+    )
+    return "What each type likes", caption, f"{'; '.join(lines)}.", draw_image_likes(records)
 
 
 def _regrets(record: RegretsRecord) -> tuple[str, str, str, Any]:

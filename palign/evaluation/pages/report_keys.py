@@ -192,12 +192,28 @@ class TrainingRecord(TypedDict):
     kl: NotRequired[list[Number]]  # (n_updates,) nats to the reference
 
 
+class SmallImageRecord(TypedDict):
+    """An image that a report shows."""
+
+    name: str  # of its file, as rows name it
+    jpeg: str  # base64
+
+
+class ImageLikesRecord(TypedDict):
+    """The images that a type likes most and least, against the others."""
+
+    type: str
+    most: list[SmallImageRecord]
+    least: list[SmallImageRecord]
+
+
 class FiguresRecord(TypedDict):
     """What is drawn beside the tables."""
 
     type_space: TypeSpaceRecord | None
     regrets: RegretsRecord | None
     training: list[TrainingRecord]
+    image_likes: list[ImageLikesRecord]
 
 
 class ReportRecord(TypedDict):

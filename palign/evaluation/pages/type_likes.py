@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["type_likes"]
+__all__ = ["mean_contrasts", "type_likes"]
 
 N_TEXTS, N_WORDS, LEAST_TEXTS = 3, 6, 5
 LONGEST = 80  # characters of a text that are shown
@@ -30,10 +30,7 @@ def type_likes(names: Sequence[str], texts: Sequence[str], scores: np.ndarray, r
     """
     if len(names) < 2 or len(texts) < 2 * N_TEXTS:
         return []
-    contrasts = _contrasts(np.asarray(scores, dtype=float), np.asarray(rows))
-    keys, inverse = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
-    counts = np.bincount(inverse)
-    mean = np.stack([np.bincount(inverse, contrasts[:, k]) / counts for k in range(len(names))], 1)
+    keys, mean = mean_contrasts(texts, scores, rows)
     sentences = []
     for k, name in enumerate(names):
         order = np.argsort(-mean[:, k], kind="stable")
@@ -45,6 +42,17 @@ def type_likes(names: Sequence[str], texts: Sequence[str], scores: np.ndarray, r
             sentence += f"{', '.join(disliked) or 'none stands out'}."
         sentences.append(sentence)
     return sentences
+
+
+def mean_contrasts(texts: Sequence[str], scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different texts (n_texts,), and how much more each type likes them than the others do (n_texts, n_types).
+
+    Arguments as those of `type_likes`.
+    """
+    contrasts = _contrasts(np.asarray(scores, dtype=float), np.asarray(rows))
+    keys, inverse = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
+    counts = np.bincount(inverse)
+    return keys, np.stack([np.bincount(inverse, column) / counts for column in contrasts.T], 1)
 
 
 def _contrasts(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -151,8 +151,9 @@ def parse_fair_arguments(
     require_writable(parts[2].output_dir)
     if parts[1].dataset_name is None:
         return _parser(DEFAULTS | EMBEDDED_DEFAULTS).parse_args_and_config(argv)
-    if parts[1].embeddings is not None:
-        raise ValueError("--embeddings is given, and policies answer prompts of text; leave it out.")
+    if not parts[1].are_texts:
+        given = "--embeddings" if parts[1].image_folder is None else "--image_folder"
+        raise ValueError(f"{given} is given, and policies answer prompts of text; leave it out.")
     return parts
 
 

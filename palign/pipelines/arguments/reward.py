@@ -142,14 +142,15 @@ def parse_reward_arguments(
     parser = CommandLine((RewardArguments, DataArguments, PALRewardConfig, ModelConfig))
     parser.set_defaults(**DEFAULTS)
     script, data_args, args, model_args = parser.parse_args_and_config(argv)
-    if data_args.embeddings is not None and model_args.model_name_or_path is not None:
-        raise ValueError("Both --embeddings and --model_name_or_path are given; items are vectors or text. Give one.")
-    if data_args.dataset_name is not None and data_args.embeddings is None and model_args.model_name_or_path is None:
+    if not data_args.are_texts and model_args.model_name_or_path is not None:
+        given = "--embeddings" if data_args.image_folder is None else "--image_folder"
+        raise ValueError(f"Both {given} and --model_name_or_path are given; items are vectors or text. Give one.")
+    if data_args.dataset_name is not None and data_args.are_texts and model_args.model_name_or_path is None:
         raise ValueError(
             "--dataset_name is given with neither --model_name_or_path (a backbone for text) nor --embeddings (a .npy "
             "file, for rows that name vectors). Give one of the two."
         )
-    if data_args.dataset_name is None and (data_args.embeddings or model_args.model_name_or_path):
+    if data_args.dataset_name is None and (not data_args.are_texts or model_args.model_name_or_path):
         raise ValueError("No rows are named: give --dataset_name FILE, FOLDER or a name on the hub.")
     flag = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(model_args, name)), None)
     if flag is not None:

@@ -45,11 +45,12 @@ def test_people_are_marked_by_the_first_group_in_which_everybody_has_one_value()
 
 
 def test_nothing_to_draw_is_nothing() -> None:
-    assert FigureData().record(table(), "annotator_id", [], 9) == {"type_space": None, "regrets": None, "training": []}
+    nothing = {"type_space": None, "regrets": None, "training": [], "image_likes": []}
+    assert FigureData().record(table(), "annotator_id", [], 9) == nothing
     pooled = FigureData(
         {"a": [1.0], "b": [1.0]}, histories={"p": pd.DataFrame({"step": [1], "objective/reward": [0]})}
     )
-    assert pooled.record(table(), "annotator_id", [], 9) == {"type_space": None, "regrets": None, "training": []}
+    assert pooled.record(table(), "annotator_id", [], 9) == nothing
 
 
 def test_adapters_trained_beside_one_another_are_one_line() -> None:
