@@ -91,10 +91,10 @@ def judge(
         table, output_dir=output, metrics=("accuracy", "log_likelihood"), group_columns=setup.group_columns,
         title="PAL reward model", judgements="held-out judgements",
         remarks=[ONE_FOR_ALL] if setup.n_prototypes == 1 and setup.choice is not None else [],
-        notes=[*setup.notes(), *likes], extra=summary,
+        notes=setup.notes(), facts=setup.facts(), extra=summary, **setup.group_sizes,
         figures=FigureData(
             dict(zip(model.annotators.ids, model.people.all().detach().cpu().numpy(), strict=True)),
-            [f"prototype_{k}" for k in range(setup.n_prototypes)],
+            [f"prototype_{k}" for k in range(setup.n_prototypes)], likes=likes,
         ),
     )  # fmt: skip
     add_measured(output, report.headline)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from palign.evaluation.pages.report_keys import FiguresRecord, RegretsRecord, TypeSpaceRecord
+from palign.evaluation.pages.report_keys import FiguresRecord, LikesRecord, RegretsRecord, TypeSpaceRecord
 from palign.evaluation.statistics.tables import group_labels
 
 __all__ = ["FigureData"]
@@ -25,12 +25,14 @@ class FigureData:
         regrets: as `RegretsRecord` says; the report opens with them where they have intervals (`worst`).
         histories: policy → a row per update with `step`, `objective/reward` and perhaps `objective/kl` and
             `objective/gold`.
+        likes: what each type likes (`palign.evaluation.pages.type_likes`); by `type_names`.
     """
 
     type_weights: Mapping[str, Sequence[float]] | None = None
     type_names: Sequence[str] | None = None
     regrets: RegretsRecord | None = None
     histories: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    likes: Sequence[LikesRecord] = ()
 
     def record(self, table: pd.DataFrame, annotator_column: str, columns: Sequence[str], most: int) -> FiguresRecord:
         """The part of report.json, plain values.
@@ -40,7 +42,7 @@ class FigureData:
             columns: to mark people by: the first in which everybody has one value.
             most: people that may be listed; above that none is.
         """
-        figures: FiguresRecord = {"type_space": None, "regrets": None, "training": []}
+        figures: FiguresRecord = {"type_space": None, "regrets": None, "training": [], "likes": list(self.likes)}
         if self.type_weights:
             figures["type_space"] = self._type_space(table, annotator_column, columns, most)
         if self.regrets is not None:

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["MISSING", "as_categories", "check_columns", "check_numbers", "group_labels", "people_numbers"]
+__all__ = [
+    "MISSING",
+    "as_categories",
+    "check_columns",
+    "check_numbers",
+    "group_labels",
+    "is_missing",
+    "people_numbers",
+]
 
 MISSING = "(missing)"
 
@@ -66,6 +74,13 @@ def group_labels(table: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarra
     places = zip(np.unravel_index(cells, shape), (labels for _, labels in parts), strict=True)
     names = [np.array(labels, dtype=object)[place] for place, labels in places]
     return codes.astype(np.int64), pd.MultiIndex.from_arrays(names, names=list(columns))
+
+
+def is_missing(labels: pd.Index) -> np.ndarray:
+    """(n_groups,) whether a group is, or an intersection has, the one of those without a value."""
+    return np.array(
+        [MISSING in label if isinstance(label, tuple) else label == MISSING for label in labels], dtype=bool
+    )
 
 
 def people_numbers(column: pd.Series) -> np.ndarray:

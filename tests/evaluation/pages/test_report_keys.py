@@ -1,12 +1,13 @@
 """What a written report.json holds is what its typed records name, no key more and none less."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.pages.report_keys import ReportRecord
 from palign.evaluation.report import write_report
-from tests.worlds.reports import judgements, small_report
+from tests.worlds.reports import figure_data, judgements, small_report
 from tests.worlds.typed_records import keys_named, keys_seen
 
 
@@ -20,6 +21,8 @@ def test_keys_of_written_reports_are_those_named(tmp_path: Path) -> None:
     }  # fmt: skip
     tables = [judgements(name, (0.9, 0.8, 0.7), 12, 3) for name in ("pooled", "distill")]
     fair = write_report(tables, output_dir=tmp_path / "fair", figures=FigureData(regrets=regrets), n_resamples=20)
-    reports = [small_report(tmp_path / "small"), fair]
+    likes = [{"type": "warm", "most": ["a"], "least": ["b"], "words": ["c"], "other_words": ["d"]}]
+    figures = replace(figure_data(n_people=30), likes=likes)
+    reports = [small_report(tmp_path / "small", figures=figures), fair]
     found = [json.loads(report.json_path.read_text(encoding="utf-8")) for report in reports]
     assert set().union(*(keys_seen(data, ReportRecord) for data in found)) == keys_named(ReportRecord)
