@@ -48,11 +48,13 @@ OWN_MODELS = ("FOLDER_OR_HUB_NAME", "MODEL", "HuggingFaceTB/SmolLM2-135M-Instruc
 NAMES = """
 import json
 
+import pandas
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 rows = [json.loads(line) for line in open("rows.jsonl")]
 prompts, completions = [row["prompt"] for row in rows[:4]], [row["chosen"] for row in rows[:4]]
 annotator_ids = people = [row["annotator_id"] for row in rows[:4]]
+pandas_frame = pandas.DataFrame({"prompt": prompts, "completion": completions, "annotator_id": annotator_ids})
 rows_of_newcomers = [row | {"annotator_id": "new " + row["annotator_id"]} for row in rows[:8]]
 rows_on_other_prompts = [row | {"prompt": "And now: " + row["prompt"]} for row in rows]
 base = "FOLDER_OR_HUB_NAME"

@@ -36,8 +36,11 @@ from palign.evaluation.statistics.tables import (
     check_numbers,
     group_labels,
     is_missing,
+    label_text,
     people_numbers,
 )
+from palign.models.notebook.drawing import Drawing
+from palign.models.notebook.tables import facts_table
 
 __all__ = ["GroupFrame", "direction_of"]
 
@@ -182,6 +185,40 @@ class GroupFrame:
         if not self._clusters.is_nested:
             notes.append("Some annotators stand in several groups: people are resampled as a whole, over all groups.")
         return notes
+
+    def __repr__(self) -> str:
+        named = ", ".join(f"{name} {self.overall[name]:.3f}" for name in self.metrics)
+        notes = "".join(f"\n{note}" for note in self.notes)
+        return f"{self._title()}\n{self.by_group.round(3)}\noverall: {named}{notes}"
+
+    def _repr_html_(self) -> str:
+        facts = {f"{name} overall": f"{self.overall[name]:.3f}" for name in self.metrics}
+        for name, row in self.worst().iterrows():
+            if row["group"] is not None:
+                facts[f"lowest {name}" if self.higher_is_better[name] else f"highest {name}"] = label_text(
+                    row["group"]
+                )
+        facts |= {f"note {number + 1}": note for number, note in enumerate(self.notes)}
+        return f"{facts_table(self._title(), facts)}{self.by_group.round(3).to_html()}"
+
+    def _title(self) -> str:
+        by = " × ".join(map(str, self.group_columns)) or "nothing: one group of all"
+        return f"GroupFrame by {by}: {self.n_judgements:,} judgements of {self.n_annotators:,} annotators"
+
+    def plot(self, metric: str | None = None, *, level: float = 0.9, seed: int = 0) -> Drawing:
+        """A metric by group with intervals, the worst-served first; a notebook shows it, `.save(path)` keeps it.
+
+        Args:
+            metric: the first, if None.
+            level, seed: of the intervals.
+
+        Raises:
+            ValueError: an unknown metric.
+            RuntimeError: matplotlib is not installed.
+        """
+        from palign.evaluation.pages.frame_picture import draw_frame
+
+        return draw_frame(self, self.metrics[0] if metric is None else metric, level=level, seed=seed)
 
     @property
     def is_ranked(self) -> np.ndarray:

@@ -20,7 +20,7 @@ from palign.evaluation.pages.report_keys import (
     SettingsRecord,
 )
 from palign.evaluation.statistics.inequality import if_alike
-from palign.evaluation.statistics.tables import people_numbers
+from palign.evaluation.statistics.tables import label_text, people_numbers
 
 __all__ = ["Groups", "Settings", "figures_record", "names_of", "report_sections", "settings_record"]
 
@@ -271,4 +271,4 @@ def names_of(groups: Groups) -> tuple[str, ...]:
 
 def label_of(label: object) -> str | None:
     """A group as text: "DE × 18-25" of an intersection; None where there is no group."""
-    return None if label is None else " × ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+    return None if label is None else label_text(label)

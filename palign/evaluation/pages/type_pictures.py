@@ -9,52 +9,19 @@ from palign.evaluation.pages.figures import WIDTH, WORST, new_figure
 from palign.evaluation.pages.report_keys import RegretsRecord
 from palign.evaluation.pages.svg import GREY, INK, isolated, shorten, shorten_label
 from palign.models.files.card import decimals
+from palign.models.notebook.places import place_people
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_regrets", "draw_type_space", "place_people"]
+__all__ = ["draw_regrets", "draw_type_space"]
 
 MARKERS = "osD^vP*X"
 COLORS = ("#0b3c5d", "#e69f00", "#c1440e", "#56b4e9", "#009e73", "#cc79a7", "#8c8c8c", "#f0e442")
 JITTER = 0.02
 LABELS = {2: (20, 26), 3: (20, 26)} | {n: (14, 18) for n in range(4, 9)} | {9: (9, 0)}  # characters, by types
 BAND = 0.3  # people between two types stand at any height of it, so that each is seen
-
-
-def place_people(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points of people and of the pure types in the plane.
-
-    Two types span a line and three a triangle, both exactly. More stand on a circle, types that people mix beside one
-    another, and a person is the mean of the corners by their weights.
-
-    Args:
-        weights: (n_annotators, n_types), rows sum to 1.
-
-    Returns:
-        (n_annotators, 2) and (n_types, 2).
-    """
-    n_types = weights.shape[1]
-    if n_types == 2:
-        corners = np.array([[0.0, 0.0], [1.0, 0.0]])
-    elif n_types == 3:
-        corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
-    else:
-        angles = np.pi / 2 - 2 * np.pi * np.arange(n_types) / n_types
-        corners = np.empty((n_types, 2))
-        corners[_neighbours(weights)] = 0.58 * np.c_[np.cos(angles), np.sin(angles)]
-    return weights @ corners, corners
-
-
-def _neighbours(weights: np.ndarray) -> list[int]:
-    """Numbers of the types (n_types,), each beside the one of those left that people mix with it most."""
-    mixed = weights.T @ weights
-    order = [int(weights.sum(axis=0).argmax())]
-    while len(order) < weights.shape[1]:
-        left = [k for k in range(weights.shape[1]) if k not in order]
-        order.append(max(left, key=lambda k: (mixed[order[-1], k], -k)))
-    return order
 
 
 def draw_type_space(

@@ -13,6 +13,7 @@ __all__ = [
     "check_numbers",
     "group_labels",
     "is_missing",
+    "label_text",
     "people_numbers",
 ]
 
@@ -74,6 +75,11 @@ def group_labels(table: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarra
     places = zip(np.unravel_index(cells, shape), (labels for _, labels in parts), strict=True)
     names = [np.array(labels, dtype=object)[place] for place, labels in places]
     return codes.astype(np.int64), pd.MultiIndex.from_arrays(names, names=list(columns))
+
+
+def label_text(label: object) -> str:
+    """A group as text: "DE × 18-25" of an intersection."""
+    return " × ".join(map(str, label)) if isinstance(label, tuple) else str(label)
 
 
 def is_missing(labels: pd.Index) -> np.ndarray:

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from palign.evaluation.pages.figure_data import FigureData
-from palign.evaluation.pages.type_pictures import draw_regrets, draw_type_space, place_people
+from palign.evaluation.pages.type_pictures import draw_regrets, draw_type_space
 from palign.models.files.mixture import MixtureRecord
+from palign.models.notebook.places import place_people
 from palign.pipelines.reports.fair import fair_figures
 
 
