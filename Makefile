@@ -1,5 +1,7 @@
 # setup: the environment, once   demo: nothing → PPO → report   test: all but the slow   fast: floor 0 only
 # slow: the rest of the tests   docs: the pages as a site   readme: every command of README and docs
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,9 +19,14 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("palign needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; say PYTHON=python3.11 make ...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[deepspeed,xlsx,dev,report,docs]"
+	@echo "make setup, 1 of 2: a virtual environment in $(VENV)/"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "make setup, 2 of 2: palign and what it needs, in the versions of constraints.txt: torch, transformers, trl and"
+	@echo "  some 100 more. One to five minutes, most of it the download. A line for each package as it comes:"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e ".[deepspeed,xlsx,dev,report,docs]" \
+		| awk '/^Collecting/ { printf "  %s\n", $$2; fflush() } /^Installing collected/ { print "  installing them all"; fflush() }'
 	@touch $@
+	@echo "done. Next: make demo, or source $(BIN)/activate and palign --help"
 
 demo: setup
 	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml recipes/ppo_pal.py $(ARGS)

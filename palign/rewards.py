@@ -16,6 +16,7 @@ from palign.data.annotators import canonical_id
 from palign.data.rendering import answer_marks, render_completion, render_prompt
 from palign.data.turns import as_turn
 from palign.functional.reward_scales import RewardScales
+from palign.models.notebook.tables import facts_table
 from palign.models.scoring_inputs import text_states
 from palign.models.states.evaluating import evaluating
 
@@ -71,6 +72,22 @@ class PersonalizedReward:
         self.empty_z = empty_z
         self.batch_size = batch_size
         self.scales = RewardScales()
+
+    def __repr__(self) -> str:
+        return f"PersonalizedReward({'; '.join(f'{name}: {value}' for name, value in self.facts().items())})"
+
+    def _repr_html_(self) -> str:
+        return facts_table("Personalized reward", self.facts())
+
+    def facts(self) -> dict[str, str]:
+        """What the reward is, name → text."""
+        whose = "the person of each row" if self.weights is None else f"everybody, by weights {self.weights.tolist()}"
+        scaled = f"by the scales of {len(self.scales):,} people" if len(self.scales) else "not yet: call fit_scales"
+        return {
+            "model": " ".join(repr(self.model).split())[:200],
+            "reward of": whose,
+            "standardized": scaled if self.standardize else "no",
+        }
 
     def __call__(
         self,

@@ -22,6 +22,7 @@ from palign.cli.errors import run
 from palign.data.guards.finding import completion_texts
 from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.pages.figure_data import FigureData
+from palign.evaluation.pages.report_keys import LikesRecord
 from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table, scores_csv
@@ -37,7 +38,7 @@ from palign.pipelines.reports.mixture import (
     drawn_beta_note,
     reference_note,
 )
-from palign.pipelines.reports.reward import people_in_no_number, trained_on
+from palign.pipelines.reports.reward import data_facts, people_in_no_number
 from palign.pipelines.reports.type_samples import side_by_side
 from palign.writing import write_whole
 
@@ -99,7 +100,7 @@ def judge(
     scores: dict[str, Any],
     samples: str,
     seconds: dict[str, float],
-    likes: list[str],
+    likes: list[LikesRecord],
 ) -> dict[str, float]:
     """Accuracy on held-out rows by declared type, agreement of the types found with it, report, summary."""
     output, rows = Path(setup.args.output_dir), setup.eval_rows
@@ -126,12 +127,12 @@ def judge(
         title="EM mixture-DPO", main="em", baseline=("pooled", "drawn_beta", LINEAR), judgements="held-out judgements",
         remarks=[ONE_FOR_ALL] if record.n_types == 1 and record.details.get("choice_of_k") else [],
         notes=[
-            trained_on(setup.train_rows, setup.base_name), *setup.guard_notes,
+            *setup.guard_notes,
             *people_in_no_number(setup.train_rows, rows), *reference_note(record), *choice_note(record),
-            *drawn, *check_notes(record), *likes,
+            *drawn, *check_notes(record),
         ],
-        extra=summary,
-        figures=FigureData(dict(zip(record.annotators.ids, record.responsibilities, strict=True))),
+        facts=data_facts(setup.train_rows, rows, setup.base_name), extra=summary, **setup.group_sizes,
+        figures=FigureData(dict(zip(record.annotators.ids, record.responsibilities, strict=True)), likes=likes),
     )  # fmt: skip
     add_measured(output, report.headline)
     write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")

@@ -12,7 +12,7 @@ scores.csv and summary.json into `--output_dir`. On several processes each score
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,7 +84,23 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     table = with_baselines(evaluation.table, own, rows)
     evaluation = replace(evaluation, table=table)
     told += [note for baseline in own for note in baseline.notes]
-    return report(script, [*told, *notes], evaluation, sources[:2], groups, start, unseen, [b.name for b in own])
+    names, sizes = [b.name for b in own], data_args.group_sizes()
+    facts = evaluation_facts(rows, unseen, judged)
+    return report(
+        script, [*told, *notes], evaluation, sources[:2], groups, start, unseen, names, sizes=sizes, facts=facts
+    )
+
+
+def evaluation_facts(rows: Preferences, unseen: UnseenRows, judged: Sequence[ModelSource]) -> dict[str, str]:
+    """What the report is made of: where the rows are from, how many are left out, which models are judged."""
+    facts = {} if rows.reading is None else {"data": rows.reading.lines()[0].removeprefix("read ")}
+    if unseen.n_left_out:
+        facts["left out"] = f"{unseen.n_left_out:,} rows that a model was trained on"
+        if unseen.n_people_left_out:
+            facts["left out"] += f", and with them {unseen.n_people_left_out:,} annotators who have no other"
+    backbones = [backbone for source in judged if (backbone := source.backbone)]
+    facts["models"] = ", ".join(f"{source.name} ({source.kind})" for source in judged)
+    return facts | ({"backbone": ", ".join(dict.fromkeys(backbones))} if backbones else {})
 
 
 def embedded(script: EvaluationArguments) -> Preferences:
@@ -114,6 +130,9 @@ def report(
     start: float,
     unseen: UnseenRows,
     own: Sequence[str] = (),
+    *,
+    sizes: Mapping[str, int],
+    facts: Mapping[str, str],
 ) -> dict[str, float]:
     """scores.csv, the report (with what the guard said of the rows) and the summary; only the main process is here."""
     output, (judged, baselines), table = Path(script.output_dir), sources, evaluation.table
@@ -124,14 +143,14 @@ def report(
     title = f"Fairness of {judged[0].name}" + (", on rows it was trained on" if unseen.has_training_rows else "")
     if "type" in table:
         grouped = table.groupby(["model", "type"])
-        by_type = grouped[metrics[0]].mean()[grouped["annotator_id"].nunique() >= script.min_group_size]
+        by_type = grouped[metrics[0]].mean()[grouped["annotator_id"].nunique() >= sizes["min_group_size"]]
         summary |= {f"{name}/worst_type_{metrics[0]}": float(v) for name, v in by_type.groupby("model").min().items()}
     written = write_report(
         table, output_dir=output, metrics=metrics, group_columns=groups, title=title,
         baseline=[*(source.name for source in baselines), *own], main=judged[0].name, figures=evaluation.figures,
         notes=[*notes, *(f"{source.name} is a {source.kind}: {source.path}" for source in (*judged, *baselines))],
-        judgements=unseen.judgements, weights=script.weights, min_group_size=script.min_group_size, level=script.level,
-        seed=script.seed, n_resamples=script.n_resamples,
+        judgements=unseen.judgements, weights=script.weights, level=script.level, seed=script.seed,
+        n_resamples=script.n_resamples, facts=facts, **sizes,
     )  # fmt: skip
     write_whole(output / "scores.csv", scores_csv(table, safe=script.safe_csv))
     summary["total_seconds"] = time.monotonic() - start

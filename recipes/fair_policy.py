@@ -30,6 +30,7 @@ from palign.pipelines.reports.fair import (
     vote_note,
     vote_table,
 )
+from palign.pipelines.reports.reward import data_facts
 from palign.writing import write_whole
 
 
@@ -64,7 +65,8 @@ def show(setup: FairSetup, script: FairPolicyArguments, start: float) -> dict[st
     report = write_report(
         vote_table(record, trainer.vote_scores, trainer.eval_rows, types), output_dir=output,
         metrics=("accuracy", "log_likelihood"), group_columns=setup.group_columns, title="Fair policy",
-        notes=[*setup.guard_notes, *record["notes"]], extra=summary,
+        notes=[*setup.guard_notes, *record["notes"]], extra=summary, **setup.group_sizes,
+        facts=data_facts(trainer.train_rows, trainer.eval_rows, trainer.mixture.record.base_model or "its own base"),
         main=record["chosen"], figures=fair_figures(record, trainer.mixture.record),
     )  # fmt: skip
     add_measured(output, report.headline)

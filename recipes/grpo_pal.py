@@ -20,7 +20,7 @@ from palign.evaluation.judging.samples import sample_rows
 from palign.pipelines.grpo import GRPORuns, parse_grpo_arguments
 from palign.pipelines.in_context import IN_CONTEXT
 from palign.pipelines.policies import set_up_policies
-from palign.pipelines.reports.policies import judge_policies
+from palign.pipelines.reports.policies import judge_policies, policy_facts
 from palign.trainers.pal_grpo_config import GroupAlgorithm
 
 
@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     return judge_policies(
         samples, histories, rows=runs.eval_rows, reward=runs.reward, judge=runs.judge, output_dir=args.output_dir,
         algorithm=script.algorithm.upper(), group_columns=script.group_columns, seconds=seconds, notes=runs.reading,
+        group_sizes=script.group_sizes(), facts=policy_facts(runs.reading, model_args.model_name_or_path),
     )  # fmt: skip
 
 

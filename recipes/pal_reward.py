@@ -92,10 +92,10 @@ def judge(
         table, output_dir=output, metrics=("accuracy", "log_likelihood"), group_columns=setup.group_columns,
         title="PAL reward model", judgements="held-out judgements",
         remarks=[ONE_FOR_ALL] if setup.n_prototypes == 1 and setup.choice is not None else [],
-        notes=[*setup.notes(), *likes], extra=summary,
+        notes=setup.notes(), facts=setup.facts(), extra=summary, **setup.group_sizes,
         figures=FigureData(
             dict(zip(model.annotators.ids, model.people.all().detach().cpu().numpy(), strict=True)),
-            names,
+            names, likes=likes,
             image_likes=[] if setup.images is None else image_likes(setup.images, names, *prototype_scores),
         ),
     )  # fmt: skip

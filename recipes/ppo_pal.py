@@ -19,7 +19,7 @@ from palign.evaluation.judging.samples import sample_rows
 from palign.pipelines.in_context import IN_CONTEXT
 from palign.pipelines.policies import set_up_policies
 from palign.pipelines.ppo import PPORuns, parse_policy_arguments
-from palign.pipelines.reports.policies import judge_policies
+from palign.pipelines.reports.policies import judge_policies, policy_facts
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     return judge_policies(
         samples, histories, rows=runs.eval_rows, reward=runs.reward, judge=runs.judge, output_dir=args.output_dir,
         algorithm="PPO", group_columns=script.group_columns, seconds=seconds, notes=runs.reading,
+        group_sizes=script.group_sizes(), facts=policy_facts(runs.reading, model_args.model_name_or_path),
     )  # fmt: skip
 
 

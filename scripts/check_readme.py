@@ -4,8 +4,8 @@
     python scripts/check_readme.py --all     # also make demo, make test and the embedded defaults, minutes each
 
 Commands run in a folder that looks like a checkout, with rows and a model of a reader's own made for the purpose:
-`rows.jsonl`, and a tiny language model under the names that the pages use. The first failure ends it. A block that is
-not to be run has `<!-- not run: why -->` on the line above it.
+`rows.jsonl`, the same as `judgements.csv`, and a tiny language model under the names that the pages use. The first
+failure ends it. A block that is not to be run has `<!-- not run: why -->` on the line above it.
 """
 
 import argparse
@@ -45,15 +45,17 @@ LINKED = (
     "pyproject.toml",
     "constraints.txt",
 )
-OWN_MODELS = ("FOLDER_OR_HUB_NAME", "MODEL")
+OWN_MODELS = ("FOLDER_OR_HUB_NAME", "MODEL", "HuggingFaceTB/SmolLM2-135M-Instruct")
 NAMES = """
 import json
 
+import pandas
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 rows = [json.loads(line) for line in open("rows.jsonl")]
 prompts, completions = [row["prompt"] for row in rows[:4]], [row["chosen"] for row in rows[:4]]
 annotator_ids = people = [row["annotator_id"] for row in rows[:4]]
+pandas_frame = pandas.DataFrame({"prompt": prompts, "completion": completions, "annotator_id": annotator_ids})
 rows_of_newcomers = [row | {"annotator_id": "new " + row["annotator_id"]} for row in rows[:8]]
 rows_on_other_prompts = [row | {"prompt": "And now: " + row["prompt"]} for row in rows]
 base = "FOLDER_OR_HUB_NAME"
@@ -94,7 +96,9 @@ def commands_of(page: str, text: str) -> Iterator[Command]:
 
 
 def make_folder(folder: Path) -> None:
-    """A checkout's look, `rows.jsonl` of two opposite tastes, and a tiny language model."""
+    """A checkout's look, `rows.jsonl` and `judgements.csv` of two opposite tastes, and a tiny language model."""
+    import pandas as pd
+
     from palign.data.synthetic_text import language_model_rows, make_prompts, make_text_population, preference_rows
     from palign.models.tiny import make_tiny_lm, make_tiny_tokenizer, train_tiny_lm
 
@@ -107,6 +111,7 @@ def make_folder(folder: Path) -> None:
             own = {key: row[key] for key in ("annotator_id", "prompt", "type")}
             own |= {"chosen": f" {row['chosen']}", "rejected": f" {row['rejected']}"}
             file.write(json.dumps(own | {"country": ("PL", "PT")[number // 12 % 2]}) + "\n")
+    pd.read_json(folder / "rows.jsonl", lines=True).to_csv(folder / "judgements.csv", index=False)
     said = language_model_rows(400, seed=0)
     texts = [[row["prompt"] for row in said], [f" {row['completion']}" for row in said]]
     tokenizer = make_tiny_tokenizer([*texts[0], *texts[1]])

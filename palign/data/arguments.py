@@ -17,11 +17,42 @@ from palign.data.rows.options import ReadingOptions
 from palign.data.rows.reader import RowReader
 from palign.data.rows.reading import print_reading
 
-__all__ = ["DataArguments"]
+__all__ = ["DataArguments", "GroupSizes"]
 
 
 @dataclass
-class DataArguments(ReadingOptions):
+class GroupSizes:
+    """How large a group must be in a report, to be ranked and to be shown; a recipe's arguments inherit it."""
+
+    min_ranked_size: int = field(
+        default=5,
+        metadata={
+            "help": "Groups of fewer annotators are listed in reports and not ranked: none is the worst or the best."
+        },
+    )
+    min_group_size: int = field(
+        default=1,
+        metadata={
+            "help": "Groups of fewer annotators keep their counts in reports and lose their numbers; above 1 no "
+            "single person is listed."
+        },
+    )
+
+    def group_sizes(self) -> dict[str, int]:
+        """Both, as `palign.evaluation.report.write_report` takes them.
+
+        Raises:
+            ValueError: one below 1.
+        """
+        sizes = {"min_ranked_size": self.min_ranked_size, "min_group_size": self.min_group_size}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"--{name} is {size}; it counts annotators, give at least 1.")
+        return sizes
+
+
+@dataclass
+class DataArguments(GroupSizes, ReadingOptions):
     """Parsed by `TrlParser` beside a trainer's config; `train_rows`, `eval_rows` and `vectors` do what it says."""
 
     dataset_name: str | None = field(
@@ -76,6 +107,7 @@ class DataArguments(ReadingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.group_sizes()
         if self.guard not in MODES:
             raise ValueError(f"--guard is {self.guard!r}; allowed are {', '.join(MODES)}.")
         if self.image_column is not None:

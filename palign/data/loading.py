@@ -76,8 +76,8 @@ def raw_table(data: Any, *, split: str | None = None) -> Table:
     """The rows as they stand there, unchecked."""
     if isinstance(data, Table):
         return data
-    if hasattr(data, "to_dict") and hasattr(data, "columns") and hasattr(data, "iloc"):
-        return _frame_table(data)
+    if hasattr(data, "columns") and hasattr(data, "iloc"):
+        return Table.of(data)
     if hasattr(data, "to_list") and hasattr(data, "features"):
         return _dataset_table(data, "")
     if hasattr(data, "keys") and all(hasattr(data[part], "features") for part in data):
@@ -145,18 +145,6 @@ def load_embeddings(path: str | Path) -> np.ndarray:
                 "finite: mend the program that wrote them, or leave such items out."
             )
     return vectors
-
-
-def _frame_table(frame: Any) -> Table:
-    """A pandas DataFrame; an index with a name is a column."""
-    if any(name is not None for name in frame.index.names):
-        frame = frame.reset_index()
-    twice = frame.columns[frame.columns.duplicated()].tolist()
-    if twice:
-        raise ValueError(f"The DataFrame has the column {twice[0]!r} twice. Give every column its own name.")
-    columns = {str(name): frame[name].tolist() for name in frame.columns}
-    names = list(columns)
-    return Table("", [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)])
 
 
 def _dataset_table(data: Any, name: str) -> Table:

@@ -7,7 +7,7 @@ become dense ranks with ties. Within a row the items stand best first.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from palign.data.rows.options import ReadingOptions
 from palign.data.rows.reader import RowReader
 from palign.data.rows.reading import Reading
 from palign.data.rows.table import Table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["Preferences", "render_completion", "render_prompt"]
 
@@ -225,6 +228,12 @@ class Preferences:
     def to_rows(self) -> list[dict[str, Any]]:
         """Rows as `from_rows` takes them, under the standard names."""
         return list(self._iterate_rows())
+
+    def to_pandas(self) -> "DataFrame":
+        """The same as a data frame, which `load_preferences` and `from_rows` read again."""
+        from pandas import DataFrame
+
+        return DataFrame(self.to_rows())
 
     def _iterate_rows(self) -> Iterator[dict[str, Any]]:
         has_texts = self.is_text or self.item_names is not None

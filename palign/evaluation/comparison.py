@@ -24,6 +24,7 @@ def compare_models(
     weights: str = "judgements",
     higher_is_better: Mapping[str, bool] | None = None,
     min_group_size: int = 1,
+    min_ranked_size: int = 1,
     level: float = 0.9,
     seed: int = 0,
     n_resamples: int = 1000,
@@ -57,6 +58,7 @@ def compare_models(
         weights=weights,
         higher_is_better={"first model": upwards, "second model": upwards},
         min_group_size=min_group_size,
+        min_ranked_size=min_ranked_size,
     )
     wanted = [(stat, True) for stat in ("by_group", *COMPARED)] + [("worst", False), ("gap", False)]
     replicates = dict(zip(wanted, frame.several_replicates(wanted, seed=seed, n_resamples=n_resamples), strict=True))

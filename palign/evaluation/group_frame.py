@@ -30,13 +30,30 @@ import pandas as pd
 from palign.evaluation.statistics.clusters import Clusters, draw_weights
 from palign.evaluation.statistics.inequality import cvar, gap, gini, influences, ratio, worst
 from palign.evaluation.statistics.intervals import bounds, gap_bounds
-from palign.evaluation.statistics.tables import check_columns, check_numbers, group_labels, people_numbers
+from palign.evaluation.statistics.tables import (
+    MISSING,
+    check_columns,
+    check_numbers,
+    group_labels,
+    is_missing,
+    label_text,
+    people_numbers,
+)
+from palign.models.notebook.drawing import Drawing
+from palign.models.notebook.tables import facts_table
 
 __all__ = ["GroupFrame", "direction_of"]
 
-LESS_IS_BETTER = ("regret", "kl", "loss", "error", "perplexity", "nll", "ppl", "mse", "rmse", "mae", "brier",
-                  "crossentropy", "divergence", "distance")  # fmt: skip
-LESS_IN_TWO_WORDS = ("cross entropy", "negative log")
+LESS_IS_BETTER = (
+    "regret", "kl", "loss", "error", "err", "perplexity", "nll", "ppl", "mse", "rmse", "mae", "brier", "crossentropy",
+    "divergence", "distance", "toxicity", "toxic", "harm", "harmful", "harmfulness", "refusal", "overrefusal",
+    "hallucination", "hallucinated", "bias", "biased", "misclassification", "failure", "violation", "latency", "cost",
+    "ece", "miscalibration", "unfairness", "disparity", "wer", "cer", "eer", "fpr", "fnr", "fp", "fn",
+)  # fmt: skip
+LESS_IN_TWO_WORDS = (
+    "cross entropy", "negative log", "false positive", "false negative", "false alarm", "miss rate",
+    "calibration error", "attack success",
+)  # fmt: skip
 SPREADS = ("worst", "gap", "ratio", "gini", "cvar")
 STATISTICS = ("overall", "by_group", *SPREADS)
 ELEMENTS_AT_ONCE = 4_000_000
@@ -44,7 +61,11 @@ MANY_PEOPLE = 20_000  # each of them one group: gini and cvar are linear in how 
 
 
 def direction_of(metric: str) -> bool:
-    """Whether more of a metric is better: False for names with a word of `LESS_IS_BETTER`, or its plural."""
+    """Whether more of a metric is better; ``docs/fairness.md`` has the list.
+
+    False for names with a word of `LESS_IS_BETTER`, or its plural, or with two of `LESS_IN_TWO_WORDS`. True for all
+    others: where that is wrong, say so by ``higher_is_better``. A report prints the direction of each metric.
+    """
     parts = re.split(r"[^a-z0-9]+", metric.lower())
     if any(pair in " ".join(parts) for pair in LESS_IN_TWO_WORDS):
         return False
@@ -64,6 +85,8 @@ class GroupFrame:
             person's mean counts the same, within a group and overall.
         higher_is_better: metric name to bool, where the name does not tell (:func:`direction_of`).
         min_group_size: groups of fewer annotators keep their counts and lose their numbers, everywhere.
+        min_ranked_size: groups of fewer annotators keep their numbers and are not ranked: none is the worst or the
+            best, and no spread over groups counts it. Nor is "(missing)", which is nobody's group, at any size.
 
     Attributes:
         by_group: indexed by group, columns ``n_annotators``, ``n_judgements`` and the metrics.
@@ -85,10 +108,11 @@ class GroupFrame:
         weights: str = "judgements",
         higher_is_better: Mapping[str, bool] | None = None,
         min_group_size: int = 1,
+        min_ranked_size: int = 1,
     ) -> None:
         self.metrics = [metrics] if isinstance(metrics, str) else list(metrics)
         self.group_columns = [groups] if isinstance(groups, str) else list(groups or [])
-        self.weights, self.min_group_size = weights, int(min_group_size)
+        self.weights, self.min_group_size, self.min_ranked_size = weights, int(min_group_size), int(min_ranked_size)
         check_columns(table, [annotator_column, *self.group_columns, *self.metrics])
         if weights not in ("judgements", "annotators"):
             raise ValueError(
@@ -119,6 +143,7 @@ class GroupFrame:
     def _build(self) -> None:
         clusters = self._clusters
         self._masked = clusters.n_annotators < self.min_group_size
+        self._ranked = ~self._masked & (clusters.n_annotators >= self.min_ranked_size) & ~is_missing(self.labels)
         values = clusters.group_means()
         values[self._masked] = np.nan
         self.by_group = pd.DataFrame(values, index=self.labels, columns=self.metrics)
@@ -130,16 +155,26 @@ class GroupFrame:
     def _take_notes(self) -> list[str]:
         single = int(((self._clusters.n_annotators == 1) & ~self._masked).sum())
         notes = []
+        unranked = ~self._ranked & ~self._masked
+        if small := int((unranked & (self._clusters.n_annotators < self.min_ranked_size)).sum()):
+            notes.append(
+                f"{small} of {len(self.labels)} groups {'has' if small == 1 else 'have'} fewer than "
+                f"{self.min_ranked_size} annotators: listed, not ranked, and in no spread over groups."
+            )
+        if (unranked & is_missing(self.labels)).any():
+            notes.append(f"Rows without a value are listed as {MISSING}, which is never ranked.")
         if self._masked.any():
             notes.append(
                 f"{int(self._masked.sum())} of {len(self.labels)} groups have fewer than {self.min_group_size} "
                 "annotators: their counts are shown, their numbers are not, and no statistic over groups uses them."
             )
         if single and single < len(self.labels):
+            of_spread = ((self._clusters.n_annotators == 1) & self._ranked).any()
+            without = "these groups and the spread over groups have" if of_spread else "they have"
             notes.append(
                 f"{single} of {len(self.labels)} groups have a single annotator: nothing can be said of how another "
-                "person of that group would fare, so these groups and the spread over groups have no interval "
-                "(min_group_size=2 leaves them out)."
+                f"person of that group would fare, so {without} no interval"
+                f"{' (min_group_size=2 leaves them out)' if of_spread else ''}."
             )
         for name, agree in zip(self.metrics, self._clusters.people_agree().T, strict=True):
             if same := int((agree & ~self._masked).sum()):
@@ -150,6 +185,45 @@ class GroupFrame:
         if not self._clusters.is_nested:
             notes.append("Some annotators stand in several groups: people are resampled as a whole, over all groups.")
         return notes
+
+    def __repr__(self) -> str:
+        named = ", ".join(f"{name} {self.overall[name]:.3f}" for name in self.metrics)
+        notes = "".join(f"\n{note}" for note in self.notes)
+        return f"{self._title()}\n{self.by_group.round(3)}\noverall: {named}{notes}"
+
+    def _repr_html_(self) -> str:
+        facts = {f"{name} overall": f"{self.overall[name]:.3f}" for name in self.metrics}
+        for name, row in self.worst().iterrows():
+            if row["group"] is not None:
+                facts[f"lowest {name}" if self.higher_is_better[name] else f"highest {name}"] = label_text(
+                    row["group"]
+                )
+        facts |= {f"note {number + 1}": note for number, note in enumerate(self.notes)}
+        return f"{facts_table(self._title(), facts)}{self.by_group.round(3).to_html()}"
+
+    def _title(self) -> str:
+        by = " × ".join(map(str, self.group_columns)) or "nothing: one group of all"
+        return f"GroupFrame by {by}: {self.n_judgements:,} judgements of {self.n_annotators:,} annotators"
+
+    def plot(self, metric: str | None = None, *, level: float = 0.9, seed: int = 0) -> Drawing:
+        """A metric by group with intervals, the worst-served first; a notebook shows it, `.save(path)` keeps it.
+
+        Args:
+            metric: the first, if None.
+            level, seed: of the intervals.
+
+        Raises:
+            ValueError: an unknown metric.
+            RuntimeError: matplotlib is not installed.
+        """
+        from palign.evaluation.pages.frame_picture import draw_frame
+
+        return draw_frame(self, self.metrics[0] if metric is None else metric, level=level, seed=seed)
+
+    @property
+    def is_ranked(self) -> np.ndarray:
+        """(n_groups,) whether a group can be the worst or the best, and counts in spreads over groups."""
+        return self._ranked.copy()
 
     @property
     def n_annotators(self) -> int:
@@ -172,7 +246,7 @@ class GroupFrame:
     def _extreme(self, *, worst_wanted: bool) -> pd.DataFrame:
         extremes = {}
         for name in self.metrics:
-            values = self.by_group[name].to_numpy()
+            values = np.where(self._ranked, self.by_group[name].to_numpy(), np.nan)
             lowest_wanted = self.higher_is_better[name] == worst_wanted
             if np.isnan(values).all():
                 extremes[name] = {"group": None, "value": np.nan, "n_annotators": 0}
@@ -199,8 +273,7 @@ class GroupFrame:
         return self._series("cvar", alpha=alpha)
 
     def _series(self, stat: str, **options: float) -> pd.Series:
-        values = self.by_group[self.metrics].to_numpy()[None]
-        return pd.Series(self._statistic(stat, values, None, **options)[0], index=self.metrics, name=stat)
+        return pd.Series(self.estimate(stat, **options), index=self.metrics, name=stat)
 
     def _statistic(self, stat: str, values: np.ndarray, weights: np.ndarray | None, alpha: float = 0.1) -> np.ndarray:
         """One number per metric from group values (n, n_groups, n_metrics) → (n, n_metrics)."""
@@ -277,6 +350,7 @@ class GroupFrame:
         if stat == "by_group":
             alone = (clusters.n_annotators == 1)[:, None]
             return np.where(alone, np.nan, values if values.size else np.zeros((len(drawn), 1, n_metrics)))
+        values = self._of_ranked(values)
         if stat in ("gini", "cvar") and self._are_people:
             return self._statistic(stat, values, clusters.n_drawn(drawn), alpha)
         if not self._has_spread:
@@ -292,15 +366,19 @@ class GroupFrame:
 
     @property
     def _has_spread(self) -> bool:
-        """At least two groups are shown, and none of those is a single person."""
-        shown = ~self._masked
-        return bool(shown.sum() > 1 and not ((self._clusters.n_annotators == 1) & shown).any())
+        """At least two groups are ranked, and none of those is a single person."""
+        ranked = self._ranked
+        return bool(ranked.sum() > 1 and not ((self._clusters.n_annotators == 1) & ranked).any())
+
+    def _of_ranked(self, values: np.ndarray) -> np.ndarray:
+        """Group values (…, n_groups, n_metrics), those of groups that are not ranked as NaN."""
+        return values if self._ranked.all() else np.where(self._ranked[:, None], values, np.nan)
 
     def _of_held_groups(self, stat: str, values: np.ndarray) -> np.ndarray:
         """worst, gap or ratio of (n, n_groups, n_metrics) between the extreme groups of the table → (n, n_metrics)."""
         columns = []
         for place, name in enumerate(self.metrics):
-            shown = self.by_group[name].to_numpy()
+            shown = np.where(self._ranked, self.by_group[name].to_numpy(), np.nan)
             if np.isnan(shown).all():
                 columns.append(np.full(len(values), np.nan))
                 continue
@@ -359,7 +437,7 @@ class GroupFrame:
 
     def _gap_ends(self, draws: np.ndarray, level: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Interval of the gap of each metric from group values (n_resamples, n_groups, n_metrics)."""
-        clusters, shown = self._clusters, ~self._masked
+        clusters, shown = self._clusters, self._ranked
         degrees = (clusters.n_annotators[shown] - 1.0) if clusters.is_nested else max(clusters.n_people - 1.0, 1.0)
         values = self.by_group[self.metrics].to_numpy()[shown]
         ends = [
@@ -386,7 +464,7 @@ class GroupFrame:
         if stat == "overall":
             return self.overall.to_numpy()
         values = self.by_group[self.metrics].to_numpy()
-        return values if stat == "by_group" else self._statistic(stat, values[None], None, alpha)[0]
+        return values if stat == "by_group" else self._statistic(stat, self._of_ranked(values)[None], None, alpha)[0]
 
     def degrees_of_freedom(self, stat: str) -> np.ndarray | float:
         """For Student's t: n - 1 of the group, of the two extreme groups the smaller, of everybody for the rest."""

@@ -30,7 +30,7 @@ from palign.writing import whole_file
 
 __all__ = ["Report", "write_report"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 TAKEN = tuple(name for name in RESERVED if name not in ("type", "annotator_id"))
 
 
@@ -62,6 +62,7 @@ def write_report(
     main: str | None = None,
     figures: FigureData | None = None,
     notes: Sequence[str] = (),
+    facts: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
     annotator_column: str = "annotator_id",
     weights: str = "judgements",
@@ -69,6 +70,7 @@ def write_report(
     remarks: Sequence[str] = (),
     higher_is_better: Mapping[str, bool] | None = None,
     min_group_size: int = 1,
+    min_ranked_size: int = 5,
     level: float = 0.9,
     seed: int = 0,
     n_resamples: int = 1000,
@@ -81,15 +83,18 @@ def write_report(
         metrics: columns to report; of each model those that it has any number of.
         group_columns: declared groups; a tuple of names is their intersection. ``type``, where the table has it, and
             the annotators themselves are always reported; the report opens with the one named here whose gap chance
-            explains least, with the first where chance may explain all, or with ``type``.
+            explains least; where chance may explain all of them, with ``type``, if that gap is more than chance, and
+            else with the first.
         baseline: the reward model(s) that the others are compared with, those of them that are in the table;
             reference: likewise for policies.
         main: the model that the report opens with; the last one that is nobody's baseline, if unset.
         figures: what the page's figures need beyond the table.
-        notes: sentences to print; extra: figures of the run to print and keep (name → number, text or list).
+        notes: sentences to print; facts: what the report is made of, name → text, such as "data" and "backbone"; what
+            was judged, and when, is added; extra: figures of the run to print and keep (name → number, text or list).
         judgements: what the rows are called where the report concludes, such as "held-out judgements";
             remarks: phrases that the first sentence of the conclusion ends with.
-        weights, min_group_size: as :class:`GroupFrame`. With ``min_group_size`` above 1 no single person is listed.
+        weights, min_group_size, min_ranked_size: as :class:`GroupFrame`. With ``min_group_size`` above 1 no single
+            person is listed. ``min_ranked_size`` does not hold where groups are single people.
         level, seed, n_resamples: of every interval.
 
     Raises:
@@ -106,6 +111,7 @@ def write_report(
         weights,
         higher_is_better or {},
         min_group_size,
+        min_ranked_size,
         level,
         seed,
         n_resamples,
@@ -118,12 +124,16 @@ def write_report(
             f"the table has none of the metrics {', '.join(metrics)}; it has {', '.join(map(str, table))}."
         )
     sections = report_sections(table, names_of(baseline), names_of(reference), settings, main)
-    settings = replace(settings, opens_with=_leading(sections, asked) or settings.opens_with)
+    settings = replace(
+        settings,
+        opens_with=_leading(sections, asked, [] if annotator_column in asked else always[1:]) or settings.opens_with,
+    )
     data: ReportRecord = {
         "schema_version": SCHEMA_VERSION,
         "title": title,
         "palign_version": _version(),
         "date": date.today().isoformat(),
+        "facts": {**(facts or {}), **_made_of(sections, judgements)},
         "settings": settings_record(settings, names_of(baseline), names_of(reference), judgements, remarks),
         "sections": sections,
         "notes": list(notes),
@@ -137,17 +147,32 @@ def write_report(
     return _written(_strict(data), Path(output_dir))
 
 
-def _leading(sections: list[SectionRecord], asked: Sequence[Groups]) -> Groups | None:
-    """The one of several groupings asked for whose gap chance explains least; None where it may explain all.
+def _made_of(sections: list[SectionRecord], judgements: str) -> dict[str, str]:
+    """What was judged, of how many people, and when."""
+    judged = {}
+    for section in sections:
+        what = "completions" if section["name"] == "policies" else judgements
+        main = next(model for model in section["models"] if model["model"] == section["main"])
+        counts = f"{main['n_judgements']:,} {what} of {main['n_annotators']:,} annotators"
+        judged["judged" if len(sections) == 1 else f"judged, {section['name']}"] = counts
+    return {**judged, "made": f"{date.today().isoformat()}, by palign {_version()}"}
+
+
+def _leading(sections: list[SectionRecord], asked: Sequence[Groups], others: Sequence[Groups]) -> Groups | None:
+    """The grouping whose gap chance explains least, of those asked for before the others; None where it may explain
+    all.
 
     By the lower end of the gap's interval, for the main model of the first section.
     """
     section = sections[0]
     model = next(model for model in section["models"] if model["model"] == section["main"])
     metric = main_metric(section["name"], model["metrics"])
-    least = {groups: frame_of(model, list(names_of(groups)))["metrics"][metric]["gap"]["low"] for groups in asked}
-    above = {groups: low for groups, low in least.items() if low is not None and low > 0}  # NaN is not above
-    return max(above, key=above.__getitem__) if above and len(asked) > 1 else None
+    for candidates in (asked, others if asked else ()):
+        lows = {g: frame_of(model, list(names_of(g)))["metrics"][metric]["gap"]["low"] for g in candidates}
+        above = {groups: low for groups, low in lows.items() if low is not None and low > 0}  # NaN is not above
+        if above:
+            return max(above, key=above.__getitem__)
+    return None
 
 
 def _written(data: ReportRecord, output_dir: Path) -> Report:

@@ -17,20 +17,26 @@ from palign.data.annotators import AnnotatorIndex, canonical_ids
 from palign.data.preferences import Preferences
 from palign.data.turns import reads_plain
 from palign.models.embeddings import EmbeddingStore, embed_preferences
+from palign.models.notebook.drawing import Drawing
+from palign.models.notebook.people_picture import draw_people
+from palign.models.notebook.tables import columns_of, facts_table, plain_list
 from palign.models.pal_config import PALConfig
 from palign.models.people_deviations import PersonalDeviations
 from palign.models.people_fit import FIT_METHODS, fit_people, scores_of
 from palign.models.people_weights import AnnotatorWeights
 from palign.models.row_tensors import RowTensors
-from palign.models.scoring_inputs import checked_weights, require_same_length, text_states, vector_states
+from palign.models.scoring_inputs import checked_weights, require_same_length, states_once, vector_states
 from palign.models.states.evaluating import evaluating
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from palign.models.backbones import Backbone
 
 __all__ = ["AnnotatorFit", "PALRewardModel"]
 
 SPARSE_FROM = 100_000  # annotators; below, dense gradients are faster
+ROWS_AT_ONCE = 16_384  # texts whose states are held while rewards are computed
 
 
 @dataclass(frozen=True)
@@ -279,7 +285,10 @@ class PALRewardModel(nn.Module):
             annotator_ids: (batch,) people, or one id for all; strangers get the population's mean weights.
             weights: (batch, n_prototypes) or (n_prototypes,) on the simplex, instead of people.
             deviations: (batch, personal_dim) beside such weights, as `fit_annotators` gives; none if None.
+
+        Each different text is read once. Above 1,000 of them a bar shows how far it is.
         """
+        prompts, completions, annotator_ids = map(plain_list, (prompts, completions, annotator_ids))
         require_same_length(prompts, completions, needs_prompts=False)
         people = self._weights(annotator_ids, weights, len(completions))
         if weights is None and self.deviations is not None:
@@ -291,6 +300,23 @@ class PALRewardModel(nn.Module):
             return self._with_deviations(self.head(states, people[rows], prompt_states), states, part)
 
         return self._in_batches(prompts, completions, batch_size, rewards)
+
+    def score_frame(
+        self,
+        frame: "pd.DataFrame",
+        *,
+        prompt_column: str = "prompt",
+        completion_column: str = "completion",
+        annotator_column: str = "annotator_id",
+        batch_size: int = 64,
+    ) -> "pd.DataFrame":
+        """`score` of the rows of a data frame: the same frame with a column `reward` more.
+
+        Raises:
+            TypeError, ValueError: no data frame, or a column or a value in it is missing.
+        """
+        prompts, completions, people = columns_of(frame, (prompt_column, completion_column, annotator_column))
+        return frame.assign(reward=self.score(prompts, completions, people, batch_size=batch_size).cpu().numpy())
 
     def _with_deviations(self, rewards: Tensor, states: Tensor, deviations: Tensor | None) -> Tensor:
         if deviations is None or self.deviations is None:
@@ -323,20 +349,29 @@ class PALRewardModel(nn.Module):
 
     @torch.no_grad()
     def _in_batches(self, prompts: Any, completions: Any, batch_size: int, reward: Any) -> Tensor:
+        prompts, completions = plain_list(prompts), plain_list(completions)
         require_same_length(prompts, completions, needs_prompts=self.needs_prompts or self.backbone is not None)
-        parts = [torch.empty(0, device=self.device)] if len(completions) == 0 else []
+        if len(completions) == 0:
+            return torch.empty(0, device=self.device)
+        step = batch_size if self.backbone is None else ROWS_AT_ONCE
+        parts = []
         with evaluating(self):
-            for start in range(0, len(completions), batch_size):
-                rows = slice(start, start + batch_size)
-                states, prompt_states = self._states(None if prompts is None else prompts[rows], completions[rows])
-                parts.append(reward(states, prompt_states, rows))
+            for start in range(0, len(completions), step):
+                rows = slice(start, start + step)
+                asked = None if prompts is None else prompts[rows]
+                states, prompt_states = self._states(asked, completions[rows], batch_size)
+                for first in range(0, len(states), batch_size):
+                    part = slice(first, first + batch_size)
+                    of_prompts = None if prompt_states is None else prompt_states[part]
+                    numbers = slice(start + first, start + min(first + batch_size, len(states)))
+                    parts.append(reward(states[part], of_prompts, numbers))
         return torch.cat(parts)
 
-    def _states(self, prompts: Any, completions: Any) -> tuple[Tensor, Tensor | None]:
+    def _states(self, prompts: Any, completions: Any, batch_size: int) -> tuple[Tensor, Tensor | None]:
         """Pooled states of completions (batch, hidden) and, for PAL-B, of their prompts."""
         if self.backbone is not None:
             options = {"with_prompts": self.needs_prompts, "plain_prompts": self.plain_prompts}
-            return text_states(self.backbone, prompts, completions, **options)
+            return states_once(self.backbone, prompts, completions, batch_size=batch_size, **options)
         states = vector_states(completions, self.config.hidden_size, self.device)
         return states, vector_states(prompts, self.config.hidden_size, self.device) if self.needs_prompts else None
 
@@ -467,11 +502,50 @@ class PALRewardModel(nn.Module):
         save_model(self, Path(save_directory), card)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> "PALRewardModel":
-        """Read a folder, or a hub name, that `save_pretrained` wrote; `options` go to the backbone's loading."""
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, device: str | torch.device | None = None, **options: Any
+    ) -> "PALRewardModel":
+        """Read a folder, or a hub name, that `save_pretrained` wrote.
+
+        Args:
+            device: where it goes, such as "cuda"; the CPU if unset.
+            options: to the backbone's loading.
+        """
         from palign.models.files.pal import load_model
 
-        return load_model(cls, str(name_or_path), options)
+        return load_model(cls, str(name_or_path), options).to(device or "cpu")
+
+    # in a notebook
+
+    def facts(self) -> dict[str, str]:
+        """What the model is, name → text."""
+        config = self.config
+        facts = {"prototypes": f"{self.n_prototypes}", "people": f"{len(self.annotators):,}"}
+        facts |= {"backbone": config.backbone or f"none: vectors of {config.hidden_size} numbers"}
+        facts |= {"head": config.variant, "temperature": f"{config.temperature:g}"}
+        facts |= {"a person's own part": f"{config.personal_dim} numbers" if config.personal_dim else "none"}
+        return facts | {"device": str(self.device)}
+
+    def __repr__(self) -> str:
+        return f"PALRewardModel({'; '.join(f'{name}: {value}' for name, value in self.facts().items())})"
+
+    def _repr_html_(self) -> str:
+        return facts_table("PAL reward model", self.facts())
+
+    def plot_people(self, names: Sequence[str] | None = None, *, seed: int = 0) -> Drawing:
+        """Everybody among the prototypes: the last line of a notebook's cell shows it, `.save(path)` keeps it.
+
+        Args:
+            names: (n_prototypes,) at the corners; `prototype_0` … if None.
+            seed: of the small shifts that keep equal people apart.
+
+        Raises:
+            ValueError: one prototype alone, or another number of names.
+        """
+        names = [f"prototype_{k}" for k in range(self.n_prototypes)] if names is None else list(names)
+        if len(names) != self.n_prototypes:
+            raise ValueError(f"{len(names)} names were given for {self.n_prototypes} prototypes.")
+        return draw_people(self.people.all().detach().cpu().numpy(), self.annotators.ids, names, seed=seed)
 
     def push_to_hub(
         self,

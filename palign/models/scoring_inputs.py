@@ -1,11 +1,13 @@
 """What a reward model is asked to score: texts or vectors, and for whom. Checked, and turned into pooled states."""
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from palign.data.rendering import render_completion, render_prompt
 from palign.data.turns import answers_as_turns, as_turns
@@ -13,9 +15,10 @@ from palign.data.turns import answers_as_turns, as_turns
 if TYPE_CHECKING:
     from palign.models.backbones import Backbone
 
-__all__ = ["checked_weights", "require_same_length", "text_states", "vector_states"]
+__all__ = ["checked_weights", "require_same_length", "states_once", "text_states", "vector_states"]
 
 SUM_TOLERANCE = 1e-3
+BAR_FROM = 1_000  # texts
 
 
 def require_same_length(prompts: Any, completions: Any, *, needs_prompts: bool) -> None:
@@ -69,6 +72,34 @@ def vector_states(vectors: Any, hidden_size: int, device: torch.device) -> Tenso
     if bad.any():
         raise ValueError(f"Vector {int(bad.nonzero()[0])} (counting from 0 in its batch) holds NaN or infinity.")
     return states
+
+
+def states_once(
+    backbone: "Backbone", prompts: Sequence[Any], completions: Sequence[Any], *, batch_size: int, **options: bool
+) -> tuple[Tensor, Tensor | None]:
+    """:func:`text_states` of any number of texts: each different one is read once, those of like length together.
+
+    A bar shows how far it is where there are more than `BAR_FROM` different ones and it takes longer than a second.
+    """
+    keys = [(_key(prompt), _key(completion)) for prompt, completion in zip(prompts, completions, strict=True)]
+    first: dict[tuple[str, str], int] = {}
+    for row, key in enumerate(keys):
+        first.setdefault(key, row)
+    order = sorted(first, key=lambda key: -len(key[0]) - len(key[1]))
+    parts, place = [], {key: number for number, key in enumerate(order)}
+    with tqdm(total=len(order), desc="scoring", unit="text", disable=len(order) <= BAR_FROM, delay=1) as bar:
+        for start in range(0, len(order), batch_size):
+            rows = [first[key] for key in order[start : start + batch_size]]
+            parts.append(text_states(backbone, [prompts[r] for r in rows], [completions[r] for r in rows], **options))
+            bar.update(len(rows))
+    back = torch.tensor([place[key] for key in keys], device=parts[0][0].device)
+    states, prompt_states = zip(*parts, strict=True)
+    return torch.cat(states)[back], None if prompt_states[0] is None else torch.cat(prompt_states)[back]
+
+
+def _key(text: Any) -> str:
+    """What tells a text from others; messages by all that is in them."""
+    return text if isinstance(text, str) else "\0" + json.dumps(text, sort_keys=True, default=repr)
 
 
 def text_states(

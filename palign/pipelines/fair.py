@@ -62,13 +62,14 @@ class FairSetup:
     Attributes:
         trainer: ready to train.
         gold: (completion, type) → utility by an independent judge, where the population gives one.
-        group_columns: declared groups to report by.
+        group_columns: declared groups to report by; group_sizes: how large they must be.
         guard_notes: what the guard reports of the rows.
     """
 
     trainer: FairPolicyTrainer
     gold: Callable[[str, int], float] | None
     group_columns: list[str]
+    group_sizes: dict[str, int]
     guard_notes: list[str] = field(default_factory=list)
 
 
@@ -101,7 +102,7 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
         pooled_path=pooled if pooled.is_dir() else None, type_names=names,
     )  # fmt: skip
     gold = (lambda text, k: gold_utility(text, names[k])) if is_embedded and names is not None else None
-    return FairSetup(trainer, gold, data_args.group_columns, notes)
+    return FairSetup(trainer, gold, data_args.group_columns, data_args.group_sizes(), notes)
 
 
 def _look_at(

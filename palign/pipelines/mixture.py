@@ -54,7 +54,7 @@ class MixtureSetup:
         args: of the mixture.
         peft_config: of every adapter.
         truth: (n_annotators,) the declared type of each annotator of `train_rows`; None where there is none.
-        group_columns: declared groups to report by.
+        group_columns: declared groups to report by; group_sizes: how large they must be.
         guard_notes: how rows were held out, and what the guard reports of them.
         base_name: the language model by a name.
         beta_spread: of ln β over rows, in the baseline 'drawn_beta'.
@@ -69,6 +69,7 @@ class MixtureSetup:
     peft_config: PeftConfig
     truth: np.ndarray | None
     group_columns: list[str]
+    group_sizes: dict[str, int] = field(default_factory=dict)
     guard_notes: list[str] = field(default_factory=list)
     dealt: Preferences | None = None
     base_name: str = "the embedded language model"
@@ -177,7 +178,8 @@ def set_up_mixture(
         model = warm_start(model.to(args.device), tokenizer, train, items, args, peft_config).model
     return MixtureSetup(
         model, tokenizer, train, evaluation, args, peft_config,
-        declared_types(train, script.type_column), data_args.group_columns, notes, dealt,
+        declared_types(train, script.type_column), data_args.group_columns, data_args.group_sizes(), notes,
+        dealt,
         model_args.model_name_or_path or "the embedded language model", script.beta_spread or DEFAULT_SPREAD,
     )  # fmt: skip
 

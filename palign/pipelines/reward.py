@@ -31,10 +31,10 @@ from palign.pipelines.image_vectors import image_vectors
 from palign.pipelines.reports.reward import (
     NAMES_DOUBTED,
     choice_sentences,
+    data_facts,
     names_matter,
     people_in_no_number,
     states_sentence,
-    trained_on,
 )
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer, check_prototype_count, head_fit_options
@@ -79,6 +79,7 @@ class RewardSetup:
     backbone_name: str | None
     newcomers: tuple[Preferences, Preferences] | None
     group_columns: list[str]
+    group_sizes: dict[str, int] = field(default_factory=dict)
     n_prototypes: int = 1
     choice: PrototypeChoice | None = None
     annotators: AnnotatorIndex = field(default_factory=AnnotatorIndex)
@@ -146,11 +147,15 @@ class RewardSetup:
             return None
         return EmbeddingStore(self.args.embedding_cache_dir, self.backbone.fingerprint(), self.backbone.hidden_size)
 
-    def notes(self) -> list[str]:
-        """Sentences for the report."""
+    def facts(self) -> dict[str, str]:
+        """What the report is made of."""
         vectors = "ready vectors" if self.image_encoder is None else "vectors of images"
         base = vectors if self.backbone_name is None else f"states of {self.backbone_name}"
-        notes = [trained_on(self.train_rows, base), *self.guard_notes]
+        return data_facts(self.train_rows, self.eval_rows, base)
+
+    def notes(self) -> list[str]:
+        """Sentences for the report."""
+        notes = [*self.guard_notes]
         notes += people_in_no_number(self.train_rows, self.eval_rows)
         notes += [] if self.states is None else [states_sentence(self.states)]
         return notes if self.choice is None else [*notes, *choice_sentences(self.choice)]
@@ -197,7 +202,8 @@ def set_up_reward(
         require_template(train.texts(), read_tokenizer(model_args.model_name_or_path, **origin))
     setup = RewardSetup(
         script, args, train, evaluation, embeddings, _backbone(script, model_args), model_args.model_name_or_path,
-        newcomers, data_args.group_columns, annotators=train.annotators(), guard_notes=guard_notes,
+        newcomers, data_args.group_columns, data_args.group_sizes(), annotators=train.annotators(),
+        guard_notes=guard_notes,
         trains_backbone=bool(model_args.use_peft or args.train_backbone), dealt=dealt,
         image_encoder=image_encoder, images=data_args.images,
     )  # fmt: skip

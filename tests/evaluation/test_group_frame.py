@@ -42,14 +42,34 @@ def test_means_counts_and_the_missing_group_by_hand() -> None:
     np.testing.assert_allclose(frame.by_group["accuracy"], [2 / 3, 1 / 4, 1])
     assert frame.overall["accuracy"] == pytest.approx(4 / 8)
     assert frame.worst().loc["accuracy"].tolist() == ["south", 0.25, 1]
-    assert frame.best().loc["accuracy"].tolist() == ["(missing)", 1.0, 1]
-    assert frame.gap()["accuracy"] == pytest.approx(0.75)
-    assert frame.ratio()["accuracy"] == pytest.approx(0.25)
-    # (|2/3 - 1/4| + |2/3 - 1| + |1/4 - 1|) * 2 / (2 * 9 * mean), mean = (2/3 + 1/4 + 1) / 3
-    assert frame.gini()["accuracy"] == pytest.approx((5 / 12 + 4 / 12 + 9 / 12) / (9 * (23 / 36)))
-    assert frame.cvar(1 / 3)["accuracy"] == pytest.approx(1 / 4)
-    assert frame.cvar(0.5)["accuracy"] == pytest.approx((1 / 4 + 0.5 * 2 / 3) / 1.5)  # one group and a half
-    assert frame.cvar(1.0)["accuracy"] == pytest.approx(23 / 36)
+    assert frame.best().loc["accuracy"].tolist() == ["north", 2 / 3, 2]  # "(missing)" has 1.0 and is nobody's group
+    assert frame.is_ranked.tolist() == [True, True, False] and "listed as (missing)" in frame.notes[0]
+    assert frame.gap()["accuracy"] == pytest.approx(5 / 12)
+    assert frame.ratio()["accuracy"] == pytest.approx(3 / 8)
+    # |2/3 - 1/4| * 2 / (2 * 4 * mean), mean = (2/3 + 1/4) / 2
+    assert frame.gini()["accuracy"] == pytest.approx(5 / 12 / (4 * (11 / 24)))
+    assert frame.cvar(1 / 2)["accuracy"] == pytest.approx(1 / 4)
+    assert frame.cvar(0.75)["accuracy"] == pytest.approx((1 / 4 + 0.5 * 2 / 3) / 1.5)  # one group and a half
+    assert frame.cvar(1.0)["accuracy"] == pytest.approx(11 / 24)
+
+
+def test_groups_below_a_size_are_listed_and_not_ranked() -> None:
+    """Three groups of 8 people, and one of 2 who are always right: it keeps its number and decides nothing."""
+    table = population(n_groups=3, n_people=24)
+    pair = pd.DataFrame({"annotator_id": [100, 101] * 3, "group": 9, "row": range(1000, 1006), "accuracy": 1.0})
+    both = pd.concat([table, pair])
+    frame = GroupFrame(both, metrics="accuracy", groups="group", min_ranked_size=5)
+    plain = GroupFrame(table, metrics="accuracy", groups="group")
+    assert frame.by_group.loc["9", "accuracy"] == 1.0 and frame.is_ranked.tolist() == [True, True, True, False]
+    assert frame.best().loc["accuracy", "group"] != "9" and frame.worst().equals(plain.worst())
+    for stat in ("gap", "ratio", "gini"):
+        assert getattr(frame, stat)()["accuracy"] == pytest.approx(getattr(plain, stat)()["accuracy"])
+    ends = frame.interval("gap", n_resamples=200)
+    assert ends.notna().all(axis=None) and ends.loc["accuracy", "low"] <= frame.gap()["accuracy"]
+    assert frame.interval("by_group", n_resamples=50).loc[("9", "accuracy"), "low"] == 1.0
+    assert "1 of 4 groups has fewer than 5 annotators: listed, not ranked" in frame.notes[0]
+    alone = GroupFrame(both, metrics="accuracy", groups="group", min_ranked_size=99)
+    assert alone.worst().loc["accuracy", "group"] is None and np.isnan(alone.gap()["accuracy"])
 
 
 def test_weights_annotators_counts_each_person_once() -> None:
@@ -90,6 +110,18 @@ def test_worst_knows_which_direction_is_bad() -> None:
     assert not direction_of("mse") and not direction_of("eval_nll")
     less = ("regrets", "losses", "errors", "negative_log_likelihood", "cross_entropy", "crossentropy", "eval-loss")
     assert not any(map(direction_of, less))
+    harm = (
+        "toxicity",
+        "false_positive_rate",
+        "refusal_rate",
+        "FPR",
+        "hallucination_rate",
+        "bias",
+        "harmfulness",
+        "ece",
+    )
+    assert not any(map(direction_of, harm))
+    assert all(map(direction_of, ("helpfulness", "true_positive_rate", "win_rate", "harmless", "refund", "f1")))
     assert all(map(direction_of, ("entropy", "true_negative_rate", "bonus", "progress")))
 
 

@@ -69,7 +69,7 @@ def test_json_is_strict_and_equals_the_frames(report: Report) -> None:
     data = json.loads(report.json_path.read_text(encoding="utf-8"), parse_constant=refuse)
     assert data == report.data
     keys_seen(data, ReportRecord)  # with policies; tests/evaluation/pages/test_report_keys.py has all keys
-    assert data["schema_version"] == 2 and data["extra"] == {"seconds": 1.5, "bad": None}
+    assert data["schema_version"] == 3 and data["extra"] == {"seconds": 1.5, "bad": None}
     assert [s["name"] for s in data["sections"]] == ["reward models", "policies"]
     table = judgements("pal", {0: 0.9, 1: 0.8, 2: 0.7})
     frame = GroupFrame(table, metrics="accuracy", groups="country")
@@ -193,6 +193,9 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
         ("<b>", "&#60;b&#62;"),
         ("a\nb\tc", "a b c"),
         ("_*_", "&#95;&#42;&#95;"),
+        ("log_likelihood of type_0", "log_likelihood of type_0"),
+        ("_a_b_ a__b", "&#95;a_b&#95; a&#95;&#95;b"),
+        ('people\'s "x"', 'people\'s "x"'),
         ("https://x.y", "https:&#47;&#47;x.y"),
         ("www.x.y", "www&#46;x.y"),
         ("\u202eabc", "abc"),
@@ -221,7 +224,7 @@ def test_small_groups_and_single_people_are_hidden_on_request(tmp_path: Path) ->
 def test_hardly_anybody(tmp_path: Path, n_people: int) -> None:
     table = judgements("pal", {0: 0.9}, n_people=n_people)
     report = write_report(table, output_dir=tmp_path / "new" / "folder", n_resamples=50)
-    assert "only one group by type" in report.headline[0]
+    assert "no group by type is ranked: a rank takes a value of type and 5" in report.headline[0]
     overall = found(report.data, 0, "pal", ["type"], "accuracy")["overall"]
     assert (overall["low"] is None) is (n_people == 1)
     bare = write_report(table.drop(columns=["type", "country"]), output_dir=tmp_path, n_resamples=50)
@@ -256,7 +259,7 @@ def test_a_gap_that_chance_can_explain_is_called_so(tmp_path: Path) -> None:
     table = pd.DataFrame({"model": "m", "annotator_id": people, "row": np.arange(400), "team": people % 4})
     same = table.assign(accuracy=rng.integers(0, 2, 400).astype(float))
     report = write_report(same, output_dir=tmp_path, group_columns=["team"], n_resamples=200)
-    assert report.headline[0].endswith("by chance between groups that are served equally well.")
+    assert report.headline[0].endswith("and chance alone can show a gap of this size.")
     apart = same.assign(accuracy=(rng.random(400) < 0.2 + 0.2 * table["team"]).astype(float))
     report = write_report(apart, output_dir=tmp_path, group_columns=["team"], n_resamples=200)
     assert "chance" not in report.headline[0] and "gap 0." in report.headline[0]
@@ -269,7 +272,7 @@ def test_groups_that_nobody_has_and_values_of_mixed_types(tmp_path: Path) -> Non
     report = write_report(table, output_dir=tmp_path, group_columns=["country", "age"], n_resamples=50)
     assert "worst served is age" in report.headline[0]  # the gap that chance does not explain leads
     alone = write_report(table, output_dir=tmp_path / "alone", group_columns=["country"], n_resamples=50)
-    assert "only one group by country can be shown" in alone.headline[0]
+    assert "no group by country is ranked" in alone.headline[0]  # everybody is in "(missing)"
     groups = [row["group"] for row in found(report.data, 0, "pal", ["age"], "accuracy")["by_group"]]
     assert groups == ["3", "True", "b"]
     assert report.html_path.exists()
@@ -277,11 +280,15 @@ def test_groups_that_nobody_has_and_values_of_mixed_types(tmp_path: Path) -> Non
 
 def test_groups_that_are_served_alike_and_ties_for_the_worst_place(tmp_path: Path) -> None:
     table = pd.DataFrame({"model": "m", "annotator_id": range(6), "row": range(6), "team": list("aabbcc")})
-    same = write_report(table.assign(accuracy=1.0), output_dir=tmp_path, group_columns=["team"], n_resamples=20)
-    assert "all 3 groups by team that can be shown have the same" in same.headline[0]
-    tied = table.assign(accuracy=[0.0, 1.0, 1.0, 0.0, 1.0, 1.0])
-    report = write_report(tied, output_dir=tmp_path, group_columns=["team"], n_resamples=20)
-    assert "team a (2 annotators; 1 other group is served as badly)" in report.headline[0]
+    same = write_report(table.assign(accuracy=1.0), output_dir=tmp_path, group_columns=["team"], n_resamples=20,
+                        min_ranked_size=1)  # fmt: skip
+    assert "all 3 groups by team that can be ranked have the same" in same.headline[0]
+    many = pd.concat(
+        [table.assign(annotator_id=table["annotator_id"] + 6 * k, row=table["row"] + 6 * k) for k in range(9)]
+    )
+    tied = many.assign(accuracy=[0.0, 1.0, 1.0, 0.0, 1.0, 1.0] * 9)
+    report = write_report(tied, output_dir=tmp_path, group_columns=["team"], n_resamples=100)
+    assert "team a (18 annotators; 1 other group is served as badly)" in report.headline[0]
 
 
 def test_reward_models_without_accuracy_among_the_metrics_are_still_compared(tmp_path: Path) -> None:

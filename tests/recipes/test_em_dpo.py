@@ -153,7 +153,7 @@ def test_going_on_from_the_last_round(recipe: ModuleType, tmp_path: Path, lm: Pa
     trained = (tmp_path / "out" / "baselines" / "pooled" / "mixture.json").stat().st_mtime_ns
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "is one DPO for all that reads no names" in report and "standard deviation 0.5" in report
-    for model in ("pooled", "drawn&#95;beta", "em"):
+    for model in ("pooled", "drawn_beta", "em"):
         assert f"| {model} " in report, model
     again = recipe.main([*flags, "--resume_from_checkpoint", "true"])
     assert again["drawn_beta/log_likelihood"] == first["drawn_beta/log_likelihood"]

@@ -54,7 +54,7 @@ def test_the_smoke_config_goes_from_nothing_to_a_report(recipe: ModuleType, tmp_
     assert summary == json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert {"pal/accuracy", "pooled/accuracy", "pal/worst_type_accuracy"} <= set(summary)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "pal: worst served is type" in page and "Annotators among the types" in page
+    assert "no group by type is ranked" in page and "Annotators among the types" in page
 
 
 def test_models_of_three_kinds_side_by_side(recipe: ModuleType, models: Path, tmp_path: Path) -> None:
@@ -71,7 +71,9 @@ def test_models_of_three_kinds_side_by_side(recipe: ModuleType, models: Path, tm
     assert {(c["first"], c["second"]) for c in section["comparisons"]} == {("reward", "pal"), ("reward", "mixture")}
     cells = {row["group"] for row in section["models"][0]["frames"][3]["metrics"]["accuracy"]["by_group"]}
     assert cells == {"NL × 30", "NL × 60", "PL × 30", "PL × 60"}
-    assert data["settings"]["opens_with"] == ["country"] and "worst served is country" in data["headline"][0]
+    assert data["settings"]["opens_with"] == ["country"] and "by country" in data["headline"][0].lower()
+    assert data["facts"]["models"].startswith("pal (PAL reward model)") and data["facts"]["backbone"]
+    assert data["settings"]["min_ranked_size"] == 5
     assert any("reward is a reward model" in note for note in data["notes"])
 
 
@@ -99,6 +101,7 @@ def test_small_groups_are_hidden_where_asked(recipe: ModuleType, models: Path, t
         (["--level", "90"], ["90", "between 0 and 1"]),
         (["--metrics", "accuracy", "acuracy"], ["'acuracy'", "log_likelihood"]),
         (["--min_group_size", "0"], ["min_group_size"]),
+        (["--min_ranked_size", "0"], ["min_ranked_size", "at least 1"]),
     ],
 )
 def test_bad_input_is_named_before_a_model_loads(
@@ -142,4 +145,4 @@ def test_one_annotator_one_group_and_ids_that_are_markup(recipe: ModuleType, mod
     flags = ["--model_path", str(models / "reward"), "--dataset_name", write_rows(tmp_path / "r.jsonl", rows)]
     recipe.main([*flags, "--group_columns", "country", "--output_dir", str(tmp_path / "out"), *QUIET])
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "only one group by country can be shown" in page and "<script" not in page
+    assert "no group by country is ranked" in page and "<script" not in page

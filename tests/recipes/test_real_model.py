@@ -84,7 +84,7 @@ def test_types_are_found_and_say_opposite_things(mixture: Path, rows: Path) -> N
     assert record["warm_start"]["n_answers"] == 10
     assert record["nats_per_token"]["best"] > record["warm_start"]["loss"][0] * -1 + 1  # it has learnt to say them
     samples = (mixture / "samples.md").read_text(encoding="utf-8")
-    assert "<|im_start|>" not in samples and "im&#95;start" not in samples
+    assert "<|im_start|>" not in samples and "im_start" not in samples
     assert any(f"| {question} |" in samples for question in QUESTIONS)
 
 

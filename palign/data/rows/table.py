@@ -71,9 +71,17 @@ class Table:
 
     @classmethod
     def of(cls, rows: "Table | Iterable[Mapping[str, Any]]", name: str = "") -> "Table":
-        """A table as it is; of anything else, its rows under this name."""
+        """A table as it is; of anything else, its rows under this name.
+
+        Of a pandas DataFrame an index with a name is a column.
+
+        Raises:
+            ValueError: a DataFrame has a column twice.
+        """
         if isinstance(rows, Table):
             return rows
+        if hasattr(rows, "columns") and hasattr(rows, "iloc"):
+            return cls(name, _rows_of_frame(rows))
         return cls(name, rows if isinstance(rows, (list, tuple, CellRows)) else list(rows))
 
     def __len__(self) -> int:
@@ -118,3 +126,15 @@ class Table:
             all(table.cells_are_text for table in tables),
             any(table.has_loose_numbers for table in tables),
         )
+
+
+def _rows_of_frame(frame: Any) -> list[dict[str, Any]]:
+    """Rows of a pandas DataFrame."""
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index()
+    twice = frame.columns[frame.columns.duplicated()].tolist()
+    if twice:
+        raise ValueError(f"The DataFrame has the column {twice[0]!r} twice. Give every column its own name.")
+    columns = {str(name): frame[name].tolist() for name in frame.columns}
+    names = list(columns)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -47,6 +47,7 @@ class ModelSource:
         beta: of implicit rewards β·(log π − log π_ref); None where the kind has none.
         reads_vectors: of a PAL model, whether its items are vectors.
         image_encoder: of a PAL model on images, the content key of the encoder of its vectors.
+        backbone: what the model reads texts with, by a name; None where no file says so.
         conditioning: of a policy, how it was told who is asking; None where no file says so.
         plain_prompts: whether it reads plain prompts bare, or as turns (`palign.data.turns`); None where no file says
             so, and the user or the tokenizer decides.
@@ -58,6 +59,7 @@ class ModelSource:
     base: str | None = None
     beta: float | None = None
     reads_vectors: bool = False
+    backbone: str | None = None
     conditioning: PolicyConditioning | None = None
     plain_prompts: bool | None = None
     image_encoder: str | None = None
@@ -84,13 +86,17 @@ def recognise(
         raise ValueError(f"{path!r} is named as a model, and there is no such folder. Give {KNOWN}.")
     config = read_json(path, "config.json", None)
     if isinstance(config, dict) and config.get("model_type") == PALConfig.model_type:
+        backbone, reads_vectors = config.get("backbone"), config.get("backbone") is None
+        named = "ready vectors" if reads_vectors else _short(backbone)
         encoder = config.get("image_encoder")
-        reads_vectors = config.get("backbone") is None
-        return ModelSource(name, path, ModelKind.PAL, reads_vectors=reads_vectors, image_encoder=encoder)
+        named = named if encoder is None else "vectors of images"
+        return ModelSource(
+            name, path, ModelKind.PAL, reads_vectors=reads_vectors, backbone=named, image_encoder=encoder
+        )
     if looks_like_path(path) and (Path(path).expanduser() / "mixture.json").is_file():
         record = load_mixture(path)
         require_model_folder(record.base_model or str(Path(path).expanduser() / BASE))
-        return ModelSource(name, path, ModelKind.MIXTURE, beta=record.beta)
+        return ModelSource(name, path, ModelKind.MIXTURE, beta=record.beta, backbone=_short(record.base_model))
     adapter = read_json(path, "adapter_config.json", None)
     if isinstance(adapter, dict):
         return _adapter(path, name, adapter, base, beta)
@@ -123,6 +129,7 @@ def _adapter(path: str, name: str, config: dict[str, Any], base: str | None, bet
             path,
             ModelKind.FAIR_POLICY,
             base=str(under),
+            backbone=_short(under),
             beta=float(game["beta"]),
             plain_prompts=bool(game.get("plain_prompts", True)),
         )
@@ -162,7 +169,13 @@ def _policy(name: str, path: str, kind: ModelKind, base: str, beta: float | None
     if plain is None and looks_like_path(path):  # the adapter of one type, beside the mixture's file
         record = read_json(str(Path(path).expanduser().resolve().parent), "mixture.json", None)
         plain = bool(record.get("plain_prompts", True)) if isinstance(record, dict) else None
-    return ModelSource(name, path, kind, base=base, beta=beta, conditioning=conditioning_of(path), plain_prompts=plain)
+    known = {"backbone": _short(base), "conditioning": conditioning_of(path), "plain_prompts": plain}
+    return ModelSource(name, path, kind, base=base, beta=beta, **known)
+
+
+def _short(base: object) -> str | None:
+    """A hub name as it is, and of a folder its name."""
+    return None if base is None else Path(str(base)).name if looks_like_path(str(base)) else str(base)
 
 
 def _contents(path: str) -> str:

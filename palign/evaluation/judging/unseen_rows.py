@@ -21,7 +21,7 @@ class UnseenRows:
     Attributes:
         rows: what is judged.
         notes: sentences for the report.
-        n_left_out: training rows that are not in `rows`.
+        n_left_out: training rows that are not in `rows`; n_people_left_out: annotators who are not, therefore.
         has_training_rows: whether training rows are in them.
         is_known: whether every model keeps hashes of the rows it was trained on.
     """
@@ -31,6 +31,7 @@ class UnseenRows:
     n_left_out: int
     has_training_rows: bool
     is_known: bool
+    n_people_left_out: int = 0
 
     @property
     def judgements(self) -> str:
@@ -77,4 +78,8 @@ def unseen_rows(sources: Sequence[ModelSource], rows: Preferences, *, on_trainin
         )
     left = int(seen.sum())
     notes.append(f"{left:,} rows that a model was trained on are left out.")
-    return UnseenRows(rows.select(~seen), notes, left, False, is_known)
+    kept = rows.select(~seen)
+    n_people_left = len(rows.annotators()) - len(kept.annotators())
+    if n_people_left:
+        notes.append(f"{n_people_left:,} annotators have no other rows: they are in no number of this report.")
+    return UnseenRows(kept, notes, left, False, is_known, n_people_left)

@@ -9,6 +9,7 @@ import pandas as pd
 from palign.evaluation.pages.report_keys import (
     FiguresRecord,
     ImageLikesRecord,
+    LikesRecord,
     RegretsRecord,
     TypeSpaceRecord,
 )
@@ -31,6 +32,7 @@ class FigureData:
         histories: policy → a row per update with `step`, `objective/reward` and perhaps `objective/kl` and
             `objective/gold`.
         image_likes: of each type, where items are images (`palign.evaluation.pages.image_likes`).
+        likes: what each type likes (`palign.evaluation.pages.type_likes`); by `type_names`.
     """
 
     type_weights: Mapping[str, Sequence[float]] | None = None
@@ -38,6 +40,7 @@ class FigureData:
     regrets: RegretsRecord | None = None
     histories: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     image_likes: Sequence[ImageLikesRecord] = ()
+    likes: Sequence[LikesRecord] = ()
 
     def record(self, table: pd.DataFrame, annotator_column: str, columns: Sequence[str], most: int) -> FiguresRecord:
         """The part of report.json, plain values.
@@ -51,6 +54,7 @@ class FigureData:
             "type_space": None,
             "regrets": None,
             "training": [],
+            "likes": list(self.likes),
             "image_likes": list(self.image_likes),
         }
         if self.type_weights:

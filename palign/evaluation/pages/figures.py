@@ -4,7 +4,7 @@ Names stand above their rows, so that long ones need no margin. What differs in 
 colours are Okabe and Ito's, which people who confuse red and green tell apart, in an order that darkens in grey.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_groups", "draw_history", "draw_models", "draw_people", "draw_training"]
+__all__ = ["axis_label", "draw_groups", "draw_history", "draw_models", "draw_people", "draw_training"]
 
 WIDTH = 4.1  # inches
 WORST, WASH = "#c1440e", "#fbe9e1"
 LOOKS = (("o", "#0b3c5d"), ("s", "#56a0d3"), ("^", "#7a7a7a"), ("v", "#009e73"))  # marker and colour of each model
 DASHES = ("-", "--", ":", "-.")
 SMOOTHED_OVER = 5  # updates
+COIN = 0.5  # accuracy of a pair by chance
+UNITS = {
+    "accuracy": "share of pairs", "log_likelihood": "nats a judgement", "reward": "units of the reward model",
+    "gold": "the judge's utility", "kl": "nats",
+}  # fmt: skip
 
 
 class DrawnModel(TypedDict):
@@ -34,6 +39,18 @@ class DrawnModel(TypedDict):
     overall: Estimate
     worst: Estimate
     group: str  # who is worst served
+
+
+def axis_label(metric: str) -> str:
+    """A metric and its unit, where it is one of ours."""
+    return f"{metric} ({UNITS[metric]})" if metric in UNITS else metric
+
+
+def _coin_line(axes: "Axes", metric: str) -> list[Any]:
+    """A line at what a coin would reach, where the metric is an accuracy; what a legend says of it."""
+    if metric != "accuracy":
+        return []
+    return [axes.axvline(COIN, color=GREY, linewidth=1.2, linestyle=":", zorder=1, label="a coin: 0.5")]
 
 
 def new_figure(height: float, **options: Any) -> "Figure":
@@ -50,6 +67,7 @@ def draw_groups(
     metric: str,
     overall: float | None,
     worst: str,
+    unranked: Collection[str] = (),
 ) -> "Figure":
     """A metric by group with intervals, a band of rows for each group, in the order given.
 
@@ -58,7 +76,8 @@ def draw_groups(
         models: name → group → its record of report.json; the first is the one that the page is about.
         metric: what the axis says.
         overall: of the first model, a dashed line.
-        worst: the group to point at.
+        worst: the group to point at; empty for none.
+        unranked: groups that are listed and not ranked.
     """
     from matplotlib.lines import Line2D
 
@@ -69,7 +88,8 @@ def draw_groups(
         top = number * band
         known = next((m[group] for m in models.values() if group in m), {})
         count = known.get("n_annotators")
-        _row_label(axes, top + 0.24, group, f"n = {count:,}" if count is not None else "", is_worst=group == worst)
+        right = f"n = {count:,}{', not ranked' if group in unranked else ''}" if count is not None else ""
+        _row_label(axes, top + 0.24, group, right, is_worst=group == worst)
         if group == worst:
             axes.axhspan(top - 0.06, top + band - 0.1, facecolor=WASH, edgecolor=WORST, linewidth=0.8, zorder=0)
         for place, records in enumerate(models.values()):
@@ -91,6 +111,7 @@ def draw_groups(
     if overall is not None:
         axes.axvline(overall, color=INK, linewidth=1, dashes=(4, 3), zorder=1)
         lines.append(Line2D([], [], color=INK, linewidth=1, dashes=(4, 3), label=f"everybody: {overall:.3f}"))
+    lines += _coin_line(axes, metric)
     _finish(axes, len(groups) * band, metric)
     _legend(figure, lines)
     return figure
@@ -115,6 +136,7 @@ def draw_models(rows: Sequence[DrawnModel], *, metric: str) -> "Figure":
         Line2D([], [], marker="o", color=LOOKS[0][1], mfc="white", label="everybody"),
         Line2D([], [], marker="D", color=WORST, label="the worst-served (named at the right)"),
     ]
+    lines += _coin_line(axes, metric)
     _finish(axes, len(rows) * band, metric)
     _legend(figure, lines)
     return figure
@@ -159,7 +181,8 @@ def draw_people(models: Mapping[str, Sequence[float]], *, metric: str, higher_is
     axes.set_yticks([0, 0.1, 0.5, 1.0] if higher_is_better else [0, 0.5, 0.9, 1.0])
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axes.set_ylabel("people with less than this")
-    axes.set_xlabel(shorten(metric, 40))
+    _coin_line(axes, metric)
+    axes.set_xlabel(shorten(f"a person's {axis_label(metric)}", 46))
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     _legend(figure, axes.get_legend_handles_labels()[0])
@@ -189,7 +212,7 @@ def draw_history(steps: Sequence[float], lines: Mapping[str, Sequence[float]], k
             smooth = smooth.rolling(SMOOTHED_OVER, min_periods=1).mean()
         top.plot(steps, smooth, dash, color=color, linewidth=2, label=label)
     top.axhline(0, color=GREY, linewidth=0.8)
-    top.set_ylabel("per completion")
+    top.set_ylabel("mean of a completion")
     for bottom in rest:
         bottom.plot(steps, kl, color=INK, linewidth=1.5)
         bottom.set_ylabel("KL (nats)")
@@ -290,7 +313,7 @@ def _finish(axes: "Axes", height: float, metric: str) -> None:
     axes.locator_params(axis="x", nbins=5)
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_xlabel(shorten(metric, 40))
+    axes.set_xlabel(shorten(axis_label(metric), 46))
 
 
 def _legend(figure: "Figure", handles: Sequence[Any]) -> None:

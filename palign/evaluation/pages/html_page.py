@@ -19,6 +19,7 @@ from palign.evaluation.pages.report_keys import (
     AnyEstimate,
     BestRecord,
     FrameRecord,
+    LikesRecord,
     ModelRecord,
     ReportRecord,
     SectionRecord,
@@ -28,8 +29,10 @@ from palign.evaluation.pages.report_keys import (
 from palign.evaluation.pages.sentences import (
     IF_ALIKE,
     WHAT_THE_NUMBERS_ARE,
+    computed_sentences,
     frame_of,
     interval_text,
+    is_chance,
     main_metric,
     opening_frame,
     opening_sentences,
@@ -54,10 +57,11 @@ def render_page(data: ReportRecord) -> str:
     """The whole page."""
     pictures = report_pictures(data)
     title = text(data["title"])
-    body = [f"<h1>{title}</h1>", *_opening(data), *_meaning(data)]
+    body = [f"<h1>{title}</h1>", *_opening(data), *_made_of(data), *_meaning(data)]
     if not pictures and not has_matplotlib():
         body.append(f"<p>{text(NO_FIGURES)}</p>")
     body += [f"<p>{text(note)}</p>" for note in data["notes"]]
+    body += _likes(data["figures"].get("likes", []))
     if opens_with_regrets(data):
         body += ["<section><h2>Regret</h2>", *_pictures(p for p in pictures if p.section == "regret")]
         body += [*_regrets(data), "</section>"]
@@ -124,6 +128,7 @@ def _facts(section: SectionRecord, settings: SettingsRecord) -> list[str]:
         opening_frame(model, settings),
     )
     stats = (opening or model["frames"][0])["metrics"][metric]
+    chance = opening is not None and is_chance(stats["gap"])
     everybody = ("Everybody", span(stats["overall"]["value"]), interval_text(stats["overall"]), "")
     if opening is None:
         tail = (
@@ -144,6 +149,9 @@ def _facts(section: SectionRecord, settings: SettingsRecord) -> list[str]:
             ("Gap between them", span(stats["gap"]["value"]), interval_text(stats["gap"]), ""),
             everybody,
         ]
+        if chance:  # nobody is surely served worse
+            gap = f"{interval_text(stats['gap'])}; chance alone can show as much"
+            cards = [everybody, (f"Gap by {kind}", span(stats["gap"]["value"]), gap, "")]
     return [*_cards(cards), *(_glance(model, grouped, metric, settings["opens_with"]) if len(grouped) > 1 else [])]
 
 
@@ -164,7 +172,8 @@ def _cards(cards: Iterable[tuple[str, str, str, str]]) -> list[str]:
 
 def _glance(model: ModelRecord, frames: Sequence[FrameRecord], metric: str, opens_with: list[str]) -> list[str]:
     rows = []
-    for frame in sorted(frames, key=lambda frame: frame["groups"] != opens_with):
+    order = sorted(frames, key=lambda f: (f["groups"] != opens_with, is_chance(f["metrics"][metric]["gap"])))
+    for frame in order:
         stats = frame["metrics"][metric]
         cells = [text(stats["worst"]["group"] or "–"), _cell(stats["worst"]), text(stats["best"]["group"] or "–")]
         rows.append(([text(" × ".join(frame["groups"])), *cells, _cell(stats["best"]), _cell(stats["gap"])], False))
@@ -174,16 +183,34 @@ def _glance(model: ModelRecord, frames: Sequence[FrameRecord], metric: str, open
 
 def _meaning(data: ReportRecord) -> list[str]:
     """What the numbers are and what they do not show; our text, the only one whose Markdown marks are kept."""
-    settings = data["settings"]
-    unit = "judgement" if settings["weights"] == "judgements" else "annotator"
     lines = [f"<p>{_marked(paragraph)}</p>" for paragraph in WHAT_THE_NUMBERS_ARE]
-    method = (
-        f"Here every {unit} counts the same; intervals are {100 * settings['level']:g} %, from "
-        f"{settings['n_resamples']:,} resamples of annotators within groups (seed {settings['seed']})."
-    )
-    if settings["min_group_size"] > 1:
-        method += f" Numbers of groups with fewer than {settings['min_group_size']} annotators are not shown."
-    return ['<div class="about">', *lines, f"<p>{text(method)}</p>", "</div>"]
+    return ['<div class="about">', *lines, f"<p>{text(' '.join(computed_sentences(data)))}</p>", "</div>"]
+
+
+def _made_of(data: ReportRecord) -> list[str]:
+    """What the report is made of: data, what was trained on and judged, backbone, date."""
+    rows = [f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in data["facts"].items()]
+    return ['<dl class="made">', *rows, "</dl>"]
+
+
+def _likes(likes: Sequence[LikesRecord]) -> list[str]:
+    """What each type likes, a row for each."""
+    if not likes:
+        return []
+    rows = []
+    for record in likes:
+        most, least = ("<br>".join(text(f"“{part}”") for part in record[side]) for side in ("most", "least"))
+        words = [text(", ".join(record[key]) or "none stands out") for key in ("words", "other_words")]
+        rows.append(([text(record["type"]), most, least, *words], False))
+    head = [
+        "type",
+        "texts it likes most",
+        "texts it likes least",
+        "words of what it likes",
+        "words of what it does not",
+    ]
+    table = _table("Each type against the others", head, rows, text_columns=(1, 2, 3, 4))
+    return ["<section><h2>What each type likes</h2>", *table, "</section>"]
 
 
 def _marked(paragraph: str) -> str:
@@ -249,7 +276,8 @@ def _by_group(section: SectionRecord, models: Sequence[ModelRecord], groups: lis
         for c in section["comparisons"]
         if (c["groups"], c["metric"]) == (groups, metric)
     }
-    worst = next(iter(by_model.values()))["worst"]["group"]
+    first = next(iter(by_model.values()))
+    worst, chance, first_rows = first["worst"]["group"], is_chance(first["gap"]), first["by_group"]
     every = list(dict.fromkeys(group for by_group in values.values() for group in by_group))
     rows = []
     for group in every[:GROUPS_SHOWN]:
@@ -259,8 +287,11 @@ def _by_group(section: SectionRecord, models: Sequence[ModelRecord], groups: lis
         ]
         cells = [_cell(by_group.get(group)) for by_group in values.values()]
         cells += [_cell(by_group.get(group), signed=True) for by_group in pairs.values()]
-        is_worst = group == worst and len(every) > 1
-        rows.append(([f"{'▼ ' if is_worst else ''}{text(group)}", *cells, *counts], is_worst))
+        is_worst = group == worst and sum(row["is_ranked"] for row in first_rows) > 1 and not chance
+        unranked = known and not known[0]["is_ranked"] and known[0]["value"] is not None
+        name = f"{'▼ ' if is_worst else ''}{text(group)}"
+        name += '<span class="range">not ranked</span>' if unranked else ""
+        rows.append(([name, *cells, *counts], is_worst))
     head = [" × ".join(groups), *values, *pairs, "annotators", "judgements"]
     lines = _table(f"{metric} by {' × '.join(groups)}", head, rows)
     if len(every) > GROUPS_SHOWN:

@@ -8,7 +8,9 @@ from palign.evaluation.pages.report_keys import AnyEstimate, ModelRecord, Report
 from palign.evaluation.pages.sentences import (
     IF_ALIKE,
     WHAT_THE_NUMBERS_ARE,
+    computed_sentences,
     frame_of,
+    likes_sentence,
     opening_frame,
     section_title,
     span,
@@ -19,19 +21,21 @@ __all__ = ["escape", "render_report"]
 
 GROUPS_SHOWN = 50  # rows of a table; report.json has them all
 LONGEST_TEXT = 120
-MARKUP = {character: f"&#{ord(character)};" for character in "&<>|`*_[]~#\\@\"'"}
+MARKUP = {character: f"&#{ord(character)};" for character in "&<>|`*[]~#\\@"}
+EDGE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # within a word it marks nothing
 
 
 def escape(text: object) -> str:
     """Any text as it stands, on one line, safe in a Markdown table and in the page made of it.
 
-    Pipes, backticks, angle brackets and the rest of Markdown's characters become character references; line breaks
-    and control characters become spaces, links are taken apart, and what is longer than 120 characters is cut.
+    Pipes, backticks, angle brackets and the rest of Markdown's characters become character references, an underscore
+    where it is not within a word. Line breaks and control characters become spaces, links are taken apart, and what is
+    longer than 120 characters is cut.
     """
     text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+", " ", str(text)).strip()
     if len(text) > LONGEST_TEXT:
         text = text[: LONGEST_TEXT - 1] + "…"
-    marked = "".join(MARKUP.get(character, character) for character in text)
+    marked = EDGE.sub("&#95;", "".join(MARKUP.get(character, character) for character in text))
     return re.sub(r"(?i)(www)\.", r"\1&#46;", marked.replace("://", ":&#47;&#47;"))
 
 
@@ -40,18 +44,13 @@ def render_report(data: ReportRecord) -> str:
     settings = data["settings"]
     sentences = [*data.get("conclusion", []), *data["headline"]]
     lines = [f"# {escape(data['title'])}", "", *_paragraphs(_escaped_sentence(s) for s in sentences)]
+    lines += ["", *(f"- {escape(name)}: {escape_long(value)}" for name, value in data["facts"].items())]
     lines += ["", *(line for text in WHAT_THE_NUMBERS_ARE for line in (text, ""))]
-    unit = (
-        "every judgement counts the same" if settings["weights"] == "judgements" else "every annotator counts the same"
-    )
-    lines += [
-        f"Here {unit}; intervals are {100 * settings['level']:g} %, from {settings['n_resamples']} resamples of "
-        f"annotators within groups (seed {settings['seed']}).",
-        "",
-    ]
-    if settings["min_group_size"] > 1:
-        lines += [f"Numbers of groups with fewer than {settings['min_group_size']} annotators are not shown.", ""]
+    lines += _paragraphs([escape_long(" ".join(computed_sentences(data)))])
     lines += _paragraphs(escape_long(note) for note in data["notes"])
+    likes = data["figures"].get("likes", [])
+    if likes:
+        lines += ["", "## What each type likes", "", *_paragraphs(escape_long(likes_sentence(one)) for one in likes)]
     if opens_with_regrets(data):
         head, rows = regret_table(data)
         lines += ["", "## Regret", "", MEANING, ""]
@@ -120,7 +119,8 @@ def _by_group(section: SectionRecord, groups: list[str], metric: str) -> list[st
         ]
         cells = [_cell(by_group.get(group)) for by_group in values.values()]
         cells += [_cell(by_group.get(group), signed=True) for by_group in differences.values()]
-        rows.append([escape(group), *counts, *cells])
+        unranked = known and not known[0]["is_ranked"] and known[0]["value"] is not None
+        rows.append([escape(group) + (" (not ranked)" if unranked else ""), *counts, *cells])
     more = [f"{len(every) - GROUPS_SHOWN} further groups are in report.json."] if len(every) > GROUPS_SHOWN else []
     return [f"**{escape(metric)}**", "", *_table(header, rows), *([""] + more if more else [])]
 

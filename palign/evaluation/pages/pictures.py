@@ -9,6 +9,7 @@ from palign.evaluation.pages.image_likes import draw_image_likes
 from palign.evaluation.pages.regrets import opens_with_regrets
 from palign.evaluation.pages.report_keys import (
     ImageLikesRecord,
+    LikesRecord,
     ModelRecord,
     RegretsRecord,
     ReportRecord,
@@ -17,7 +18,15 @@ from palign.evaluation.pages.report_keys import (
     TrainingRecord,
     TypeSpaceRecord,
 )
-from palign.evaluation.pages.sentences import alike_text, frame_of, main_metric, opening_frame, span, with_interval
+from palign.evaluation.pages.sentences import (
+    alike_text,
+    frame_of,
+    is_chance,
+    main_metric,
+    opening_frame,
+    span,
+    with_interval,
+)
 from palign.evaluation.pages.svg import drawing, has_matplotlib, shorten, to_svg
 from palign.evaluation.pages.type_pictures import draw_regrets, draw_type_space
 from palign.models.files.card import decimals
@@ -69,7 +78,7 @@ def _figures(data: ReportRecord) -> Iterator[tuple[str, str, str, str, Any]]:
             yield (section["name"], *_people(values, models[0], metric, people))
     extra = data.get("figures") or {}
     if extra.get("type_space"):
-        yield ("", *_types(extra["type_space"]))
+        yield ("", *_types(extra["type_space"], extra.get("likes", [])))
     if extra.get("image_likes"):
         yield ("", *_image_likes(extra["image_likes"]))
     if extra.get("regrets"):
@@ -89,20 +98,27 @@ def _groups(models: list[ModelRecord], groups: list[str], metric: str) -> tuple[
     drawn = [m for m in models if metric in m["metrics"]][:MODELS_DRAWN]
     stats = frame_of(drawn[0], groups)["metrics"][metric]
     sign = 1 if stats["higher_is_better"] else -1
-    rows = sorted(stats["by_group"], key=lambda row: (row["value"] is None, sign * (row["value"] or 0.0)))
-    kind, worst = " × ".join(groups), stats["worst"]["group"]
+    rows = sorted(
+        stats["by_group"],
+        key=lambda row: (row["value"] is None, not row["is_ranked"], sign * (row["value"] or 0.0)),
+    )
+    kind, worst = " × ".join(groups), "" if is_chance(stats["gap"]) else stats["worst"]["group"] or ""
+    unranked = {row["group"] for row in rows if not row["is_ranked"] and row["value"] is not None}
     left_out, hidden = rows[GROUPS_DRAWN:], sum(row["value"] is None for row in rows[GROUPS_DRAWN:])
     rows = rows[:GROUPS_DRAWN]
     by_model = {
         m["model"]: {row["group"]: row for row in frame_of(m, groups)["metrics"][metric]["by_group"]} for m in drawn
     }
     figure = draw_groups(
-        [row["group"] for row in rows], by_model, metric=metric, overall=stats["overall"]["value"], worst=worst or ""
-    )
+        [row["group"] for row in rows], by_model, metric=metric, overall=stats["overall"]["value"], worst=worst,
+        unranked=unranked,
+    )  # fmt: skip
     description = "; ".join(
         f"{shorten(row['group'], 40)} {with_interval(row)}" for row in rows if row["value"] is not None
     )
-    caption = f"Worst served first, by {drawn[0]['model']}. Bars are intervals; the dashed line is everybody's mean."
+    caption = f"Lowest served first, by {drawn[0]['model']}. Bars are intervals; the dashed line is everybody's mean."
+    if is_chance(stats["gap"]):
+        caption += " Chance alone can show differences of this size between groups that are served alike."
     if len(left_out) > hidden:
         caption += f" {len(left_out) - hidden} better-served groups are left out here; report.json has all."
     if hidden:
@@ -160,27 +176,40 @@ def _people(
         "How many people are served how well",
         caption,
         "",
-        draw_people(values, metric=f"{metric} of a person", higher_is_better=stats["higher_is_better"]),
+        draw_people(values, metric=metric, higher_is_better=stats["higher_is_better"]),
     )
 
 
-def _types(space: TypeSpaceRecord) -> tuple[str, str, str, Any]:
+def _types(space: TypeSpaceRecord, likes: list[LikesRecord]) -> tuple[str, str, str, Any]:
     by = f"marked by {space['group_column']}" if space["group_column"] else "marked by their largest weight"
-    n_types = len(space["names"])
+    names, n_types = space["names"], len(space["names"])
     placement = {
         2: "positions from left to right are exact, heights mean nothing",
         3: "positions are exact but for a small shift that keeps equal people apart",
-    }.get(n_types, f"positions are projected from {n_types} types on the two directions that differ most")
+    }.get(
+        n_types, "a person is drawn to each corner by their weight of it, so between far corners the middle is shared"
+    )
     caption = (
         f"{len(space['annotators']):,} annotators between the discovered types, {by}; a corner (+) is somebody of one "
-        f"type only; {placement}. Types are patterns of answers, not identities."
+        f"type only; {placement}. {'Beside a name: what it likes against the others. ' if likes else ''}"
+        "Types are patterns of answers, not identities."
     )
     return (
         "Annotators among the types",
         caption,
         "",
-        draw_type_space(space["weights"], space["names"], space["groups"]),
+        draw_type_space(
+            space["weights"], space["names"], space["groups"], likes=[_liked(name, likes) for name in names]
+        ),
     )
+
+
+def _liked(name: str, likes: list[LikesRecord]) -> str:
+    """What a type likes in a few words: those that tell it from others, or the text it likes most."""
+    for record in likes:
+        if record["type"] == name:
+            return ", ".join(record["words"][:3]) or (f"“{record['most'][0]}”" if record["most"] else "")
+    return ""
 
 
 def _image_likes(records: list[ImageLikesRecord]) -> tuple[str, str, str, Any]:

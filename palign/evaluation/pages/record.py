@@ -20,7 +20,7 @@ from palign.evaluation.pages.report_keys import (
     SettingsRecord,
 )
 from palign.evaluation.statistics.inequality import if_alike
-from palign.evaluation.statistics.tables import people_numbers
+from palign.evaluation.statistics.tables import label_text, people_numbers
 
 __all__ = ["Groups", "Settings", "figures_record", "names_of", "report_sections", "settings_record"]
 
@@ -41,6 +41,7 @@ class Settings:
     weights: str
     higher_is_better: Mapping[str, bool]
     min_group_size: int
+    min_ranked_size: int
     level: float
     seed: int
     n_resamples: int
@@ -55,6 +56,7 @@ class Settings:
             weights=self.weights,
             higher_is_better=self.higher_is_better,
             min_group_size=self.min_group_size,
+            min_ranked_size=1 if groups == self.annotator_column else self.min_ranked_size,
         )
 
 
@@ -201,8 +203,9 @@ def _group_records(frame: GroupFrame, metric: str, ends: pd.DataFrame | None) ->
         for side in ("low", "high")
     )
     columns = (frame.by_group[name].to_numpy() for name in ("n_annotators", "n_judgements", metric))
-    for label, people, rows, value, low, high in zip(frame.by_group.index, *columns, lows, highs, strict=True):
-        counts = {"n_annotators": people, "n_judgements": rows}
+    columns = (*columns, frame.is_ranked, lows, highs)
+    for label, people, rows, value, is_ranked, low, high in zip(frame.by_group.index, *columns, strict=True):
+        counts = {"n_annotators": people, "n_judgements": rows, "is_ranked": is_ranked}
         records.append({"group": label_of(label), **counts, "value": value, "low": low, "high": high})
     return records
 
@@ -219,6 +222,7 @@ def _comparison_record(
         weights=settings.weights,
         higher_is_better=settings.higher_is_better,
         min_group_size=settings.min_group_size,
+        min_ranked_size=settings.min_ranked_size,
         level=settings.level,
         seed=settings.seed,
         n_resamples=settings.n_resamples,
@@ -251,7 +255,8 @@ def settings_record(
     settings: Settings, baseline: Sequence[str], reference: Sequence[str], judgements: str, remarks: Sequence[str]
 ) -> SettingsRecord:
     """How the numbers were computed, and what the rows are called; arguments as `write_report` takes them."""
-    plain = {name: getattr(settings, name) for name in ("weights", "min_group_size", "level", "seed", "n_resamples")}
+    names = ("weights", "min_group_size", "min_ranked_size", "level", "seed", "n_resamples")
+    plain = {name: getattr(settings, name) for name in names}
     grouped = [list(names_of(groups)) for groups in settings.groups]
     plain["opens_with"] = list(names_of(settings.opens_with))
     named = {"metrics": settings.metrics, "groups": grouped, "baseline": baseline, "reference": reference}
@@ -266,4 +271,4 @@ def names_of(groups: Groups) -> tuple[str, ...]:
 
 def label_of(label: object) -> str | None:
     """A group as text: "DE × 18-25" of an intersection; None where there is no group."""
-    return None if label is None else " × ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+    return None if label is None else label_text(label)

@@ -15,6 +15,7 @@ __all__ = [
     "FiguresRecord",
     "FrameRecord",
     "GroupRecord",
+    "LikesRecord",
     "MetricRecord",
     "ModelRecord",
     "RegretsRecord",
@@ -65,6 +66,7 @@ class GroupRecord(Estimate):
     group: str
     n_annotators: int
     n_judgements: int
+    is_ranked: bool  # whether it can be the worst or the best, and counts in the spreads
 
 
 class MetricRecord(TypedDict):
@@ -148,6 +150,7 @@ class SettingsRecord(TypedDict):
     annotator_column: str
     weights: str  # what counts the same: "judgements" or "annotators"
     min_group_size: int  # annotators; smaller groups are masked
+    min_ranked_size: int  # annotators; smaller groups are listed and not ranked
     level: float  # of intervals, in (0, 1)
     seed: int
     n_resamples: int
@@ -192,6 +195,16 @@ class TrainingRecord(TypedDict):
     kl: NotRequired[list[Number]]  # (n_updates,) nats to the reference
 
 
+class LikesRecord(TypedDict):
+    """What a type likes against the others."""
+
+    type: str  # its name
+    most: list[str]  # texts that it scores highest, cut to 80 characters
+    least: list[str]
+    words: list[str]  # that tell its texts from others
+    other_words: list[str]  # that tell what it does not like
+
+
 class SmallImageRecord(TypedDict):
     """An image that a report shows."""
 
@@ -213,6 +226,7 @@ class FiguresRecord(TypedDict):
     type_space: TypeSpaceRecord | None
     regrets: RegretsRecord | None
     training: list[TrainingRecord]
+    likes: list[LikesRecord]  # one for each type, or none
     image_likes: list[ImageLikesRecord]
 
 
@@ -223,6 +237,7 @@ class ReportRecord(TypedDict):
     title: str
     palign_version: str
     date: str  # ISO 8601
+    facts: dict[str, str]  # what the report is made of: data, what was trained on and judged, backbone, date
     settings: SettingsRecord
     sections: list[SectionRecord]  # one or two
     notes: list[str]

@@ -8,6 +8,8 @@ from palign.evaluation.pages.report_keys import (
     DifferenceRecord,
     Estimate,
     FrameRecord,
+    GroupRecord,
+    LikesRecord,
     ModelRecord,
     ReportRecord,
     SectionRecord,
@@ -19,9 +21,12 @@ __all__ = [
     "IF_ALIKE",
     "WHAT_THE_NUMBERS_ARE",
     "alike_text",
+    "computed_sentences",
     "frame_of",
     "headline_sentences",
     "interval_text",
+    "is_chance",
+    "likes_sentence",
     "main_metric",
     "model_sentences",
     "opening_frame",
@@ -33,28 +38,27 @@ __all__ = [
 ]
 
 IF_ALIKE = (
-    "If alike: what chance alone shows, with the same judgements dealt out among all people, everybody "
-    "keeping their number of them. Only what goes beyond that is unequal service."
+    "If alike: what chance alone would show. The same judgements are dealt out anew among all people, and everybody "
+    "keeps their number of them. Only what goes beyond that is unequal service."
 )
 WHAT_THE_NUMBERS_ARE = (
-    "**What these numbers are.** Each is a mean over judgements within one group of people. Where the first "
-    "sentence does not call them held out, the model may have seen them in training, and every number is too good. "
-    "`accuracy`: share of ordered pairs that the score puts in the person's own order, a tie counting one half. "
-    "`log_likelihood`: of the person's ranking, in nats. `reward`: what the reward model gives; of a policy's "
-    "completions it is what was optimised, not "
-    "a proof of quality. `gold`: utility by an independent judge, if there is one. `kl`: how far a policy has moved "
-    "from the reference, in nats. Gap: best group minus worst. Intervals come from resampling people within groups, "
-    "since one person's judgements hang together. The worst of several groups looks worse than it is, for chance "
-    "helped to choose it: intervals of a worst-served group or tenth, a ratio, a Gini and their differences are moved "
-    "by as much as the resamples show. They differ from the same group's interval in its table, and the number may "
-    "lie at their end. The interval of a gap holds the true gaps that could have given the one seen; that one may be "
-    "larger than all of them.",
+    "**What these numbers are.** Each is a mean over judgements within one group of people. Unless the first sentence "
+    "calls them held out, the model may have seen them in training, and every number is too good. "
+    "`accuracy` is the share of ordered pairs that the score puts in the person's own order; a tie counts one half, "
+    "and a coin has one half. "
+    "`log_likelihood` is that of the person's ranking, in nats. `reward` is what the reward model gives; for a policy "
+    "it is what was optimised, not a proof of quality. `gold` is utility by an independent judge. `kl` says how far a "
+    "policy has moved from the reference, in nats. The gap is the best group minus the worst.",
+    "**How sure they are.** Intervals come from resampling people within groups, since one person's judgements hang "
+    "together. The worst of several groups looks worse than it is, because it was picked for being lowest. Its "
+    "interval is corrected for that, so it differs from the interval in the group's own row. The interval of a gap "
+    "holds the true gaps that could have given the one seen. With many groups the gap seen may lie above it: part of "
+    "it is then chance.",
     "**What they do not show.** That a gap is small on these groups says nothing of groups that were not declared, "
-    "nor of people who are not in the data. An interval that is wide, or missing, means that there are too few "
-    "people to know, not that all is well. The worst of many groups looks bad partly by chance; its interval allows "
-    "for that only roughly. Equal accuracy, equal reward and equal benefit cannot in general all hold at once, and "
+    "nor of people who are not in the data. A wide or missing interval means that there are too few people to know, "
+    "not that all is well. Equal accuracy, equal reward and equal benefit cannot in general all hold at once, and "
     "which of them is owed is not a question of measurement. A discovered type is a pattern of answers that the "
-    "model found useful: it is not an identity, and nobody should be told that it is theirs.",
+    "model found useful. It is not an identity, and nobody should be told that it is theirs.",
 )
 LEAST_PEOPLE = 5  # of a group that a warning is given for
 PREFERRED = {"reward models": ("accuracy", "log_likelihood", "reward"), "policies": ("gold", "reward", "kl")}
@@ -95,6 +99,41 @@ def opening_sentences(section: SectionRecord, model: ModelRecord, data: ReportRe
     return [f"{BY_VOTES}{first}" if is_votes else first, *others]
 
 
+def computed_sentences(data: ReportRecord) -> list[str]:
+    """How the numbers were computed: what counts, which direction is good, intervals, which groups are ranked."""
+    settings, directions = data["settings"], {}
+    for section in data["sections"]:
+        for model in section["models"]:
+            directions |= {name: stats["higher_is_better"] for name, stats in model["frames"][0]["metrics"].items()}
+    unit = "judgement" if settings["weights"] == "judgements" else "annotator"
+    more, less = ([name for name, up in directions.items() if up == wanted] for wanted in (True, False))
+    sides = [f"{word} is better of {', '.join(names)}" for word, names in (("more", more), ("less", less)) if names]
+    direction = "; ".join(sides)
+    sentences = [
+        f"Every {unit} counts the same. {direction[:1].upper()}{direction[1:]}. "
+        f"Intervals are {100 * settings['level']:g} %, from {settings['n_resamples']:,} resamples of annotators "
+        f"within groups (seed {settings['seed']})."
+    ]
+    if settings["min_ranked_size"] > 1 and len(settings["groups"]) > 1:
+        sentences.append(
+            f"Groups of fewer than {settings['min_ranked_size']} annotators are listed and not ranked. Nor is "
+            "(missing), which holds the rows without a value."
+        )
+    if settings["min_group_size"] > 1:
+        sentences.append(f"Numbers of groups of fewer than {settings['min_group_size']} annotators are not shown.")
+    return sentences
+
+
+def likes_sentence(likes: LikesRecord) -> str:
+    """What a type likes, in one or two sentences."""
+    most, least = (", ".join(f"“{text}”" for text in likes[side]) for side in ("most", "least"))
+    sentence = f"{likes['type']} against the others: likes {most} most and {least} least."
+    if likes["words"] or likes["other_words"]:
+        words, others = (", ".join(likes[key]) or "none stands out" for key in ("words", "other_words"))
+        sentence += f" Words of what it likes: {words}; of what it does not: {others}."
+    return sentence
+
+
 def section_title(section: SectionRecord, data: ReportRecord) -> str:
     """What stands above it: policies that regrets chose from are judged by votes there, as reward models are."""
     is_votes = section["name"] == "reward models" and opens_with_regrets(data)
@@ -128,19 +167,41 @@ def _of_model(model: ModelRecord, metric: str, settings: SettingsRecord, *, is_p
     worst, best = stats["worst"], stats["best"]
     overall = f"{metric} is {with_interval(stats['overall'], level)} overall"
     if worst["group"] is None:
-        return f"{model['model']}: {overall}; no group by {kind} has enough annotators to be shown."
-    shown = [row["value"] for row in stats["by_group"] if row["value"] is not None]
-    if len(shown) > 1 and worst["group"] == best["group"]:
-        return f"{model['model']}: {overall}; all {len(shown)} groups by {kind} that can be shown have the same."
-    if len(stats["by_group"]) == 1 or worst["group"] == best["group"]:
-        return f"{model['model']}: {overall}; only one group by {kind} can be shown, so there is no gap to speak of."
+        return f"{model['model']}: {overall}; {_none_ranked(stats['by_group'], kind, settings)}."
+    ranked = [row["value"] for row in stats["by_group"] if row["is_ranked"]]
+    if len(ranked) > 1 and worst["group"] == best["group"]:
+        return f"{model['model']}: {overall}; all {len(ranked)} groups by {kind} that can be ranked have the same."
+    if len(ranked) < 2:
+        return f"{model['model']}: {overall}; only one group by {kind} can be ranked, so there is no gap to speak of."
+    side = "below" if stats["higher_is_better"] else "above"
+    people = f"{_people(worst['n_annotators'])}{_of_ties(ranked.count(worst['value']) - 1)}"
+    gap = f"{span(stats['gap']['value'])} {side}"
+    if is_chance(stats["gap"]):
+        return (
+            f"{model['model']}: {overall}. By {kind} no group is surely served worse than another: "
+            f"{worst['group']} ({people}) has {with_interval(worst, level)}, {gap} {best['group']} (gap "
+            f"{interval_text(stats['gap'])}), and chance alone can show a gap of this size."
+        )
     return (
-        f"{model['model']}: worst served is {kind} {worst['group']} "
-        f"({_people(worst['n_annotators'])}{_of_ties(shown.count(worst['value']) - 1)}), whose {metric} is "
-        f"{with_interval(worst, level)}, {span(stats['gap']['value'])} "
-        f"{'below' if stats['higher_is_better'] else 'above'} the best-served, {kind} {best['group']} (gap "
+        f"{model['model']}: worst served is {kind} {worst['group']} ({people}), whose {metric} is "
+        f"{with_interval(worst, level)}, {gap} the best-served, {kind} {best['group']} (gap "
         f"{interval_text(stats['gap'])}); {overall}.{_of_chance(stats['gap'])}"
     )
+
+
+def _none_ranked(rows: list[GroupRecord], kind: str, settings: SettingsRecord) -> str:
+    """Why no group can be the worst."""
+    if all(row["value"] is None or row["value"] != row["value"] for row in rows):
+        return f"no group by {kind} has enough annotators to be shown"
+    return (
+        f"no group by {kind} is ranked: a rank takes a value of {kind} and {settings['min_ranked_size']} annotators "
+        "(min_ranked_size)"
+    )
+
+
+def is_chance(gap: Estimate) -> bool:
+    """Whether groups that are served equally well could have shown the gap."""
+    return gap["low"] is not None and gap["low"] <= 0
 
 
 def _of_ties(others: int) -> str:
@@ -151,8 +212,6 @@ def _of_chance(gap: Estimate) -> str:
     """What the interval of a gap says of chance, where it says something."""
     if gap["low"] is None or gap["low"] != gap["low"]:
         return ""
-    if gap["low"] <= 0:
-        return " A gap of this size can come about by chance between groups that are served equally well."
     if gap["value"] > gap["high"]:
         return " The extremes of many groups are partly chance: the true gap is likely smaller than the one seen."
     return ""

@@ -1,9 +1,19 @@
-"""How report.html looks: dark text on light, one column on a phone, two on a desk, sense without colour."""
+"""How report.html looks: light or dark as the reader's screen, light on paper, two columns on a desk, sense without
+colour.
+"""
 
 __all__ = ["STYLE"]
 
-STYLE = """
-:root{--ink:#1a1a1a;--soft:#4d4d4d;--line:#cfcfcf;--paper:#fff;--wash:#f6f5f2;--worst:#a63a0a;color-scheme:light}
+LIGHT = "--ink:#1a1a1a;--soft:#4d4d4d;--line:#cfcfcf;--paper:#fff;--wash:#f6f5f2;--worst:#a63a0a;--worst-wash:#fbe9e1;\
+--first:#0b3c5d;--mid:#6b6b6b;color-scheme:light"
+DARK = "--ink:#ececec;--soft:#b4b4b4;--line:#444;--paper:#16181b;--wash:#22262b;--worst:#ff9466;--worst-wash:#43241a;\
+--first:#79b8ff;--mid:#a8a8a8;color-scheme:dark"
+STYLE = (
+    f"""
+:root{{{LIGHT}}}
+@media screen and (prefers-color-scheme:dark){{:root{{{DARK}}}}}
+"""
+    + """
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--paper);color:var(--ink);font:17px/1.5 system-ui,-apple-system,"Segoe UI","Noto Sans",
@@ -29,9 +39,12 @@ margin:1rem 0 1.2rem;padding:0}
 .facts dd{margin:0}
 .facts .big{font-size:1.6rem;line-height:1.2;font-weight:700;unicode-bidi:isolate;display:block}
 .facts .small{font-size:.92rem;color:var(--soft);display:block}
-.facts .worst{border:3px solid var(--worst);background:#fbe9e1}
+.facts .worst{border:3px solid var(--worst);background:var(--worst-wash)}
 .facts .worst dt{color:var(--worst);font-weight:700;text-transform:uppercase;letter-spacing:.04em}
 .facts .worst .small{color:var(--ink)}
+.made{display:grid;grid-template-columns:max-content 1fr;gap:.1rem .9rem;margin:0 0 1rem;font-size:.95rem}
+.made dt{color:var(--soft)}
+.made dd{margin:0}
 .about{background:var(--wash);padding:.9rem 1rem;border-radius:.4rem;margin:1.2rem 0}
 .about p{font-size:.97rem;max-width:60rem}
 .about p:last-child{margin-bottom:0}
@@ -42,7 +55,7 @@ svg.figure{display:block;width:100%;height:auto}
 svg.figure *{stroke-linejoin:round;stroke-linecap:butt}
 figcaption{font-size:.88rem;color:var(--soft);margin-top:.4rem}
 .scroll{overflow-x:auto;margin:0 0 1rem;border:1px solid var(--line);border-radius:.4rem}
-.scroll:focus-visible{outline:3px solid #0b3c5d;outline-offset:2px}
+.scroll:focus-visible{outline:3px solid var(--first);outline-offset:2px}
 table{border-collapse:collapse;font-size:.92rem;width:100%;font-variant-numeric:tabular-nums}
 caption{text-align:left;font-weight:600;padding:.5rem .7rem;background:var(--wash)}
 th,td{padding:.35rem .7rem;text-align:right;vertical-align:top;border-top:1px solid var(--line);overflow-wrap:normal}
@@ -51,11 +64,13 @@ thead th{font-weight:600;border-bottom:2px solid var(--ink);vertical-align:botto
 th[scope=row],thead th:first-child,td.text,th.text{text-align:left}
 th[scope=row]{font-weight:500;min-width:8rem;max-width:24rem;overflow-wrap:break-word;unicode-bidi:isolate}
 thead th{max-width:11rem;overflow-wrap:break-word}
-tr.worst th,tr.worst td{font-weight:700;background:#fbe9e1;border-top:2px solid var(--worst);
+tr.worst th,tr.worst td{font-weight:700;background:var(--worst-wash);border-top:2px solid var(--worst);
 border-bottom:2px solid var(--worst)}
 .range{color:var(--soft);font-weight:400;font-size:.88em;display:block}
 footer{margin-top:2.5rem;font-size:.88rem;color:var(--soft)}
 @media (max-width:30rem){body{font-size:16px}p.lead{font-size:1.15rem}th,td{padding:.3rem .5rem}
 th[scope=row]{max-width:10rem}}
-@media print{main{max-width:none}.scroll{overflow:visible;border:0}figure,.facts>div,tr{break-inside:avoid}}
+@media print{details::details-content{content-visibility:visible;display:block;block-size:auto;height:auto}
+summary{text-decoration:none;font-weight:600}main{max-width:none}.scroll{overflow:visible;border:0}figure,.facts>div,tr{break-inside:avoid}}
 """
+)

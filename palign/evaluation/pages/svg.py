@@ -24,6 +24,11 @@ UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u2
 LEFTWARDS = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc"  # Hebrew, Arabic and their kin
 LEFTWARD_RUN = re.compile(f"[{LEFTWARDS}](?:[{LEFTWARDS}\\s'’.·-]*[{LEFTWARDS}])?")
 INK, GREY = "#1a1a1a", "#595959"
+VARIABLES = {
+    INK: "--ink", GREY: "--soft", "#dddddd": "--line", "#ffffff": "--paper", "#c1440e": "--worst",
+    "#fbe9e1": "--worst-wash", "#0b3c5d": "--first", "#6b6b6b": "--mid", "#7a7a7a": "--mid", "#000000": "--ink",
+}  # fmt: skip
+VARIABLE = re.compile("|".join(VARIABLES), re.I)
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "palign",
@@ -131,6 +136,7 @@ def to_svg(figure: "Figure", name: str, title: str, description: str) -> str:
         for child in [c for c in parent if c.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style")]:
             parent.remove(child)
     _rename(root, name)
+    _follow_the_page(root)
     for attribute in ("width", "height", "version"):
         root.attrib.pop(attribute, None)
     root.attrib |= {"role": "img", "aria-labelledby": f"{name}-title {name}-desc", "class": "figure"}
@@ -141,6 +147,17 @@ def to_svg(figure: "Figure", name: str, title: str, description: str) -> str:
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _follow_the_page(root: ElementTree.Element) -> None:
+    """Colours that a dark page must change become the page's variables; by themselves they stay as they are."""
+    for element in root.iter():
+        for name in ("fill", "stroke"):  # of a hatch; a variable is understood in a style alone
+            if element.attrib.get(name, "").lower() in VARIABLES:
+                element.attrib["style"] = f"{name}: {element.attrib.pop(name)}; {element.attrib.get('style', '')}"
+        style = element.attrib.get("style", "")
+        if "#" in style:
+            element.attrib["style"] = VARIABLE.sub(lambda m: f"var({VARIABLES[m[0].lower()]},{m[0]})", style)
 
 
 def _rename(root: ElementTree.Element, name: str) -> None:

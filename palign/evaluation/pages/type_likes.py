@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from palign.evaluation.pages.report_keys import LikesRecord
+
 __all__ = ["mean_contrasts", "type_likes"]
 
 N_TEXTS, N_WORDS, LEAST_TEXTS = 3, 6, 5
@@ -19,8 +21,8 @@ MOST_TEXTS = 20_000  # that words are counted in
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
 
-def type_likes(names: Sequence[str], texts: Sequence[str], scores: np.ndarray, rows: np.ndarray) -> list[str]:
-    """A sentence for each type; nothing for one type alone.
+def type_likes(names: Sequence[str], texts: Sequence[str], scores: np.ndarray, rows: np.ndarray) -> list[LikesRecord]:
+    """A record for each type; nothing for one type alone.
 
     Args:
         names: (n_types,).
@@ -31,17 +33,13 @@ def type_likes(names: Sequence[str], texts: Sequence[str], scores: np.ndarray, r
     if len(names) < 2 or len(texts) < 2 * N_TEXTS:
         return []
     keys, mean = mean_contrasts(texts, scores, rows)
-    sentences = []
+    records: list[LikesRecord] = []
     for k, name in enumerate(names):
         order = np.argsort(-mean[:, k], kind="stable")
-        best, worst = ([_short(keys[i]) for i in part] for part in (order[:N_TEXTS], order[::-1][:N_TEXTS]))
-        liked, disliked = _telling_words(keys[:MOST_TEXTS], mean[:MOST_TEXTS, k])
-        sentence = f"{name} against the others: likes {', '.join(best)} most and {', '.join(worst)} least."
-        if liked or disliked:
-            sentence += f" Words of what it likes: {', '.join(liked) or 'none stands out'}; of what it does not: "
-            sentence += f"{', '.join(disliked) or 'none stands out'}."
-        sentences.append(sentence)
-    return sentences
+        most, least = ([_short(keys[i]) for i in part] for part in (order[:N_TEXTS], order[::-1][:N_TEXTS]))
+        words, other_words = _telling_words(keys[:MOST_TEXTS], mean[:MOST_TEXTS, k])
+        records.append({"type": str(name), "most": most, "least": least, "words": words, "other_words": other_words})
+    return records
 
 
 def mean_contrasts(texts: Sequence[str], scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,4 +85,4 @@ def _telling_words(texts: Sequence[str], values: np.ndarray) -> tuple[list[str],
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return f"“{text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}”"
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

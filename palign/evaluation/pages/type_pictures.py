@@ -9,45 +9,28 @@ from palign.evaluation.pages.figures import WIDTH, WORST, new_figure
 from palign.evaluation.pages.report_keys import RegretsRecord
 from palign.evaluation.pages.svg import GREY, INK, isolated, shorten, shorten_label
 from palign.models.files.card import decimals
+from palign.models.notebook.places import place_people
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_regrets", "draw_type_space", "place_people"]
+__all__ = ["draw_regrets", "draw_type_space"]
 
 MARKERS = "osD^vP*X"
 COLORS = ("#0b3c5d", "#e69f00", "#c1440e", "#56b4e9", "#009e73", "#cc79a7", "#8c8c8c", "#f0e442")
 JITTER = 0.02
+LABELS = {2: (20, 26), 3: (20, 26)} | {n: (14, 18) for n in range(4, 9)} | {9: (9, 0)}  # characters, by types
 BAND = 0.3  # people between two types stand at any height of it, so that each is seen
 
 
-def place_people(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points of people and of the pure types in the plane.
-
-    Two types span a line and three a triangle, both exactly; more are projected on the two directions in which people
-    differ most (principal components of the weights).
-
-    Args:
-        weights: (n_annotators, n_types), rows sum to 1.
-
-    Returns:
-        (n_annotators, 2) and (n_types, 2).
-    """
-    n_types = weights.shape[1]
-    if n_types == 2:
-        corners = np.array([[0.0, 0.0], [1.0, 0.0]])
-    elif n_types == 3:
-        corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
-    else:
-        _, _, directions = np.linalg.svd(weights - weights.mean(axis=0), full_matrices=False)
-        directions = directions[:2] * np.where(directions[:2].sum(axis=1) < 0, -1, 1)[:, None]
-        corners = (np.eye(n_types) - weights.mean(axis=0)) @ directions.T
-    return weights @ corners, corners
-
-
 def draw_type_space(
-    weights: Sequence[Sequence[float]], names: Sequence[str], groups: Sequence[str], *, seed: int = 0
+    weights: Sequence[Sequence[float]],
+    names: Sequence[str],
+    groups: Sequence[str],
+    *,
+    likes: Sequence[str] = (),
+    seed: int = 0,
 ) -> "Figure":
     """Everybody as a point between the pure types, in the shape and colour of their group.
 
@@ -55,6 +38,7 @@ def draw_type_space(
         weights: (n_annotators, n_types).
         names: of the types.
         groups: (n_annotators,) the group to mark each by; of more than eight the last share one look.
+        likes: (n_types,) what each likes, in a few words; empty for none.
         seed: of the small shifts that keep equal people apart.
     """
     weights = np.asarray(weights, dtype=float)
@@ -67,7 +51,7 @@ def draw_type_space(
     group_order = sorted(set(groups), key=lambda group: (-list(groups).count(group), group))
     figure = new_figure((2.4 if is_line else WIDTH) + 0.18 * min(len(group_order), 8))
     axes = figure.subplots()
-    _frame(axes, corners, names, is_line)
+    _frame(axes, corners, names, likes or [""] * len(names), is_line)
     alpha = float(np.clip(60 / max(len(points), 1) ** 0.5 / 8, 0.15, 0.75))
     codes = np.array([min(group_order.index(group), 7) for group in groups])
     for code in range(min(len(group_order), 8)):
@@ -91,39 +75,43 @@ def draw_type_space(
     return figure
 
 
-def _frame(axes: "Axes", corners: np.ndarray, names: Sequence[str], is_line: bool) -> None:
+def _frame(axes: "Axes", corners: np.ndarray, names: Sequence[str], likes: Sequence[str], is_line: bool) -> None:
     """The pure types and the lines between them."""
-    around = corners if len(corners) == 3 else corners[:0]
-    if len(around):
+    around = corners[np.argsort(np.arctan2(*(corners - corners.mean(axis=0)).T))]
+    if len(around) > 2:
         axes.fill(around[:, 0], around[:, 1], facecolor="none", edgecolor=GREY, linewidth=1)
     if is_line:
         axes.plot(corners[:, 0], corners[:, 1], color=GREY, linewidth=1, zorder=0)
-    middle, size = corners.mean(axis=0), np.ptp(corners, axis=0).max() or 1.0
-    for corner, name in zip(corners, names, strict=True):
-        away = corner - middle
-        away = away / (np.linalg.norm(away) or 1.0)
+    size, is_round = np.ptp(corners, axis=0).max() or 1.0, len(names) > 3
+    for corner, name, liked in zip(corners, names, likes, strict=True):
         axes.plot(*corner, "+", color=INK, markersize=10, markeredgewidth=1.4)
-        below = is_line or away[1] < 0
-        away_by = BAND + 0.12 if is_line else 0.09
-        place = corner + size * np.array([0.0, -away_by if below else away_by])
-        side = "left" if away[0] < -0.3 else "right" if away[0] > 0.3 else "center"
-        paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
-        axes.text(
-            *place,
-            isolated(shorten(name, 20)),
-            ha=side,
-            va="center",
-            fontsize=9.5,
-            fontweight="bold",
-            clip_on=False,
-            bbox=paper,
-        )
-    low, high = corners.min(axis=0) - 0.16 * size, corners.max(axis=0) + 0.16 * size
+        _corner_label(axes, corner - corners.mean(axis=0), corner, (name, liked), size, len(names))
+    margin = size * np.array([0.36, 0.22] if is_round else [0.16, 0.16])
+    low, high = corners.min(axis=0) - margin, corners.max(axis=0) + margin
     axes.set_xlim(low[0], high[0])
     axes.set_ylim((-BAND - 0.22, BAND + 0.05) if is_line else (low[1], high[1]))
     if not is_line:
         axes.set_aspect("equal")
     axes.axis("off")
+
+
+def _corner_label(
+    axes: "Axes", away: np.ndarray, corner: np.ndarray, texts: tuple[str, str], size: float, n_types: int
+) -> None:
+    """The name of a type and, below it, what it likes; outside of the corners, below the lower ones."""
+    name, liked = (shorten(text, width) for text, width in zip(texts, LABELS[min(n_types, 9)], strict=True))
+    away = away / (np.linalg.norm(away) or 1.0)
+    below = n_types == 2 or away[1] < -0.05
+    away_by = BAND + 0.12 if n_types == 2 else 0.05
+    place = corner + size * np.array([0.0, -away_by if below else away_by])
+    side = "center" if n_types > 3 or abs(away[0]) <= 0.3 else "left" if away[0] < 0 else "right"
+    paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
+    common = {"ha": side, "va": "top" if below else "bottom", "bbox": paper, "textcoords": "offset points"}
+    first, second = (0, -14) if below else (13 if liked else 0, 0)
+    common |= {"annotation_clip": False}
+    axes.annotate(isolated(name), place, xytext=(0, first), fontsize=9.5, fontweight="bold", **common)
+    if liked:
+        axes.annotate(isolated(liked), place, xytext=(0, second), fontsize=8.5, color=GREY, **common)
 
 
 def draw_regrets(record: RegretsRecord) -> "Figure":
@@ -141,7 +129,7 @@ def draw_regrets(record: RegretsRecord) -> "Figure":
     n_rows, n_types = values.shape
     figure = new_figure(1.35 + 0.52 * n_rows)
     axes = figure.subplots()
-    paper = LinearSegmentedColormap.from_list("regret", ["#ffffff", "#f7c9a9", WORST, "#5c1f05"])
+    paper = LinearSegmentedColormap.from_list("regret", ["#fefefe", "#f7c9a9", WORST, "#5c1f05"])
     low, high = min(0.0, float(values.min())), max(float(values.max()), 1e-12)
     places = decimals(high, 2)
     for row in range(n_rows):
@@ -166,7 +154,7 @@ def draw_regrets(record: RegretsRecord) -> "Figure":
                 ha="center",
                 va="center",
                 fontsize=9,
-                color="white" if share > 0.55 else INK,
+                color="#fefefe" if share > 0.55 else "#1b1b1b",  # not of the page's own: cells keep theirs, too
                 fontweight="bold" if column == worst else "normal",
             )
         if shares[row] is not None:

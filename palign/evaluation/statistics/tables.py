@@ -6,7 +6,16 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["MISSING", "as_categories", "check_columns", "check_numbers", "group_labels", "people_numbers"]
+__all__ = [
+    "MISSING",
+    "as_categories",
+    "check_columns",
+    "check_numbers",
+    "group_labels",
+    "is_missing",
+    "label_text",
+    "people_numbers",
+]
 
 MISSING = "(missing)"
 
@@ -66,6 +75,18 @@ def group_labels(table: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarra
     places = zip(np.unravel_index(cells, shape), (labels for _, labels in parts), strict=True)
     names = [np.array(labels, dtype=object)[place] for place, labels in places]
     return codes.astype(np.int64), pd.MultiIndex.from_arrays(names, names=list(columns))
+
+
+def label_text(label: object) -> str:
+    """A group as text: "DE × 18-25" of an intersection."""
+    return " × ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+
+
+def is_missing(labels: pd.Index) -> np.ndarray:
+    """(n_groups,) whether a group is, or an intersection has, the one of those without a value."""
+    return np.array(
+        [MISSING in label if isinstance(label, tuple) else label == MISSING for label in labels], dtype=bool
+    )
 
 
 def people_numbers(column: pd.Series) -> np.ndarray:

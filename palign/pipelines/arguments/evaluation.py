@@ -85,9 +85,6 @@ class EvaluationArguments:
     weights: str = field(
         default="judgements", metadata={"help": "'judgements': every row counts the same; or 'annotators'."}
     )
-    min_group_size: int = field(
-        default=1, metadata={"help": "Groups of fewer annotators keep their counts and lose their numbers."}
-    )
     level: float = field(default=0.9, metadata={"help": "Coverage aimed at by intervals, in (0, 1)."})
     n_resamples: int = field(default=1000, metadata={"help": "Resamples of annotators."})
     batch_size: int = field(default=32, metadata={"help": "Completions in a forward pass of one process."})
@@ -111,7 +108,7 @@ class EvaluationArguments:
             raise ValueError(f"--metrics has {given}; choose from {', '.join(METRICS)}.")
         if not 0 < self.level < 1:
             raise ValueError(f"--level is {self.level}; it is the coverage aimed at, between 0 and 1, such as 0.9.")
-        for name in ("n_resamples", "batch_size", "max_length", "min_group_size", "n_shown"):
+        for name in ("n_resamples", "batch_size", "max_length", "n_shown"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}; give at least 1.")
 

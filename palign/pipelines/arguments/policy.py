@@ -12,6 +12,7 @@ from trl import ModelConfig
 
 from palign.cli.parser import CommandLine
 from palign.conditioning import PolicyConditioning
+from palign.data.arguments import GroupSizes
 from palign.data.rows.options import ReadingOptions
 from palign.writing import require_writable
 
@@ -19,7 +20,7 @@ __all__ = ["PolicyArguments", "check_output", "check_quantization", "check_vllm"
 
 
 @dataclass
-class PolicyArguments(ReadingOptions):
+class PolicyArguments(GroupSizes, ReadingOptions):
     """What a policy is trained on, and what it is compared with."""
 
     dataset_name: str | None = field(
@@ -58,6 +59,7 @@ class PolicyArguments(ReadingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.group_sizes()
         self.compare_with = [PolicyConditioning(name).value for name in self.compare_with]
         for name in ("n_eval_rows", "lm_steps", "n_annotators", "n_shown"):
             if getattr(self, name) < 1:

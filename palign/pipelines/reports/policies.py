@@ -15,7 +15,7 @@ from palign.models.files.card import add_measured
 from palign.rewards import PersonalizedReward
 from palign.writing import write_whole
 
-__all__ = ["judge_policies"]
+__all__ = ["judge_policies", "policy_facts"]
 
 JUDGED = ("gold", "reward", "kl")
 SHOWN = {"objective/reward": "reward", "objective/gold": "gold", "objective/kl": "KL"}
@@ -33,6 +33,8 @@ def judge_policies(
     group_columns: Sequence[str] = (),
     seconds: float,
     notes: Sequence[str] = (),
+    group_sizes: Mapping[str, int] | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """Reward, gold utility and KL of every policy by type, as samples.jsonl, report and summary.json.
 
@@ -50,6 +52,7 @@ def judge_policies(
         group_columns: to report by, beside `type`.
         seconds: that training took.
         notes: further ones for the report, such as how the rows were read.
+        group_sizes, facts: as `write_report` takes them.
 
     Returns:
         What summary.json holds.
@@ -75,7 +78,7 @@ def judge_policies(
         draw_training(history, output / name / "history.svg", title=title)
     report = write_report(
         table, output_dir=output, metrics=metrics, group_columns=group_columns,
-        title=f"Policies trained with {algorithm}",
+        title=f"Policies trained with {algorithm}", facts=facts, **(group_sizes or {}),
         notes=[
             *notes, standing_note(rows, people, reward), *cut_note(samples),
             *(training_note(name, h) for name, h in histories.items()),
@@ -93,6 +96,12 @@ def judge_policies(
     return summary
 
 
+def policy_facts(reading: Sequence[str], base: str | None) -> dict[str, str]:
+    """What a report on policies is made of: the rows, as the first line of the reading has them, and the model."""
+    data = {"data": reading[0].removeprefix("read ")} if reading and reading[0].startswith("read ") else {}
+    return data | {"backbone": base or "the embedded language model"}
+
+
 def n_updates(history: pd.DataFrame) -> float:
     """Updates behind a history: its `n_updates`, or the last `step`; those of several adapters are summed."""
     if not len(history):
@@ -108,12 +117,12 @@ def standing_note(rows: Sequence[Mapping[str, Any]], people: Sequence[str], rewa
         if reward.standardize
         else "the reward model's own units"
     )
-    sentence = f"Each policy wrote {len(rows):,} completions, for {len(people):,} people; `reward` is in {unit}."
+    sentence = f"Each policy wrote {len(rows):,} completions, for {len(people):,} people; reward is in {unit}."
     if "type" in rows[0]:
         return sentence
     return (
         f"{sentence} A type is the prototype of the reward model that weighs most for a person; "
-        "prompts call it `type k`."
+        "prompts call it type k."
     )
 
 
@@ -123,7 +132,7 @@ def cut_note(samples: Mapping[str, PolicySamples]) -> list[str]:
     if not shares:
         return []
     shown = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-    return [f"Completions cut at the limit of tokens, and judged as they stand (`is_cut` in samples.jsonl): {shown}."]
+    return [f"Completions cut at the limit of tokens, and judged as they stand (is_cut in samples.jsonl): {shown}."]
 
 
 def training_note(name: str, history: pd.DataFrame) -> str:
@@ -134,6 +143,4 @@ def training_note(name: str, history: pd.DataFrame) -> str:
         f"update {int(row.step)}: " + ", ".join(f"{SHOWN[c]} {row[c]:.2f}" for c in shown)
         for _, row in steps.iterrows()
     ]
-    return (
-        f"As `{name}` was trained, {'; '.join(parts)} (all updates: {name}/history.csv, drawn in {name}/history.svg)."
-    )
+    return f"As {name} was trained, {'; '.join(parts)} (all updates: {name}/history.csv, drawn in {name}/history.svg)."

@@ -4,7 +4,7 @@ from palign.data.preferences import Preferences
 from palign.trainers.reward.prototype_count import PrototypeChoice
 from palign.trainers.reward.state_choice import StateChoice
 
-__all__ = ["choice_sentences", "names_matter", "people_in_no_number", "states_sentence", "trained_on"]
+__all__ = ["choice_sentences", "data_facts", "names_matter", "people_in_no_number", "states_sentence"]
 
 NAMES_DOUBTED = "guard: look: names:"
 SURE = 2.0  # errors above zero
@@ -20,13 +20,19 @@ SCALED = {"unit": "each of one length", "common": "on one scale"}
 KINDS = {"fixed": "a network", "linear": "directions fitted by EM", "prompt": "a network that reads the prompt"}
 
 
-def trained_on(train: Preferences, base: str) -> str:
-    """What was trained on what, for the report.
+def data_facts(train: Preferences, evaluation: Preferences, base: str) -> dict[str, str]:
+    """What a report is made of: where the rows are from, what was trained on, who is in no number, on what.
 
     Args:
         base: the backbone or language model by a name, such as its name or folder.
     """
-    return f"Trained on {len(train):,} judgements of {len(train.annotators()):,} annotators, on {base}."
+    facts = {} if train.reading is None else {"data": train.reading.lines()[0].removeprefix("read ")}
+    facts["trained on"] = f"{len(train):,} judgements of {len(train.annotators()):,} annotators"
+    judged = set(evaluation.annotators().ids)
+    n_left = sum(name not in judged for name in train.annotators().ids)
+    if n_left:
+        facts["in no number"] = f"{n_left:,} annotators trained on who have no row held out"
+    return facts | {"backbone": base}
 
 
 def people_in_no_number(train: Preferences, evaluation: Preferences) -> list[str]:

@@ -30,7 +30,7 @@ def test_title_and_legend_stand_in_lines_of_their_own(tmp_path: Path, judged: bo
     history = history.assign(**{"objective/gold": 0.0}) if judged else history
     assert draw_training(history, tmp_path / "h.svg", title="PPO, prompt: as it was trained")
     found = heights((tmp_path / "h.svg").read_text(encoding="utf-8"))
-    assert found["PPO, prompt: as it was trained"] + 10 < found["reward (trained on)"] < found["per completion"]
+    assert found["PPO, prompt: as it was trained"] + 10 < found["reward (trained on)"] < found["mean of a completion"]
     assert ("gold utility (judge)" in found) == judged
     assert "update" in found  # three points are not a mean of five
 

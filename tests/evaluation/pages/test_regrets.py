@@ -24,7 +24,7 @@ def regrets(**changes: Any) -> dict[str, Any]:
 
 
 def fair_report(folder: Path, **changes: Any) -> Report:
-    tables = [judgements(name, (0.9, 0.8, 0.7), 12, 3) for name in ("pooled", "distill")]
+    tables = [judgements(name, (0.95, 0.8, 0.2), 15, 6) for name in ("pooled", "distill")]
     return write_report(tables, output_dir=folder, figures=FigureData(regrets=regrets(**changes)), main="distill",
                         n_resamples=20, metrics=["accuracy"], title="Fair policy")  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Text in figures by hand: cut by width, kept from turning its neighbours; SVG that stands in a page with others."""
 
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -62,5 +63,27 @@ def test_a_name_that_begins_with_an_underscore_is_in_the_legend() -> None:
     """matplotlib leaves such a label out, and a legend of nothing ended the report after the whole training."""
     from palign.evaluation.pages.figures import draw_people
 
-    figure = draw_people({"_final": [0.1, 0.5, 0.9]}, metric="accuracy")
+    figure = draw_people({"_final": [0.1, 0.5, 0.9]}, metric="gold")
     assert [text.get_text().strip("\u2068\u2069") for text in figure.legends[0].get_texts()] == ["_final"]
+
+
+def test_a_dark_page_changes_the_colours_that_it_must() -> None:
+    """Ink and paper follow the page's variables and keep their own colour where no page sets them."""
+    from palign.evaluation.pages.figures import draw_people
+
+    with drawing():
+        svg = to_svg(draw_people({"m": [0.1, 0.5, 0.9]}, metric="accuracy"), "one", "A", "B")
+    assert "var(--ink,#1a1a1a)" in svg and "var(--first,#0b3c5d)" in svg and "var(--worst-wash,#fbe9e1)" in svg
+    bare = re.sub(r"var\([^)]*\)", "", svg)
+    assert "#1a1a1a" not in bare and "#ffffff" not in bare
+
+
+def test_an_accuracy_is_drawn_beside_a_coin_and_with_its_unit() -> None:
+    from palign.evaluation.pages.figures import draw_people
+
+    axes = draw_people({"m": [0.6, 0.7, 0.9]}, metric="accuracy").axes[0]
+    coins = [line for line in axes.lines if list(line.get_xdata()) == [0.5, 0.5]]
+    assert len(coins) == 1 and axes.get_xlabel() == "a person's accuracy (share of pairs)"
+    axes = draw_people({"m": [0.6, 0.7, 0.9]}, metric="log_likelihood").axes[0]
+    assert not [line for line in axes.lines if list(line.get_xdata()) == [0.5, 0.5]]
+    assert axes.get_xlabel() == "a person's log_likelihood (nats a judgement)"

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from palign.evaluation.pages.figure_data import FigureData
-from palign.evaluation.pages.type_pictures import draw_regrets, draw_type_space, place_people
+from palign.evaluation.pages.type_pictures import draw_regrets, draw_type_space
 from palign.models.files.mixture import MixtureRecord
+from palign.models.notebook.places import place_people
 from palign.pipelines.reports.fair import fair_figures
 
 
@@ -18,14 +19,20 @@ def test_three_types_are_a_triangle_and_two_a_line() -> None:
     np.testing.assert_allclose(points, [[0.75, 0]])
 
 
-def test_more_types_are_seen_from_where_people_differ_most() -> None:
-    """People differ between the first two types and, less, between the next two: distances in that plane are kept."""
-    weights = np.array([[0.9, 0.1, 0, 0], [0.1, 0.9, 0, 0], [0.4, 0.4, 0.2, 0], [0.4, 0.4, 0, 0.2]])
+def test_more_types_stand_on_a_circle_beside_those_that_people_mix_them_with() -> None:
+    """0 is mixed with 2 alone and 1 with 3 alone: 0 and 2 are neighbours, and everybody is the mean of the corners."""
+    weights = np.array([[0.6, 0, 0.4, 0], [0, 0.5, 0, 0.5], [1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25]])
     points, corners = place_people(weights)
-    assert points.shape == (4, 2) and corners.shape == (4, 2)
-    between = np.linalg.norm(weights[0] - weights[1])
-    assert np.linalg.norm(points[0] - points[1]) == pytest.approx(between)
-    np.testing.assert_allclose(points.mean(0), corners.T @ weights.mean(0), atol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(corners, axis=1), 0.58)
+    near, far = (np.linalg.norm(corners[0] - corners[k]) for k in (2, 1))
+    assert near == pytest.approx(0.58 * 2**0.5) and np.linalg.norm(corners[1] - corners[3]) == pytest.approx(near)
+    assert far >= near
+    np.testing.assert_allclose(points[2], corners[0])
+    np.testing.assert_allclose(points[0], 0.6 * corners[0] + 0.4 * corners[2])
+    np.testing.assert_allclose(points[3], [0, 0], atol=1e-12)
+
+
+NOTHING = {"type_space": None, "regrets": None, "training": [], "likes": [], "image_likes": []}
 
 
 def table() -> pd.DataFrame:
@@ -45,12 +52,11 @@ def test_people_are_marked_by_the_first_group_in_which_everybody_has_one_value()
 
 
 def test_nothing_to_draw_is_nothing() -> None:
-    nothing = {"type_space": None, "regrets": None, "training": [], "image_likes": []}
-    assert FigureData().record(table(), "annotator_id", [], 9) == nothing
+    assert FigureData().record(table(), "annotator_id", [], 9) == NOTHING
     pooled = FigureData(
         {"a": [1.0], "b": [1.0]}, histories={"p": pd.DataFrame({"step": [1], "objective/reward": [0]})}
     )
-    assert pooled.record(table(), "annotator_id", [], 9) == nothing
+    assert pooled.record(table(), "annotator_id", [], 9) == NOTHING
 
 
 def test_adapters_trained_beside_one_another_are_one_line() -> None:
@@ -99,7 +105,7 @@ def test_names_of_two_types_stand_below_everybody() -> None:
     axes = draw_type_space(np.c_[share, 1 - share].tolist(), ["a", "b"], ["x"] * 400).axes[0]
     (people,) = (line for line in axes.lines if len(line.get_xdata()) == 400)
     np.testing.assert_allclose(people.get_xdata(), 1 - share)  # from left to right nobody is moved
-    names = [text.get_position()[1] for text in axes.texts]
+    names = [text.xy[1] for text in axes.texts]
     assert max(names) < people.get_ydata().min() - 0.08 and axes.get_ylim()[0] < min(names) - 0.08
     assert people.get_ydata().max() < axes.get_ylim()[1]
 
