@@ -131,8 +131,8 @@ class ImageFolder:
         shown = str(rows.items[strange[0][0]][1])[:80]
         raise ValueError(
             f"Row {row} (counting from 0), completion {place + 1}: {shown!r} is no image file below "
-            f"{str(self.path)!r}, and so are {len(strange) - 1} others of {len(named)}. With --image_folder "
-            f"completions are names of files as seen from the folder, such as {self.names[0]!r}."
+            f"{str(self.path)!r}; {len(strange)} of {len(named)} completions are none. With --image_folder they are "
+            f"names of files as seen from the folder, such as {self.names[0]!r}."
         )
 
 

@@ -401,7 +401,8 @@ class PALRewardModel(nn.Module):
             prompts = embeddings if self.needs_prompts else None
             return RowTensors.of(prefs, annotator_index, embeddings, prompts).to(self.device)
         if self.backbone is None:
-            raise ValueError("These rows hold text, and this model was made from embeddings: it has no backbone.")
+            made_of = "embeddings" if self.config.image_encoder is None else "images (--image_folder)"
+            raise ValueError(f"These rows hold text, and this model was made from {made_of}: it has no backbone.")
         if store is None:  # an empty store is false, and is to be filled
             store = EmbeddingStore(None, self.backbone.fingerprint(), self.config.hidden_size)
         with evaluating(self), torch.no_grad():

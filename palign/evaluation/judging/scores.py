@@ -72,7 +72,8 @@ def score_source(
         ValueError: a model of texts is given vectors, or the other way round.
     """
     if source.reads_vectors == rows.is_text:
-        has, wants = ("texts", "vectors (--embeddings)") if rows.is_text else ("vectors", "texts")
+        vectors = "vectors (--embeddings)" if source.image_encoder is None else "images (--image_folder)"
+        has, wants = ("texts", vectors) if rows.is_text else ("vectors", "texts")
         raise ValueError(
             f"{source.path!r} reads {wants}, and the rows hold {has}. Give rows of the kind it was made for."
         )
