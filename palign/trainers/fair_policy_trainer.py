@@ -31,8 +31,16 @@ from palign.functional.regret import kl_regret_matrix, relative_regret_matrix, v
 from palign.functional.regret_estimates import GameIntervals, Interval, bootstrap_game
 from palign.models.files.card import decimals
 from palign.models.files.game import GAME, save_game
-from palign.models.files.game_keys import Ends, GameRecord, GameTable, MatrixEnds, VectorEnds, VotesRecord
+from palign.models.files.game_keys import (
+    Ends,
+    GameRecord,
+    GameTable,
+    MatrixEnds,
+    VectorEnds,
+    VotesRecord,
+)
 from palign.models.mixture_policy import MixturePolicy
+from palign.models.pal import PALRewardModel
 from palign.models.policy_draws import DrawSettings, PolicyDraws, PolicyReader
 from palign.models.single_adapter import read_adapter, save_adapter
 from palign.models.type_scores import row_log_likelihoods
@@ -46,6 +54,8 @@ from palign.trainers.fair.measure import (
     single_candidate,
     vote_outcomes,
 )
+from palign.trainers.fair.pal_judge import PALJudge
+from palign.trainers.fair.room import room_record
 from palign.trainers.fair.routes import RouteFunction
 from palign.trainers.fair.votes import cached_reference, vote_rewards
 from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig, Route
@@ -70,6 +80,7 @@ class FairPolicyTrainer:
         type_names: for the report.
         own_routes: further routes, name → function of a `RouteBuilder`, built after those of `args.routes` and
             measured beside them.
+        pal: a reward model of the same people, which routes may be trained on and policies judged by.
 
     Raises:
         ValueError: one type, too few prompts, or prompts that are both trained and measured on.
@@ -87,6 +98,7 @@ class FairPolicyTrainer:
         pooled_path: str | Path | None = None,
         type_names: Sequence[str] | None = None,
         own_routes: Mapping[str, RouteFunction] | None = None,
+        pal: PALRewardModel | None = None,
     ):
         self.mixture, self.args, self.pooled_path = mixture, args, pooled_path
         self.train_rows, self.eval_rows = Preferences.of(train_dataset), Preferences.of(eval_dataset)
@@ -94,6 +106,7 @@ class FairPolicyTrainer:
         self.n_types = mixture.n_types
         self.type_names = list(type_names or mixture.policies.names)
         self.own_routes = dict(own_routes or {})
+        self.pal = None if pal is None else PALJudge(pal, mixture.record)
         _check_own_routes(self.own_routes, mixture.policies.names)
         self.routes = [*args.routes, *self.own_routes]
         train = used_prompts(self.train_rows) if prompts is None else prompts
@@ -123,7 +136,7 @@ class FairPolicyTrainer:
         self.estimate()
         self.builder = RouteBuilder(
             self.mixture, self.args, self.train_rows, self.train_prompts, self.weights, self.type_draws,
-            self.reference_draws, self._draws, self.own_routes,
+            self.reference_draws, self._draws, self.own_routes, self.pal,
         )  # fmt: skip
         if self.pooled_path is not None:
             read_adapter(self.model, POOLED, self.pooled_path)
@@ -233,6 +246,7 @@ class FairPolicyTrainer:
             "format": 1, "types": self.type_names, "mixing_weights": self.mixture.record.mixing_weights.tolist(),
             "beta": self.beta, "base_model": self.model.peft_config["type_0"].base_model_name_or_path,
             "game": self._game_record(), "table": rows, "chosen": chosen, "kl_budget": budget,
+            "room": room_record(candidates, own_values, rows, judges),
             "plain_prompts": self.mixture.record.plain_prompts,
             "n_prompts": len(self.train_prompts), "n_eval_prompts": len(self.eval_prompts),
             "settings": {key: getattr(self.args, key) for key in sorted(

@@ -74,6 +74,19 @@ class GoldRecord(TypedDict):
     by_type: list[float]  # (n_types,)
     worst: float  # of the type served worst
     max_regret: float  # of the type that loses most against its own policy
+    mean: float  # over people: each type by its share
+    chosen_more: Ends | None  # `worst` of the chosen policy less that of this one, over prompts; None without a choice
+
+
+class RoomRecord(TypedDict):
+    """How much of what types gain by policies of their own one policy can give all of them, see `room_of`."""
+
+    policy: str  # the single policy that gives most
+    single: float  # share that it gives the type it gives least; 0 is the reference, 1 every type's own policy
+    lottery: float  # likewise, of the best lottery over the types' policies
+    looks: str  # "shared", "opposed" or "unclear"
+    optimum: NotRequired[float]  # most gold that one policy can give the type it serves worst, where it is known
+    gold_single: NotRequired[float]  # share of the way from the reference to `optimum` that the chosen policy goes
 
 
 class PolicyRow(TypedDict):
@@ -152,6 +165,7 @@ class GameRecord(TypedDict):
     table: list[PolicyRow]
     chosen: str | None  # name of the route that the adapter is of; None where no route was built
     kl_budget: float  # nats
+    room: RoomRecord | None  # None where a type gains nothing by its own policy
     plain_prompts: bool  # whether plain prompts are read bare, or as turns
     n_prompts: int  # that the game was solved on
     n_eval_prompts: int  # fresh ones

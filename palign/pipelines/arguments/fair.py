@@ -7,6 +7,7 @@ from typing import Any
 
 from palign.cli.parser import CommandLine
 from palign.data.arguments import DataArguments
+from palign.data.synthetic_text import POPULATIONS
 from palign.data.vote_counts import count_or_auto
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.writing import require_writable
@@ -34,7 +35,15 @@ class FairPolicyArguments:
         metadata={"help": "Folder that recipes/em_dpo.py or MixtureDPOTrainer wrote: adapters and mixture.json."},
     )
     default_mixture_path: str = field(
-        default="outputs/em_dpo", metadata={"help": "Used without mixture_path, if a mixture lies there."}
+        default="outputs/em_dpo",
+        metadata={"help": "Used without mixture_path where population is 'opposed', if a mixture lies there."},
+    )
+    population: str | None = field(
+        default=None,
+        metadata={
+            "help": "Embedded default: 'shared', tastes that leave room for one policy that serves all, which is what "
+            "is made if unset; or 'opposed', tastes that leave none (those of recipes/em_dpo.py)."
+        },
     )
     types_from: str = field(
         default="mixture",
@@ -113,6 +122,8 @@ class FairPolicyArguments:
     n_items: int = field(default=4, metadata={"help": "Embedded default: completions in a ranking."})
 
     def __post_init__(self) -> None:
+        if self.population not in (None, *POPULATIONS):
+            raise ValueError(f"--population is {self.population!r}; choose from {', '.join(POPULATIONS)}.")
         if self.types_from not in TYPES_FROM:
             raise ValueError(f"--types_from is {self.types_from!r}; choose from {', '.join(TYPES_FROM)}.")
         if self.types_from == "pal" and self.pal_path is None:
@@ -151,6 +162,11 @@ def parse_fair_arguments(
     require_writable(parts[2].output_dir)
     if parts[1].dataset_name is None:
         return _parser(DEFAULTS | EMBEDDED_DEFAULTS).parse_args_and_config(argv)
+    if parts[0].population is not None:
+        raise ValueError(
+            f"--population {parts[0].population} is of the embedded default, and --dataset_name names rows; give one "
+            "of the two."
+        )
     if parts[1].embeddings is not None:
         raise ValueError("--embeddings is given, and policies answer prompts of text; leave it out.")
     return parts
