@@ -105,6 +105,7 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
     trainer = FairPolicyTrainer(
         mixture, args, train, evaluation, prompts=prompts, eval_prompts=fresh,
         pooled_path=pooled if pooled.is_dir() else None, type_names=names,
+        pal=None if script.pal_path is None else PALRewardModel.from_pretrained(script.pal_path),
     )  # fmt: skip
     if not is_embedded or names is None:
         return FairSetup(trainer, None, None, data_args.group_columns, notes)

@@ -79,7 +79,7 @@ class FairPolicyConfig(TrainingArguments):
         default=0.1, metadata={"help": "dro: step of the types' weights at each optimizer step, per nat of loss."}
     )
     hedge_step: float = field(
-        default=0.3,
+        default=0.2,
         metadata={
             "help": "rl, maxmin: step of the types' weights at each optimizer step, per worst regret of the reference."
         },
@@ -95,6 +95,14 @@ class FairPolicyConfig(TrainingArguments):
         default="colocate", metadata={"help": "rl, maxmin: TRL's vllm_mode, 'colocate' or 'server'."}
     )
     merge_type: str = field(default="svd", metadata={"help": "merge: 'svd' (the types' rank) or 'cat' (exact)."})
+    judges: list[str] = field(
+        default_factory=lambda: ["types", "votes"],
+        metadata={
+            "help": "Under whom the table is shown: any of 'types' (the types' own policies), 'pal' (the prototypes "
+            "of a PAL reward model, which needs one) and 'votes' (held-out votes, which choose the route where there "
+            "are enough)."
+        },
+    )
     sure: float = field(
         default=0.9, metadata={"help": "Votes of annotators of one type at least this likely judge held-out rows."}
     )
@@ -112,6 +120,9 @@ class FairPolicyConfig(TrainingArguments):
                 "always measured)."
             )
         self.routes = list(dict.fromkeys(self.routes))
+        unknown = [name for name in self.judges if name not in JUDGES]
+        if unknown or not self.judges:
+            raise ValueError(f"judges holds {', '.join(unknown) or 'nothing'}; choose from {', '.join(JUDGES)}.")
         whole = ("n_samples", "n_eval_samples", "max_new_tokens", "draw_batch_size", "n_regress_rounds")
         for name, least in ({"group_size": 2, "n_bootstrap": 2} | dict.fromkeys(whole, 1)).items():
             if getattr(self, name) < least:
@@ -141,3 +152,4 @@ class FairPolicyConfig(TrainingArguments):
 
 
 MIN_PROMPTS = 8
+JUDGES = ("types", "pal", "votes")

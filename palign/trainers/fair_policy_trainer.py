@@ -35,7 +35,9 @@ from palign.models.files.game_keys import (
     Ends,
     GameRecord,
     GameTable,
+    JudgeRecord,
     MatrixEnds,
+    PolicyRow,
     VectorEnds,
     VotesRecord,
 )
@@ -46,6 +48,7 @@ from palign.models.single_adapter import read_adapter, save_adapter
 from palign.models.type_scores import row_log_likelihoods
 from palign.trainers.fair.builder import RouteBuilder
 from palign.trainers.fair.dro import POOLED
+from palign.trainers.fair.judges import by_answers, by_votes, chosen_by, judge_notes
 from palign.trainers.fair.measure import (
     Candidate,
     Kind,
@@ -57,6 +60,7 @@ from palign.trainers.fair.measure import (
 from palign.trainers.fair.pal_judge import PALJudge
 from palign.trainers.fair.room import room_record
 from palign.trainers.fair.routes import RouteFunction
+from palign.trainers.fair.vote_judge import vote_shares
 from palign.trainers.fair.votes import cached_reference, vote_rewards
 from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig, Route
 from palign.writing import saving, sweep_partials, whole_files
@@ -106,6 +110,11 @@ class FairPolicyTrainer:
         self.n_types = mixture.n_types
         self.type_names = list(type_names or mixture.policies.names)
         self.own_routes = dict(own_routes or {})
+        if pal is None and ("pal" in args.judges or args.rl_reward == "pal"):
+            raise ValueError(
+                "judges or rl_reward name 'pal', and no PAL reward model is there; give --pal_path (pal= of the "
+                "trainer), or leave 'pal' out."
+            )
         self.pal = None if pal is None else PALJudge(pal, mixture.record)
         _check_own_routes(self.own_routes, mixture.policies.names)
         self.routes = [*args.routes, *self.own_routes]
@@ -240,13 +249,17 @@ class FairPolicyTrainer:
             candidates, own_values, beta=self.beta, n_bootstrap=self.args.n_bootstrap, seed=self.args.seed,
             max_kl=self.args.max_kl, type_importance=self.args.type_importance, votes=self._votes(candidates),
         )  # fmt: skip
+        tables, by_whom = self._judges(candidates, rows), "types"
+        if "votes" in tables and tables["votes"]["is_enough"]:
+            chosen, by_whom = chosen_by(tables["votes"], rows, budget) or chosen, "votes"
         self.seconds["measure"] = time.monotonic() - start
         self.seconds |= {name: record["seconds"] for name, record in records.items()}
         self.record = {
             "format": 1, "types": self.type_names, "mixing_weights": self.mixture.record.mixing_weights.tolist(),
             "beta": self.beta, "base_model": self.model.peft_config["type_0"].base_model_name_or_path,
             "game": self._game_record(), "table": rows, "chosen": chosen, "kl_budget": budget,
-            "room": room_record(candidates, own_values, rows, judges),
+            "judges": tables, "chosen_by": by_whom,
+            "room": room_record(candidates, own_values, rows, self.mixture.policies.names),
             "plain_prompts": self.mixture.record.plain_prompts,
             "n_prompts": len(self.train_prompts), "n_eval_prompts": len(self.eval_prompts),
             "settings": {key: getattr(self.args, key) for key in sorted(
@@ -255,8 +268,42 @@ class FairPolicyTrainer:
             "routes": {n: {k: v for k, v in r.items() if k != "key"} for n, r in records.items()},
             "seconds": self.seconds, "notes": [],
         }  # fmt: skip
-        self.record["notes"] = [*notes_of(self.record), *self._notes_of_votes()]
+        self.record["notes"] = [
+            *judge_notes(tables, chosen, by_whom), *notes_of(self.record), *self._notes_of_votes()
+        ]  # fmt: skip
         return self.record
+
+    def _judges(self, candidates: Sequence[Candidate], rows: Sequence[PolicyRow]) -> dict[str, JudgeRecord]:
+        """The table under every judge that was asked for; votes only where every type has a voter."""
+        args, types = self.args, self.mixture.policies.names
+        shared = {"importance": args.type_importance}
+        sampled = shared | {"n_draws": args.n_bootstrap, "seed": args.seed}
+        judges: dict[str, JudgeRecord] = {}
+        singles = [candidate for candidate in candidates if candidate.weights is None]
+        if "types" in args.judges:
+            values = {candidate.name: self.beta * candidate.values for candidate in singles}
+            judges["types"] = by_answers("types", values, candidates, rows, types, **sampled)
+        if "pal" in args.judges:
+            texts = {c.name: self.eval_draws[c.name].texts(self.mixture.tokenizer) for c in singles}
+            values = {name: self.pal.values(self.eval_prompts, answers) for name, answers in texts.items()}
+            judges["pal"] = by_answers("pal", values, candidates, rows, types, **sampled)
+        if "votes" in args.judges:
+            of_rows = self._voter_types(), np.unique(self.eval_rows.annotator_ids.astype(str), return_inverse=True)[1]
+            shares = {
+                name: vote_shares(
+                    scores / self.beta, self.eval_rows.ranks, of_rows[1], of_rows[0], n_types=self.n_types,
+                    n_draws=args.n_bootstrap, seed=args.seed,
+                )
+                for name, scores in self.vote_scores.items()
+            }  # fmt: skip
+            record = by_votes(shares, candidates, rows, types, **shared)
+            judges |= {} if record is None else {"votes": record}
+        return judges
+
+    def _voter_types(self) -> np.ndarray:
+        """(n_rows,) type of the voter of each held-out row, −1 where it is not sure."""
+        gamma = self.mixture.responsibilities_for(self.eval_rows.annotator_ids).numpy()
+        return np.where(gamma.max(1) >= self.args.sure, gamma.argmax(1), -1)
 
     def _notes_of_votes(self) -> list[str]:
         """Whether votes are held out: they are not where types were trained on their prompts."""
@@ -274,8 +321,7 @@ class FairPolicyTrainer:
         """Held-out votes of confidently typed annotators on every policy's implicit reward."""
         rows = self.eval_rows
         items = self.mixture.items_of(rows)
-        gamma = self.mixture.responsibilities_for(rows.annotator_ids).numpy()
-        types = np.where(gamma.max(1) >= self.args.sure, gamma.argmax(1), -1)
+        types = self._voter_types()
         names = [c.name for c in candidates if c.weights is None and c.name != "reference"]
         reference = cached_reference(self.mixture, items, self.output_dir)
         rewards = vote_rewards(self.mixture, rows, items, names, reference)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from palign.models.adapters import route
 from palign.models.files.game import load_game, save_game
-from palign.models.files.game_keys import GameRecord, GoldRecord, PolicyRow
+from palign.models.files.game_keys import Ends, GameRecord, GoldRecord, PolicyRow, RoomRecord
 from palign.models.mixture_policy import MixturePolicy
 from palign.pipelines.reports.fair import add_gold
 from palign.trainers.fair.builder import RouteBuilder
@@ -23,7 +23,7 @@ from palign.writing import SavingError
 from tests.worlds.planted import FRESH, TRAIN, colour_rows, planted_mixture, random_mixture
 from tests.worlds.typed_records import keys_named, keys_seen
 
-ALL = ["distill", "regress", "dro", "merge"]
+ALL = ["distill", "regress", "dro", "rl", "maxmin", "merge", "soup"]
 
 
 def make_trainer(output: Path, mixture: MixturePolicy, **further: Any) -> FairPolicyTrainer:
@@ -67,10 +67,11 @@ def test_every_policy_is_in_the_table_and_in_game_json(finished: FairPolicyTrain
 
 def test_keys_of_game_json_are_those_named(finished: FairPolicyTrainer, tmp_path: Path) -> None:
     record = copy.deepcopy(finished.record)
-    without = keys_named(GameRecord) - keys_named(GoldRecord) - {(PolicyRow, "gold")}
+    without = keys_named(GameRecord) - (keys_named(GoldRecord) - keys_named(Ends)) - {(PolicyRow, "gold")}
+    without -= {(RoomRecord, "optimum"), (RoomRecord, "gold_single")}
     assert keys_seen(load_game(finished.output_dir), GameRecord) == without
     answers = {row["name"]: [["yes"], ["no"]] for row in record["table"] if row["weights"] is None}
-    add_gold(record, answers, ["type_0", "type_1"], lambda text, k: float(text == "yes") + k)
+    add_gold(record, answers, ["type_0", "type_1"], lambda text, k: float(text == "yes") + k, optimum=9.0)
     save_game(record, tmp_path)
     assert keys_seen(load_game(tmp_path), GameRecord) == keys_named(GameRecord)
 
@@ -188,6 +189,15 @@ def test_an_interrupted_route_leaves_nothing_half_done(tmp_path: Path, monkeypat
     assert json.loads((done / "distill" / "route.json").read_text())["n_rows"] > 0
 
 
+def test_routes_by_reinforcement_say_what_they_did(finished: FairPolicyTrainer) -> None:
+    for name in ("rl", "maxmin"):
+        entries = finished.record["routes"][name]
+        assert entries["starts_from"] == "soup"
+        assert sum(entries["type_weights"]) == pytest.approx(1)
+        assert entries["n_completions"] == 2 * 4 * 4  # two steps of four rows of four
+        assert entries["rounds"][0]["weights"] == pytest.approx([0.5, 0.5])
+
+
 def test_one_type_is_nothing_to_aggregate(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one type: there is nothing to aggregate"):
         make_trainer(tmp_path / "out", random_mixture(tmp_path, n_types=1))
@@ -200,6 +210,9 @@ def test_one_type_is_nothing_to_aggregate(tmp_path: Path) -> None:
         ({"train": colour_rows(TRAIN[:3])}, "3 different training prompts; regret is a mean over prompts"),
         ({"type_importance": [1.0]}, "give 2 numbers from 0 on"),
         ({"routes": ["linear"]}, "routes holds linear; choose from distill"),
+        ({"judges": ["crowd"]}, "judges holds crowd; choose from types, pal, votes"),
+        ({"judges": ["pal"]}, "no PAL reward model is there; give --pal_path"),
+        ({"rl_reward": "gold"}, "rl_reward is 'gold'; choose from types, pal"),
         ({"merge_type": "linear"}, "merge_type is 'linear'; choose from svd, cat"),
         ({"n_prompts": 4}, "n_prompts is 4; .* give 8 or more"),
         ({"estimator": "greedy"}, "estimator is 'greedy'"),
@@ -220,7 +233,7 @@ def test_two_planted_types_are_served_alike(tmp_path: Path) -> None:
     """Opposite types of like strength, three people in four of the warm one: half of the answers to each all the
     same, and one adapter that loses less than both types' policies and than pooled DPO, which follows the majority."""
     trainer = make_trainer(
-        tmp_path / "out", planted_mixture(tmp_path / "mixture"), routes=["distill", "regress"], n_prompts=15,
+        tmp_path / "out", planted_mixture(tmp_path / "mixture"), routes=["distill", "regress", "rl"], n_prompts=15,
         n_samples=16, n_eval_prompts=15, n_eval_samples=16, max_new_tokens=8, max_steps=100, learning_rate=2e-3,
         per_device_train_batch_size=8, n_bootstrap=200, draw_batch_size=256,
         train=colour_rows(TRAIN, cold_every=4), fresh=colour_rows(FRESH, cold_every=4, seed=1),
@@ -229,5 +242,6 @@ def test_two_planted_types_are_served_alike(tmp_path: Path) -> None:
     worst = {name: row["max_regret"]["value"] for name, row in rows.items()}
     assert trainer.weights.tolist() == pytest.approx([0.5, 0.5], abs=0.1)
     assert worst[trainer.record["chosen"]] < min(worst["type_0"], worst["type_1"], worst["pooled"])
+    assert worst["rl"] < min(worst["type_0"], worst["type_1"], worst["pooled"])
     assert worst["distill"] == pytest.approx(worst["ensemble"], rel=0.2)
     assert rows["distill"]["kl"]["value"] < rows["ensemble"]["kl"]["high"] + 0.1

@@ -23,6 +23,7 @@ __all__ = [
 ]  # fmt: skip
 
 Texts = Mapping[str, Sequence[Sequence[str]]]
+UNITED = {"votes": "votes, share of wins", "pal": "PAL, its reward"}
 LEVEL = 0.95  # of the intervals in a fair policy's table
 
 
@@ -134,6 +135,10 @@ def fair_figures(record: GameRecord, mixture: MixtureRecord) -> FigureData:
         "worst": [row["max_regret"] for row in rows], "worst_type": [row["worst_type"] for row in rows],
         "mean": [row["mean_regret"]["value"] for row in rows], "kl": [row["kl"]["value"] for row in rows],
         "level": LEVEL,
+        "judges": {
+            UNITED.get(name, name): [judge["max_regret"][row["name"]] for row in rows]
+            for name, judge in record["judges"].items() if name != "types"
+        },
     }  # fmt: skip
     weights = dict(zip(mixture.annotators.ids, mixture.responsibilities, strict=True))
     return FigureData(type_weights=weights, type_names=record["types"], regrets=regrets)
@@ -191,6 +196,9 @@ def fair_summary(record: GameRecord) -> dict[str, float]:
             summary |= {f"{name}/gold/chosen_more/{end}": more[end] for end in more if end != "high"}
         if row["less_than_pooled"] is not None and name != "pooled":
             summary |= {f"{name}/less_than_pooled/{end}": row["less_than_pooled"][end] for end in ("value", "low")}
+    for judge, table in record["judges"].items():
+        worst = {name: table["max_regret"][row["name"]]["value"] for name, row in rows.items()}
+        summary |= {f"{name}/by_{judge}/max_regret": value for name, value in worst.items()}
     summary |= {f"{name}_seconds": seconds for name, seconds in record["seconds"].items()}
     return {name: float(value) for name, value in summary.items() if value is not None}
 

@@ -11,8 +11,8 @@ while it is within it. That is descent and ascent on min over π of max over i o
 `maxmin` moves w by the least reward E_{π_θ} β h_i in place of the largest regret (MaxMin-RLHF, Chakraborty et al.
 2024). With `rl_reward="pal"` the reward of type i is that of a PAL reward model in place of β h_i.
 
-The KL is in the reward, not in TRL's loss, so that its weight against the reward is known: rewards are not divided by
-their standard deviation.
+Training begins at the types' adapters added up in equal shares. The KL is in the reward, not in TRL's loss, so that
+its weight against the reward is known: rewards are not divided by their standard deviation.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from palign.functional.regret_hedge import OnlineHedge
 from palign.models.adapters import route
 from palign.models.architectures import agree_on_marks
 from palign.models.completions import TokenizedItems, prompt_ids
-from palign.models.single_adapter import AdapterPolicies, train_only
+from palign.models.single_adapter import AdapterPolicies, merge_adapters, train_only
 from palign.models.type_scores import type_logps
 from palign.parallel.deepspeed_launch import leave_accelerator
 from palign.parallel.fsdp_launch import is_fsdp_launch
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = ["GameReward", "KLPrice", "maxmin", "rl"]
 
-WITHIN = 0.9  # of the budget that the policy aims at: what is measured on fresh prompts must be within it
+WITHIN = 0.85  # of the budget that the policy aims at: what is measured on fresh prompts must be within it
 PRICE_STEP = 0.1  # of ln λ at each batch, per budget beyond the budget
-CHEAPEST = 1e-3  # least λ, of the first one
+FIRST, CHEAPEST = 0.25, 1e-3  # λ at first and at least, per worst regret of the reference over the budget
 NOT_OF_A_ROUTE = {
     "output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_size", "remove_unused_columns",
     "label_names", "eval_strategy", "run_name",
@@ -144,7 +144,7 @@ def _play(builder: "RouteBuilder", name: str, *, is_regret: bool) -> dict[str, A
             f"The route {name} draws from the policy it trains, and is not offered with FSDP or DeepSpeed, which "
             f"divide it; launch it with plain data parallelism, or leave {name} out of --routes."
         )
-    builder.add(name)
+    starts_from = _start(builder, name)
     own_values, reference_values = builder.reward_values()
     gap = float(((own_values - reference_values).mean(0) * builder.importance).max())
     if gap <= 0:
@@ -159,7 +159,7 @@ def _play(builder: "RouteBuilder", name: str, *, is_regret: bool) -> dict[str, A
     reward = GameReward(
         builder, name, own_values, prompt_ids(builder.prompts, tokenizer),
         OnlineHedge(builder.mixture.n_types, step_size=args.hedge_step / gap),
-        KLPrice(budget, gap / budget, CHEAPEST * gap / budget), is_regret,
+        KLPrice(budget, FIRST * gap / budget, CHEAPEST * gap / budget), is_regret,
     )  # fmt: skip
     train_only(builder.model, name)
     agree_on_marks(tokenizer, builder.model)
@@ -174,10 +174,27 @@ def _play(builder: "RouteBuilder", name: str, *, is_regret: bool) -> dict[str, A
     builder.clear(config.output_dir, name)
     ends = reward.history[-max(1, len(reward.history) // 10) :]
     return {
+        "starts_from": starts_from,
         "rounds": [reward.history[i] for i in np.linspace(0, len(reward.history) - 1, 11).astype(int)],
         "type_weights": reward.hedge.average.tolist(), "kl_price": reward.price.price,
         "last_kl": float(np.mean([end["kl"] for end in ends])), "n_completions": len(reward.history) * _at_once(args),
     }  # fmt: skip
+
+
+def _start(builder: "RouteBuilder", name: str) -> str:
+    """The sum of the types' adapters in equal shares, from which less is to be learned than from the reference.
+
+    The reference it is where a rank is asked for, or where adapters have no sum (DoRA).
+    """
+    types = builder.mixture.policies.names
+    can_sum = not any(
+        getattr(builder.model.peft_config[t], k, False) for t in types for k in ("use_dora", "lora_bias")
+    )
+    if builder.args.adapter_rank is not None or not can_sum:
+        builder.add(name)
+        return "reference"
+    merge_adapters(builder.model, name, types, [1 / len(types)] * len(types), merge_type="svd")
+    return "soup"
 
 
 def _at_once(args: FairPolicyConfig) -> int:
