@@ -79,9 +79,15 @@ class FairPolicyConfig(TrainingArguments):
         default=0.1, metadata={"help": "dro: step of the types' weights at each optimizer step, per nat of loss."}
     )
     hedge_step: float = field(
-        default=0.2,
+        default=0.5,
         metadata={
             "help": "rl, maxmin: step of the types' weights at each optimizer step, per worst regret of the reference."
+        },
+    )
+    rl_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "rl, maxmin: peak learning rate, which starts from trained types; half of the others' if unset."
         },
     )
     rl_reward: str = field(
@@ -132,7 +138,7 @@ class FairPolicyConfig(TrainingArguments):
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; regret is a mean over prompts: give {MIN_PROMPTS} or more."
                 )
-        for name in ("weight_step", "dro_step", "hedge_step", "max_kl"):
+        for name in ("weight_step", "dro_step", "hedge_step", "rl_learning_rate", "max_kl"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive and finite.")
         for name, allowed in (("estimator", ESTIMATORS), ("merge_type", ("svd", "cat")),

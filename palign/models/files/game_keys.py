@@ -136,6 +136,7 @@ class RouteRecord(TypedDict):
     """How a route was built; a route of a user's own has, beside `seconds`, what its function returns."""
 
     seconds: float
+    cpu_seconds: NotRequired[float]  # of one process
     n_rows: NotRequired[int]  # that it was trained on: distill, dro, pooled
     type_weights: NotRequired[list[float]]  # (n_types,) at the end: dro
     merge_type: NotRequired[str]  # "svd" or "cat": merge
@@ -166,6 +167,7 @@ class GameSettings(TypedDict):
     weight_step: float  # per worst regret of the round
     dro_step: float  # per nat of loss
     hedge_step: NotRequired[float]  # per worst regret of the reference; this and what follows: not in older files
+    rl_learning_rate: NotRequired[float | None]
     rl_reward: NotRequired[str]
     use_vllm: NotRequired[bool]
     vllm_mode: NotRequired[str]

@@ -18,11 +18,11 @@ TYPES_FROM = ("mixture", "declared", "pal")
 OF_THE_MIXTURE = ("n_types", "beta", "lora_r", "lora_alpha")  # of one that is trained first
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/fair_policy", "report_to": "none", "logging_steps": 10,
-    "routes": ["rl", "regress", "distill", "dro", "merge", "maxmin", "soup"],
+    "routes": ["rl", "dro", "merge", "soup"],
 }  # fmt: skip
 EMBEDDED_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 16, "learning_rate": 2e-3, "max_steps": 80, "n_samples": 8,
-    "n_eval_samples": 16, "max_new_tokens": 48, "draw_batch_size": 256, "max_kl": 6.0,
+    "n_eval_samples": 16, "max_new_tokens": 48, "draw_batch_size": 256, "max_kl": 5.0,
 }  # fmt: skip
 
 
@@ -120,8 +120,8 @@ class FairPolicyArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a model of the hub."})
     mixture_epochs: float = field(default=2.0, metadata={"help": "Embedded default: epochs of a mixture made here."})
     lm_steps: int = field(default=250, metadata={"help": "Embedded default: steps of a language model made here."})
-    n_annotators: int = field(default=60, metadata={"help": "Embedded default: people of a mixture made here."})
-    n_per_annotator: int = field(default=40, metadata={"help": "Embedded default: rankings of each person."})
+    n_annotators: int = field(default=100, metadata={"help": "Embedded default: people of a mixture made here."})
+    n_per_annotator: int = field(default=32, metadata={"help": "Embedded default: rankings of each person."})
     n_items: int = field(default=4, metadata={"help": "Embedded default: completions in a ranking."})
 
     def __post_init__(self) -> None:

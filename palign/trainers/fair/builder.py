@@ -116,7 +116,7 @@ class RouteBuilder:
         self.records[name] = record
 
     def _built(self, name: str) -> dict[str, Any]:
-        start = time.monotonic()
+        start, cpu_start = time.monotonic(), time.process_time()
         set_seed(self.args.seed)
         entries = {**ROUTES, **self.own_routes}[name](self)
         if name not in self.model.peft_config:
@@ -125,7 +125,8 @@ class RouteBuilder:
             )
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
-        return {"seconds": time.monotonic() - start, **entries}
+        spent = {"seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu_start}
+        return {**spent, **entries}
 
     def _keep(self, name: str, record: dict[str, Any], folder: Path) -> None:
         partial = folder.with_name(f".partial-{name}")

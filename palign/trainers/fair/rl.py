@@ -44,11 +44,11 @@ if TYPE_CHECKING:
 __all__ = ["GameReward", "KLPrice", "maxmin", "rl"]
 
 WITHIN = 0.85  # of the budget that the policy aims at: what is measured on fresh prompts must be within it
-PRICE_STEP = 0.1  # of ln λ at each batch, per budget beyond the budget
+PRICE_STEP, PRICE_NOW = 0.05, 1.5  # of ln λ at each batch for good, and at once, per budget beyond the budget
 FIRST, CHEAPEST = 0.25, 1e-3  # λ at first and at least, per worst regret of the reference over the budget
 NOT_OF_A_ROUTE = {
     "output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_size", "remove_unused_columns",
-    "label_names", "eval_strategy", "run_name",
+    "label_names", "eval_strategy", "run_name", "learning_rate",
 }  # fmt: skip
 
 
@@ -66,20 +66,28 @@ def maxmin(builder: "RouteBuilder") -> dict[str, Any]:
 class KLPrice:
     """λ of the KL to the reference, moved so that the budget is held: ln λ rises by what the KL is beyond it.
 
+    It rises a little for good and more at once: with the first alone KL swings about the budget.
+
     Attributes:
         budget: nats.
-        price: λ as it stands, in units of reward a nat.
-        least: λ does not fall below it.
+        lasting: λ at the budget, in units of reward a nat.
+        least: that does not fall below it.
+        price: λ as it stands.
     """
 
     budget: float
-    price: float
+    lasting: float
     least: float
+    price: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.price = self.lasting
 
     def see(self, kl: float) -> None:
         """After a batch whose completions are `kl` nats from the reference on average."""
         excess = min(max(kl / self.budget - 1, -1.0), 1.0)
-        self.price = max(self.price * float(np.exp(PRICE_STEP * excess)), self.least)
+        self.lasting = max(self.lasting * float(np.exp(PRICE_STEP * excess)), self.least)
+        self.price = self.lasting * float(np.exp(PRICE_NOW * excess))
 
 
 @dataclass(eq=False)
@@ -201,8 +209,13 @@ def _at_once(args: FairPolicyConfig) -> int:
     return args.per_device_train_batch_size * args.group_size
 
 
+def _of_a_prompt(args: FairPolicyConfig) -> int:
+    """Completions that share a baseline: twice `group_size` where the batch allows it, for the mean is an estimate."""
+    return args.group_size * (2 if args.per_device_train_batch_size % 2 == 0 else 1)
+
+
 def _grpo_config(args: FairPolicyConfig, builder: "RouteBuilder", name: str) -> GRPOConfig:
-    """TRL's, by the options of the run; a row of the batch is `group_size` completions of one prompt, as elsewhere."""
+    """TRL's, by the options of the run: as many completions a step as the other routes read."""
     shared = {
         option.name: getattr(args, option.name)
         for option in fields(TrainingArguments)
@@ -213,7 +226,8 @@ def _grpo_config(args: FairPolicyConfig, builder: "RouteBuilder", name: str) -> 
         output_dir=str(builder.output_dir / "routes" / f".training-{name}"),
         run_name=f"{args.run_name}-{name}" if args.run_name else None,
         max_steps=args.max_steps, num_train_epochs=args.num_train_epochs,
-        per_device_train_batch_size=_at_once(args), num_generations=args.group_size,
+        learning_rate=args.rl_learning_rate or args.learning_rate / 2,
+        per_device_train_batch_size=_at_once(args), num_generations=_of_a_prompt(args),
         max_completion_length=args.max_new_tokens, temperature=1.0, top_p=1.0, top_k=0, repetition_penalty=1.0,
         beta=0.0, scale_rewards="none", loss_type="dr_grpo", use_vllm=args.use_vllm, vllm_mode=args.vllm_mode,
     )  # fmt: skip

@@ -14,15 +14,19 @@ from palign.trainers.fair.rl import GameReward, KLPrice
 
 
 def test_the_price_rises_beyond_the_budget_and_falls_within_it() -> None:
-    """KL half again the budget: ln λ rises by half a step. No KL: it falls by a step; far beyond it rises by one."""
-    price = KLPrice(budget=2.0, price=1.0, least=0.9)
+    """KL half again the budget: ln λ rises by half a step for good, half of what is at once. Far beyond it a whole
+    one of each. Without KL it falls."""
+    price = KLPrice(budget=2.0, lasting=1.0, least=0.9)
+    assert price.price == 1.0
     price.see(3.0)
-    assert price.price == pytest.approx(np.exp(rl.PRICE_STEP / 2))
+    assert price.price == pytest.approx(np.exp((rl.PRICE_STEP + rl.PRICE_NOW) / 2))
     price.see(100.0)
+    assert price.price == pytest.approx(np.exp(1.5 * rl.PRICE_STEP + rl.PRICE_NOW))
+    price.see(2.0)
     assert price.price == pytest.approx(np.exp(1.5 * rl.PRICE_STEP))
     for _ in range(50):
         price.see(0.0)
-    assert price.price == 0.9
+    assert price.lasting == 0.9
 
 
 def test_weight_goes_to_who_loses_and_the_last_regret_counts_twice() -> None:
@@ -72,7 +76,7 @@ def test_the_reward_of_a_batch_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == pytest.approx([0.4, 0.7])
     assert game.history[0] == {"weights": [0.5, 0.5], "max_regret": pytest.approx(2.5), "kl": pytest.approx(2.0)}
     assert float(game.hedge.weights[0] / game.hedge.weights[1]) == pytest.approx(np.exp(5.0), rel=1e-5)
-    assert game.price.price == pytest.approx(0.1 * np.exp(rl.PRICE_STEP))
+    assert game.price.price == pytest.approx(0.1 * np.exp(rl.PRICE_STEP + rl.PRICE_NOW))
 
 
 def test_maxmin_follows_the_least_reward(monkeypatch: pytest.MonkeyPatch) -> None:
