@@ -5,12 +5,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from palign.data.annotators import AnnotatorIndex
 from palign.models.adapters import route
 from palign.models.files.game import load_game, save_game
 from palign.models.files.game_keys import Ends, GameRecord, GoldRecord, PolicyRow, RoomRecord
@@ -21,6 +23,7 @@ from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.fair_policy_trainer import FairPolicyTrainer
 from palign.writing import SavingError
 from tests.worlds.planted import FRESH, TRAIN, colour_rows, planted_mixture, random_mixture
+from tests.worlds.reward_models import text_model
 from tests.worlds.typed_records import keys_named, keys_seen
 
 ALL = ["distill", "regress", "dro", "rl", "maxmin", "merge", "soup"]
@@ -33,9 +36,10 @@ def make_trainer(output: Path, mixture: MixturePolicy, **further: Any) -> FairPo
         "n_regress_rounds": 2, "n_bootstrap": 20, "use_cpu": True, "disable_tqdm": True, "report_to": "none",
         "logging_strategy": "no", "seed": 0,
     }  # fmt: skip
-    rows = further.pop("train", None), further.pop("fresh", None)
+    rows, pal = (further.pop("train", None), further.pop("fresh", None)), further.pop("pal", None)
     train, fresh = (rows[0] or colour_rows(TRAIN)), (rows[1] or colour_rows(FRESH, seed=1))
-    return FairPolicyTrainer(mixture, FairPolicyConfig(output_dir=str(output), **(own | further)), train, fresh)
+    args = FairPolicyConfig(output_dir=str(output), **(own | further))
+    return FairPolicyTrainer(mixture, args, train, fresh, pal=pal)
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +200,25 @@ def test_routes_by_reinforcement_say_what_they_did(finished: FairPolicyTrainer) 
         assert sum(entries["type_weights"]) == pytest.approx(1)
         assert entries["n_completions"] == 2 * 4 * 4  # two steps of four rows of four
         assert entries["rounds"][0]["weights"] == pytest.approx([0.5, 0.5])
+
+
+def test_a_reward_model_may_train_and_judge(tmp_path: Path) -> None:
+    """A PAL model of the same people: the route is trained on its rewards, and the table stands under it, too."""
+    pal = text_model(annotators=AnnotatorIndex(f"p{i}" for i in range(8)))
+    trainer = make_trainer(
+        tmp_path / "out", random_mixture(tmp_path / "mixture"), routes=["rl"], rl_reward="pal", max_kl=1e6,
+        judges=["types", "pal", "votes"], pal=pal,
+    )  # fmt: skip
+    own, reference = (torch.tensor(values) for values in ([[2.0, 2.0]] * 8, [[1.0, 1.0]] * 8))
+    trainer.estimate()
+    with mock.patch.object(RouteBuilder, "reward_values", lambda _: (own.double(), reference.double())):
+        record = trainer.train()
+    assert set(record["judges"]) == {"types", "pal", "votes"}
+    texts = trainer.eval_draws["rl"].texts(trainer.mixture.tokenizer)
+    expected = trainer.pal.values(trainer.eval_prompts, texts).mean(0)
+    assert record["judges"]["pal"]["values"]["rl"] == pytest.approx(expected.tolist())
+    assert not record["judges"]["votes"]["is_enough"]
+    assert any("Too few held-out votes to choose a route by: 4 people" in note for note in record["notes"])
 
 
 def test_one_type_is_nothing_to_aggregate(tmp_path: Path) -> None:
