@@ -142,6 +142,7 @@ class RouteRecord(TypedDict):
     merge_type: NotRequired[str]  # "svd" or "cat": merge
     rounds: NotRequired[list[RoundRecord]]  # regress, rl and maxmin
     starts_from: NotRequired[str]  # "soup" or "reference": rl, maxmin
+    length: NotRequired[float]  # of the adapter, 1 as trained; less where its KL was beyond the budget: rl, maxmin
     kl_price: NotRequired[float]  # reward a nat at the end: rl, maxmin
     last_kl: NotRequired[float]  # nats, of the last tenth of the batches: rl, maxmin
     n_completions: NotRequired[int]  # that were drawn on one process: rl, maxmin

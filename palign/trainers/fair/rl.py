@@ -15,6 +15,7 @@ Training begins at the types' adapters added up in equal shares. The KL is in th
 its weight against the reward is known: rewards are not divided by their standard deviation.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -43,9 +44,12 @@ if TYPE_CHECKING:
 
 __all__ = ["GameReward", "KLPrice", "maxmin", "rl"]
 
-WITHIN = 0.85  # of the budget that the policy aims at: what is measured on fresh prompts must be within it
+WITHIN = 0.85  # of the budget, that training aims at: what is measured on fresh prompts must be within it
+AT_MOST = 0.93  # of the budget, measured on the game's prompts; an adapter beyond it is shortened
 PRICE_STEP, PRICE_NOW = 0.05, 1.5  # of ln λ at each batch for good, and at once, per budget beyond the budget
 FIRST, CHEAPEST = 0.25, 1e-3  # λ at first and at least, per worst regret of the reference over the budget
+LEAST_BUDGET = 1e-3  # nats
+SHORTER, MOST_CUTS = 0.97, 5  # than the budget, since the square is only nearly right; and how often
 NOT_OF_A_ROUTE = {
     "output_dir", "max_steps", "num_train_epochs", "per_device_train_batch_size", "remove_unused_columns",
     "label_names", "eval_strategy", "run_name", "learning_rate",
@@ -160,14 +164,14 @@ def _play(builder: "RouteBuilder", name: str, *, is_regret: bool) -> dict[str, A
             f"By the rewards that {name} trains on no type gains by its own policy over the reference, so that there "
             "is no regret to lessen; train the types longer, or take --rl_reward types."
         )
-    budget = WITHIN * (
-        args.max_kl or float(mixed_candidate("ensemble", builder.type_draws, builder.weights).kl.mean())
-    )
+    budget = args.max_kl or float(mixed_candidate("ensemble", builder.type_draws, builder.weights).kl.mean())
+    budget = max(budget, LEAST_BUDGET)  # an estimate, which near 0 may be negative
+    aim = WITHIN * budget
     tokenizer = builder.mixture.tokenizer
     reward = GameReward(
         builder, name, own_values, prompt_ids(builder.prompts, tokenizer),
         OnlineHedge(builder.mixture.n_types, step_size=args.hedge_step / gap),
-        KLPrice(budget, FIRST * gap / budget, CHEAPEST * gap / budget), is_regret,
+        KLPrice(aim, FIRST * gap / aim, CHEAPEST * gap / aim), is_regret,
     )  # fmt: skip
     train_only(builder.model, name)
     agree_on_marks(tokenizer, builder.model)
@@ -180,13 +184,33 @@ def _play(builder: "RouteBuilder", name: str, *, is_regret: bool) -> dict[str, A
         )  # fmt: skip
         trainer.train()
     builder.clear(config.output_dir, name)
+    length = _hold(builder, name, AT_MOST * budget)
     ends = reward.history[-max(1, len(reward.history) // 10) :]
     return {
-        "starts_from": starts_from,
+        "starts_from": starts_from, "length": length,
         "rounds": [reward.history[i] for i in np.linspace(0, len(reward.history) - 1, 11).astype(int)],
         "type_weights": reward.hedge.average.tolist(), "kl_price": reward.price.price,
         "last_kl": float(np.mean([end["kl"] for end in ends])), "n_completions": len(reward.history) * _at_once(args),
     }  # fmt: skip
+
+
+def _hold(builder: "RouteBuilder", name: str, budget: float) -> float:
+    """Shorten the adapter until its KL on the game's prompts is within the budget; returns its length, 1 as trained.
+
+    KL grows about as the square of the length.
+    """
+    length = 1.0
+    for _ in range(MOST_CUTS):
+        kl = float(builder.draw(name).kl.mean())
+        if kl <= budget:
+            break
+        factor = (SHORTER * budget / kl) ** 0.5
+        length *= factor
+        with torch.no_grad():
+            for key, parameter in builder.model.named_parameters():
+                if re.search(rf"lora_(embedding_)?B\.{name}(\.|$)", key):
+                    parameter.mul_(factor)
+    return length
 
 
 def _start(builder: "RouteBuilder", name: str) -> str:

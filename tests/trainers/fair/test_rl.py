@@ -84,3 +84,27 @@ def test_maxmin_follows_the_least_reward(monkeypatch: pytest.MonkeyPatch) -> Non
     game = reward(monkeypatch, np.array([[-3.0, -5, -5, -4], [-6.0, -2, -6, -3]]), is_regret=False)
     game(prompts=["a", "b"], completions=["x", "y"], completion_ids=[[5], [6]], row=[0, 1])
     assert float(game.hedge.weights[0] / game.hedge.weights[1]) == pytest.approx(np.e, rel=1e-5)
+
+
+class Adapter(torch.nn.Module):
+    """Weights B of two adapters, named as PEFT names them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lora_B = torch.nn.ModuleDict({name: torch.nn.Linear(1, 1, bias=False) for name in ("rl", "type_0")})
+
+
+@pytest.mark.parametrize(("kl", "length"), [(4.0, 1.0), (8.0, (rl.SHORTER * 5 / 8) ** 0.5)])
+def test_an_adapter_beyond_the_budget_is_shortened(kl: float, length: float) -> None:
+    """KL is the square of the length: one cut of √(.97 · 5 / 8) is enough, and no other adapter moves."""
+    model = Adapter()
+    for layer in model.lora_B.values():
+        torch.nn.init.ones_(layer.weight)
+
+    def draw(name: str) -> Any:
+        return SimpleNamespace(kl=np.full(3, kl * float(model.lora_B[name].weight) ** 2))
+
+    found = rl._hold(SimpleNamespace(model=model, draw=draw), "rl", 5.0)
+    assert found == pytest.approx(length)
+    assert float(model.lora_B["rl"].weight) == pytest.approx(length)
+    assert float(model.lora_B["type_0"].weight) == 1.0
