@@ -256,7 +256,7 @@ def test_two_planted_types_are_served_alike(tmp_path: Path) -> None:
     """Opposite types of like strength, three people in four of the warm one: half of the answers to each all the
     same, and one adapter that loses less than both types' policies and than pooled DPO, which follows the majority."""
     trainer = make_trainer(
-        tmp_path / "out", planted_mixture(tmp_path / "mixture"), routes=["distill", "regress", "rl"], n_prompts=15,
+        tmp_path / "out", planted_mixture(tmp_path / "mixture"), routes=["distill", "regress"], n_prompts=15,
         n_samples=16, n_eval_prompts=15, n_eval_samples=16, max_new_tokens=8, max_steps=100, learning_rate=2e-3,
         per_device_train_batch_size=8, n_bootstrap=200, draw_batch_size=256,
         train=colour_rows(TRAIN, cold_every=4), fresh=colour_rows(FRESH, cold_every=4, seed=1),
@@ -265,6 +265,5 @@ def test_two_planted_types_are_served_alike(tmp_path: Path) -> None:
     worst = {name: row["max_regret"]["value"] for name, row in rows.items()}
     assert trainer.weights.tolist() == pytest.approx([0.5, 0.5], abs=0.1)
     assert worst[trainer.record["chosen"]] < min(worst["type_0"], worst["type_1"], worst["pooled"])
-    assert worst["rl"] < min(worst["type_0"], worst["type_1"], worst["pooled"])
     assert worst["distill"] == pytest.approx(worst["ensemble"], rel=0.2)
     assert rows["distill"]["kl"]["value"] < rows["ensemble"]["kl"]["high"] + 0.1
