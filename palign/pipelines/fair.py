@@ -102,10 +102,11 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
         notes += print_note(turns_sentence(train.prompts, mixture.tokenizer, record.plain_prompts))
     names = type_labels(record, train, script.type_column)
     args.run_name = run_name(args.run_name, "fair", "policy", seed=args.seed)
+    reads_pal = "pal" in args.judges or args.rl_reward == "pal"
     trainer = FairPolicyTrainer(
         mixture, args, train, evaluation, prompts=prompts, eval_prompts=fresh,
         pooled_path=pooled if pooled.is_dir() else None, type_names=names,
-        pal=None if script.pal_path is None else PALRewardModel.from_pretrained(script.pal_path),
+        pal=PALRewardModel.from_pretrained(script.pal_path) if reads_pal else None,
     )  # fmt: skip
     if not is_embedded or names is None:
         return FairSetup(trainer, None, None, data_args.group_columns, notes)
