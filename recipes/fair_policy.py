@@ -27,6 +27,7 @@ from palign.pipelines.reports.fair import (
     fair_figures,
     fair_samples,
     fair_summary,
+    room_note,
     vote_note,
     vote_table,
 )
@@ -52,8 +53,9 @@ def show(setup: FairSetup, script: FairPolicyArguments, start: float) -> dict[st
     tokenizer, output = trainer.mixture.tokenizer, Path(trainer.args.output_dir)
     texts = {name: draws.texts(tokenizer) for name, draws in trainer.eval_draws.items()}
     if setup.gold is not None:
-        add_gold(record, texts, trainer.mixture.policies.names, setup.gold)
+        add_gold(record, texts, trainer.mixture.policies.names, setup.gold, optimum=setup.optimum)
     record["notes"].append(vote_note(record))
+    record["notes"].insert(0, room_note(record))
     trainer.save_model()
     samples = fair_samples(record, texts, trainer.eval_prompts, tokenizer, n_prompts=script.n_sample_prompts)
     write_whole(output / "samples.md", samples)

@@ -64,7 +64,7 @@ def main() -> None:
             trainer.reference_draws, trainer._draws,
         )  # fmt: skip
         dpo = seconds_of(lambda: builder.build(POOLED))
-        for route in ("distill", "regress", "dro", "merge"):
+        for route in ("distill", "regress", "dro", "rl", "maxmin", "merge", "soup"):
             found[route] = seconds_of(lambda route=route: builder.build(route)) / dpo
     print("\n".join(f"{name:12s} {ratio:.2f} ×" for name, ratio in found.items()))
     if given.output:

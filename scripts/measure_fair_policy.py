@@ -9,13 +9,18 @@ already is read. Further flags go to the recipe. Prints a Markdown table and wri
 import argparse
 import importlib.util
 import json
+import time
 from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
 
-SHOWN = ("max_regret", "mean_regret", "max_relative_regret", "kl", "votes/worst_accuracy", "gold/worst",
-         "gold/max_regret")  # fmt: skip
+SHOWN = (
+    "max_regret", "max_relative_regret", "kl", "votes/worst_accuracy", "by_votes/max_regret", "gold/worst",
+    "gold/mean", "gold/max_regret",
+)  # fmt: skip
+NOT_BELOW = 0.05  # of its range: how far mean gold may lie below pooled DPO's
+WITHIN = 0.15  # of the range from the reference to the exact optimum
 
 
 def recipe() -> ModuleType:
@@ -33,6 +38,24 @@ def policies_of(summary: dict[str, float]) -> list[str]:
     return sorted((n for n in names if not n.endswith("/gold")), key=lambda n: summary[f"{n}/max_regret"])
 
 
+def asked(summary: dict[str, float]) -> dict[str, float]:
+    """What is asked of the chosen policy, by the gold utility of the type served worst, of one seed.
+
+    `more/<policy>` is how much more it gives than that policy, `more_low/<policy>` the lower end of the paired
+    interval; `share` is the part of the way from the reference to the exact optimum; `mean_below` is how far its mean
+    over people lies below pooled DPO's, as a part of the range from the reference's mean to pooled DPO's.
+    """
+    others = [name.split("/")[0] for name in summary if name.endswith("/gold/chosen_more/value")]
+    kept = [n for n in others if n in ("pooled", "reference", "uniform") or n.startswith("type_")]
+    found = {f"more/{name}": summary[f"{name}/gold/chosen_more/value"] for name in kept}
+    found |= {f"more_low/{name}": summary[f"{name}/gold/chosen_more/low"] for name in kept}
+    pooled, reference = (summary[f"{name}/gold/mean"] for name in ("pooled", "reference"))
+    below = (pooled - summary["chosen/gold/mean"]) / abs(pooled - reference)
+    found |= {"share": summary["room/gold_single"], "mean_below": below, "room": summary["room/single"]}
+    is_more = all(value > 0 for name, value in found.items() if name.startswith("more_low/"))
+    return found | {"is_reached": float(is_more and found["share"] >= 1 - WITHIN and below <= NOT_BELOW)}
+
+
 def main() -> None:
     """Run every seed, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -44,7 +67,11 @@ def main() -> None:
         output = Path(args.output_dir) / f"seed_{seed}"
         flags = ["--output_dir", str(output), "--default_mixture_path", str(output / "none"), "--seed", str(seed)]
         done = output / "summary.json"
-        found[seed] = json.loads(done.read_text()) if done.is_file() else recipe().main([*flags, *further])
+        start = time.process_time()
+        is_new = not done.is_file()
+        found[seed] = recipe().main([*flags, *further]) if is_new else json.loads(done.read_text())
+        if is_new:
+            print(f"seed {seed}: {time.process_time() - start:.0f} seconds of processor time", flush=True)
     frame = pd.DataFrame(found)
     means = frame.mean(axis=1).to_dict()
     names = policies_of(means)
@@ -54,6 +81,11 @@ def main() -> None:
     print("\n".join(lines))
     margins = frame.loc[["chosen/less_than_pooled/value", "chosen/less_than_pooled/low"]]
     print(f"\nworst regret of pooled DPO less that of the chosen policy, by seed:\n{margins.round(3).to_string()}")
+    if all("room/gold_single" in summary for summary in found.values()):
+        figures = pd.DataFrame({seed: asked(summary) for seed, summary in found.items()})
+        print(f"\nasked of the chosen policy:\n{figures.round(3).to_string()}")
+    seconds = frame.loc[[name for name in frame.index if name.endswith("_seconds")]]
+    print(f"\nseconds (of the clock):\n{seconds.round(1).to_string()}")
     Path(args.output_dir, "measured.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

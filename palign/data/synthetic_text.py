@@ -2,11 +2,21 @@
 
 Every completion is one to three plain English clauses about the prompt's topic. Three attributes can be checked on the
 text alone: how many distinct *cheerful* words it has, how many distinct *hedges*, and how many *words*. A type is a
-taste over these attributes, and the tastes are opposed, so that no single text (and no single policy) can please all:
+taste over these attributes. There are two populations (`POPULATIONS`). In the first, `opposed`, no single text (and no
+single policy) can please all:
 
     cheerful   wants cheer and brevity, dislikes hedges
     thorough   wants length, dislikes cheer
     careful    wants hedges, dislikes cheer, indifferent to length
+
+In the second, `shared`, tastes conflict in part. Seven people in ten are `bright`, and what the others want costs them
+nothing (a hedge) or little (length); returns diminish, so that one text can have some of all:
+
+    bright     wants cheer, and a little brevity
+    cautious   wants a hedge, and a little cheer
+    detailed   wants length, and a little cheer
+
+The best single policy of either population is known exactly (`palign/data/synthetic_optimum.py`).
 
 The gold utility is a pure function of the text (see `gold_utility`). It takes part in drawing the preferences and in
 judging policies, never in training one. Everything here is drawn from a seed.
@@ -44,14 +54,27 @@ class Taste:
     """What one type likes: utility per unit of each attribute.
 
     Args:
-        cheer: per distinct cheerful word, the first two counted.
-        hedge: per distinct hedge, the first two counted.
-        length: per ten words over or under eight words; at most twenty words count.
+        cheer: of a cheerful word.
+        hedge: of a hedge.
+        length: per ten words over or under eight words.
+        second: what a second, different cheerful word or hedge counts beside the first; a third counts nothing.
+        enough: words that count at most.
     """
 
     cheer: float
     hedge: float
     length: float
+    second: float = 1.0
+    enough: int = 20
+
+    def utility(self, n_cheerful: int, n_hedges: int, n_words: int) -> float:
+        """Of these attributes, in utility units, faults left aside."""
+        cheer, hedge = (min(n, 1) + self.second * (n > 1) for n in (n_cheerful, n_hedges))
+        return self.cheer * cheer + self.hedge * hedge + self.length * (min(n_words, self.enough) - 8) / 10
+
+
+def _shared(cheer: float, hedge: float, length: float) -> Taste:
+    return Taste(cheer, hedge, length, second=0.25, enough=14)
 
 
 TASTES = {
@@ -59,9 +82,27 @@ TASTES = {
     "thorough": Taste(cheer=-0.7, hedge=0.0, length=2.0),
     "careful": Taste(cheer=-0.8, hedge=1.2, length=0.0),
     "plain": Taste(cheer=-0.8, hedge=-0.8, length=-1.5),
+    # the best text of each is worth 1.875 to its type, so that regret and utility rank policies alike
+    "bright": _shared(cheer=1.38, hedge=0.0, length=-0.3),
+    "cautious": _shared(cheer=0.3, hedge=1.2, length=0.0),
+    "detailed": _shared(cheer=0.42, hedge=0.0, length=2.25),
 }
 DEFAULT_TYPES = ("cheerful", "thorough", "careful")
 DEFAULT_SHARES = (0.5, 0.3, 0.2)
+
+
+@dataclass(frozen=True)
+class TypeShares:
+    """Who a population is made of: names out of `TASTES`, and the share of each."""
+
+    types: tuple[str, ...]
+    shares: tuple[float, ...]
+
+
+POPULATIONS = {
+    "opposed": TypeShares(DEFAULT_TYPES, DEFAULT_SHARES),
+    "shared": TypeShares(("bright", "cautious", "detailed"), (0.7, 0.15, 0.15)),
+}
 
 
 @dataclass(frozen=True)
@@ -91,8 +132,9 @@ def text_attributes(text: str) -> TextAttributes:
 def gold_utility(text: str, type_name: str) -> float:
     """Utility of `text` to a person of the type `type_name`: a pure function of the text, in utility units.
 
-    `cheer·min(n_cheerful, 2) + hedge·min(n_hedges, 2) + length·(min(n_words, 20) − 8) / 10`, less 0.5 for every
-    immediate repeat of a word and for a text without a final stop. An empty text is worth −3 to everybody.
+    `cheer·f(n_cheerful) + hedge·f(n_hedges) + length·(min(n_words, enough) − 8) / 10`, with f 0, 1, 1 + second for
+    none, one, and two or more; less 0.5 for every immediate repeat of a word and for a text without a final stop. An
+    empty text is worth −3 to everybody.
 
     Raises:
         ValueError: `type_name` is not a key of `TASTES`.
@@ -102,8 +144,7 @@ def gold_utility(text: str, type_name: str) -> float:
     taste, attributes = TASTES[type_name], text_attributes(text)
     if attributes.n_words == 0:
         return -3.0
-    value = taste.cheer * min(attributes.n_cheerful, 2) + taste.hedge * min(attributes.n_hedges, 2)
-    value += taste.length * (min(attributes.n_words, 20) - 8) / 10
+    value = taste.utility(attributes.n_cheerful, attributes.n_hedges, attributes.n_words)
     return value - 0.5 * attributes.n_repeats - 0.5 * (not attributes.is_finished)
 
 

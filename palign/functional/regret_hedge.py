@@ -13,7 +13,7 @@ from torch import Tensor
 
 from palign.functional.regret import Table, Vector, duality_gap, weighted_table
 
-__all__ = ["HedgeTrajectory", "exponentiated_gradient", "hedge_bound", "optimistic_hedge"]
+__all__ = ["HedgeTrajectory", "OnlineHedge", "exponentiated_gradient", "hedge_bound", "optimistic_hedge"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,36 @@ def optimistic_hedge(
         average_policy_weights=policies,
         gaps=torch.tensor(gaps, dtype=torch.float64),
     )
+
+
+class OnlineHedge:
+    """Optimistic Hedge of the types' player, for regrets that are measured one after another while a policy trains.
+
+    w ∝ exp(η (Σ of regrets so far + the last again)): who loses most gains weight (Rakhlin and Sridharan 2013).
+
+    Args:
+        n_types: at least 1.
+        step_size: η, per unit of regret.
+
+    Attributes:
+        weights: (n_types,) float64 as they stand; equal at first.
+        average: (n_types,) mean over the regrets seen.
+    """
+
+    def __init__(self, n_types: int, *, step_size: float) -> None:
+        self.step_size, self.n_seen = step_size, 0
+        self.scores = torch.zeros(n_types, dtype=torch.float64)
+        self.weights = self.scores.softmax(-1)
+        self.average = self.weights
+
+    def see(self, regrets: Tensor) -> Tensor:
+        """Weights after one more measurement: (n_types,) → (n_types,)."""
+        regrets = self.step_size * regrets.double()
+        self.scores = self.scores + regrets
+        self.weights = (self.scores + regrets).softmax(-1)
+        self.n_seen += 1
+        self.average = self.average + (self.weights - self.average) / self.n_seen
+        return self.weights
 
 
 def hedge_bound(n_types: int, n_policies: int, *, step_size: float, n_steps: int) -> float:

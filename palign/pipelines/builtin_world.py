@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from palign.conditioning import condition_prompt
 from palign.data.preferences import Preferences
 from palign.data.synthetic_text import (
+    POPULATIONS,
     TextPopulation,
     language_model_rows,
     make_prompts,
@@ -63,7 +64,12 @@ class EmbeddedDefault:
 
 
 def make_embedded_default(
-    *, n_annotators: int = 60, n_steps: int = 250, seed: int = 0, show_progress: bool = True
+    *,
+    n_annotators: int = 60,
+    n_steps: int = 250,
+    seed: int = 0,
+    show_progress: bool = True,
+    population: str = "opposed",
 ) -> EmbeddedDefault:
     """Draw the population and train the language model on sentences that nobody's taste plays a part in.
 
@@ -72,11 +78,12 @@ def make_embedded_default(
         n_steps: of the language model.
         seed: of everything.
         show_progress: whether to draw a progress bar.
+        population: a name of `POPULATIONS`.
     """
-    population = make_text_population(n_annotators, seed=seed)
+    people = embedded_people(population, n_annotators, seed=seed)
     rng = np.random.default_rng(seed)
     prompts = [str(prompt) for prompt in rng.permutation(make_prompts())]
-    rows, n_types = language_model_rows(5000, seed=seed), len(population.type_names)
+    rows, n_types = language_model_rows(5000, seed=seed), len(people.type_names)
     who = [
         f"type {k}" if told else None
         for k, told in zip(rng.integers(n_types, size=5000), rng.random(5000) < SHARE_TOLD, strict=True)
@@ -86,7 +93,13 @@ def make_embedded_default(
     tokenizer = make_tiny_tokenizer(told + completions)
     model = make_tiny_lm(tokenizer, seed=seed)
     train_tiny_lm(model, tokenizer, told, completions, n_steps=n_steps, seed=seed, show_progress=show_progress)
-    return EmbeddedDefault(population, model, tokenizer, prompts[N_EVAL_PROMPTS:], prompts[:N_EVAL_PROMPTS])
+    return EmbeddedDefault(people, model, tokenizer, prompts[N_EVAL_PROMPTS:], prompts[:N_EVAL_PROMPTS])
+
+
+def embedded_people(population: str, n_annotators: int, *, seed: int) -> TextPopulation:
+    """The people of a population by its name, one of `POPULATIONS`."""
+    made_of = POPULATIONS[population]
+    return make_text_population(n_annotators, types=made_of.types, shares=made_of.shares, seed=seed)
 
 
 def embedded_rankings(

@@ -16,7 +16,8 @@ from palign.data.loading import read_rows
 from palign.data.preferences import Preferences
 from palign.data.rows.reading import print_note
 from palign.data.splits import split_by_prompt
-from palign.data.synthetic_text import gold_utility, make_prompts, make_text_population
+from palign.data.synthetic_optimum import best_single_policy
+from palign.data.synthetic_text import POPULATIONS, gold_utility, make_prompts
 from palign.data.turns import as_turns, turns_sentence
 from palign.models.adapters import CONFIG
 from palign.models.files.adapter_files import base_of
@@ -28,7 +29,7 @@ from palign.models.policy_draws import readable_prompts
 from palign.models.single_adapter import require_adapter_folder
 from palign.pipelines.arguments.fair import OF_THE_MIXTURE, FairPolicyArguments
 from palign.pipelines.arguments.mixture import MixtureArguments, mixture_defaults
-from palign.pipelines.builtin_world import N_EVAL_PROMPTS, embedded_rankings
+from palign.pipelines.builtin_world import N_EVAL_PROMPTS, embedded_people, embedded_rankings
 from palign.pipelines.mixture import MixtureSetup, declared_types, set_up_mixture
 from palign.pipelines.run_names import run_name
 from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig
@@ -40,6 +41,7 @@ from palign.trainers.fair_policy_trainer import (
 )
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, TypesFrom
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
+from palign.writing import write_whole
 
 __all__ = ["FairSetup", "embedded_rows", "set_up_fair_policy", "type_labels"]
 
@@ -52,7 +54,8 @@ OF_EACH_RUN = {
     "remove_unused_columns", "label_names", "ddp_find_unused_parameters",
 }  # fmt: skip
 POOLED = "baselines/pooled/type_0"
-MADE = ".made"  # a mixture without it was interrupted
+DEFAULT_POPULATION = "shared"
+MADE = ".made"  # a mixture without it was interrupted; in the embedded default it holds the population's name
 
 
 @dataclass
@@ -62,12 +65,14 @@ class FairSetup:
     Attributes:
         trainer: ready to train.
         gold: (completion, type) → utility by an independent judge, where the population gives one.
+        optimum: the most that one policy can give the type it serves worst, by that judge.
         group_columns: declared groups to report by; group_sizes: how large they must be.
         guard_notes: what the guard reports of the rows.
     """
 
     trainer: FairPolicyTrainer
     gold: Callable[[str, int], float] | None
+    optimum: float | None
     group_columns: list[str]
     group_sizes: dict[str, int]
     guard_notes: list[str] = field(default_factory=list)
@@ -86,7 +91,8 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
     folder = _mixture_folder(script, replace(data_args, guard="off") if parts else data_args, args)
     record, is_embedded = load_mixture(folder), parts is None
     require_several_types(record.n_types, args)
-    train, evaluation = embedded_rows(record, script) if parts is None else parts
+    population = _population(folder, script) if is_embedded else ""
+    train, evaluation = embedded_rows(record, script, population) if parts is None else parts
     prompts, fresh = _prompts(script, train, evaluation, args)
     _check(folder, record, args, prompts, fresh)
     pooled = Path(script.pooled_path) if script.pooled_path else folder / POOLED
@@ -97,12 +103,17 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
         notes += print_note(turns_sentence(train.prompts, mixture.tokenizer, record.plain_prompts))
     names = type_labels(record, train, script.type_column)
     args.run_name = run_name(args.run_name, "fair", "policy", seed=args.seed)
+    reads_pal = "pal" in args.judges or args.rl_reward == "pal"
     trainer = FairPolicyTrainer(
         mixture, args, train, evaluation, prompts=prompts, eval_prompts=fresh,
         pooled_path=pooled if pooled.is_dir() else None, type_names=names,
+        pal=PALRewardModel.from_pretrained(script.pal_path) if reads_pal else None,
     )  # fmt: skip
-    gold = (lambda text, k: gold_utility(text, names[k])) if is_embedded and names is not None else None
-    return FairSetup(trainer, gold, data_args.group_columns, data_args.group_sizes(), notes)
+    groups = data_args.group_columns, data_args.group_sizes()
+    if not is_embedded or names is None:
+        return FairSetup(trainer, None, None, *groups, notes)
+    optimum = best_single_policy(POPULATIONS[population].types).value
+    return FairSetup(trainer, lambda text, k: gold_utility(text, names[k]), optimum, *groups, notes)
 
 
 def _look_at(
@@ -123,15 +134,28 @@ def _mixture_folder(script: FairPolicyArguments, data_args: DataArguments, args:
         return Path(script.mixture_path).expanduser()
     default = Path(script.default_mixture_path).expanduser()
     is_asked = script.types_from != "mixture" or any(getattr(script, name) is not None for name in OF_THE_MIXTURE)
-    if data_args.dataset_name is None and not is_asked and (default / "mixture.json").is_file():
+    is_of_em_dpo = data_args.dataset_name is None and not is_asked and script.population == "opposed"
+    if is_of_em_dpo and (default / "mixture.json").is_file():
         return default
     folder = Path(args.output_dir) / "mixture"
     if (folder / MADE).is_file():
         _require_as_asked(folder, script)
     else:
         _make_mixture(script, data_args, args, folder)
-        (folder / MADE).touch()
+        write_whole(folder / MADE, "" if data_args.dataset_name else script.population or DEFAULT_POPULATION)
     return folder
+
+
+def _population(folder: Path, script: FairPolicyArguments) -> str:
+    """Who the embedded mixture of a folder was trained on: what stands in its marker, else those of em_dpo.py."""
+    marker = folder / MADE
+    held = (marker.read_text(encoding="utf-8").strip() if marker.is_file() else "") or "opposed"
+    if held not in POPULATIONS or script.population not in (None, held):
+        raise ValueError(
+            f"{folder} holds a mixture of the population {held!r}, and --population is {script.population!r}. Leave "
+            "the option out, remove that folder, or name another --output_dir."
+        )
+    return held
 
 
 def _require_as_asked(folder: Path, script: FairPolicyArguments) -> None:
@@ -148,15 +172,17 @@ def _require_as_asked(folder: Path, script: FairPolicyArguments) -> None:
             )
 
 
-def embedded_rows(record: MixtureRecord, script: FairPolicyArguments) -> tuple[Preferences, Preferences]:
-    """The rows that `recipes/em_dpo.py` trained and judged its embedded default by, from the seed of the mixture.
+def embedded_rows(
+    record: MixtureRecord, script: FairPolicyArguments, population: str = "opposed"
+) -> tuple[Preferences, Preferences]:
+    """The rows that the embedded mixture was trained on, and fresh ones of the same people, from its seed.
 
     Raises:
         ValueError: the mixture is of other people.
     """
     seed = record.details.get("seed", 0)
-    population = make_text_population(len(record.annotators), seed=seed)
-    if set(population.annotator_ids) != set(record.annotators.ids):
+    people = embedded_people(population, len(record.annotators), seed=seed)
+    if set(people.annotator_ids) != set(record.annotators.ids):
         raise ValueError(
             "The mixture was trained on people of your own, and no rows are named: give --dataset_name, the rows it "
             "was trained on (their prompts and votes are what the fair policy is made from)."
@@ -164,7 +190,7 @@ def embedded_rows(record: MixtureRecord, script: FairPolicyArguments) -> tuple[P
     prompts = [str(prompt) for prompt in np.random.default_rng(seed).permutation(make_prompts())]
     n_each = int(np.median(record.n_rows))
     return embedded_rankings(
-        population,
+        people,
         prompts[N_EVAL_PROMPTS:],
         prompts[:N_EVAL_PROMPTS],
         n_each=n_each,
@@ -274,7 +300,8 @@ def _check(folder: Path, record: MixtureRecord, args: FairPolicyConfig, train: l
 
 def _make_mixture(script: FairPolicyArguments, data_args: DataArguments, args: FairPolicyConfig, folder: Path) -> None:
     """Train a mixture first: of latent types, of declared groups, or of a PAL reward model's prototypes."""
-    setup = set_up_mixture(*_mixture_arguments(script, data_args, args, folder))
+    arguments = _mixture_arguments(script, data_args, args, folder)
+    setup = set_up_mixture(*arguments, population=script.population or DEFAULT_POPULATION)
     names = [] if (Path(folder) / POOLED).is_dir() else ["pooled"]
     for name in [*names, "em"]:
         trainer = setup.trainer(name) if name == "pooled" or script.types_from == "mixture" else _given(setup, script)

@@ -140,9 +140,14 @@ class MixtureSetup:
 
 
 def set_up_mixture(
-    script: MixtureArguments, data_args: DataArguments, args: MixtureDPOConfig, model_args: ModelConfig
+    script: MixtureArguments,
+    data_args: DataArguments,
+    args: MixtureDPOConfig,
+    model_args: ModelConfig,
+    *,
+    population: str = "opposed",
 ) -> MixtureSetup:
-    """Check and read everything, cheapest first.
+    """Check and read everything, cheapest first; `population` is who is asked in the embedded default.
 
     Raises:
         ValueError: rows, folders or options that cannot work; raised before any model is loaded.
@@ -153,7 +158,7 @@ def set_up_mixture(
     )
     dealt, split_note = None, []
     if model_args.model_name_or_path is None:
-        model, tokenizer, train, evaluation = _embedded(script, args)
+        model, tokenizer, train, evaluation = _embedded(script, args, population)
         notes = data_args.look_at(train, evaluation, options=options)
     else:
         model_args.model_name_or_path = os.path.expanduser(model_args.model_name_or_path)
@@ -245,12 +250,13 @@ def _load(
 
 
 def _embedded(
-    script: MixtureArguments, args: MixtureDPOConfig
+    script: MixtureArguments, args: MixtureDPOConfig, population: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Preferences, Preferences]:
     """Three types of people who rank sentences; evaluation is on prompts that training never saw."""
     default = make_embedded_default(
-        n_annotators=script.n_annotators, n_steps=script.lm_steps, seed=args.seed, show_progress=not args.disable_tqdm
-    )
+        n_annotators=script.n_annotators, n_steps=script.lm_steps, seed=args.seed, show_progress=not args.disable_tqdm,
+        population=population,
+    )  # fmt: skip
     rows = embedded_rankings(
         default.population, default.train_prompts, default.eval_prompts, n_each=script.n_per_annotator,
         n_items=script.n_items, seed=args.seed,

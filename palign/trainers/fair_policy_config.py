@@ -18,7 +18,10 @@ class Route(StrEnum):
     DISTILL = "distill"  # cross-entropy on samples of the mixture that the game asks for
     REGRESS = "regress"  # log-ratios regressed on a weighted sum of the types', weights corrected by measured regret
     DRO = "dro"  # DPO on the votes, weight going to the type that loses most against its adapter
+    RL = "rl"  # GRPO on Σ_k w_k h_k, the weights moved by Hedge on regret measured on the policy's own answers
+    MAXMIN = "maxmin"  # the same on the least reward instead of the worst regret: a baseline
     MERGE = "merge"  # weighted sum of the adapters' matrices: no guarantee, a baseline
+    SOUP = "soup"  # the same with equal weights, a reward soup: a baseline
 
 
 @dataclass
@@ -31,7 +34,10 @@ class FairPolicyConfig(TrainingArguments):
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the one adapter (AdamW)."})
     routes: list[str] = field(
         default_factory=lambda: ["distill"],
-        metadata={"help": "What is built and compared: any of 'distill', 'regress', 'dro', 'merge'."},
+        metadata={
+            "help": "What is built and compared: any of 'distill', 'regress', 'dro', 'rl', 'merge', and the baselines "
+            "'maxmin' and 'soup'."
+        },
     )
     n_prompts: int = field(default=512, metadata={"help": "Training prompts that the game is solved on, at most."})
     n_samples: int = field(default=4, metadata={"help": "Completions of each policy to each of these prompts."})
@@ -72,7 +78,37 @@ class FairPolicyConfig(TrainingArguments):
     dro_step: float = field(
         default=0.1, metadata={"help": "dro: step of the types' weights at each optimizer step, per nat of loss."}
     )
+    hedge_step: float = field(
+        default=0.5,
+        metadata={
+            "help": "rl, maxmin: step of the types' weights at each optimizer step, per worst regret of the reference."
+        },
+    )
+    rl_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "rl, maxmin: peak learning rate, which starts from trained types; half of the others' if unset."
+        },
+    )
+    rl_reward: str = field(
+        default="types",
+        metadata={
+            "help": "rl, maxmin: 'types', what the types' own policies reward; or 'pal', what a PAL reward model does."
+        },
+    )
+    use_vllm: bool = field(default=False, metadata={"help": "rl, maxmin: TRL generates with vLLM."})
+    vllm_mode: str = field(
+        default="colocate", metadata={"help": "rl, maxmin: TRL's vllm_mode, 'colocate' or 'server'."}
+    )
     merge_type: str = field(default="svd", metadata={"help": "merge: 'svd' (the types' rank) or 'cat' (exact)."})
+    judges: list[str] = field(
+        default_factory=lambda: ["types", "votes"],
+        metadata={
+            "help": "Under whom the table is shown: any of 'types' (the types' own policies), 'pal' (the prototypes "
+            "of a PAL reward model, which needs one) and 'votes' (held-out votes, which choose the route where there "
+            "are enough)."
+        },
+    )
     sure: float = field(
         default=0.9, metadata={"help": "Votes of annotators of one type at least this likely judge held-out rows."}
     )
@@ -90,6 +126,9 @@ class FairPolicyConfig(TrainingArguments):
                 "always measured)."
             )
         self.routes = list(dict.fromkeys(self.routes))
+        unknown = [name for name in self.judges if name not in JUDGES]
+        if unknown or not self.judges:
+            raise ValueError(f"judges holds {', '.join(unknown) or 'nothing'}; choose from {', '.join(JUDGES)}.")
         whole = ("n_samples", "n_eval_samples", "max_new_tokens", "draw_batch_size", "n_regress_rounds")
         for name, least in ({"group_size": 2, "n_bootstrap": 2} | dict.fromkeys(whole, 1)).items():
             if getattr(self, name) < least:
@@ -99,11 +138,12 @@ class FairPolicyConfig(TrainingArguments):
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; regret is a mean over prompts: give {MIN_PROMPTS} or more."
                 )
-        for name in ("weight_step", "dro_step", "max_kl"):
+        for name in ("weight_step", "dro_step", "hedge_step", "rl_learning_rate", "max_kl"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive and finite.")
         for name, allowed in (("estimator", ESTIMATORS), ("merge_type", ("svd", "cat")),
-                              ("distill_targets", ("soft", "samples"))):  # fmt: skip
+                              ("distill_targets", ("soft", "samples")), ("rl_reward", ("types", "pal")),
+                              ("vllm_mode", ("colocate", "server"))):  # fmt: skip
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(allowed)}.")
         if not 0 <= self.sure < 1:
@@ -118,3 +158,4 @@ class FairPolicyConfig(TrainingArguments):
 
 
 MIN_PROMPTS = 8
+JUDGES = ("types", "pal", "votes")

@@ -31,13 +31,24 @@ from palign.functional.regret import kl_regret_matrix, relative_regret_matrix, v
 from palign.functional.regret_estimates import GameIntervals, Interval, bootstrap_game
 from palign.models.files.card import decimals
 from palign.models.files.game import GAME, save_game
-from palign.models.files.game_keys import Ends, GameRecord, GameTable, MatrixEnds, VectorEnds, VotesRecord
+from palign.models.files.game_keys import (
+    Ends,
+    GameRecord,
+    GameTable,
+    JudgeRecord,
+    MatrixEnds,
+    PolicyRow,
+    VectorEnds,
+    VotesRecord,
+)
 from palign.models.mixture_policy import MixturePolicy
+from palign.models.pal import PALRewardModel
 from palign.models.policy_draws import DrawSettings, PolicyDraws, PolicyReader
 from palign.models.single_adapter import read_adapter, save_adapter
 from palign.models.type_scores import row_log_likelihoods
 from palign.trainers.fair.builder import RouteBuilder
 from palign.trainers.fair.dro import POOLED
+from palign.trainers.fair.judges import by_answers, by_votes, chosen_by, judge_notes
 from palign.trainers.fair.measure import (
     Candidate,
     Kind,
@@ -46,7 +57,10 @@ from palign.trainers.fair.measure import (
     single_candidate,
     vote_outcomes,
 )
+from palign.trainers.fair.pal_judge import PALJudge
+from palign.trainers.fair.room import room_record
 from palign.trainers.fair.routes import RouteFunction
+from palign.trainers.fair.vote_judge import vote_shares
 from palign.trainers.fair.votes import cached_reference, vote_rewards
 from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig, Route
 from palign.writing import saving, sweep_partials, whole_files
@@ -70,6 +84,7 @@ class FairPolicyTrainer:
         type_names: for the report.
         own_routes: further routes, name → function of a `RouteBuilder`, built after those of `args.routes` and
             measured beside them.
+        pal: a reward model of the same people, which routes may be trained on and policies judged by.
 
     Raises:
         ValueError: one type, too few prompts, or prompts that are both trained and measured on.
@@ -87,6 +102,7 @@ class FairPolicyTrainer:
         pooled_path: str | Path | None = None,
         type_names: Sequence[str] | None = None,
         own_routes: Mapping[str, RouteFunction] | None = None,
+        pal: PALRewardModel | None = None,
     ):
         self.mixture, self.args, self.pooled_path = mixture, args, pooled_path
         self.train_rows, self.eval_rows = Preferences.of(train_dataset), Preferences.of(eval_dataset)
@@ -94,6 +110,12 @@ class FairPolicyTrainer:
         self.n_types = mixture.n_types
         self.type_names = list(type_names or mixture.policies.names)
         self.own_routes = dict(own_routes or {})
+        if pal is None and ("pal" in args.judges or args.rl_reward == "pal"):
+            raise ValueError(
+                "judges or rl_reward name 'pal', and no PAL reward model is there; give --pal_path (pal= of the "
+                "trainer), or leave 'pal' out."
+            )
+        self.pal = None if pal is None else PALJudge(pal, mixture.record)
         _check_own_routes(self.own_routes, mixture.policies.names)
         self.routes = [*args.routes, *self.own_routes]
         train = used_prompts(self.train_rows) if prompts is None else prompts
@@ -123,7 +145,7 @@ class FairPolicyTrainer:
         self.estimate()
         self.builder = RouteBuilder(
             self.mixture, self.args, self.train_rows, self.train_prompts, self.weights, self.type_draws,
-            self.reference_draws, self._draws, self.own_routes,
+            self.reference_draws, self._draws, self.own_routes, self.pal,
         )  # fmt: skip
         if self.pooled_path is not None:
             read_adapter(self.model, POOLED, self.pooled_path)
@@ -227,12 +249,17 @@ class FairPolicyTrainer:
             candidates, own_values, beta=self.beta, n_bootstrap=self.args.n_bootstrap, seed=self.args.seed,
             max_kl=self.args.max_kl, type_importance=self.args.type_importance, votes=self._votes(candidates),
         )  # fmt: skip
+        tables, by_whom = self._judges(candidates, rows), "types"
+        if "votes" in tables and tables["votes"]["is_enough"]:
+            chosen, by_whom = chosen_by(tables["votes"], rows, budget) or chosen, "votes"
         self.seconds["measure"] = time.monotonic() - start
         self.seconds |= {name: record["seconds"] for name, record in records.items()}
         self.record = {
             "format": 1, "types": self.type_names, "mixing_weights": self.mixture.record.mixing_weights.tolist(),
             "beta": self.beta, "base_model": self.model.peft_config["type_0"].base_model_name_or_path,
             "game": self._game_record(), "table": rows, "chosen": chosen, "kl_budget": budget,
+            "judges": tables, "chosen_by": by_whom,
+            "room": room_record(candidates, own_values, rows, self.mixture.policies.names),
             "plain_prompts": self.mixture.record.plain_prompts,
             "n_prompts": len(self.train_prompts), "n_eval_prompts": len(self.eval_prompts),
             "settings": {key: getattr(self.args, key) for key in sorted(
@@ -241,8 +268,42 @@ class FairPolicyTrainer:
             "routes": {n: {k: v for k, v in r.items() if k != "key"} for n, r in records.items()},
             "seconds": self.seconds, "notes": [],
         }  # fmt: skip
-        self.record["notes"] = [*notes_of(self.record), *self._notes_of_votes()]
+        self.record["notes"] = [
+            *judge_notes(tables, chosen, by_whom), *notes_of(self.record), *self._notes_of_votes()
+        ]  # fmt: skip
         return self.record
+
+    def _judges(self, candidates: Sequence[Candidate], rows: Sequence[PolicyRow]) -> dict[str, JudgeRecord]:
+        """The table under every judge that was asked for; votes only where every type has a voter."""
+        args, types = self.args, self.mixture.policies.names
+        shared = {"importance": args.type_importance}
+        sampled = shared | {"n_draws": args.n_bootstrap, "seed": args.seed}
+        judges: dict[str, JudgeRecord] = {}
+        singles = [candidate for candidate in candidates if candidate.weights is None]
+        if "types" in args.judges:
+            values = {candidate.name: self.beta * candidate.values for candidate in singles}
+            judges["types"] = by_answers("types", values, candidates, rows, types, **sampled)
+        if "pal" in args.judges:
+            texts = {c.name: self.eval_draws[c.name].texts(self.mixture.tokenizer) for c in singles}
+            values = {name: self.pal.values(self.eval_prompts, answers) for name, answers in texts.items()}
+            judges["pal"] = by_answers("pal", values, candidates, rows, types, **sampled)
+        if "votes" in args.judges:
+            of_rows = self._voter_types(), np.unique(self.eval_rows.annotator_ids.astype(str), return_inverse=True)[1]
+            shares = {
+                name: vote_shares(
+                    scores / self.beta, self.eval_rows.ranks, of_rows[1], of_rows[0], n_types=self.n_types,
+                    n_draws=args.n_bootstrap, seed=args.seed,
+                )
+                for name, scores in self.vote_scores.items()
+            }  # fmt: skip
+            record = by_votes(shares, candidates, rows, types, **shared)
+            judges |= {} if record is None else {"votes": record}
+        return judges
+
+    def _voter_types(self) -> np.ndarray:
+        """(n_rows,) type of the voter of each held-out row, −1 where it is not sure."""
+        gamma = self.mixture.responsibilities_for(self.eval_rows.annotator_ids).numpy()
+        return np.where(gamma.max(1) >= self.args.sure, gamma.argmax(1), -1)
 
     def _notes_of_votes(self) -> list[str]:
         """Whether votes are held out: they are not where types were trained on their prompts."""
@@ -260,8 +321,7 @@ class FairPolicyTrainer:
         """Held-out votes of confidently typed annotators on every policy's implicit reward."""
         rows = self.eval_rows
         items = self.mixture.items_of(rows)
-        gamma = self.mixture.responsibilities_for(rows.annotator_ids).numpy()
-        types = np.where(gamma.max(1) >= self.args.sure, gamma.argmax(1), -1)
+        types = self._voter_types()
         names = [c.name for c in candidates if c.weights is None and c.name != "reference"]
         reference = cached_reference(self.mixture, items, self.output_dir)
         rewards = vote_rewards(self.mixture, rows, items, names, reference)

@@ -40,6 +40,17 @@ def test_gold_utility_by_hand(text: str, type_name: str, expected: float) -> Non
     assert gold_utility(text, type_name) == pytest.approx(expected)
 
 
+def test_shared_tastes_have_diminishing_returns() -> None:
+    """Three words, two of them cheerful: 1.38 · 1.25 + .3 · .5 to bright, as much as any text; a third cheerful word
+    adds nothing. "maybe." is one hedge in one word: 1.2 to cautious. Length stops counting at fourteen words."""
+    assert gold_utility("sunny and great!", "bright") == pytest.approx(1.875)
+    assert gold_utility("sunny great happy!", "bright") == gold_utility("sunny and great!", "bright")
+    assert gold_utility("maybe.", "cautious") == pytest.approx(1.2)
+    assert gold_utility("maybe it seems new.", "cautious") == pytest.approx(1.5)
+    assert gold_utility("a b " * 7 + ".", "detailed") == pytest.approx(2.25 * 0.6)
+    assert gold_utility("a b " * 9 + ".", "detailed") == pytest.approx(2.25 * 0.6)
+
+
 def test_gold_utility_cannot_be_pumped() -> None:
     """More than two cheerful words, or more than twenty words, are worth nothing more."""
     assert gold_utility("lovely great happy.", "cheerful") == gold_utility("lovely great cold.", "cheerful")
@@ -60,7 +71,7 @@ def test_no_text_pleases_everybody() -> None:
 def test_shares_are_dealt_exactly_and_types_are_known() -> None:
     population = make_text_population(60, seed=3)
     counts = {name: sum(population.type_of(i) == name for i in population.annotator_ids) for name in TASTES}
-    assert counts == {"cheerful": 30, "thorough": 18, "careful": 12, "plain": 0}
+    assert counts == dict.fromkeys(TASTES, 0) | {"cheerful": 30, "thorough": 18, "careful": 12}
     assert make_text_population(7, shares=(0.9, 0.05, 0.05)).weights.sum(0).min() == 1  # nobody is left out
 
 

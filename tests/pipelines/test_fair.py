@@ -10,7 +10,7 @@ from palign.models.adapters import CONFIG
 from palign.models.files.mixture import load_mixture
 from palign.pipelines.arguments.fair import parse_fair_arguments
 from palign.pipelines.arguments.mixture import parse_mixture_arguments
-from palign.pipelines.fair import MADE, _mixture_arguments, _mixture_folder, set_up_fair_policy
+from palign.pipelines.fair import MADE, _mixture_arguments, _mixture_folder, _population, set_up_fair_policy
 from tests.recipes.test_fair_policy import SMALL, flags, write_rows
 from tests.worlds.colour import colour_lm, colour_tokenizer
 from tests.worlds.planted import FRESH, TRAIN, random_mixture
@@ -59,7 +59,7 @@ def test_what_is_not_asked_is_as_em_dpo_has_it(tmp_path: Path) -> None:
         _, _, args, base = mixture_of(tmp_path, *own)
         folder = ["--output_dir", str(tmp_path / "mixture"), "--use_cpu", "true"]
         _, _, expected, expected_base = parse_mixture_arguments([*folder, *own, *further])
-        shorter = {"num_train_epochs": 4.0} if not own else {}  # mixture_epochs
+        shorter = {"num_train_epochs": 2.0} if not own else {}  # mixture_epochs
         assert args.recorded_options() == expected.recorded_options() | shorter
         assert base == expected_base
         assert (args.output_dir, args.save_strategy, args.max_steps) == (folder[1], "no", -1)
@@ -96,6 +96,22 @@ def test_a_mixture_of_another_beta_is_not_taken_for_the_one_asked_for(tmp_path: 
     assert folder(held) == tmp_path / "mixture"
     with pytest.raises(ValueError, match=rf"holds a mixture of beta {held}, .* --beta is {held + 1}"):
         folder(held + 1)
+
+
+def test_who_an_embedded_mixture_was_trained_on(tmp_path: Path) -> None:
+    """What the marker says; people of em_dpo.py where there is none, or an empty one."""
+    script = parse_fair_arguments(["--output_dir", str(tmp_path)])[0]
+    assert _population(tmp_path, script) == "opposed"
+    (tmp_path / MADE).write_text("shared")
+    assert _population(tmp_path, script) == "shared"
+    script.population = "opposed"
+    with pytest.raises(ValueError, match="holds a mixture of the population 'shared', and --population is 'opposed'"):
+        _population(tmp_path, script)
+
+
+def test_an_unknown_population(tmp_path: Path) -> None:
+    with pytest.raises((ValueError, SystemExit), match="--population is 'all'; choose from opposed, shared"):
+        parse_fair_arguments(["--output_dir", str(tmp_path), "--population", "all"])
 
 
 def test_the_mixture_is_trained_as_asked(tmp_path: Path) -> None:

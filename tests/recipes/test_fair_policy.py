@@ -138,6 +138,8 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"mixture_path": "nowhere"}, "'nowhere' is not a mixture: it lacks mixture.json"),
         ({"max_new_tokens": 60}, r"Prompt 0 \(.* has \d+ tokens, and the model holds 64: no room"),
         ({"types_from": "declared"}, "--mixture_path names types that are there"),
+        ({"population": "shared"}, "--population shared is of the embedded default, and --dataset_name names rows"),
+        ({"judges": ["pal"]}, "--judges or --rl_reward names 'pal': give --pal_path"),
         ({"types_from": "guessed"}, "--types_from is 'guessed'; choose from mixture, declared, pal"),
         ({"type_importance": [1.0, 2.0, 3.0]}, "give 2 numbers from 0 on"),
         ({"pooled_path": "nowhere"}, "'nowhere' is not an adapter"),

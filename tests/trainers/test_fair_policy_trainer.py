@@ -5,15 +5,17 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from palign.data.annotators import AnnotatorIndex
 from palign.models.adapters import route
 from palign.models.files.game import load_game, save_game
-from palign.models.files.game_keys import GameRecord, GoldRecord, PolicyRow
+from palign.models.files.game_keys import Ends, GameRecord, GoldRecord, PolicyRow, RoomRecord
 from palign.models.mixture_policy import MixturePolicy
 from palign.pipelines.reports.fair import add_gold
 from palign.trainers.fair.builder import RouteBuilder
@@ -21,9 +23,10 @@ from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.fair_policy_trainer import FairPolicyTrainer
 from palign.writing import SavingError
 from tests.worlds.planted import FRESH, TRAIN, colour_rows, planted_mixture, random_mixture
+from tests.worlds.reward_models import text_model
 from tests.worlds.typed_records import keys_named, keys_seen
 
-ALL = ["distill", "regress", "dro", "merge"]
+ALL = ["distill", "regress", "dro", "rl", "maxmin", "merge", "soup"]
 
 
 def make_trainer(output: Path, mixture: MixturePolicy, **further: Any) -> FairPolicyTrainer:
@@ -33,9 +36,10 @@ def make_trainer(output: Path, mixture: MixturePolicy, **further: Any) -> FairPo
         "n_regress_rounds": 2, "n_bootstrap": 20, "use_cpu": True, "disable_tqdm": True, "report_to": "none",
         "logging_strategy": "no", "seed": 0,
     }  # fmt: skip
-    rows = further.pop("train", None), further.pop("fresh", None)
+    rows, pal = (further.pop("train", None), further.pop("fresh", None)), further.pop("pal", None)
     train, fresh = (rows[0] or colour_rows(TRAIN)), (rows[1] or colour_rows(FRESH, seed=1))
-    return FairPolicyTrainer(mixture, FairPolicyConfig(output_dir=str(output), **(own | further)), train, fresh)
+    args = FairPolicyConfig(output_dir=str(output), **(own | further))
+    return FairPolicyTrainer(mixture, args, train, fresh, pal=pal)
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +71,11 @@ def test_every_policy_is_in_the_table_and_in_game_json(finished: FairPolicyTrain
 
 def test_keys_of_game_json_are_those_named(finished: FairPolicyTrainer, tmp_path: Path) -> None:
     record = copy.deepcopy(finished.record)
-    without = keys_named(GameRecord) - keys_named(GoldRecord) - {(PolicyRow, "gold")}
+    without = keys_named(GameRecord) - (keys_named(GoldRecord) - keys_named(Ends)) - {(PolicyRow, "gold")}
+    without -= {(RoomRecord, "optimum"), (RoomRecord, "gold_single")}
     assert keys_seen(load_game(finished.output_dir), GameRecord) == without
     answers = {row["name"]: [["yes"], ["no"]] for row in record["table"] if row["weights"] is None}
-    add_gold(record, answers, ["type_0", "type_1"], lambda text, k: float(text == "yes") + k)
+    add_gold(record, answers, ["type_0", "type_1"], lambda text, k: float(text == "yes") + k, optimum=9.0)
     save_game(record, tmp_path)
     assert keys_seen(load_game(tmp_path), GameRecord) == keys_named(GameRecord)
 
@@ -188,6 +193,34 @@ def test_an_interrupted_route_leaves_nothing_half_done(tmp_path: Path, monkeypat
     assert json.loads((done / "distill" / "route.json").read_text())["n_rows"] > 0
 
 
+def test_routes_by_reinforcement_say_what_they_did(finished: FairPolicyTrainer) -> None:
+    for name in ("rl", "maxmin"):
+        entries = finished.record["routes"][name]
+        assert entries["starts_from"] == "soup"
+        assert sum(entries["type_weights"]) == pytest.approx(1)
+        assert entries["n_completions"] == 2 * 4 * 4  # two steps of four rows of four
+        assert entries["rounds"][0]["weights"] == pytest.approx([0.5, 0.5])
+
+
+def test_a_reward_model_may_train_and_judge(tmp_path: Path) -> None:
+    """A PAL model of the same people: the route is trained on its rewards, and the table stands under it, too."""
+    pal = text_model(annotators=AnnotatorIndex(f"p{i}" for i in range(8)))
+    trainer = make_trainer(
+        tmp_path / "out", random_mixture(tmp_path / "mixture"), routes=["rl"], rl_reward="pal", max_kl=1e6,
+        judges=["types", "pal", "votes"], pal=pal,
+    )  # fmt: skip
+    own, reference = (torch.tensor(values) for values in ([[2.0, 2.0]] * 8, [[1.0, 1.0]] * 8))
+    trainer.estimate()
+    with mock.patch.object(RouteBuilder, "reward_values", lambda _: (own.double(), reference.double())):
+        record = trainer.train()
+    assert set(record["judges"]) == {"types", "pal", "votes"}
+    texts = trainer.eval_draws["rl"].texts(trainer.mixture.tokenizer)
+    expected = trainer.pal.values(trainer.eval_prompts, texts).mean(0)
+    assert record["judges"]["pal"]["values"]["rl"] == pytest.approx(expected.tolist())
+    assert not record["judges"]["votes"]["is_enough"]
+    assert any("Too few held-out votes to choose a route by: 4 people" in note for note in record["notes"])
+
+
 def test_one_type_is_nothing_to_aggregate(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one type: there is nothing to aggregate"):
         make_trainer(tmp_path / "out", random_mixture(tmp_path, n_types=1))
@@ -200,6 +233,9 @@ def test_one_type_is_nothing_to_aggregate(tmp_path: Path) -> None:
         ({"train": colour_rows(TRAIN[:3])}, "3 different training prompts; regret is a mean over prompts"),
         ({"type_importance": [1.0]}, "give 2 numbers from 0 on"),
         ({"routes": ["linear"]}, "routes holds linear; choose from distill"),
+        ({"judges": ["crowd"]}, "judges holds crowd; choose from types, pal, votes"),
+        ({"judges": ["pal"]}, "no PAL reward model is there; give --pal_path"),
+        ({"rl_reward": "gold"}, "rl_reward is 'gold'; choose from types, pal"),
         ({"merge_type": "linear"}, "merge_type is 'linear'; choose from svd, cat"),
         ({"n_prompts": 4}, "n_prompts is 4; .* give 8 or more"),
         ({"estimator": "greedy"}, "estimator is 'greedy'"),

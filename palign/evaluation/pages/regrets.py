@@ -1,6 +1,6 @@
 """What a report says of regrets: how much the type that a fair policy serves worst loses, and the table of all."""
 
-from palign.evaluation.pages.report_keys import RegretsRecord, ReportRecord
+from palign.evaluation.pages.report_keys import Estimate, RegretsRecord, ReportRecord
 from palign.models.files.card import decimals
 
 __all__ = ["BY_VOTES", "MEANING", "VOTES", "opens_with_regrets", "regret_cards", "regret_sentences", "regret_table"]
@@ -59,6 +59,8 @@ def regret_table(data: ReportRecord) -> tuple[list[str], list[tuple[list[str], b
     """Head, and rows with whether each is of the chosen policy; plain text, the least worst regret first."""
     record, places = data["figures"]["regrets"], _places(data["figures"]["regrets"])
     head = ["policy", f"worst regret ({_level(record)})", "of", *record["types"], "mean regret", "KL, nats"]
+    judges = record.get("judges") or {}
+    head += [f"worst regret by {name}" for name in judges]
     values = [ends["value"] for ends in record["worst"]]
     rows = []
     for place in sorted(range(len(values)), key=values.__getitem__):
@@ -66,8 +68,13 @@ def regret_table(data: ReportRecord) -> tuple[list[str], list[tuple[list[str], b
         is_chosen = name == record["chosen"]
         cells = [f"{name} (chosen)" if is_chosen else name, _ranged(record, place)]
         cells += [record["types"][record["worst_type"][place]], *(f"{value:z.{places}f}" for value in by_type)]
-        rows.append(([*cells, f"{record['mean'][place]:.{places}f}", f"{record['kl'][place]:z.3f}"], is_chosen))
+        cells += [f"{record['mean'][place]:.{places}f}", f"{record['kl'][place]:z.3f}"]
+        rows.append(([*cells, *(_ends(ends[place]) for ends in judges.values())], is_chosen))
     return head, rows
+
+
+def _ends(ends: Estimate) -> str:
+    return f"{ends['value']:.3f} ({ends['low']:.3f} to {ends['high']:.3f})"
 
 
 def _places(record: RegretsRecord) -> int:

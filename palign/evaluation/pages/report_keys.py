@@ -183,6 +183,7 @@ class RegretsRecord(TypedDict):
     mean: NotRequired[list[float]]  # (n_policies,) over types, each counted once
     kl: NotRequired[list[float]]  # (n_policies,) nats to the reference
     level: NotRequired[float]  # of the intervals of `worst`, in (0, 1)
+    judges: NotRequired[dict[str, list[Estimate]]]  # worst regret (n_policies,) by further judges, in units of theirs
 
 
 class TrainingRecord(TypedDict):

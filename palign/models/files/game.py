@@ -46,6 +46,8 @@ def fair_table(record: GameRecord) -> str:
     has_gold = any(row.get("gold") for row in rows)
     head = ["policy", "worst regret", "of", "mean regret", "relative", "KL", "votes, worst type"]
     head += ["gold, worst type"] if has_gold else []
+    judges = {name: judge for name, judge in record.get("judges", {}).items() if name != "types"}
+    head += [f"worst regret by {name}" for name in judges]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     places = decimals(rows[-1]["max_regret"]["value"], 3)
     for row in rows:
@@ -62,6 +64,7 @@ def fair_table(record: GameRecord) -> str:
             _plain(accuracy),
         ]
         cells += [_plain((row.get("gold") or {}).get("worst"))] if has_gold else []
+        cells += [_ranged(judge["max_regret"][row["name"]], 3) for judge in judges.values()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

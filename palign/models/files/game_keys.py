@@ -11,8 +11,10 @@ __all__ = [
     "GameSettings",
     "GameTable",
     "GoldRecord",
+    "JudgeRecord",
     "MatrixEnds",
     "PolicyRow",
+    "RoomRecord",
     "RoundRecord",
     "RouteRecord",
     "VectorEnds",
@@ -74,6 +76,19 @@ class GoldRecord(TypedDict):
     by_type: list[float]  # (n_types,)
     worst: float  # of the type served worst
     max_regret: float  # of the type that loses most against its own policy
+    mean: NotRequired[float]  # over people: each type by its share
+    chosen_more: NotRequired[Ends | None]  # `worst` of the chosen policy less that of this one; None without a choice
+
+
+class RoomRecord(TypedDict):
+    """How much of what types gain by policies of their own one policy can give all of them, see `room_of`."""
+
+    policy: str  # the single policy that gives most
+    single: float  # share that it gives the type it gives least; 0 is the reference, 1 every type's own policy
+    lottery: float  # likewise, of the best lottery over the types' policies
+    looks: str  # "shared", "opposed" or "unclear"
+    optimum: NotRequired[float]  # most gold that one policy can give the type it serves worst, where it is known
+    gold_single: NotRequired[float]  # share of the way from the reference to `optimum` that the chosen policy goes
 
 
 class PolicyRow(TypedDict):
@@ -94,8 +109,23 @@ class PolicyRow(TypedDict):
     gold: NotRequired[GoldRecord]  # where the recipe has such a judge
 
 
+class JudgeRecord(TypedDict):
+    """All policies under one judge; regrets against the type's own policy, in units of the judge."""
+
+    judge: str  # "types", "pal" or "votes"
+    unit: str
+    values: dict[str, list[float]]  # (n_types,) by policy
+    max_regret: dict[str, Ends]  # by policy; over prompts, or over people where the judge is "votes"
+    worst_type: dict[str, int]  # by policy, number of the type that loses most
+    policy_weights: list[float]  # (n_types,) of the game on these regrets
+    best_route: str | None  # of the least worst regret within the KL budget
+    n_people: NotRequired[list[int]]  # (n_types,) who voted: votes
+    n_texts: NotRequired[dict[str, list[float]]]  # (n_types,) effective number of texts by policy: votes
+    is_enough: NotRequired[bool]  # people and texts enough to choose by: votes
+
+
 class RoundRecord(TypedDict):
-    """One round of the route regress."""
+    """One round of the route regress, or one batch of rl and maxmin."""
 
     weights: list[float]  # (n_types,) that it was fitted to
     max_regret: float  # on the game's prompts
@@ -106,10 +136,16 @@ class RouteRecord(TypedDict):
     """How a route was built; a route of a user's own has, beside `seconds`, what its function returns."""
 
     seconds: float
+    cpu_seconds: NotRequired[float]  # of one process
     n_rows: NotRequired[int]  # that it was trained on: distill, dro, pooled
     type_weights: NotRequired[list[float]]  # (n_types,) at the end: dro
     merge_type: NotRequired[str]  # "svd" or "cat": merge
-    rounds: NotRequired[list[RoundRecord]]  # regress
+    rounds: NotRequired[list[RoundRecord]]  # regress, rl and maxmin
+    starts_from: NotRequired[str]  # "soup" or "reference": rl, maxmin
+    length: NotRequired[float]  # of the adapter, 1 as trained; less where its KL was beyond the budget: rl, maxmin
+    kl_price: NotRequired[float]  # reward a nat at the end: rl, maxmin
+    last_kl: NotRequired[float]  # nats, of the last tenth of the batches: rl, maxmin
+    n_completions: NotRequired[int]  # that were drawn on one process: rl, maxmin
 
 
 class GameSettings(TypedDict):
@@ -131,6 +167,12 @@ class GameSettings(TypedDict):
     n_regress_rounds: int
     weight_step: float  # per worst regret of the round
     dro_step: float  # per nat of loss
+    hedge_step: NotRequired[float]  # per worst regret of the reference; this and what follows: not in older files
+    rl_learning_rate: NotRequired[float | None]
+    rl_reward: NotRequired[str]
+    use_vllm: NotRequired[bool]
+    vllm_mode: NotRequired[str]
+    judges: NotRequired[list[str]]
     merge_type: str
     sure: float  # probability
     n_bootstrap: int
@@ -152,6 +194,9 @@ class GameRecord(TypedDict):
     table: list[PolicyRow]
     chosen: str | None  # name of the route that the adapter is of; None where no route was built
     kl_budget: float  # nats
+    judges: NotRequired[dict[str, JudgeRecord]]  # by the judge's name; this and the next two: not in older files
+    chosen_by: NotRequired[str]  # "votes" or "types"
+    room: NotRequired[RoomRecord | None]  # None where a type gains nothing by its own policy
     plain_prompts: bool  # whether plain prompts are read bare, or as turns
     n_prompts: int  # that the game was solved on
     n_eval_prompts: int  # fresh ones

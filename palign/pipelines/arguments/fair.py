@@ -7,6 +7,7 @@ from typing import Any
 
 from palign.cli.parser import CommandLine
 from palign.data.arguments import DataArguments
+from palign.data.synthetic_text import POPULATIONS
 from palign.data.vote_counts import count_or_auto
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.writing import require_writable
@@ -17,11 +18,11 @@ TYPES_FROM = ("mixture", "declared", "pal")
 OF_THE_MIXTURE = ("n_types", "beta", "lora_r", "lora_alpha")  # of one that is trained first
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/fair_policy", "report_to": "none", "logging_steps": 10,
-    "routes": ["distill", "regress", "dro", "merge"],
+    "routes": ["rl", "dro", "merge", "soup"],
 }  # fmt: skip
 EMBEDDED_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 16, "learning_rate": 2e-3, "max_steps": 80, "n_samples": 8,
-    "n_eval_samples": 16, "max_new_tokens": 48, "draw_batch_size": 256,
+    "n_eval_samples": 16, "max_new_tokens": 48, "draw_batch_size": 256, "max_kl": 5.0,
 }  # fmt: skip
 
 
@@ -34,7 +35,15 @@ class FairPolicyArguments:
         metadata={"help": "Folder that recipes/em_dpo.py or MixtureDPOTrainer wrote: adapters and mixture.json."},
     )
     default_mixture_path: str = field(
-        default="outputs/em_dpo", metadata={"help": "Used without mixture_path, if a mixture lies there."}
+        default="outputs/em_dpo",
+        metadata={"help": "Used without mixture_path where population is 'opposed', if a mixture lies there."},
+    )
+    population: str | None = field(
+        default=None,
+        metadata={
+            "help": "Embedded default: 'shared', tastes that leave room for one policy that serves all, which is what "
+            "is made if unset; or 'opposed', tastes that leave none (those of recipes/em_dpo.py)."
+        },
     )
     types_from: str = field(
         default="mixture",
@@ -43,7 +52,10 @@ class FairPolicyArguments:
             "type_column; 'pal': the prototypes of pal_path. The last two train a mixture of given types first."
         },
     )
-    pal_path: str | None = field(default=None, metadata={"help": "A PAL reward model, for types_from 'pal'."})
+    pal_path: str | None = field(
+        default=None,
+        metadata={"help": "A PAL reward model of the same people, for types_from, judges and rl_reward 'pal'."},
+    )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "The base, where a mixture of rows of your own is to be trained first."}
     )
@@ -106,13 +118,15 @@ class FairPolicyArguments:
         },
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with a model of the hub."})
-    mixture_epochs: float = field(default=4.0, metadata={"help": "Embedded default: epochs of a mixture made here."})
+    mixture_epochs: float = field(default=2.0, metadata={"help": "Embedded default: epochs of a mixture made here."})
     lm_steps: int = field(default=250, metadata={"help": "Embedded default: steps of a language model made here."})
-    n_annotators: int = field(default=60, metadata={"help": "Embedded default: people of a mixture made here."})
-    n_per_annotator: int = field(default=16, metadata={"help": "Embedded default: rankings of each person."})
+    n_annotators: int = field(default=100, metadata={"help": "Embedded default: people of a mixture made here."})
+    n_per_annotator: int = field(default=32, metadata={"help": "Embedded default: rankings of each person."})
     n_items: int = field(default=4, metadata={"help": "Embedded default: completions in a ranking."})
 
     def __post_init__(self) -> None:
+        if self.population not in (None, *POPULATIONS):
+            raise ValueError(f"--population is {self.population!r}; choose from {', '.join(POPULATIONS)}.")
         if self.types_from not in TYPES_FROM:
             raise ValueError(f"--types_from is {self.types_from!r}; choose from {', '.join(TYPES_FROM)}.")
         if self.types_from == "pal" and self.pal_path is None:
@@ -149,8 +163,17 @@ def parse_fair_arguments(
     argv = list(sys.argv[1:] if argv is None else argv)
     parts = _parser(DEFAULTS).parse_args_and_config(argv)
     require_writable(parts[2].output_dir)
+    if parts[0].pal_path is None and ("pal" in parts[2].judges or parts[2].rl_reward == "pal"):
+        raise ValueError(
+            "--judges or --rl_reward names 'pal': give --pal_path, a folder that recipes/pal_reward.py wrote."
+        )
     if parts[1].dataset_name is None:
         return _parser(DEFAULTS | EMBEDDED_DEFAULTS).parse_args_and_config(argv)
+    if parts[0].population is not None:
+        raise ValueError(
+            f"--population {parts[0].population} is of the embedded default, and --dataset_name names rows; give one "
+            "of the two."
+        )
     if not parts[1].are_texts:
         given = "--embeddings" if parts[1].image_folder is None else "--image_folder"
         raise ValueError(f"{given} is given, and policies answer prompts of text; leave it out.")

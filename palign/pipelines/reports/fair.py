@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from palign.data.preferences import Preferences
 from palign.data.turns import question_of
@@ -13,47 +14,105 @@ from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.pages.report_keys import RegretsRecord
 from palign.evaluation.scoring import score_table
 from palign.evaluation.statistics.voting import borda, copeland
-from palign.models.files.game_keys import GameRecord
+from palign.functional.regret_estimates import bootstrap_means
+from palign.models.files.game_keys import GameRecord, GameSettings
 from palign.models.files.mixture import MixtureRecord
 
-__all__ = ["add_gold", "fair_figures", "fair_samples", "fair_summary", "vote_note", "vote_table"]
+__all__ = [
+    "add_gold", "fair_figures", "fair_samples", "fair_summary", "room_note", "vote_note", "vote_table",
+]  # fmt: skip
 
 Texts = Mapping[str, Sequence[Sequence[str]]]
+UNITED = {"votes": "votes, share of wins", "pal": "PAL, its reward"}
 LEVEL = 0.95  # of the intervals in a fair policy's table
 
 
-def add_gold(record: GameRecord, texts: Texts, types: Sequence[str], gold: Callable[[str, int], float]) -> None:
+def add_gold(
+    record: GameRecord,
+    texts: Texts,
+    types: Sequence[str],
+    gold: Callable[[str, int], float],
+    *,
+    optimum: float | None = None,
+) -> None:
     """Put into each row of the table what a judge independent of the types' rewards says of the policy's answers.
 
     Args:
-        record: as `FairPolicyTrainer.train` gives it; rows get `gold`: utility by type, that of the type served worst
-            (`worst`), and what the type that loses most loses against its policy (`max_regret`).
+        record: as `FairPolicyTrainer.train` gives it; rows get `gold`, see `GoldRecord`.
         texts: by policy, completions of each prompt.
         types: names of the types' policies, whose answers a mixture gives in its weights.
         gold: (completion, type number) → utility.
+        optimum: the most that one policy can give the type it serves worst, where that is known.
     """
-    n_types = len(types)
-    by_policy = {
-        name: np.array([[gold(text, k) for k in range(n_types)] for of_prompt in answers for text in of_prompt]).mean(
-            0
-        )
-        for name, answers in texts.items()
+    per_prompt = {name: _utilities(answers, gold, len(types)) for name, answers in texts.items()}
+    of_types = np.stack([per_prompt[name] for name in types], -1)
+    per_prompt |= {
+        row["name"]: of_types @ np.asarray(row["weights"]) for row in record["table"] if row["weights"] is not None
     }
-    of_types = np.stack([by_policy[name] for name in types])
-    best = of_types.diagonal()
+    best = of_types.mean(0).diagonal()
+    draws = {name: _worst_draws(values, record["settings"]) for name, values in per_prompt.items()}
     for row in record["table"]:
-        values = by_policy[row["name"]] if row["weights"] is None else np.asarray(row["weights"]) @ of_types
+        values = per_prompt[row["name"]].mean(0)
         row["gold"] = {
             "by_type": values.tolist(), "worst": float(values.min()), "max_regret": float((best - values).max()),
+            "mean": float(np.asarray(record["mixing_weights"]) @ values), "chosen_more": None,
         }  # fmt: skip
+        if record["chosen"] is not None:
+            more = per_prompt[record["chosen"]].mean(0).min() - values.min()
+            low, high = np.quantile(draws[record["chosen"]] - draws[row["name"]], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            row["gold"]["chosen_more"] = {"value": float(more), "low": float(low), "high": float(high)}
+    _say_of_gold(record, optimum)
+
+
+def _utilities(answers: Sequence[Sequence[str]], gold: Callable[[str, int], float], n_types: int) -> np.ndarray:
+    """(n_prompts, n_types) mean over the completions of a prompt."""
+    return np.array([np.mean([[gold(t, k) for k in range(n_types)] for t in of], axis=0) for of in answers])
+
+
+def _worst_draws(per_prompt: np.ndarray, settings: GameSettings) -> np.ndarray:
+    """(n_bootstrap,) utility of the type served worst, on resampled prompts: the same draws for every policy."""
+    means = bootstrap_means(torch.from_numpy(per_prompt), n_draws=settings["n_bootstrap"], seed=settings["seed"])
+    return means.min(-1).values.numpy()
+
+
+def _say_of_gold(record: GameRecord, optimum: float | None) -> None:
     rows = {row["name"]: row for row in record["table"]}
-    chosen, reference = rows.get(record["chosen"]), rows["reference"]
-    if chosen is not None and chosen["gold"]["worst"] < reference["gold"]["worst"]:
+    chosen, reference = rows.get(record["chosen"]), rows["reference"]["gold"]["worst"]
+    if chosen is None:
+        return
+    worst = chosen["gold"]["worst"]
+    if worst < reference:
         record["notes"].append(
             f"By the independent judge the type that {chosen['name']} serves worst is served no better than by the "
-            f"reference ({chosen['gold']['worst']:.3f} against {reference['gold']['worst']:.3f}): the types' own "
-            "rewards overrate it. Look at the samples; a smaller max_kl keeps nearer the reference."
+            f"reference ({worst:.3f} against {reference:.3f}): the types' own rewards overrate it. Look at the "
+            "samples; a smaller max_kl keeps nearer the reference."
         )
+    if optimum is not None and record["room"] is not None:
+        share = (worst - reference) / (optimum - reference)
+        record["room"] |= {"optimum": optimum, "gold_single": share}
+        record["notes"].append(
+            f"By the independent judge the most that one policy can give the type it serves worst is {optimum:.3f} "
+            f"(exact); the reference gives {reference:.3f} and {chosen['name']} {worst:.3f}: {share:.0%} of the way."
+        )
+
+
+def room_note(record: GameRecord) -> str:
+    """Whether these tastes leave room for one policy that serves all, in one sentence."""
+    room = record["room"]
+    if room is None:
+        return (
+            "Whether one policy can serve all types cannot be said: a type gains nothing over the reference by a "
+            "policy of its own."
+        )
+    gives = (
+        f"of what every type gains over the reference by a policy of its own, the best single policy here, "
+        f"{room['policy']}, gives each type at least {room['single']:.0%}, and the best lottery over the types' "
+        f"policies {room['lottery']:.0%}"
+    )
+    return {
+        "shared": f"These tastes leave room for one policy that serves all: {gives}.",
+        "opposed": f"These tastes look opposed, with little room for one policy that serves all: {gives}.",
+    }.get(room["looks"], f"These tastes leave some room for one policy that serves all: {gives}.")
 
 
 def fair_figures(record: GameRecord, mixture: MixtureRecord) -> FigureData:
@@ -76,6 +135,10 @@ def fair_figures(record: GameRecord, mixture: MixtureRecord) -> FigureData:
         "worst": [row["max_regret"] for row in rows], "worst_type": [row["worst_type"] for row in rows],
         "mean": [row["mean_regret"]["value"] for row in rows], "kl": [row["kl"]["value"] for row in rows],
         "level": LEVEL,
+        "judges": {
+            UNITED.get(name, name): [judge["max_regret"][row["name"]] for row in rows]
+            for name, judge in record["judges"].items() if name != "types"
+        },
     }  # fmt: skip
     weights = dict(zip(mixture.annotators.ids, mixture.responsibilities, strict=True))
     return FigureData(type_weights=weights, type_names=record["types"], regrets=regrets)
@@ -118,6 +181,8 @@ def fair_summary(record: GameRecord) -> dict[str, float]:
     game = record["game"]
     summary = {"n_types": len(record["types"]), "game/value": game["value"]["value"], "game/gap": game["gap"]}
     summary |= {"kl_budget": record["kl_budget"]}
+    room = record["room"] or {}
+    summary |= {f"room/{key}": room[key] for key in ("single", "lottery", "optimum", "gold_single") if key in room}
     summary |= {f"game/weight_type_{k}": w for k, w in enumerate(game["policy_weights"]["value"])}
     if record["chosen"] is not None:
         rows = rows | {"chosen": rows[record["chosen"]]}
@@ -126,9 +191,14 @@ def fair_summary(record: GameRecord) -> dict[str, float]:
         summary[f"{name}/max_relative_regret"] = row["max_relative_regret"]
         summary[f"{name}/votes/worst_accuracy"] = (row["votes"] or {}).get("worst_accuracy")
         if row.get("gold"):
-            summary |= {f"{name}/gold/{key}": row["gold"][key] for key in ("worst", "max_regret")}
+            summary |= {f"{name}/gold/{key}": row["gold"][key] for key in ("worst", "max_regret", "mean")}
+            more = row["gold"]["chosen_more"] or {}
+            summary |= {f"{name}/gold/chosen_more/{end}": more[end] for end in more if end != "high"}
         if row["less_than_pooled"] is not None and name != "pooled":
             summary |= {f"{name}/less_than_pooled/{end}": row["less_than_pooled"][end] for end in ("value", "low")}
+    for judge, table in record["judges"].items():
+        worst = {name: table["max_regret"][row["name"]]["value"] for name, row in rows.items()}
+        summary |= {f"{name}/by_{judge}/max_regret": value for name, value in worst.items()}
     summary |= {f"{name}_seconds": seconds for name, seconds in record["seconds"].items()}
     return {name: float(value) for name, value in summary.items() if value is not None}
 

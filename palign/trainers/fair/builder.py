@@ -6,12 +6,14 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from accelerate import PartialState
 from peft import PeftModel
 from torch import Tensor
@@ -35,6 +37,7 @@ from palign.parallel.shared_work import computed_once
 from palign.reading import read_json
 from palign.trainers.checkpointing.finished import options_key
 from palign.trainers.checkpointing.same_run import TRAINING_OPTIONS
+from palign.trainers.fair.pal_judge import PALJudge
 from palign.trainers.fair.route_trainer import RouteTrainer
 from palign.trainers.fair.routes import ROUTES, RouteFunction
 from palign.trainers.fair_policy_config import FairPolicyConfig
@@ -45,7 +48,9 @@ __all__ = ["RouteBuilder"]
 logger = logging.getLogger(__name__)
 ROUTE = "route.json"
 TRAINED_BY = (*TRAINING_OPTIONS, "learning_rate", "num_train_epochs", "per_device_train_batch_size")
-ONLY_MEASURED_BY = ("routes", "n_eval_prompts", "n_eval_samples", "sure", "n_bootstrap", "draw_batch_size")
+ONLY_MEASURED_BY = (
+    "routes", "n_eval_prompts", "n_eval_samples", "sure", "n_bootstrap", "draw_batch_size", "judges",
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -62,6 +67,7 @@ class RouteBuilder:
         draw: answers of any adapter to the same prompts.
         own_routes: by name, functions of a builder that put an adapter of that name on `model` (`add`, `fit`,
             `merge_adapters`) and return what is to be recorded.
+        pal: rewards of the types by a PAL model, for `rl_reward="pal"`.
         records: of finished routes, by name.
     """
 
@@ -74,6 +80,7 @@ class RouteBuilder:
     reference_draws: PolicyDraws
     draw: Callable[[str | None], PolicyDraws]
     own_routes: Mapping[str, RouteFunction] = field(default_factory=dict)
+    pal: PALJudge | None = None
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -109,7 +116,7 @@ class RouteBuilder:
         self.records[name] = record
 
     def _built(self, name: str) -> dict[str, Any]:
-        start = time.monotonic()
+        start, cpu_start = time.monotonic(), time.process_time()
         set_seed(self.args.seed)
         entries = {**ROUTES, **self.own_routes}[name](self)
         if name not in self.model.peft_config:
@@ -118,7 +125,8 @@ class RouteBuilder:
             )
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
-        return {"seconds": time.monotonic() - start, **entries}
+        spent = {"seconds": time.monotonic() - start, "cpu_seconds": time.process_time() - cpu_start}
+        return {**spent, **entries}
 
     def _keep(self, name: str, record: dict[str, Any], folder: Path) -> None:
         partial = folder.with_name(f".partial-{name}")
@@ -141,6 +149,7 @@ class RouteBuilder:
         settings = {key: str(getattr(self.args, key)) for key in sorted(names)}
         record, gamma = self.mixture.record, self.mixture.responsibilities_for(self.rows.annotator_ids)
         content = [name, settings, self._models, record.beta, record.max_length, self.weights.tolist(), self.prompts]
+        content += [self.pal.fingerprint] if self.pal is not None and self.args.rl_reward == "pal" else []
         return options_key([*content, gamma.tolist()], self.rows)[:32]
 
     @cached_property
@@ -171,9 +180,40 @@ class RouteBuilder:
         trainer = RouteTrainer(policies, args, rows, tokenizer=self.mixture.tokenizer)
         trainer.train()
         make_whole(policies, trainer.model_wrapped)
-        if (curves := Path(args.output_dir) / "runs").is_dir():  # what tensorboard shows
+        self.clear(args.output_dir, name)
+
+    def clear(self, folder: str, name: str) -> None:
+        """Remove a route's training folder; the curves that tensorboard shows are kept."""
+        if (curves := Path(folder) / "runs").is_dir():
             move_into(curves, self.output_dir / "runs" / name)
-        shutil.rmtree(args.output_dir, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def type_rewards(self, rows: list[int], completions: Sequence[Any], log_ratios: Tensor) -> Tensor:
+        """(n, n_types) what routes by reinforcement are trained on: β h of the types, or a PAL model's rewards.
+
+        Args:
+            rows: (n,) numbers of the prompts.
+            completions: (n,) texts, or lists with one message.
+            log_ratios: (n, n_types) h, nats.
+        """
+        if self.args.rl_reward == "types":
+            return self.mixture.record.beta * log_ratios
+        return self._pal().scores([self.prompts[i] for i in rows], completions)
+
+    def reward_values(self) -> tuple[Tensor, Tensor]:
+        """(n_prompts, n_types) that reward under each type's own policy, and under the reference."""
+        if self.args.rl_reward == "types":
+            own = np.stack([draws.values[:, i] for i, draws in enumerate(self.type_draws)], 1)
+            values = torch.from_numpy(own), torch.from_numpy(self.reference_draws.values)
+            return tuple(self.mixture.record.beta * value for value in values)
+        pal, tokenizer = self._pal(), self.mixture.tokenizer
+        by_type = [pal.values(self.prompts, draws.texts(tokenizer))[:, i] for i, draws in enumerate(self.type_draws)]
+        return torch.stack(by_type, 1), pal.values(self.prompts, self.reference_draws.texts(tokenizer))
+
+    def _pal(self) -> PALJudge:
+        if self.pal is None:
+            raise ValueError("rl_reward is 'pal', and no PAL reward model is there; give --pal_path.")
+        return self.pal
 
 
 def _finished(folder: Path, key: str) -> dict[str, Any] | None:

@@ -5,8 +5,9 @@ from typing import Any
 
 from palign.trainers.fair.distill import distill
 from palign.trainers.fair.dro import POOLED, dro, pooled
-from palign.trainers.fair.merge import merge
+from palign.trainers.fair.merge import merge, soup
 from palign.trainers.fair.regress import regress
+from palign.trainers.fair.rl import maxmin, rl
 from palign.trainers.fair_policy_config import Route
 
 __all__ = ["ROUTES", "RouteFunction"]
@@ -17,6 +18,9 @@ ROUTES: dict[str, RouteFunction] = {
     Route.DISTILL: distill,
     Route.REGRESS: regress,
     Route.DRO: dro,
+    Route.RL: rl,
+    Route.MAXMIN: maxmin,
     Route.MERGE: merge,
+    Route.SOUP: soup,
     POOLED: pooled,
 }

@@ -177,11 +177,14 @@ def test_votes_are_counted_by_type_and_unsure_people_left_out() -> None:
 def test_an_independent_judge_is_heard_and_contradicts() -> None:
     """Type k likes texts that are its own number: gold is 1 or 0. Types say their own; the half mixture has ½ each;
     the chosen policy says "2", which nobody likes, and the reference "0" and "1" in turn."""
-    texts = {"type_0": [["0"]], "type_1": [["1"]], "distill": [["2"]], "reference": [["0"], ["1"]]}
+    texts = {"type_0": [["0"], ["0"]], "type_1": [["1"], ["1"]], "distill": [["2"], ["2"]]}
+    texts |= {"reference": [["0", "1"], ["1", "0"]]}
     rows = [{"name": name, "weights": None} for name in texts] + [{"name": "ensemble", "weights": [0.5, 0.5]}]
-    record = {"table": rows, "chosen": "distill", "notes": []}
+    record = {"table": rows, "chosen": "distill", "notes": [], "mixing_weights": [0.75, 0.25], "room": None}
+    record["settings"] = {"n_bootstrap": 10, "seed": 0}
     add_gold(record, texts, ["type_0", "type_1"], lambda text, k: float(text == str(k)))
     gold = {row["name"]: row["gold"] for row in rows}
-    assert gold["ensemble"] == gold["reference"] == {"by_type": [0.5, 0.5], "worst": 0.5, "max_regret": 0.5}
-    assert gold["type_0"] == {"by_type": [1.0, 0.0], "worst": 0.0, "max_regret": 1.0}
+    assert gold["ensemble"]["by_type"] == gold["reference"]["by_type"] == [0.5, 0.5]
+    assert [gold["type_0"][key] for key in ("by_type", "worst", "max_regret", "mean")] == [[1, 0], 0, 1, 0.75]
+    assert gold["ensemble"]["chosen_more"] == {"value": -0.5, "low": -0.5, "high": -0.5}
     assert "served no better than by the reference (0.000 against 0.500)" in record["notes"][0]
