@@ -97,6 +97,10 @@ COMMANDS = {
          "trainers/fair_policy_config.py:FairPolicyConfig"),
         (TRAINING,),
     ),
+    "metric": Command(
+        "metric", "one metric of distance for all, an ideal point each, on items that are vectors",
+        ("pipelines/arguments/metric.py:MetricArguments", *ROWS), (),
+    ),
     "evaluate": Command(
         "evaluate_fairness", "for whom a model works how well: a report by group, type and person",
         ("pipelines/arguments/evaluation.py:EvaluationArguments", *ROWS), (),
