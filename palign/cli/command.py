@@ -101,6 +101,10 @@ COMMANDS = {
         "metric", "one metric of distance for all, an ideal point each, on items that are vectors",
         ("pipelines/arguments/metric.py:MetricArguments", *ROWS), (),
     ),
+    "population": Command(
+        "population", "how many people stand where on a line, from one answer each",
+        ("pipelines/arguments/population.py:PopulationArguments", *ROWS), (),
+    ),
     "evaluate": Command(
         "evaluate_fairness", "for whom a model works how well: a report by group, type and person",
         ("pipelines/arguments/evaluation.py:EvaluationArguments", *ROWS), (),

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from palign.evaluation.judging.own_logistic import fit_person
 from palign.functional.metric.choice import choose_strengths
-from palign.functional.metric.comparisons import Comparisons, Parameters
+from palign.functional.metric.comparisons import Comparisons, Loss, Parameters
 from palign.functional.metric.fit import MetricFit
 from palign.functional.metric.points import fit_people
 
@@ -54,19 +55,33 @@ BASELINES: dict[str, tuple[bool, Features]] = {
 def fit_baseline(name: str, pairs: Comparisons, row: Tensor, *, seed: int) -> Baseline:
     """The regression of that name (`BASELINES`) on the pairs of `palign.models.metric.model.comparisons_of`."""
     is_pooled, features = BASELINES[name]
-    width = features(pairs.items[:1]).shape[1]
-    linear = torch.arange(width) < pairs.dim
+    zero = torch.zeros(len(pairs.items), dtype=torch.float64)
     if is_pooled:
         pairs = replace(pairs, person=torch.zeros_like(pairs.person), n_people=1)
-    zero = torch.zeros(len(pairs.items), dtype=torch.float64)
+    linear = torch.arange(features(pairs.items[:1]).shape[1]) < pairs.dim
     pairs = replace(pairs, items=features(pairs.items), item_rewards=zero)
-    n_strengths = 1 if bool(linear.all()) else 2
 
-    def fitter(
-        part: Comparisons, strengths: tuple[float, ...], start: Parameters | None, tolerance: float = 1e-3
-    ) -> MetricFit:
+    def fitter(part: Comparisons, strengths: tuple[float, ...], _: Parameters | None) -> MetricFit:
         ridge = torch.where(linear, strengths[0], strengths[-1]).double()
-        return fit_people(part, torch.diag(ridge), start=start, tolerance=tolerance)
+        return fit_people(part, torch.diag(ridge)) if is_pooled else _one_by_one(part, ridge)
 
-    choice = choose_strengths(pairs, row, fitter=fitter, start=START * n_strengths, seed=seed)
-    return Baseline(features, fitter(pairs, choice.strengths, None, 1e-5).parameters.people)
+    start = START * (1 if bool(linear.all()) else 2)
+    choice = choose_strengths(pairs, row, fitter=fitter, start=start, seed=seed)
+    return Baseline(features, fitter(pairs, choice.strengths, None).parameters.people)
+
+
+def _one_by_one(pairs: Comparisons, ridge: Tensor) -> MetricFit:
+    """Everybody's regression by itself, solved for the weights of their pairs: of those there are fewer than "
+    "features."""
+    scale = (1 / ridge.sqrt()).numpy()
+    differences, weight = pairs.differences.numpy() * scale, pairs.weight.numpy()
+    order = torch.argsort(pairs.person, stable=True)
+    parts = order.split(torch.bincount(pairs.person, minlength=pairs.n_people).tolist())
+    zero = pairs.zeros()
+    people = zero.people.numpy()
+    for person, part in enumerate(parts):
+        if len(part):
+            rows = part.numpy()
+            people[person] = fit_person(differences[rows], weight[rows], variance=1.0) * scale
+    at = Parameters(zero.metric, zero.shared, torch.from_numpy(people))
+    return MetricFit(at, pairs.loss(at, Loss.LOGISTIC), 0.0, 0)

@@ -23,6 +23,7 @@ PARSERS = {
     "em-dpo": ("arguments.mixture", "parse_mixture_arguments"),
     "fair": ("arguments.fair", "parse_fair_arguments"),
     "metric": ("arguments.metric", "parse_metric_arguments"),
+    "population": ("arguments.population", "parse_population_arguments"),
     "evaluate": ("arguments.evaluation", "parse_evaluation_arguments"),
     "export": ("arguments.export", "parse_export_arguments"),
     "serve": ("arguments.serving", "parse_serving_arguments"),
@@ -94,7 +95,10 @@ def test_help_takes_less_than_a_second_and_loads_nothing_heavy(flags: list[str])
 def test_an_unknown_sub_command_is_named(capsys) -> None:
     assert command.main(["rewards", "--seed", "1"]) == 2
     said = capsys.readouterr().err
-    assert "'rewards'" in said and "reward, ppo, grpo, em-dpo, fair, metric, evaluate, export, serve, guard" in said
+    assert (
+        "'rewards'" in said
+        and "reward, ppo, grpo, em-dpo, fair, metric, population, evaluate, export, serve, guard" in said
+    )
     assert command.main(["--version"]) == 0 and capsys.readouterr().out.startswith("palign ")
 
 

@@ -120,11 +120,11 @@ def choose_strengths(
 def _climb(
     trial: Callable[[tuple[float, ...]], float], start: tuple[float, ...], tried: dict[tuple[float, ...], object]
 ) -> tuple[float, ...]:
-    """From the best of a grid one strength after the other, the last one first, each in the direction that helps; rests when none does."""
-    grid = [
-        tuple(s * f for s, f in zip(start, factors, strict=True)) for factors in product(COARSE, repeat=len(start))
-    ]
-    best = max(grid, key=trial)
+    """From the best of a grid: one strength after the other, the last one first, each in the direction that helps;
+    rests when none does.
+    """
+    around = product(*([s * factor for factor in COARSE] for s in start))
+    best = max(around, key=trial)
     moves = True
     while moves and len(tried) < MOST_TRIALS:
         moves = False

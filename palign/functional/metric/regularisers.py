@@ -19,7 +19,7 @@ __all__ = ["Balls", "JointNuclear", "Nuclear", "Penalty", "Regulariser", "Ridge"
 
 SHARED_RIDGE = 0.01  # of what all share: hardly shrunk
 DYKSTRA_STEPS = 60
-DYKSTRA_TOLERANCE = 1e-9
+DYKSTRA_TOLERANCE = 1e-8
 
 Steps = tuple[float, float, Tensor]
 
@@ -153,23 +153,28 @@ class JointNuclear(Regulariser):
     has_shared = False
     has_one_step = True
     multiplier: Tensor | None = None  # of M ⪰ 0 at the last proximal step
+    cone: Tensor | None = None  # the same times the step's length: where the next one starts
 
     def value(self, at: Parameters) -> float:
         return self.strength * float(torch.linalg.svdvals(torch.cat([at.metric, at.people.T], 1)).sum())
 
     def prox(self, at: Parameters, steps: Steps) -> Parameters:
-        """Dykstra's splitting for a sum of two convex functions (Bauschke and Combettes 2008)."""
+        """Dykstra's splitting for a sum of two convex functions (Bauschke and Combettes 2008), which goes up the dual
+        one block at a time, and so may start where the last step ended.
+        """
         dim, threshold = len(at.metric), steps[0] * self.strength
-        now, nuclear, cone = torch.cat([at.metric, at.people.T], 1), 0.0, 0.0
+        wanted = torch.cat([at.metric, at.people.T], 1)
+        cone = torch.zeros_like(at.metric) if self.cone is None else self.cone
+        before = wanted
         for _ in range(DYKSTRA_STEPS):
-            low = _shrunk(now + nuclear, threshold)
-            nuclear = now + nuclear - low
-            free = low + cone
-            now = torch.cat([positive_part(free[:, :dim]), free[:, dim:]], 1)
-            cone = free - now
-            if float((now - low).norm()) <= DYKSTRA_TOLERANCE * max(1.0, float(now.norm())):
+            low = _shrunk(torch.cat([wanted[:, :dim] - cone, wanted[:, dim:]], 1), threshold)
+            free = low[:, :dim] + cone
+            now = torch.cat([positive_part(free), low[:, dim:]], 1)
+            cone = free - now[:, :dim]
+            if float((now - before).norm()) <= DYKSTRA_TOLERANCE * max(1.0, float(now.norm())):
                 break
-        self.multiplier = -cone[:, :dim] / steps[0]
+            before = now
+        self.cone, self.multiplier = cone, -cone / steps[0]
         return Parameters(now[:, :dim], torch.zeros_like(at.shared), now[:, dim:].T)
 
     def conjugate(self, at: Parameters) -> tuple[float, float]:
