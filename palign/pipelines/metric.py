@@ -35,6 +35,7 @@ from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.row_tensors import RowTensors
 from palign.pipelines.arguments.metric import AUTO, MetricArguments
 from palign.pipelines.metric_baselines import BASELINES, Baseline, fit_baseline
+from palign.pipelines.metric_personal import choose_personal
 from palign.pipelines.reports.reward import people_in_no_number, trained_on
 
 if TYPE_CHECKING:
@@ -167,6 +168,8 @@ def fit_all(rows: MetricRows, script: MetricArguments) -> FittedMetric:
     notes += print_note(note)
     strengths = choice.strengths if choice is not None else tuple(script.strengths)
     model = _model(rows, script, fit, center, basis, penalty, strengths, choice)
+    if script.personal == AUTO and script.loss == "logistic" and subspaces is None:
+        notes += print_note(_add_personal(model, pairs, row, fit, script.seed))
     names = BASELINES if script.baselines else {}
     baselines = {name: fit_baseline(name, pairs, row, seed=script.seed) for name in names}
     base = "ready vectors" if rows.backbone is None else f"states of {script.model_name_or_path}"
@@ -287,6 +290,23 @@ def _model(
         "people": fit.parameters.people, "precision": people_precision(fit, penalty, strengths),
     }  # fmt: skip
     return MetricModel(config, rows.train.annotators(), tensors, backbone)
+
+
+def _add_personal(model: MetricModel, pairs: Comparisons, row: Tensor, fit: MetricFit, seed: int) -> str | None:
+    """Give people quadratic terms of their own where held-out rows ask for them; a sentence if so."""
+    penalty, strengths = model.config.penalty, tuple(model.config.strengths)
+    terms = choose_personal(
+        pairs, row, fit, lambda part: fit_metric(part, penalty=penalty, strengths=strengths, tolerance=1e-3),
+        lambda one: people_precision(one, penalty, strengths), seed=seed,
+    )  # fmt: skip
+    if terms is None:
+        return None
+    model.add_own_squares(terms.people, terms.squares)
+    return (
+        "People do not all measure by one metric: with quadratic terms of their own beside it rows held out are "
+        f"likelier by {terms.gain[0]:.3f} ± {terms.gain[1]:.3f} nats, and they are in the model (--personal none "
+        "leaves them out)."
+    )
 
 
 def _embedded(script: MetricArguments) -> tuple[Preferences, Preferences, np.ndarray]:

@@ -14,7 +14,7 @@ from palign.functional.metric.comparisons import Comparisons, Loss, Parameters
 from palign.functional.metric.fit import MetricFit
 from palign.functional.metric.points import fit_people
 
-__all__ = ["BASELINES", "Baseline", "fit_baseline", "quadratic_features"]
+__all__ = ["BASELINES", "Baseline", "fit_baseline", "fit_each", "quadratic_features"]
 
 START = (1.0,)
 Features = Callable[[Tensor], Tensor]
@@ -70,18 +70,27 @@ def fit_baseline(name: str, pairs: Comparisons, row: Tensor, *, seed: int) -> Ba
     return Baseline(features, fitter(pairs, choice.strengths, None).parameters.people)
 
 
-def _one_by_one(pairs: Comparisons, ridge: Tensor) -> MetricFit:
-    """Everybody's regression by itself, solved for the weights of their pairs: of those there are fewer than "
-    "features."""
+def fit_each(pairs: Comparisons, ridge: Tensor) -> Tensor:
+    """(n_people, width): everybody's regression by itself on the pairs' features, beside their `item_rewards`; solved
+    for the weights of a person's pairs, of which there are fewer than features.
+
+    Args:
+        ridge: (width,) of each feature.
+    """
     scale = (1 / ridge.sqrt()).numpy()
     differences, weight = pairs.differences.numpy() * scale, pairs.weight.numpy()
-    order = torch.argsort(pairs.person, stable=True)
-    parts = order.split(torch.bincount(pairs.person, minlength=pairs.n_people).tolist())
     zero = pairs.zeros()
-    people = zero.people.numpy()
-    for person, part in enumerate(parts):
+    offsets, people = pairs.margins(zero).numpy(), zero.people.numpy()
+    order = torch.argsort(pairs.person, stable=True)
+    for person, part in enumerate(order.split(torch.bincount(pairs.person, minlength=pairs.n_people).tolist())):
         if len(part):
             rows = part.numpy()
-            people[person] = fit_person(differences[rows], weight[rows], variance=1.0) * scale
-    at = Parameters(zero.metric, zero.shared, torch.from_numpy(people))
+            fit = fit_person(differences[rows], weight[rows], variance=1.0, offsets=offsets[rows])
+            people[person] = fit * scale
+    return torch.from_numpy(people)
+
+
+def _one_by_one(pairs: Comparisons, ridge: Tensor) -> MetricFit:
+    zero = pairs.zeros()
+    at = Parameters(zero.metric, zero.shared, fit_each(pairs, ridge))
     return MetricFit(at, pairs.loss(at, Loss.LOGISTIC), 0.0, 0)

@@ -66,7 +66,8 @@ class MetricModel:
         config: the architecture.
         annotators: who has a row of `people`.
         tensors: `center` (hidden,), `basis` (hidden, dim), `metric` (dim, dim), `shared` (dim,), `people` (n, dim),
-            `precision` (dim, dim) of the prior under which newcomers are placed.
+            `precision` (dim, dim) of the prior under which newcomers are placed; with `own_squares` also `squares`
+            (n, dim, dim), which stand beside the metric for a person.
         backbone: turns text into vectors; None where items are vectors.
     """
 
@@ -130,7 +131,18 @@ class MetricModel:
             with torch.no_grad():
                 states = [text_states(self.backbone, prompts[p], completions[p], **options)[0].cpu() for p in parts]
             points = self.coordinates(torch.cat(states)) if states else torch.zeros(0, self.config.dim)
-        return self.config.temperature * rewards(points, self.metric, self.vectors_for(ids))
+        people = torch.from_numpy(self.annotators.indices(ids, unknown=-1))
+        return self._rewards(points[:, None], people, self.tensors["people"])[:, 0]
+
+    def _rewards(self, points: Tensor, person: Tensor, people: Tensor) -> Tensor:
+        """Points (n, n_items, dim) for persons (n,), rows of a table of people (n_people, dim), −1 unknown; to
+        (n, n_items)."""
+        table = torch.cat([people, people.new_zeros(1, self.config.dim)])
+        values = rewards(points, self.metric, (self.tensors["shared"] + table[person])[:, None])
+        if self.config.own_squares and people is self.tensors["people"]:
+            squares = torch.cat([self.tensors["squares"], self.metric.new_zeros(1, *self.metric.shape)])
+            values = values - ((points @ squares[person]) * points).sum(-1)
+        return self.config.temperature * values
 
     def row_tensors(
         self, prefs: Preferences, embeddings: np.ndarray | None = None, *, store: EmbeddingStore | None = None
@@ -158,12 +170,10 @@ class MetricModel:
 
         `people`: (n, dim), whom `annotator_index` numbers in place of those known here.
         """
-        table = self.tensors["people"] if people is None else people.double()
-        table = torch.cat([table, torch.zeros(1, self.config.dim, dtype=torch.float64)])
         used, place = torch.unique(data.item_indices, return_inverse=True)
         points = self.coordinates(data.item_vectors(used))[place]
-        vectors = (self.tensors["shared"] + table[data.annotator_index])[:, None]
-        return (self.config.temperature * rewards(points, self.metric, vectors)).masked_fill(data.ranks < 0, 0.0)
+        table = self.tensors["people"] if people is None else people.double()
+        return self._rewards(points, data.annotator_index, table).masked_fill(data.ranks < 0, 0.0)
 
     def fit_annotators(
         self, rows: Preferences, *, embeddings: np.ndarray | None = None, store: EmbeddingStore | None = None
@@ -191,6 +201,15 @@ class MetricModel:
             )
         self.annotators.add(ids)
         self.tensors["people"] = torch.cat([self.tensors["people"], people.double()])
+        if self.config.own_squares:
+            none = self.metric.new_zeros(len(ids), *self.metric.shape)
+            self.tensors["squares"] = torch.cat([self.tensors["squares"], none])
+
+    def add_own_squares(self, people: Tensor, squares: Tensor) -> None:
+        """Give everybody quadratic terms (n, dim, dim) beside the metric, and the linear part (n, dim) that goes with
+        them."""
+        self.config.own_squares = True
+        self.tensors |= {"people": people.double(), "squares": squares.double().contiguous()}
 
     # files
 
@@ -234,6 +253,7 @@ def _empty(config: MetricConfig, n_people: int) -> dict[str, Tensor]:
     d = config.dim
     shapes = {"center": (config.hidden_size,), "basis": (config.hidden_size, d), "metric": (d, d), "shared": (d,)}
     shapes |= {"people": (n_people, d), "precision": (d, d)}
+    shapes |= {"squares": (n_people, d, d)} if config.own_squares else {}
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 

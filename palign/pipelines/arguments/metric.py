@@ -73,6 +73,13 @@ class MetricArguments:
             "on rows held out if unset."
         },
     )
+    personal: str = field(
+        default=AUTO,
+        metadata={
+            "help": "A person's own quadratic terms beside the metric: 'auto' (where rows held out are surely "
+            "likelier with them) or 'none'."
+        },
+    )
     baselines: bool = field(
         default=True,
         metadata={
@@ -91,6 +98,7 @@ class MetricArguments:
 
     def __post_init__(self) -> None:
         allowed = {
+            "personal": (AUTO, "none"),
             "loss": list(Loss), "penalty": [AUTO, *Penalty], "estimator": ESTIMATORS, "pooling": (None, *POOLINGS),
         }  # fmt: skip
         for name, values in allowed.items():
