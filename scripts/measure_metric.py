@@ -2,7 +2,7 @@
 
     python scripts/measure_metric.py answers --seeds 0 1 2     # accuracy and errors against answers of a person
     python scripts/measure_metric.py people --seeds 0 1 2      # errors against the number of people, by regulariser
-    python scripts/measure_metric.py subspaces --seeds 0 1 2   # four answers a person, items in subspaces
+    python scripts/measure_metric.py subspaces --seeds 0 1 2   # five answers a person, items in planes
     python scripts/measure_metric.py persona FOLDER --seeds 0 --answers 5 10 20 40
 
 Figures are means over seeds ± standard errors. A point's error is the mean squared distance to the true one under the
@@ -89,14 +89,15 @@ def people(args: argparse.Namespace) -> Iterator[tuple[str, Record]]:
 
 
 def subspaces(args: argparse.Namespace) -> Iterator[tuple[str, Record]]:
-    """Six dimensions, items in twelve planes, four answers a person, each within one plane."""
-    for n in (100, 400, 1600):
+    """Six dimensions, items in twelve planes, five answers a person, all within one plane."""
+    for n in (100, 400, 1600, 6400):
         for estimator in ("general", "subspaces"):
             for seed in args.seeds:
-                shape = {"dim": 6, "n_subspaces": 12, "subspace_dim": 2, "n_items": 240}
+                shape = {"dim": 6, "n_subspaces": 12, "subspace_dim": 2, "n_items": 240, "sharpness": 2.0}
                 crowd = make_metric_population(n_annotators=n, seed=seed, **shape)
-                train, test = (crowd.comparisons(k, seed=100 * seed + k) for k in (4, 4))
+                train, test = (crowd.comparisons(k, seed=100 * seed + k) for k in (5, 4))
                 options = {"estimator": estimator, "penalty": "ridge", "baselines": False, "personal": "none"}
+                options |= {"strengths": [0.1, 0.2]}
                 fitted, rows = fit(train, test, crowd.items, seed=seed, **options)
                 yield f"{n} people, {estimator}", {"metric error": errors(fitted, crowd)["metric error"]}
 

@@ -14,7 +14,7 @@ import numpy as np
 __all__ = ["MetricEvidence", "effective_basis", "metric_evidence"]
 
 LEAST_SHARE = 1e-3  # of the largest singular value: what is below it is noise of the vectors
-TOLERANCE = 1e-8
+TOLERANCE = 1e-4  # relative, of singular values: vectors are kept in 32 bits
 MOST_DIMENSIONS = 24  # up to which the rank of the equations is taken, and not only their number
 MOST_PEOPLE = 3000  # who are looked at
 
@@ -92,7 +92,7 @@ def metric_evidence(
     n_equations, rank = round(left * scale), min(round(left * scale), n_unknown)
     if exact and rank:
         values = np.linalg.eigvalsh(gram)
-        rank = int((values > TOLERANCE * values[-1]).sum()) if values[-1] > 1e-20 else 0
+        rank = int((values > TOLERANCE**2 * values[-1]).sum()) if values[-1] > 1e-20 else 0
     return MetricEvidence(dim, n_unknown, n_equations, rank, float(np.median(counts)), float((counts > dim).mean()))
 
 

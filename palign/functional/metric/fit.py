@@ -58,6 +58,9 @@ def duality_gap(pairs: Comparisons, at: Parameters, loss: Loss, regulariser: Reg
     slopes = loss.slopes(margins)
     share, conjugate = regulariser.conjugate(pairs.pulled(pairs.weight * slopes))
     bound = -float((pairs.weight * loss.conjugates(share * slopes)).sum()) - conjugate
+    if pairs.item_rewards is not None:  # margins are A · people and what is there in any case
+        known = pairs.item_rewards[pairs.winner] - pairs.item_rewards[pairs.loser]
+        bound -= share * float((pairs.weight * slopes * known).sum())
     return objective, objective - bound
 
 

@@ -183,7 +183,7 @@ def _within(pairs: Comparisons, rows: Tensor, basis: Tensor) -> Comparisons:
     people, person = torch.unique(pairs.person[rows], return_inverse=True)
     ends = torch.cat([pairs.winner[rows], pairs.loser[rows]])
     items, place = torch.unique(ends, return_inverse=True)
-    winner, loser = place.split(len(rows))
+    winner, loser = place[: len(rows)], place[len(rows) :]
     return Comparisons(pairs.items[items] @ basis, winner, loser, person, len(people), pairs.weight[rows])
 
 
