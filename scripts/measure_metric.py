@@ -105,7 +105,7 @@ def subspaces(args: argparse.Namespace) -> Iterator[tuple[str, Record]]:
 def persona(args: argparse.Namespace) -> Iterator[tuple[str, Record]]:
     """Real statements, people of four types: rows of make_persona.py and the statements' vectors in the folder."""
     folder = Path(args.folder)
-    vectors = np.load(folder / "vectors.npy").astype(np.float32)
+    vectors = np.load(folder / "vectors.npy", allow_pickle=False).astype(np.float32)
     train, test = (load_preferences(folder / f"{part}.jsonl", n_embeddings=len(vectors)) for part in ("train", "test"))
     for n in args.answers or (5, 10, 20, 40):
         for seed in args.seeds:

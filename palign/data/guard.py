@@ -236,12 +236,12 @@ def main(argv: list[str] | None = None) -> int:
 def _look(args: argparse.Namespace) -> int:
     names = ReadingOptions(**{item.name: getattr(args, item.name) for item in fields(ReadingOptions)})
     embeddings = None if args.embeddings is None else load_embeddings(args.embeddings)
+    if args.metric and embeddings is None:
+        raise ValueError("--metric asks about vectors, and --embeddings names none: give a .npy file (n, width).")
     reading = {"n_embeddings": None if embeddings is None else len(embeddings)}
     reading["max_characters"] = args.max_characters or None
     splits, findings = read_splits(args.files, names, **reading)
     unseen = None if args.unseen is None else next(iter(read_splits([args.unseen], names, **reading)[0].values()))
-    if args.metric and embeddings is None:
-        raise ValueError("--metric asks about vectors, and --embeddings names none: give a .npy file (n, width).")
     options = GuardOptions(
         args.n_types, args.type_column, args.position_column, seed=args.seed, learns_metric=args.metric
     )

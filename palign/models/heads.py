@@ -225,7 +225,7 @@ class FixedPointHead(PointHead):
 
 
 class MetricHead(FixedPointHead):
-    """−(x − u)ᵀ M (x − u): one metric M for all and ideal points u = w P among the states, mixed like all of PAL's.
+    """−(x − u)ᵀ M (x − u): one metric M for all and ideal points u = centre + w P / scale among the states.
 
     `FixedPointHead` with a single linear map W as f and its mixing among states: M = scale² WᵀW, of rank
     `preference_dim` at most, positive semidefinite by its making (Canal et al., NeurIPS 2022; arXiv 2207.03609). Here

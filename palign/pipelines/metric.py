@@ -211,7 +211,7 @@ def _subspaces(pairs: Comparisons, script: MetricArguments, used: Tensor) -> tup
                 f"{script.subspaces_path} must hold one whole number for each vector, the subspace it lies in (-1: "
                 f"none); it has shape {named.shape} of {named.dtype}, and rows name vector {int(used.max())}."
             )
-        spaces = subspaces_of(pairs.items, torch.from_numpy(named.astype(np.int64))[used], tolerance=1e-4)
+        spaces = subspaces_of(pairs.items, torch.from_numpy(named.astype(np.int64))[used])
     else:
         spaces = find_subspaces(pairs.items, seed=script.seed)
     if spaces is None:

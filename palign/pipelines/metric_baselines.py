@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from palign.evaluation.judging.own_logistic import fit_person
 from palign.functional.metric.choice import choose_strengths
 from palign.functional.metric.comparisons import Comparisons, Loss, Parameters
 from palign.functional.metric.fit import MetricFit
 from palign.functional.metric.points import fit_people
+from palign.functional.metric.regressions import fit_each
 
-__all__ = ["BASELINES", "Baseline", "fit_baseline", "fit_each", "quadratic_features"]
+__all__ = ["BASELINES", "Baseline", "fit_baseline", "quadratic_features"]
 
 START = (1.0,)
 Features = Callable[[Tensor], Tensor]
@@ -68,26 +68,6 @@ def fit_baseline(name: str, pairs: Comparisons, row: Tensor, *, seed: int) -> Ba
     start = START * (1 if bool(linear.all()) else 2)
     choice = choose_strengths(pairs, row, fitter=fitter, start=start, seed=seed)
     return Baseline(features, fitter(pairs, choice.strengths, None).parameters.people)
-
-
-def fit_each(pairs: Comparisons, ridge: Tensor) -> Tensor:
-    """(n_people, width): everybody's regression by itself on the pairs' features, beside their `item_rewards`; solved
-    for the weights of a person's pairs, of which there are fewer than features.
-
-    Args:
-        ridge: (width,) of each feature.
-    """
-    scale = (1 / ridge.sqrt()).numpy()
-    differences, weight = pairs.differences.numpy() * scale, pairs.weight.numpy()
-    zero = pairs.zeros()
-    offsets, people = pairs.margins(zero).numpy(), zero.people.numpy()
-    order = torch.argsort(pairs.person, stable=True)
-    for person, part in enumerate(order.split(torch.bincount(pairs.person, minlength=pairs.n_people).tolist())):
-        if len(part):
-            rows = part.numpy()
-            fit = fit_person(differences[rows], weight[rows], variance=1.0, offsets=offsets[rows])
-            people[person] = fit * scale
-    return torch.from_numpy(people)
 
 
 def _one_by_one(pairs: Comparisons, ridge: Tensor) -> MetricFit:

@@ -12,7 +12,8 @@ from torch import Tensor
 from palign.functional.metric.choice import deal_rows
 from palign.functional.metric.comparisons import Comparisons, Loss, rewards
 from palign.functional.metric.fit import MetricFit
-from palign.pipelines.metric_baselines import fit_each, quadratic_features
+from palign.functional.metric.regressions import fit_each
+from palign.pipelines.metric_baselines import quadratic_features
 
 __all__ = ["PersonalTerms", "choose_personal"]
 

@@ -53,9 +53,7 @@ def own_logistic_scores(
     return scores, variance, len({person for person, i in zip(rows.annotator_ids, index, strict=True) if i < 0})
 
 
-def fit_person(
-    pairs: np.ndarray, weight: np.ndarray, *, variance: float, offsets: np.ndarray | None = None
-) -> np.ndarray:
+def fit_person(pairs: np.ndarray, weight: np.ndarray, *, variance: float) -> np.ndarray:
     """Direction (hidden,) of one person: the maximum a posteriori of a logistic regression without a constant.
 
     Solved for the weights of the pairs, of which it is the sum: there are fewer pairs than coordinates.
@@ -64,15 +62,12 @@ def fit_person(
         pairs: (n_pairs, hidden), the better item less the worse one.
         weight: (n_pairs,) of each.
         variance: of the normal prior of each coordinate, for pairs of mean squared length 1.
-        offsets: (n_pairs,) margins that are there in any case; 0 if None.
     """
     kernel = pairs @ pairs.T
-    known = np.zeros(len(pairs)) if offsets is None else offsets
 
     def loss(a: np.ndarray) -> tuple[float, np.ndarray]:
-        own = kernel @ a
-        margins = own + known
-        value = float((weight * np.logaddexp(0.0, -margins)).sum() + a @ own / (2 * variance))
+        margins = kernel @ a
+        value = float((weight * np.logaddexp(0.0, -margins)).sum() + a @ margins / (2 * variance))
         return value, kernel @ (a / variance - weight * expit(-margins))
 
     return pairs.T @ minimize(loss, np.zeros(len(pairs)), jac=True, method="L-BFGS-B").x

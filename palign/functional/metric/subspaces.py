@@ -40,7 +40,7 @@ class Subspaces:
     of_item: Tensor
 
 
-def subspaces_of(items: Tensor, of_item: Tensor, *, tolerance: float = 1e-6) -> Subspaces:
+def subspaces_of(items: Tensor, of_item: Tensor, *, tolerance: float = 1e-4) -> Subspaces:
     """Bases of named groups of items: (n_items, dim) and (n_items,) int64, −1 is none.
 
     Raises:

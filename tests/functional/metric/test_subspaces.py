@@ -55,7 +55,7 @@ def test_planted_subspaces_are_found_and_general_items_have_none() -> None:
 def test_more_people_bring_the_planted_metric_nearer() -> None:
     """Five answers of a person in one of twelve planes of six dimensions: fewer than dimensions, and yet."""
     errors = []
-    shape = {"dim": 6, "n_subspaces": 12, "n_items": 240, "sharpness": 2.0, "seed": 0}
+    shape = {"dim": 6, "n_subspaces": 12, "n_items": 240, "sharpness": 2.0, "seed": 1}
     for n in (150, 1500):
         people = make_metric_population(n_annotators=n, **shape)
         pairs = pairs_of(people, people.comparisons(5, seed=1))
