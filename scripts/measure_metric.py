@@ -67,7 +67,7 @@ def errors(fitted: FittedMetric, people: MetricPopulation) -> Record:
 
 def answers(args: argparse.Namespace) -> Iterator[tuple[str, Record]]:
     """Full and low rank, 60 people, against answers of a person."""
-    for rank in (10, 3):
+    for rank in args.ranks:
         for n in args.answers or (3, 6, 12, 25, 50, 100):
             for seed in args.seeds:
                 people = make_metric_population(n_annotators=60, rank=rank, n_items=200, seed=seed)
@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", help="persona: train.jsonl, test.jsonl, vectors.npy")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--answers", type=int, nargs="+")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[10, 3], help="answers: of the metric, out of 10")
     args = parser.parse_args()
     table: dict[str, list[Record]] = {}
     start = time.process_time()
