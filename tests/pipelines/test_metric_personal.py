@@ -1,4 +1,4 @@
-"""Own quadratic terms: taken where people do measure differently, left out where they do not; baselines by their names."""
+"""Own quadratic terms: taken where people measure differently, left out where they do not; baselines by name."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def test_people_of_one_metric_get_none() -> None:
 
 
 def test_people_who_measure_oppositely_get_their_own_terms() -> None:
-    """Half of the people like what is far along the first coordinate, half what is near: xᵀDx with D = ± diag(3, 0)."""
+    """Half of the people like what is far along the first coordinate, half what is near: ± diag(3, 0)."""
     people = make_metric_population(n_annotators=20, dim=2, n_items=40, seed=0)
     rng, rows = np.random.default_rng(0), people.comparisons(40, seed=1)
     pairs = pairs_of(people, rows)
