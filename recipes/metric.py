@@ -4,8 +4,9 @@
     python recipes/metric.py --dataset_name ROWS --embeddings VECTORS.npy        # rows that name vectors
     python recipes/metric.py --dataset_name ROWS --model_name_or_path BACKBONE   # rows of text
 
-Writes into `--output_dir`: the model (model.safetensors, config.json, annotators.json, README.md), report.html,
-report.md, report.json, scores.csv, summary.json, and, where rows to evaluate on were not named, held_out.jsonl.
+Writes into `--output_dir`: the model (model.safetensors, config.json, annotators.json, trained_rows.safetensors,
+README.md), report.html, report.md, report.json, scores.csv, summary.json, and, where rows to evaluate on were not
+named, held_out.jsonl.
 """
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from palign.cli.errors import run
-from palign.data.trained_rows import write_held_out
+from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table, scores_csv
 from palign.models.files.card import add_measured
@@ -30,8 +31,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     rows = read_metric_rows(script, data_args)
     fitted = fit_all(rows, script)
     fitted.model.save_pretrained(script.output_dir)
-    if data_args.dataset_name is not None and data_args.eval_dataset_name is None:
-        write_held_out(script.output_dir, rows.evaluation)
+    held_out = None if rows.dealt is None else rows.evaluation
+    save_trained_rows(script.output_dir, rows.train, dealt=rows.dealt, held_out=held_out)
+    if held_out is not None:
+        write_held_out(script.output_dir, held_out)
     return judge(rows, fitted, script)
 
 

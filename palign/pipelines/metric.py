@@ -54,6 +54,7 @@ class MetricRows:
 
     Attributes:
         notes: sentences for the report.
+        dealt: rows that both were dealt from; None where rows to evaluate on were named.
     """
 
     train: Preferences
@@ -65,6 +66,7 @@ class MetricRows:
     store: EmbeddingStore | None = None
     plain_prompts: bool = True
     guard: str = "stop"
+    dealt: Preferences | None = None
 
     def vectors(self, rows: Preferences) -> np.ndarray:
         """(n_vectors, hidden) that the rows' items are numbers of."""
@@ -100,6 +102,7 @@ def read_metric_rows(script: MetricArguments, data_args: DataArguments) -> Metri
     if script.model_name_or_path is not None:
         require_model_folder(script.model_name_or_path)
     notes: list[str] = []
+    dealt = None
     if data_args.dataset_name is None:
         train, evaluation, embeddings = _embedded(script)
     else:
@@ -108,6 +111,7 @@ def read_metric_rows(script: MetricArguments, data_args: DataArguments) -> Metri
         train, evaluation = data_args.train_rows(n_embeddings), data_args.eval_rows(n_embeddings)
         refuse_single_answers(train, data_args.guard)
         if evaluation is None:
+            dealt = train
             held = hold_out(train, fraction=script.eval_fraction, seed=script.seed)
             train, evaluation = held.train, held.evaluation
             notes.append(held.sentence)
@@ -115,7 +119,9 @@ def read_metric_rows(script: MetricArguments, data_args: DataArguments) -> Metri
         prompts_are_new=data_args.eval_dataset_name is not None, seed=script.seed, learns_metric=embeddings is not None
     )
     notes += data_args.look_at(train, evaluation, options=options, embeddings=embeddings)
-    rows = MetricRows(train, evaluation, embeddings, None, data_args.group_columns, notes, guard=data_args.guard)
+    rows = MetricRows(
+        train, evaluation, embeddings, None, data_args.group_columns, notes, guard=data_args.guard, dealt=dealt
+    )
     if script.model_name_or_path is not None:
         _with_backbone(rows, script)
     return rows

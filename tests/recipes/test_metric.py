@@ -58,6 +58,19 @@ def test_few_answers_of_many_people_beat_a_regression_of_each(recipe: ModuleType
     assert float((better > worse).double().mean()) == pytest.approx(summary["metric/accuracy"], abs=0.01)
 
 
+def test_palign_evaluate_reads_a_metric_and_leaves_its_training_rows_out(recipe: ModuleType, tmp_path: Path) -> None:
+    people = make_metric_population(n_annotators=12, dim=3, n_items=40, seed=1)
+    flags = write(tmp_path, people, people.comparisons(15, seed=2))
+    out = tmp_path / "out"
+    common = ["--penalty", "ridge", "--strengths", "1", "1", "--baselines", "false", "--personal", "none"]
+    summary = recipe.main([*flags, "--output_dir", str(out), *common])
+    held = ["--dataset_name", flags[1], "--embeddings", flags[3], "--use_cpu", "true"]
+    judged = load_recipe("evaluate_fairness").main(
+        ["--model_path", str(out), *held, "--output_dir", str(tmp_path / "fairness")]
+    )
+    assert judged["out/accuracy"] == pytest.approx(summary["metric/accuracy"])
+
+
 def test_items_in_planes_are_learned_in_each_and_stitched(recipe: ModuleType, tmp_path: Path, capsys) -> None:
     people = make_metric_population(n_annotators=80, dim=3, n_subspaces=4, n_items=60, sharpness=4.0, seed=0)
     flags = write(tmp_path, people, people.comparisons(6, seed=1))
