@@ -21,13 +21,7 @@ from palign.functional.metric.comparisons import Comparisons, Parameters
 from palign.functional.metric.fit import MetricFit, fit_metric
 from palign.functional.metric.points import people_precision
 from palign.functional.metric.regularisers import Penalty
-from palign.functional.metric.subspaces import (
-    Subspaces,
-    find_subspaces,
-    fit_in_subspaces,
-    stitching_rank,
-    subspaces_of,
-)
+from palign.functional.metric.subspaces import Subspaces, fit_in_subspaces
 from palign.models.embeddings import EmbeddingStore, embed_preferences
 from palign.models.metric.config import MetricConfig
 from palign.models.metric.model import MetricModel, comparisons_of
@@ -35,6 +29,7 @@ from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.row_tensors import RowTensors
 from palign.pipelines.arguments.metric import AUTO, MetricArguments
 from palign.pipelines.metric_baselines import BASELINES, Baseline, fit_baseline
+from palign.pipelines.metric_coordinates import item_subspaces, pair_scale, principal_coordinates
 from palign.pipelines.metric_personal import choose_personal
 from palign.pipelines.reports.reward import people_in_no_number, trained_on
 
@@ -44,8 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["FittedMetric", "MetricRows", "fit_all", "read_metric_rows"]
 
 MOST_JOINT = 20_000  # numbers of people's vectors up to which 'auto' tries the joint nuclear norm: each step is a SVD
-SAMPLE = 8192  # vectors that principal directions are taken from
-LEAST_SHARE = 1e-3  # of the largest singular value: directions below it are noise
 
 
 @dataclass
@@ -168,7 +161,7 @@ def fit_all(rows: MetricRows, script: MetricArguments) -> FittedMetric:
     notes = [*rows.notes, *print_note(note)]
     subspaces = None
     if script.estimator == "subspaces":
-        subspaces, note = _subspaces(pairs, script, used)
+        subspaces, note = item_subspaces(pairs, script, used)
         notes += print_note(note)
     fit, choice, penalty, note = _fit(pairs, row, script, subspaces)
     notes += print_note(note)
@@ -181,57 +174,6 @@ def fit_all(rows: MetricRows, script: MetricArguments) -> FittedMetric:
     base = "ready vectors" if rows.backbone is None else f"states of {script.model_name_or_path}"
     notes = [trained_on(rows.train, base), *notes, *people_in_no_number(rows.train, rows.evaluation)]
     return FittedMetric(model, baselines, choice, fit, penalty, notes)
-
-
-def principal_coordinates(vectors: Tensor, script: MetricArguments) -> tuple[Tensor, Tensor, str | None]:
-    """Centre (hidden,), basis (hidden, dim) and a sentence where directions were left out.
-
-    Subspaces go through the origin: there the centre is zero.
-    """
-    vectors = vectors[:: max(1, len(vectors) // SAMPLE)].double()
-    center = vectors.mean(0) if script.estimator == "general" else torch.zeros(vectors.shape[1], dtype=torch.float64)
-    _, values, directions = torch.linalg.svd(vectors - center, full_matrices=False)
-    n_real = int((values > LEAST_SHARE * values[:1].clamp_min(1e-300)).sum())
-    n = max(1, min(script.max_dim, n_real))
-    if n == n_real and n_real == vectors.shape[1]:
-        return center, torch.eye(n, dtype=torch.float64), None
-    share = float(values[:n].square().sum() / values.square().sum().clamp_min(1e-300))
-    note = (
-        f"The metric is of {n} principal directions of the {vectors.shape[1]} numbers of a vector, which hold "
-        f"{share:.0%} of their variance (--max_dim)."
-    )
-    return center, directions[:n].T.contiguous(), note
-
-
-def pair_scale(pairs: Comparisons) -> float:
-    """Root mean square length of the differences of pairs: strengths are in its units."""
-    return float(pairs.differences.square().sum(1).mean().sqrt()) or 1.0
-
-
-def _subspaces(pairs: Comparisons, script: MetricArguments, used: Tensor) -> tuple[Subspaces, str]:
-    """Those named in the file, or those that the items lie in; and a sentence."""
-    if script.subspaces_path is not None:
-        named = np.load(script.subspaces_path, allow_pickle=False)
-        if named.ndim != 1 or named.dtype.kind not in "iu" or len(named) <= int(used.max()):
-            raise ValueError(
-                f"{script.subspaces_path} must hold one whole number for each vector, the subspace it lies in (-1: "
-                f"none); it has shape {named.shape} of {named.dtype}, and rows name vector {int(used.max())}."
-            )
-        spaces = subspaces_of(pairs.items, torch.from_numpy(named.astype(np.int64))[used])
-    else:
-        spaces = find_subspaces(pairs.items, seed=script.seed)
-    if spaces is None:
-        raise ValueError(
-            f"The {len(pairs.items):,} items lie in no few subspaces of up to four of {pairs.dim} dimensions, so a "
-            "metric cannot be put together from subspaces. Name them by --subspaces_path, or give --estimator general."
-        )
-    known, unknown = stitching_rank(spaces.bases), pairs.dim * (pairs.dim + 1) // 2
-    note = (
-        f"The items lie in {len(spaces.bases)} subspaces, which determine {known} of the {unknown} numbers of a "
-        f"metric of {pairs.dim} dimensions together"
-    )
-    rest = "." if known == unknown else ": between subspaces distances are not known, and the least metric is taken."
-    return spaces, note + rest
 
 
 def _fit(
