@@ -20,6 +20,7 @@ __all__ = ["PersonalTerms", "choose_personal"]
 RIDGES = (16.0, 4.0, 1.0, 0.25, 0.0625)
 N_PARTS = 3
 SURE = 2.0  # errors, resampling people
+LEAST_GAIN = 0.03  # of the loss without own terms; less does not count
 MOST_NUMBERS = 5_000_000  # of everybody's terms: not for very many people or dimensions
 
 
@@ -73,7 +74,8 @@ def choose_personal(
     of_person = np.bincount(pairs.person.numpy(), gain.numpy(), minlength=pairs.n_people)
     total = float(pairs.weight.sum())
     mean, error = of_person.sum() / total, of_person.std() * len(of_person) ** 0.5 / total
-    if mean <= SURE * error:
+    without = float((pairs.weight * losses[None]).sum()) / total
+    if mean <= max(SURE * error, LEAST_GAIN * without):
         return None
     people, squares = _fit(pairs, fit, precision(fit), ridge)
     return PersonalTerms(people, squares, ridge, (float(mean), float(error)))

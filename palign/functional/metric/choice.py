@@ -4,6 +4,7 @@ Out of a coarse grid around the first guess, in steps of a factor of sixteen, th
 climbed in steps of four: first the people's strength, then the metric's, until no step helps.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -88,6 +89,9 @@ def choose_strengths(
         start: strengths to begin with; `Penalty.start` if None.
         n_parts: each is held out in turn.
         seed: of the parts.
+
+    Raises:
+        RuntimeError: under no strengths does a fit end.
     """
     loss, penalty = Loss(loss), Penalty(penalty)
     parts = deal_rows(pairs.person, row, n_parts, seed=seed)
@@ -97,22 +101,32 @@ def choose_strengths(
     def plain(fitted: Comparisons, strengths: tuple[float, ...], start: Parameters | None) -> MetricFit:
         return fit_metric(fitted, loss=loss, penalty=penalty, strengths=strengths, start=start, tolerance=TOLERANCE)
 
+    def judged(strengths: tuple[float, ...]) -> tuple[float, float]:
+        margins, weights = [], []
+        for part in range(n_parts):
+            fit = (fitter or plain)(pairs.select(parts != part), strengths, starts[part])
+            starts[part] = fit.parameters
+            held = pairs.select(parts == part)
+            margins.append(held.margins(fit.parameters))
+            weights.append(held.weight)
+        margin, weight = torch.cat(margins), torch.cat(weights)
+        temperature = 1.0 if loss is Loss.LOGISTIC else best_temperature(margin, weight)
+        nats = float((weight * Loss.LOGISTIC.values(temperature * margin)).sum() / weight.sum())
+        return -nats, temperature
+
     def trial(strengths: tuple[float, ...]) -> float:
         if strengths not in tried:
-            margins, weights = [], []
-            for part in range(n_parts):
-                fit = (fitter or plain)(pairs.select(parts != part), strengths, starts[part])
-                starts[part] = fit.parameters
-                held = pairs.select(parts == part)
-                margins.append(held.margins(fit.parameters))
-                weights.append(held.weight)
-            margin, weight = torch.cat(margins), torch.cat(weights)
-            temperature = 1.0 if loss is Loss.LOGISTIC else best_temperature(margin, weight)
-            nats = float((weight * Loss.LOGISTIC.values(temperature * margin)).sum() / weight.sum())
-            tried[strengths] = (-nats, temperature)
+            tried[strengths] = (-float("inf"), 1.0)  # of a fit that does not end, which is then not chosen
+            with contextlib.suppress(RuntimeError):
+                tried[strengths] = judged(strengths)
         return tried[strengths][0]
 
     best = _climb(trial, penalty.start if start is None else start, tried)
+    if tried[best][0] == -float("inf"):
+        raise RuntimeError(
+            f"None of {len(tried)} strengths gives a fit that ends. Look at the vectors for outliers, or name "
+            "strengths of your own."
+        )
     table = [(strengths, nats) for strengths, (nats, _) in tried.items()]
     return Strengths(best, tried[best][1], tried[best][0], table)
 

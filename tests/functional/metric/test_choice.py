@@ -1,5 +1,6 @@
 """Strengths by held-out pairs: parts are dealt evenly, and the climb ends where it should."""
 
+import pytest
 import torch
 
 from palign.data.synthetic_metric import make_metric_population
@@ -38,6 +39,24 @@ def test_the_climb_finds_the_top_of_a_hill() -> None:
     choice = choose_strengths(pairs, torch.arange(30), fitter=fitter, start=(4.0, 1.0))
     assert choice.strengths == (1.0, 1 / 64)
     assert choice.log_likelihood == max(nats for _, nats in choice.table)
+
+
+def test_strengths_whose_fit_does_not_end_are_not_chosen() -> None:
+    pairs = tiny_pairs(30)
+
+    def fitter(part: Comparisons, strengths: tuple[float, ...], start: Parameters | None) -> MetricFit:
+        if strengths[0] < 1:
+            raise RuntimeError("not at its optimum")
+        return fit_metric(part, strengths=strengths, start=start, tolerance=1e-3)
+
+    choice = choose_strengths(pairs, torch.arange(30), fitter=fitter)
+    assert choice.strengths[0] >= 1 and any(nats == -float("inf") for _, nats in choice.table)
+
+    def never(part: Comparisons, strengths: tuple[float, ...], start: Parameters | None) -> MetricFit:
+        raise RuntimeError("not at its optimum")
+
+    with pytest.raises(RuntimeError, match="None of .* strengths gives a fit that ends"):
+        choose_strengths(pairs, torch.arange(30), fitter=never)
 
 
 def test_a_chosen_strength_is_better_on_new_rows_than_a_wild_one() -> None:
