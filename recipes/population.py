@@ -23,15 +23,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Count people by cell, with intervals; returns what summary.json holds."""
     script, data_args = parse_population_arguments(argv)
     answers = read_answers(script, data_args)
-    found = (mass_table if answers.dim == 1 else cell_table)(answers, script)
+    result = (mass_table if answers.dim == 1 else cell_table)(answers, script)
     output = Path(script.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    write_whole(output / "masses.csv", found.table.to_csv(index=False))
-    write_whole(output / "masses.svg", mass_picture(found.table))
-    write_whole(output / "report.md", mass_page(found.table, found.notes, "Where people stand", script.level))
-    write_whole(output / "summary.json", json.dumps(found.summary, indent=1) + "\n")
-    print(f"\n{found.table.round(3).to_string(index=False)}\n\nreport: {output / 'report.md'}", flush=True)
-    return found.summary
+    write_whole(output / "masses.csv", result.table.to_csv(index=False))
+    write_whole(output / "masses.svg", mass_picture(result.table))
+    write_whole(output / "report.md", mass_page(result.table, result.notes, "Where people stand", script.level))
+    write_whole(output / "summary.json", json.dumps(result.summary, indent=1) + "\n")
+    print(f"\n{result.table.round(3).to_string(index=False)}\n\nreport: {output / 'report.md'}", flush=True)
+    return result.summary
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def persona(args: argparse.Namespace) -> Iterator[tuple[str, Record]]:
         for seed in args.seeds:
             held = split_by_row(test, fraction=0.5, seed=seed)[1]
             fitted, rows = fit(first_rows(train, n), held, vectors, seed=seed)
-            yield f"{n} answers", accuracies(fitted, rows) | {"own terms": float(fitted.model.config.own_squares)}
+            yield f"{n} answers", accuracies(fitted, rows) | {"own terms": float(fitted.model.config.personal_squares)}
 
 
 WORLDS: dict[str, Callable[[argparse.Namespace], Iterator[tuple[str, Record]]]] = {

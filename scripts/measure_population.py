@@ -46,12 +46,12 @@ def line(seeds: list[int], flip: float) -> Table:
             agree = end >= begin
             draws = mass_draws(begin[agree], end[agree], len(truth), seed=seed)
             low, high = np.quantile(draws, [0.05, 0.95], axis=0)
-            found = {
+            estimates = {
                 "least squares": choose_regularisation(chosen, rejected, person, seed=seed).fit(whole).masses,
                 "without ridge": fit_masses(whole).masses, "posterior mean": draws.mean(0),
             }  # fmt: skip
             row = table[f"{n:,} people, {n_answers} answer{'s' if n_answers > 1 else ''}"]
-            for name, masses in found.items():
+            for name, masses in estimates.items():
                 row[name].append(float(np.abs(masses - truth).sum() / 2))
             row["intervals that hold"].append(float(((low <= truth) & (truth <= high)).mean()))
             row["their width"].append(float((high - low).mean()))

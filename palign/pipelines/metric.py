@@ -249,7 +249,7 @@ def _add_personal(model: MetricModel, pairs: Comparisons, row: Tensor, fit: Metr
     )  # fmt: skip
     if terms is None:
         return None
-    model.add_own_squares(terms.people, terms.squares)
+    model.add_personal_squares(terms.people, terms.squares)
     return (
         "People do not all measure by one metric: with quadratic terms of their own beside it rows held out are "
         f"likelier by {terms.gain[0]:.3f} ± {terms.gain[1]:.3f} nats, and they are in the model (--personal none "

@@ -102,7 +102,7 @@ def _margins(pairs: Comparisons, fit: MetricFit, people: Tensor, squares: Tensor
 
     def of(items: Tensor) -> Tensor:
         points = pairs.items[items]
-        own = torch.einsum("nd,nde,ne->n", points, squares[pairs.person], points)
-        return rewards(points, fit.metric, fit.parameters.shared + people[pairs.person]) - own
+        personal = torch.einsum("nd,nde,ne->n", points, squares[pairs.person], points)
+        return rewards(points, fit.metric, fit.parameters.shared + people[pairs.person]) - personal
 
     return of(pairs.winner) - of(pairs.loser)

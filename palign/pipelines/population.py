@@ -211,13 +211,13 @@ def cell_table(answers: Answers, script: PopulationArguments) -> MassTable:
         shares.append((wins / len(rows), low, high, len(rows)))
     normals, offsets = hyperplanes(*(np.stack(side) for side in zip(*ends, strict=True)))
     share, low, high, n = (np.array(part) for part in zip(*shares, strict=True))
-    found = bound_cells(find_cells(normals, offsets), low, high)
-    signs = ["".join("+" if side > 0 else "-" for side in cell) for cell in found.sides]
-    table = pd.DataFrame({"sides": signs, "low": found.low, "high": found.high, "even": found.even})
+    bounds = bound_cells(find_cells(normals, offsets), low, high)
+    signs = ["".join("+" if side > 0 else "-" for side in cell) for cell in bounds.sides]
+    table = pd.DataFrame({"sides": signs, "low": bounds.low, "high": bounds.high, "even": bounds.even})
     summary = {
         "n_people": float(answers.n_people), "n_answers": float(len(answers.person)), "n_cells": float(len(table)),
-        "largest_low": float(found.low.max()), "mean_width": float((found.high - found.low).mean()),
-        "slack": found.slack,
+        "largest_low": float(bounds.low.max()), "mean_width": float((bounds.high - bounds.low).mean()),
+        "slack": bounds.slack,
     }  # fmt: skip
     for place in range(len(asked)):
         summary |= {f"pair_{place}/share": float(share[place]), f"pair_{place}/low": float(low[place])}

@@ -31,18 +31,18 @@ def check_metric(rows: Preferences, vectors: np.ndarray, *, split: str = "", see
     With no more answers of a person than dimensions nothing about a general metric can be learned (Wang, So and
     Vinayak, UAI 2024), unless items lie in few subspaces; `MetricEvidence.rank` counts what can.
     """
-    found = count_metric_evidence(rows, vectors, seed=seed)
-    share = found.rank / max(found.n_unknown, 1)
-    asked = f"the median annotator answered {found.median_answers:g} times about items of {found.dim} dimensions"
-    if found.case == "general":
+    evidence = count_metric_evidence(rows, vectors, seed=seed)
+    share = evidence.rank / max(evidence.n_unknown, 1)
+    asked = f"the median annotator answered {evidence.median_answers:g} times about items of {evidence.dim} dimensions"
+    if evidence.case == "general":
         return Finding.of("metric", "ok", share, f"a metric can be told: {asked}.", (), split)
-    if found.case == "nothing" and found.median_answers <= 1:
+    if evidence.case == "nothing" and evidence.median_answers <= 1:
         message = (
             f"{asked}, and one answer says nothing of how distances are measured; what can be known is how many "
             "people stand where (palign population)."
         )
         return Finding.of("metric", "stop", share, message, (), split)
-    if found.case == "nothing":
+    if evidence.case == "nothing":
         message = (
             f"{asked}: no more answers than dimensions, and everybody's ideal point takes them all up, so nothing of "
             "a general metric can be known. What comes out is what the regularisation assumes (few directions matter, "
@@ -50,10 +50,10 @@ def check_metric(rows: Preferences, vectors: np.ndarray, *, split: str = "", see
             "than the items have dimensions, or about items of few subspaces."
         )
         return Finding.of("metric", "look", share, message, (), split)
-    known = f"{found.rank:,} of the {found.n_unknown:,} numbers of a metric can be told ({asked})"
-    if found.case == "subspaces" and share >= 1:
+    known = f"{evidence.rank:,} of the {evidence.n_unknown:,} numbers of a metric can be told ({asked})"
+    if evidence.case == "subspaces" and share >= 1:
         message = f"{known}, since items lie in few subspaces: --estimator subspaces learns in each of them, too."
         return Finding.of("metric", "ok", share, message, (), split)
-    why = ", by pairs within few subspaces" if found.case == "subspaces" else ""
+    why = ", by pairs within few subspaces" if evidence.case == "subspaces" else ""
     message = f"{known}{why}; along the others it is what the regularisation makes of it."
     return Finding.of("metric", "look", share, message, (), split)

@@ -1,5 +1,5 @@
-"""A logistic regression of everybody's own, side by side: Newton steps for the weights of a person's pairs, of which
-there are fewer than features.
+"""A logistic regression of everybody's own, side by side: Newton steps for the weights of a person's pairs, of
+which there are fewer than features.
 
 The problem is that of a Gaussian process with a linear kernel: Rasmussen and Williams (2006), algorithm 3.1, with
 halved steps where a whole one does not help.
@@ -59,20 +59,20 @@ def _newton(kernel: Tensor, weight: Tensor, known: Tensor) -> Tensor:
     share = torch.zeros_like(weight)
 
     def losses(share: Tensor) -> tuple[Tensor, Tensor]:
-        own = (kernel @ share[..., None])[..., 0]
-        return (weight * F.softplus(-own - known)).sum(1) + (share * own).sum(1) / 2, own
+        scores = (kernel @ share[..., None])[..., 0]
+        return (weight * F.softplus(-scores - known)).sum(1) + (share * scores).sum(1) / 2, scores
 
-    value, own = losses(share)
+    value, scores = losses(share)
     allowed = TOLERANCE * value.clamp_min(1.0)
     for _ in range(MAX_STEPS):
-        p = torch.sigmoid(-own - known)
+        p = torch.sigmoid(-scores - known)
         curved = (weight * p * (1 - p)).clamp_min(1e-12).sqrt()
-        wanted = curved.square() * own + weight * p
+        wanted = curved.square() * scores + weight * p
         inner = eye + curved[..., None] * kernel * curved[:, None]
         solved = torch.linalg.solve(inner, (curved * (kernel @ wanted[..., None])[..., 0])[..., None])[..., 0]
         step, size = wanted - curved * solved - share, torch.ones_like(value)
         for _ in range(30):
-            new_value, new_own = losses(share + size[:, None] * step)
+            new_value, new_scores = losses(share + size[:, None] * step)
             worse = new_value > value
             if not bool(worse.any()):
                 break
@@ -80,7 +80,7 @@ def _newton(kernel: Tensor, weight: Tensor, known: Tensor) -> Tensor:
         better = new_value <= value
         gain = torch.where(better, value - new_value, 0.0)
         share = torch.where(better[:, None], share + size[:, None] * step, share)
-        value, own = torch.where(better, new_value, value), torch.where(better[:, None], new_own, own)
+        value, scores = torch.where(better, new_value, value), torch.where(better[:, None], new_scores, scores)
         if bool((gain <= allowed).all()):
             return share
     raise RuntimeError(

@@ -65,10 +65,10 @@ def _has_room(sides: np.ndarray, normals: np.ndarray, offsets: np.ndarray) -> bo
     """Whether a ball of some size lies in a cell: a linear programme for the largest, at most of radius one."""
     dim = normals.shape[1]
     rows = np.hstack([-sides[:, None] * normals, np.ones((len(sides), 1))])
-    found = linprog(
+    solution = linprog(
         np.append(np.zeros(dim), -1.0), A_ub=rows, b_ub=-sides * offsets, bounds=[(None, None)] * dim + [(0, 1)]
     )
-    return bool(found.status == 0 and -found.fun > MARGIN)
+    return bool(solution.status == 0 and -solution.fun > MARGIN)
 
 
 def bound_cells(sides: np.ndarray, low: np.ndarray, high: np.ndarray) -> CellBounds:
@@ -98,12 +98,12 @@ def bound_cells(sides: np.ndarray, low: np.ndarray, high: np.ndarray) -> CellBou
     ends = np.empty((2, n_cells))
     for cell in range(n_cells):
         for which, sign in enumerate((1.0, -1.0)):
-            found = linprog(
+            solution = linprog(
                 sign * np.eye(n_cells)[cell], A_ub=rows, b_ub=limits, A_eq=np.ones((1, n_cells)), b_eq=[1.0]
             )
-            if found.status != 0:
-                raise RuntimeError(f"The mass of cell {cell} cannot be bounded ({found.message}).")
-            ends[which, cell] = sign * found.fun
+            if solution.status != 0:
+                raise RuntimeError(f"The mass of cell {cell} cannot be bounded ({solution.message}).")
+            ends[which, cell] = sign * solution.fun
     even = _nearest_to_even(member, (low + high) / 2)
     return CellBounds(sides, np.clip(ends[0], 0, 1), np.clip(ends[1], 0, 1), even, float(max(slack.fun, 0.0)))
 

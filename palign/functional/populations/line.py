@@ -218,10 +218,10 @@ def normal_masses(answers: Thresholds) -> np.ndarray:
         z = np.exp(at[1]) * places - at[0]
         return -float((answers.below * log_ndtr(z) + (answers.counts - answers.below) * log_ndtr(-z)).sum())
 
-    found = minimize(loss, np.array([0.0, 0.0]), method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-6})
-    if not np.isfinite(found.x).all() or not -4 < found.x[1] < 6:
+    solution = minimize(loss, np.array([0.0, 0.0]), method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-6})
+    if not np.isfinite(solution.x).all() or not -4 < solution.x[1] < 6:
         return np.full(len(answers) + 1, 1 / (len(answers) + 1))
-    below = ndtr(np.exp(found.x[1]) * places - found.x[0])
+    below = ndtr(np.exp(solution.x[1]) * places - solution.x[0])
     return np.diff(np.concatenate([[0.0], below, [1.0]]))
 
 

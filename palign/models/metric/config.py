@@ -23,7 +23,7 @@ class MetricConfig:
         dim: coordinates that the metric is of; fewer than `hidden_size` where principal directions were taken.
         loss, penalty, strengths, estimator: how it was fitted.
         temperature: what rewards are multiplied by.
-        own_squares: whether people have quadratic terms of their own.
+        personal_squares: whether people have quadratic terms of their own.
         backbone, backbone_revision, pooling, layer, normalize, max_length, plain_prompts: as in `PALConfig`; the
             backbone is None where items are vectors.
     """
@@ -35,7 +35,7 @@ class MetricConfig:
     strengths: list[float] = field(default_factory=list)
     estimator: str = "general"
     temperature: float = 1.0
-    own_squares: bool = False
+    personal_squares: bool = False
     backbone: str | None = None
     backbone_revision: str | None = None
     pooling: str | None = None
@@ -75,7 +75,7 @@ class MetricConfig:
             raise ValueError(f"{path}: strengths is {str(strengths)[:60]!r}, which it cannot be. {WHOLE_COPY}")
         kinds = {"backbone": str, "backbone_revision": str, "pooling": str, "layer": int}
         wrong = [n for n, kind in kinds.items() if record.get(n) is not None and not isinstance(record[n], kind)]
-        wrong += [n for n in ("own_squares", "normalize", "plain_prompts") if not isinstance(record.get(n), bool)]
+        wrong += [n for n in ("personal_squares", "normalize", "plain_prompts") if not isinstance(record.get(n), bool)]
         if wrong:
             raise ValueError(
                 f"{path}: {wrong[0]} is {str(record.get(wrong[0]))[:60]!r}, which it cannot be. {WHOLE_COPY}"

@@ -66,8 +66,8 @@ class MetricModel:
         config: the architecture.
         annotators: who has a row of `people`.
         tensors: `center` (hidden,), `basis` (hidden, dim), `metric` (dim, dim), `shared` (dim,), `people` (n, dim),
-            `precision` (dim, dim) of the prior under which newcomers are placed; with `own_squares` also `squares`
-            (n, dim, dim), which stand beside the metric for a person.
+            `precision` (dim, dim) of the prior under which newcomers are placed; with `personal_squares` also
+            `squares` (n, dim, dim), which stand beside the metric for a person.
         backbone: turns text into vectors; None where items are vectors.
     """
 
@@ -139,7 +139,7 @@ class MetricModel:
         (n, n_items)."""
         table = torch.cat([people, people.new_zeros(1, self.config.dim)])
         values = rewards(points, self.metric, (self.tensors["shared"] + table[person])[:, None])
-        if self.config.own_squares and people is self.tensors["people"]:
+        if self.config.personal_squares and people is self.tensors["people"]:
             squares = torch.cat([self.tensors["squares"], self.metric.new_zeros(1, *self.metric.shape)])
             values = values - ((points @ squares[person]) * points).sum(-1)
         return self.config.temperature * values
@@ -201,14 +201,14 @@ class MetricModel:
             )
         self.annotators.add(ids)
         self.tensors["people"] = torch.cat([self.tensors["people"], people.double()])
-        if self.config.own_squares:
+        if self.config.personal_squares:
             none = self.metric.new_zeros(len(ids), *self.metric.shape)
             self.tensors["squares"] = torch.cat([self.tensors["squares"], none])
 
-    def add_own_squares(self, people: Tensor, squares: Tensor) -> None:
+    def add_personal_squares(self, people: Tensor, squares: Tensor) -> None:
         """Give everybody quadratic terms (n, dim, dim) beside the metric, and the linear part (n, dim) that goes with
         them."""
-        self.config.own_squares = True
+        self.config.personal_squares = True
         self.tensors |= {"people": people.double(), "squares": squares.double().contiguous()}
 
     # files
@@ -253,7 +253,7 @@ def _empty(config: MetricConfig, n_people: int) -> dict[str, Tensor]:
     d = config.dim
     shapes = {"center": (config.hidden_size,), "basis": (config.hidden_size, d), "metric": (d, d), "shared": (d,)}
     shapes |= {"people": (n_people, d), "precision": (d, d)}
-    shapes |= {"squares": (n_people, d, d)} if config.own_squares else {}
+    shapes |= {"squares": (n_people, d, d)} if config.personal_squares else {}
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 

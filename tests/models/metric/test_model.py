@@ -17,7 +17,7 @@ from palign.models.metric.model import MetricModel, comparisons_of
 DOUBLE = torch.float64
 
 
-def tiny(*, own_squares: bool = False) -> MetricModel:
+def tiny(*, personal_squares: bool = False) -> MetricModel:
     """Three numbers an item, two coordinates: centre (1, 0, 0), M = diag(1, 4); ada's point (1, 0), bo's (0, 0)."""
     tensors = {
         "center": torch.tensor([1.0, 0, 0], dtype=DOUBLE),
@@ -27,9 +27,9 @@ def tiny(*, own_squares: bool = False) -> MetricModel:
         "people": torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=DOUBLE),
         "precision": torch.eye(2, dtype=DOUBLE),
     }
-    if own_squares:
+    if personal_squares:
         tensors["squares"] = torch.stack([torch.zeros(2, 2), torch.tensor([[0.0, 1.0], [1.0, 0.0]])]).double()
-    config = MetricConfig(3, 2, strengths=[1.0, 1.0], temperature=2.0, own_squares=own_squares)
+    config = MetricConfig(3, 2, strengths=[1.0, 1.0], temperature=2.0, personal_squares=personal_squares)
     return MetricModel(config, AnnotatorIndex(["ada", "bo"]), tensors)
 
 
@@ -47,16 +47,16 @@ def test_rewards_by_hand() -> None:
         model.vectors_for(["eve"], unknown="error")
 
 
-def test_own_squares_stand_beside_the_metric() -> None:
+def test_personal_squares_stand_beside_the_metric() -> None:
     """bo's term is 2 x y: of the item at (1, 1) another 2 is taken, twice."""
     item = np.array([[2.0, 1, 0]])
-    assert float(tiny(own_squares=True).score(None, item, "bo")) == float(tiny().score(None, item, "bo")) - 4
-    assert float(tiny(own_squares=True).score(None, item, "ada")) == float(tiny().score(None, item, "ada"))
+    assert float(tiny(personal_squares=True).score(None, item, "bo")) == float(tiny().score(None, item, "bo")) - 4
+    assert float(tiny(personal_squares=True).score(None, item, "ada")) == float(tiny().score(None, item, "ada"))
 
 
-@pytest.mark.parametrize("own_squares", [False, True])
-def test_it_is_read_back_as_it_was_saved(own_squares: bool, tmp_path: Path) -> None:
-    model = tiny(own_squares=own_squares)
+@pytest.mark.parametrize("personal_squares", [False, True])
+def test_it_is_read_back_as_it_was_saved(personal_squares: bool, tmp_path: Path) -> None:
+    model = tiny(personal_squares=personal_squares)
     model.save_pretrained(tmp_path / "m")
     again = MetricModel.from_pretrained(tmp_path / "m")
     assert torch.equal(again.score(None, ITEMS, ["bo", "eve"]), model.score(None, ITEMS, ["bo", "eve"]))
