@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from palign.contents import write_contents
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
+from palign.models.files.hub import _kind, files_of_model, ids_held
 from palign.models.metric.config import MetricConfig
 from palign.models.metric.model import MetricModel, comparisons_of
 
@@ -138,3 +139,10 @@ def test_rows_and_model_must_be_of_one_kind() -> None:
     text = Preferences.from_rows([{"annotator_id": "a", "prompt": "p", "chosen": "b", "rejected": "c"}])
     with pytest.raises(ValueError, match="it has no backbone"):
         tiny().row_tensors(text)
+
+
+def test_a_push_takes_the_models_files_and_calls_it_a_metric(tmp_path: Path) -> None:
+    tiny().save_pretrained(tmp_path / "m")
+    (tmp_path / "m" / "scores.csv").write_text("x")
+    assert files_of_model(tmp_path / "m") == ["README.md", "annotators.json", "config.json", "model.safetensors"]
+    assert _kind(tmp_path / "m") == "metric of all" and list(ids_held(tmp_path / "m")) == ["ada", "bo"]
