@@ -24,6 +24,7 @@ _MODULE_OF = {
     "split_by_item": "palign.data.splits",
     "split_by_row": "palign.data.splits",
     "PALRewardModel": "palign.models.pal",
+    "MetricModel": "palign.models.metric.model",
     "register_head": "palign.models.pal_config",
     "PersonalizedReward": "palign.rewards",
     "different_pairs": "palign.questions",

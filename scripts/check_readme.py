@@ -23,8 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/index.md", "docs/guard.md", "docs/sources.md", "docs/pal_reward_trainer.md",
          "docs/ppo_trainer.md", "docs/grpo_trainer.md", "docs/mixture_dpo.md", "docs/fair_policy.md",
-         "docs/fairness.md", "docs/integrations.md", "docs/serving.md",
-         "docs/ask.md")  # fmt: skip
+         "docs/fairness.md", "docs/integrations.md", "docs/serving.md", "docs/ask.md", "docs/metric.md",
+         "docs/populations.md")  # fmt: skip
 ALL_OF_IT = (
     "README.md",
     "docs/index.md",

@@ -97,6 +97,14 @@ COMMANDS = {
          "trainers/fair_policy_config.py:FairPolicyConfig"),
         (TRAINING,),
     ),
+    "metric": Command(
+        "metric", "one metric of distance for all, an ideal point each, on items that are vectors",
+        ("pipelines/arguments/metric.py:MetricArguments", *ROWS), (),
+    ),
+    "population": Command(
+        "population", "how many people stand where on a line, from one answer each",
+        ("pipelines/arguments/population.py:PopulationArguments", *ROWS), (),
+    ),
     "evaluate": Command(
         "evaluate_fairness", "for whom a model works how well: a report by group, type and person",
         ("pipelines/arguments/evaluation.py:EvaluationArguments", *ROWS), (),

@@ -125,6 +125,14 @@ class DataArguments(GroupSizes, ReadingOptions):
         """Whether rows hold texts, and not vectors or images."""
         return self.embeddings is None and self.image_folder is None
 
+    def refuse_images(self) -> None:
+        """ValueError where images are named to a command that reads none."""
+        if self.image_folder is not None:
+            raise ValueError(
+                "--image_folder is given, and images are read by palign reward, evaluate and ask; give vectors of the "
+                "images here, as --embeddings."
+            )
+
     @cached_property
     def images(self) -> ImageFolder | None:
         """The folder of `--image_folder`, listed once."""

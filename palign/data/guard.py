@@ -19,6 +19,7 @@ import numpy as np
 
 from palign.data.exports import folder_export
 from palign.data.guards import form as guard_form
+from palign.data.guards import metric as guard_metric
 from palign.data.guards import names as guard_names
 from palign.data.guards import people as guard_people
 from palign.data.guards import reading as guard_reading
@@ -52,6 +53,7 @@ class GuardOptions:
         prompts_are_new: evaluation claims prompts and completions that training never saw; False where rows of the
             same prompts were split on purpose, and only judgements and conversations must not be shared.
         seed: of samples, halves and shuffles.
+        learns_metric: a metric is to be learned: is there anything to learn it from?
     """
 
     n_types: int | str | None = None
@@ -59,6 +61,7 @@ class GuardOptions:
     position_column: str | None = None
     prompts_are_new: bool = True
     seed: int = 0
+    learns_metric: bool = False
 
 
 def guard(
@@ -90,6 +93,8 @@ def _of_one(rows: Preferences, split: str, embeddings: np.ndarray | None, option
     yield guard_reading.check_winners_used(rows, position=position, split=split)
     if embeddings is not None:
         yield guard_reading.check_vectors(embeddings)
+        if options.learns_metric:
+            yield guard_metric.check_metric(rows, embeddings, split=split, seed=seed)
     yield guard_form.check_form(rows, split=split, seed=seed)
     yield guard_form.check_length(rows, split=split, seed=seed)
     yield guard_form.check_length_sign(rows, split=split, seed=seed)
@@ -205,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--unseen", help="rows of people who must not occur in the first file")
     parser.add_argument("--embeddings", help="a .npy file, where rows name vectors")
     parser.add_argument("--n_types", help="K that is to be trained, or 'auto'")
+    parser.add_argument("--metric", action="store_true", help="with --embeddings: can a metric be learned from them?")
     parser.add_argument("--type_column", default="type", help="column with a declared type or group")
     parser.add_argument("--position_column", help="column that says where the chosen completion stood")
     parser.add_argument("--max_characters", type=int, default=MAX_CHARACTERS, help="longest text; 0 allows any")
@@ -230,11 +236,15 @@ def main(argv: list[str] | None = None) -> int:
 def _look(args: argparse.Namespace) -> int:
     names = ReadingOptions(**{item.name: getattr(args, item.name) for item in fields(ReadingOptions)})
     embeddings = None if args.embeddings is None else load_embeddings(args.embeddings)
+    if args.metric and embeddings is None:
+        raise ValueError("--metric asks about vectors, and --embeddings names none: give a .npy file (n, width).")
     reading = {"n_embeddings": None if embeddings is None else len(embeddings)}
     reading["max_characters"] = args.max_characters or None
     splits, findings = read_splits(args.files, names, **reading)
     unseen = None if args.unseen is None else next(iter(read_splits([args.unseen], names, **reading)[0].values()))
-    options = GuardOptions(args.n_types, args.type_column, args.position_column, seed=args.seed)
+    options = GuardOptions(
+        args.n_types, args.type_column, args.position_column, seed=args.seed, learns_metric=args.metric
+    )
     findings += guard(splits, unseen=unseen, embeddings=embeddings, options=options)
     for finding in findings:
         print(f"{finding.verdict:<5} {finding.name:<21} {finding.message}")

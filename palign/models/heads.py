@@ -2,6 +2,7 @@
 
 `FixedPointHead` is PAL-A: a person's ideal point does not depend on the prompt. `PromptPointHead` is PAL-B: it is a
 mixture of K functions of the prompt. Source: Chen et al. (ICLR 2025; arXiv 2406.08469), sections 3.1 and 3.2.
+`MetricHead` is PAL-A with one linear map: a Mahalanobis metric that all share (Canal et al., arXiv 2207.03609).
 `LinearHead` is the plainest: prototypes are directions, fitted by EM (`palign.functional.mixture_linear`). Where a
 set of items recurs in many people's rows, it learns what each item is worth and no network learns items by heart.
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from palign.functional.ideal_point import MAX_SCALE, Similarity, ideal_point_scores, mix_prototypes
 
-__all__ = ["FixedPointHead", "LinearHead", "Mixing", "PromptPointHead", "Scaling", "Standardize"]
+__all__ = ["FixedPointHead", "LinearHead", "MetricHead", "Mixing", "PromptPointHead", "Scaling", "Standardize"]
 
 STANDARD_SCALE = 0.5  # of one standardised coordinate
 MAX_STANDARDISE = 100_000  # items that centre and scale are taken from
@@ -221,6 +222,25 @@ class FixedPointHead(PointHead):
     @property
     def margin_is_linear(self) -> bool:
         return super().margin_is_linear and self.mixing is not Mixing.INPUT
+
+
+class MetricHead(FixedPointHead):
+    """−(x − u)ᵀ M (x − u): one metric M for all and ideal points u = centre + w P / scale among the states.
+
+    `FixedPointHead` with a single linear map W as f and its mixing among states: M = scale² WᵀW, of rank
+    `preference_dim` at most, positive semidefinite by its making (Canal et al., NeurIPS 2022; arXiv 2207.03609). Here
+    M and the points are learned by gradient steps; `palign.functional.metric` has the convex problem, with a point of
+    everybody's own.
+    """
+
+    def __init__(self, hidden_size: int, **options: object):
+        super().__init__(hidden_size, **(options | {"n_layers": 1, "mixing": Mixing.PROJECTED}))
+
+    @property
+    def metric(self) -> Tensor:
+        """M among the states, (hidden, hidden), where all states are on one scale."""
+        root = self.f[0].weight * self.standardize.scale
+        return root.T @ root
 
 
 class PromptPointHead(PointHead):

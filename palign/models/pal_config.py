@@ -6,12 +6,21 @@ from pathlib import Path
 from typing import Any, get_args
 
 from palign.functional.ideal_point import Similarity
-from palign.models.heads import FixedPointHead, LinearHead, Mixing, PointHead, PromptPointHead, Scaling, Standardize
+from palign.models.heads import (
+    FixedPointHead,
+    LinearHead,
+    MetricHead,
+    Mixing,
+    PointHead,
+    PromptPointHead,
+    Scaling,
+    Standardize,
+)
 from palign.reading import read_json
 
 __all__ = ["PALConfig", "register_head"]
 
-OURS = {"fixed": FixedPointHead, "linear": LinearHead, "prompt": PromptPointHead}
+OURS = {"fixed": FixedPointHead, "linear": LinearHead, "metric": MetricHead, "prompt": PromptPointHead}
 VARIANTS: dict[str, type[PointHead]] = dict(OURS)
 
 
@@ -40,7 +49,8 @@ class PALConfig:
         hidden_size: width of the pooled states.
         n_prototypes: K; 1 is the ordinary reward model that serves one average person.
         variant: `fixed` (PAL-A: the ideal point does not depend on the prompt), `prompt` (PAL-B), `linear` (directions
-            fitted by EM) or a name given to `register_head`.
+            fitted by EM), `metric` (one linear map, points mixed among the states: sets `n_layers` and `mixing`) or a
+            name given to `register_head`.
         mixing: `latent`, `projected` or `input`, where the `fixed` variant mixes its prototypes.
         similarity: `squared_distance`, `distance` or `cosine`; None takes that of the variant (PAL-B: cosine; linear:
             `inner_product`).
@@ -89,8 +99,8 @@ class PALConfig:
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise ValueError(
-                f"variant is {self.variant!r}; it must be 'fixed' (PAL-A), 'prompt' (PAL-B), 'linear' or a head of "
-                "your own, named by palign.models.pal_config.register_head before."
+                f"variant is {self.variant!r}; it must be 'fixed' (PAL-A), 'prompt' (PAL-B), 'linear', 'metric' or a "
+                "head of your own, named by palign.models.pal_config.register_head before."
             )
         allowed = [kind.value for kind in Mixing]
         if self.mixing not in allowed:
@@ -98,6 +108,8 @@ class PALConfig:
         allowed = [kind.value for kind in Scaling]
         if self.scaling not in allowed:
             raise ValueError(f"scaling is {self.scaling!r}; it must be one of {', '.join(allowed)}.")
+        if self.variant == "metric":
+            self.n_layers, self.mixing = 1, Mixing.PROJECTED.value
         if self.similarity is None:
             self.similarity = VARIANTS[self.variant].default_similarity.value
         allowed = [kind.value for kind in Similarity]

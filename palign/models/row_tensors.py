@@ -124,6 +124,15 @@ class RowTensors:
             evidence=torch.from_numpy(evidence).float().to(device),
         )
 
+    def with_people(self, annotator_index: np.ndarray) -> "RowTensors":
+        """The same rows under other numbers of people, (rows,) int64, counted anew beside one another."""
+        people = torch.from_numpy(np.asarray(annotator_index, dtype=np.int64)).to(self.annotator_index.device)
+        return replace(self, annotator_index=people, evidence=evidence_or_none(self.item_indices, self.ranks, people))
+
+    def over(self, item_states: Tensor, item_indices: Tensor) -> "RowTensors":
+        """The same rows over another table of vectors (n, any) and indices (rows, max_items) into it."""
+        return replace(self, item_states=item_states, item_indices=item_indices)
+
     def with_rows(self, item_indices: Tensor, ranks: Tensor, rows: Tensor) -> "RowTensors":
         """Rows (n,) cut down to items (n, max_items) in ranks (n, max_items), counted anew beside one another."""
         people = self.annotator_index[rows]

@@ -22,6 +22,8 @@ PARSERS = {
     "grpo": ("grpo", "parse_grpo_arguments"),
     "em-dpo": ("arguments.mixture", "parse_mixture_arguments"),
     "fair": ("arguments.fair", "parse_fair_arguments"),
+    "metric": ("arguments.metric", "parse_metric_arguments"),
+    "population": ("arguments.population", "parse_population_arguments"),
     "evaluate": ("arguments.evaluation", "parse_evaluation_arguments"),
     "export": ("arguments.export", "parse_export_arguments"),
     "serve": ("arguments.serving", "parse_serving_arguments"),
@@ -93,7 +95,8 @@ def test_help_takes_less_than_a_second_and_loads_nothing_heavy(flags: list[str])
 def test_an_unknown_sub_command_is_named(capsys) -> None:
     assert command.main(["rewards", "--seed", "1"]) == 2
     said = capsys.readouterr().err
-    assert "'rewards'" in said and "reward, ppo, grpo, em-dpo, fair, evaluate, ask, export, serve, guard" in said
+    allowed = "reward, ppo, grpo, em-dpo, fair, metric, population, evaluate, ask, export, serve, guard"
+    assert "'rewards'" in said and allowed in said
     assert command.main(["--version"]) == 0 and capsys.readouterr().out.startswith("palign ")
 
 

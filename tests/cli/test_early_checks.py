@@ -45,7 +45,8 @@ def test_every_option_of_a_smoke_configuration_is_known(name: str) -> None:
     known = command.known_options(command.COMMANDS[name])
     folder = RECIPES / "configs" / command.COMMANDS[name].recipe
     for path in folder.glob("*.yaml"):
-        refuse_unknown(["--use_cpu", "--seed=3", "--config", str(path)], str(path), read_options(str(path)), known)
+        flags = ["--use_cpu"] if "use_cpu" in known else []  # recipes that train nothing by gradient steps lack it
+        refuse_unknown([*flags, "--seed=3", "--config", str(path)], str(path), read_options(str(path)), known)
 
 
 def test_a_typo_is_told_with_the_nearest_name() -> None:

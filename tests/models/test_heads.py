@@ -260,3 +260,20 @@ def test_unit_scaling_keeps_directions_alone():
 def test_scaling_is_one_of_two():
     with pytest.raises(ValueError, match="scaling is 'length'; it must be one of common, unit"):
         PALConfig(HIDDEN, 2, scaling="length")
+
+
+def test_the_metric_head_is_a_mahalanobis_distance_to_a_mixed_point() -> None:
+    """−(x − u)ᵀ M (x − u) with u = centre + w P / scale, whatever the bias of the linear map."""
+    torch.manual_seed(0)
+    config = PALConfig(HIDDEN, 3, variant="metric", preference_dim=D)
+    assert (config.n_layers, config.mixing, config.similarity) == (1, "projected", "squared_distance")
+    head = config.make_head().eval()
+    head.standardize.fit(torch.randn(100, HIDDEN) * 3 + 2)
+    items, weights, _ = draw()
+    points = head.standardize.center + weights @ head.prototypes.weight / head.standardize.scale
+    gaps = items - points[:, None]
+    wanted = -((gaps @ head.metric) * gaps).sum(-1)
+    torch.testing.assert_close(head(items, weights), wanted, rtol=1e-4, atol=1e-4)
+    values = torch.linalg.eigvalsh(head.metric)
+    assert float(values[0]) > -1e-5 and int((values > 1e-5).sum()) == D
+    assert head.margin_is_linear

@@ -9,6 +9,7 @@ from palign.conditioning import PolicyConditioning, conditioning_of, reads_plain
 from palign.models.files.adapter_files import base_of, check_adapter_config
 from palign.models.files.game import GAME, SMALLEST_BETA
 from palign.models.files.mixture import BASE, load_mixture
+from palign.models.metric.config import MetricConfig
 from palign.models.model_folders import looks_like_path, read_json, require_model_folder
 from palign.models.pal_config import PALConfig
 from palign.reading import number_in
@@ -16,9 +17,9 @@ from palign.reading import number_in
 __all__ = ["KNOWN", "ModelKind", "ModelSource", "recognise"]
 
 KNOWN = (
-    "a PAL reward model (recipes/pal_reward.py), a mixture (recipes/em_dpo.py), a fair policy "
-    "(recipes/fair_policy.py), a PEFT adapter, or a transformers model for sequence classification with one label or "
-    "for causal language modelling"
+    "a PAL reward model (recipes/pal_reward.py), a metric (recipes/metric.py), a mixture (recipes/em_dpo.py), a fair "
+    "policy (recipes/fair_policy.py), a PEFT adapter, or a transformers model for sequence classification with one "
+    "label or for causal language modelling"
 )
 DEFAULT_BETA = 0.1
 
@@ -27,6 +28,7 @@ class ModelKind(StrEnum):
     """How a model gives a completion a score."""
 
     PAL = "PAL reward model"
+    METRIC = "metric of all"
     MIXTURE = "mixture of policies"
     FAIR_POLICY = "fair policy"
     ADAPTER = "policy adapter"
@@ -45,7 +47,7 @@ class ModelSource:
         kind: how it scores.
         base: of an adapter, the model that it lies on; of a causal language model, the reference.
         beta: of implicit rewards β·(log π − log π_ref); None where the kind has none.
-        reads_vectors: of a PAL model, whether its items are vectors.
+        reads_vectors: of a PAL model or a metric, whether its items are vectors.
         image_encoder: of a PAL model on images, the content key of the encoder of its vectors.
         backbone: what the model reads texts with, by a name; None where no file says so.
         conditioning: of a policy, how it was told who is asking; None where no file says so.
@@ -93,6 +95,10 @@ def recognise(
         return ModelSource(
             name, path, ModelKind.PAL, reads_vectors=reads_vectors, backbone=named, image_encoder=encoder
         )
+    if isinstance(config, dict) and config.get("model_type") == MetricConfig.model_type:
+        backbone, reads_vectors = config.get("backbone"), config.get("backbone") is None
+        named = "ready vectors" if reads_vectors else _short(backbone)
+        return ModelSource(name, path, ModelKind.METRIC, reads_vectors=reads_vectors, backbone=named)
     if looks_like_path(path) and (Path(path).expanduser() / "mixture.json").is_file():
         record = load_mixture(path)
         require_model_folder(record.base_model or str(Path(path).expanduser() / BASE))

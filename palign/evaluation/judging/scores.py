@@ -22,6 +22,7 @@ from palign.models.completions import TokenizedItems, policy_logps
 from palign.models.files.adapter_files import load_adapter
 from palign.models.files.base_files import load_base, load_whole, require_fitting
 from palign.models.files.mixture import load_mixture
+from palign.models.metric.model import MetricModel
 from palign.models.people_fit import row_scores
 from palign.reading import reading
 
@@ -83,6 +84,9 @@ def score_source(
     options = {"batch_size": batch_size, "device": torch.device(device), "dtype": dtype}
     if source.kind is ModelKind.PAL:
         return _pal(source, rows, vectors, batch_size, torch.device(device))
+    if source.kind is ModelKind.METRIC:
+        model = MetricModel.from_pretrained(source.path)
+        return ModelScores(model.score_rows(model.row_tensors(rows, vectors)).numpy())
     if source.kind is ModelKind.MIXTURE:
         return _mixture(source, rows, **options)
     if not reads_plain(_tokenizer(source), bool(source.plain_prompts)):

@@ -11,7 +11,7 @@ from palign.evaluation.judging.kinds import ModelKind, ModelSource
 
 __all__ = ["UnseenRows", "unseen_rows"]
 
-KEEPS_HASHES = (ModelKind.PAL, ModelKind.MIXTURE, ModelKind.FAIR_POLICY)
+KEEPS_HASHES = (ModelKind.PAL, ModelKind.METRIC, ModelKind.MIXTURE, ModelKind.FAIR_POLICY)
 
 
 @dataclass(frozen=True)

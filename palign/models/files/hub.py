@@ -94,6 +94,9 @@ def ids_held(folder: Path) -> Iterator[str]:
 
 
 def _kind(folder: Path) -> str:
+    config = folder / "config.json"
+    if config.is_file() and read_json(config, dict).get("model_type") == "palign_metric":
+        return "metric of all"
     kinds = {
         "mixture.json": "mixture of types", "game.json": "fair policy", "conditioning.json": "policy",
         "annotators.json": "PAL reward model", "adapter_config.json": "adapter",

@@ -35,7 +35,8 @@ class RewardArguments:
     variant: str = field(
         default="auto",
         metadata={
-            "help": "'fixed' (PAL-A), 'prompt' (PAL-B), 'linear' (directions fitted by EM) or a registered head. "
+            "help": "'fixed' (PAL-A), 'prompt' (PAL-B), 'linear' (directions fitted by EM), "
+            "'metric' (one metric for all) or a registered head. "
             "'auto' is 'fixed'; where items recur in many people's rows it is 'linear', unless people held out are "
             "clearly likelier under 'fixed'."
         },

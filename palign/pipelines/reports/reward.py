@@ -17,7 +17,12 @@ POOLED = {
     "max": "the largest value over all tokens",
 }
 SCALED = {"unit": "each of one length", "common": "on one scale"}
-KINDS = {"fixed": "a network", "linear": "directions fitted by EM", "prompt": "a network that reads the prompt"}
+KINDS = {
+    "fixed": "a network",
+    "linear": "directions fitted by EM",
+    "metric": "one metric for all",
+    "prompt": "a network that reads the prompt",
+}
 
 
 def data_facts(train: Preferences, evaluation: Preferences, base: str) -> dict[str, str]:

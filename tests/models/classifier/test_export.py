@@ -60,6 +60,7 @@ def chat_model(template: str = MARKS + OPEN, **options: object) -> PALRewardMode
         ("llama", {"pooling": "mean", "variant": "prompt"}),
         ("llama", {"variant": "prompt"}),
         ("llama", {"variant": "linear"}),
+        ("llama", {"variant": "metric"}),
         ("llama", {"mixing": "input", "similarity": "distance"}),
         ("bert", {}),
         ("bert", {"variant": "prompt", "pooling": "first"}),
