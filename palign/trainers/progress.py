@@ -62,7 +62,8 @@ class NamedProgress(ProgressCallback):
         if not state.is_world_process_zero or not logs or (self.has_bar and self.training_bar is None):
             return
         line = log_line(logs, state.global_step, state.max_steps)
-        if not line or (state.global_step < self.next_step and state.global_step < state.max_steps):
+        is_judged = any(name.startswith("eval_") for name in logs)
+        if not line or not (is_judged or state.global_step >= min(self.next_step, state.max_steps)):
             return
         self.next_step = state.global_step + max(1, state.max_steps // N_LINES)
         if self.training_bar is not None:
