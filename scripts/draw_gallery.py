@@ -16,7 +16,7 @@ from palign.evaluation.pages.pictures import report_pictures
 from palign.evaluation.report import write_report
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
-TYPES = ("short answers", "warm answers", "answers with reasons", "answers with examples")
+TYPES = ("short", "warm", "reasons", "examples")
 WORDS = (["just", "yes", "done"], ["sorry", "hear", "friend"], ["because", "so", "hence"], ["example", "say", "like"])
 COUNTRIES = ("Brazil", "India", "Kenya", "Poland", "Iceland")
 N_PEOPLE, N_ROWS, SEED = 120, 20, 0
