@@ -29,6 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "done. Next: make demo, or source $(BIN)/activate and palign --help"
 
 demo: setup
+	@echo "make demo: a language model, a PAL reward, PPO without and with who is asking, a report; 2 to 3 minutes"
 	$(BIN)/accelerate launch --config_file accelerate_configs/single.yaml recipes/ppo_pal.py $(ARGS)
 
 test: setup

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from palign.cli.errors import run
+from palign.cli.steps import STEPS, Steps
 from palign.models.pal import PALRewardModel
 from palign.pipelines.arguments.ask import parse_ask_arguments
 from palign.pipelines.ask import candidate_pairs, given_answers, question_sheet, with_answers
@@ -23,6 +24,8 @@ from palign.writing import write_whole
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Read rows and answers, choose, write the sheet; returns what summary.json holds."""
     script, data = parse_ask_arguments(argv)
+    steps = Steps(STEPS["ask"])
+    steps.next()
     embeddings = data.vectors()
     pairs = candidate_pairs(script, data, embeddings)
     answers = given_answers(script, data, embeddings)
@@ -32,6 +35,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     model = PALRewardModel.from_pretrained(script.model_path)
     if data.images is not None:
         require_same_encoder(script.model_path, model.config.image_encoder, encoder)
+    steps.next()
     chosen = next_questions(
         model, pairs, script.n_questions, annotator_ids=people, answers=answers.rows, asked=answers.asked,
         together=script.together, embeddings=embeddings, seed=script.seed, show_progress=True,

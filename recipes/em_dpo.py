@@ -19,6 +19,8 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from palign.cli.errors import run
+from palign.cli.library_log import keep_library_log
+from palign.cli.steps import STEPS, Steps
 from palign.data.guards.finding import completion_texts
 from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.pages.figure_data import FigureData
@@ -50,11 +52,17 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Train the baselines and the mixture, judge them on held-out rows, report; returns what summary.json holds."""
     start = time.monotonic()
     script, data_args, args, model_args = parse_mixture_arguments(argv)
+    keep_library_log(args.output_dir)
     set_seed(args.seed)
+    trained = [f"baseline {name}" for name in script.baselines]
+    first, _, *others = STEPS["em-dpo"]
+    steps = Steps([first, *trained, *others])
+    steps.next()
     setup = set_up_mixture(script, data_args, args, model_args)
     policies, scores, seconds = {}, {}, {}
     resume = args.resume_from_checkpoint
     for name in [*script.baselines, "em"]:
+        steps.next()
         done = setup.finished(name) if resume and name != "em" else None
         if done is not None:
             scores[name], seconds[f"{name}/training_seconds"] = done
@@ -75,6 +83,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             setup.release(trainer)
     seconds["training_seconds"] = time.monotonic() - start
     samples = ""
+    steps.next()
     if PartialState().is_main_process or is_sharded(policies["em"].policies):  # divided weights speak together
         samples = side_by_side(
             policies["em"],
@@ -88,6 +97,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if setup.dealt is not None:
         save_trained_rows(args.output_dir, setup.train_rows, dealt=setup.dealt, held_out=setup.eval_rows)
         write_held_out(args.output_dir, setup.eval_rows)
+    steps.next()
     texts, row, place = completion_texts(setup.eval_rows)
     likes = type_likes([f"type_{k}" for k in range(policies["em"].n_types)], texts, rewards.numpy()[row, place], row)
     return judge(setup, script, policies["em"].record, scores, samples, seconds, likes)

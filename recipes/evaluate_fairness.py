@@ -21,7 +21,9 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from palign.cli.errors import run
+from palign.cli.library_log import keep_library_log
 from palign.cli.parser import require_known_processes
+from palign.cli.steps import STEPS, Steps
 from palign.data.preferences import Preferences
 from palign.data.synthetic_text import preference_rows
 from palign.evaluation.evaluate import Evaluation, evaluate_models
@@ -51,6 +53,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     script, data_args = parse_evaluation_arguments(argv)
     prepare_deepspeed(is_asked=False)
     state = PartialState(cpu=script.use_cpu)
+    keep_library_log(script.output_dir)
+    steps = Steps(STEPS["evaluate"])
+    steps.next()
     require_known_processes(state.num_processes)
     set_seed(script.seed)
     vectors, groups = data_args.vectors(), []
@@ -74,12 +79,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     told = [note for source in (*judged, *baselines) if (note := conditioning_note(source, rows))]
     for note in told:
         state.print(note)
+    steps.next()
     evaluation = evaluate_models(
         [*judged, *baselines], rows, vectors=vectors, types_from=types, batch_size=script.batch_size,
         dtype=script.dtype, max_length=script.max_length,
     )  # fmt: skip
     if evaluation is None:
         return {}
+    steps.next()
     own = own_baselines(script, data_args, rows, judged, vectors)
     table = with_baselines(evaluation.table, own, rows)
     evaluation = replace(evaluation, table=table)

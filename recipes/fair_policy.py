@@ -17,6 +17,8 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from palign.cli.errors import run
+from palign.cli.library_log import keep_library_log
+from palign.cli.steps import STEPS, Steps
 from palign.evaluation.report import write_report
 from palign.models.files.card import add_measured
 from palign.models.files.game import fair_table
@@ -39,9 +41,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Estimate, solve, build every route, measure, choose, report; returns what summary.json holds."""
     start = time.monotonic()
     script, data_args, args = parse_fair_arguments(argv)
+    keep_library_log(args.output_dir)
     set_seed(args.seed)
+    steps = Steps(STEPS["fair"])
+    steps.next()
     setup = set_up_fair_policy(script, data_args, args)
+    steps.next()
     setup.trainer.train()
+    steps.next()
     if not PartialState().is_main_process:
         return {}
     return show(setup, script, start)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from palign.cli.errors import run
+from palign.cli.steps import STEPS, Steps
 from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table, scores_csv
@@ -28,13 +29,17 @@ from palign.writing import write_whole
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Fit the metric and its baselines, save, report; returns what summary.json holds."""
     script, data_args = parse_metric_arguments(argv)
+    steps = Steps(STEPS["metric"])
+    steps.next()
     rows = read_metric_rows(script, data_args)
+    steps.next()
     fitted = fit_all(rows, script)
     fitted.model.save_pretrained(script.output_dir)
     held_out = None if rows.dealt is None else rows.evaluation
     save_trained_rows(script.output_dir, rows.train, dealt=rows.dealt, held_out=held_out)
     if held_out is not None:
         write_held_out(script.output_dir, held_out)
+    steps.next()
     return judge(rows, fitted, script)
 
 

@@ -21,6 +21,8 @@ from torch import Tensor
 from trl import get_peft_config
 
 from palign.cli.errors import run
+from palign.cli.library_log import keep_library_log
+from palign.cli.steps import STEPS, Steps
 from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.pages.image_likes import image_likes
@@ -41,11 +43,17 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Train PAL and the pooled baseline, place newcomers, report; returns what summary.json holds."""
     start = time.monotonic()
     script, data_args, args, model_args = parse_reward_arguments(argv)
+    keep_library_log(args.output_dir)
+    steps = Steps(STEPS["reward"])
+    steps.next()
     setup = set_up_reward(script, data_args, args, model_args)
+    if setup.n_prototypes == 1 or not script.pooled_baseline:
+        steps.names.pop(1)
     peft_config = get_peft_config(model_args)
     trainers, resume = {}, args.resume_from_checkpoint
     for name, n_prototypes in {"pooled": 1, "pal": setup.n_prototypes}.items():
         if name == "pal" or (script.pooled_baseline and setup.n_prototypes > 1):
+            steps.next()
             run_args = copy.copy(args)
             run_args.output_dir = args.output_dir if name == "pal" else str(Path(args.output_dir) / name)
             run_args.run_name = run_name(args.run_name, "reward", name, seed=args.seed)
@@ -62,6 +70,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             save_trained_rows(trainer.args.output_dir, setup.train_rows, dealt=setup.dealt, held_out=setup.eval_rows)
         write_held_out(args.output_dir, setup.eval_rows)
     seconds = time.monotonic() - start
+    steps.next()
     scores = {name: trainer.predict_scores(setup.eval_rows, together=True) for name, trainer in trainers.items()}
     if not PartialState().is_main_process:
         return {}

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from palign.cli.errors import run
+from palign.cli.steps import STEPS, Steps
 from palign.pipelines.arguments.population import parse_population_arguments
 from palign.pipelines.population import cell_table, mass_table, read_answers
 from palign.pipelines.reports.population import mass_page, mass_picture
@@ -22,7 +23,10 @@ from palign.writing import write_whole
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Count people by cell, with intervals; returns what summary.json holds."""
     script, data_args = parse_population_arguments(argv)
+    steps = Steps(STEPS["population"])
+    steps.next()
     answers = read_answers(script, data_args)
+    steps.next()
     result = (mass_table if answers.dim == 1 else cell_table)(answers, script)
     output = Path(script.output_dir)
     output.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,8 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from palign.cli.errors import run
+from palign.cli.library_log import keep_library_log
+from palign.cli.steps import STEPS, Steps
 from palign.evaluation.judging.samples import sample_rows
 from palign.pipelines.in_context import IN_CONTEXT
 from palign.pipelines.policies import set_up_policies
@@ -26,18 +28,26 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Train the policies, judge them beside the reference, report; returns what summary.json holds."""
     start = time.monotonic()
     script, args, model_args = parse_policy_arguments(argv)
+    keep_library_log(args.output_dir)
     set_seed(args.seed)
+    names = list(dict.fromkeys([*script.compare_with, args.policy_conditioning.value]))
+    models, reference, _, report = STEPS["ppo"]
+    steps = Steps([models, reference, *(f"training of the policy {name!r}" for name in names), report])
+    steps.next()
     runs = set_up_policies(script, args, model_args, PPORuns, trust_remote_code=args.trust_remote_code)
+    steps.next()
     samples = {"reference": sample_rows(**runs.sampling(None))}
     if runs.in_context_prompts is not None:
         samples[IN_CONTEXT] = sample_rows(**runs.sampling_in_context())
     histories: dict[str, pd.DataFrame] = {}
-    for name in dict.fromkeys([*script.compare_with, args.policy_conditioning.value]):
+    for name in names:
+        steps.next()
         run = runs.train(name)
         samples[name], histories[name] = sample_rows(**runs.sampling(run)), run.history
     seconds = time.monotonic() - start
     if not PartialState().is_main_process:
         return {}
+    steps.next()
     return judge_policies(
         samples, histories, rows=runs.eval_rows, reward=runs.reward, judge=runs.judge, output_dir=args.output_dir,
         algorithm="PPO", group_columns=script.group_columns, seconds=seconds, notes=runs.reading,

@@ -1,13 +1,15 @@
-"""Two pages of the site that lie elsewhere: recipes/README.md, and the notebook docs/example.ipynb as a page.
+"""Two pages of the site that lie elsewhere (recipes/README.md, the notebook docs/example.ipynb), and formulas.
 
 Called by mkdocs (`hooks` in mkdocs.yml).
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+FORMULA = re.compile(r"^```math\n(?P<latex>.*?)\n```$", re.M | re.S)
 LINKS = {"](../recipes/README.md)": "](recipes.md)", "](example.ipynb)": "](example.md)", "](../docs/": "]("}
 
 
@@ -23,10 +25,19 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Links as they stand in the repository → links of the site."""
+    """Links as they stand in the repository → links of the site; formulas → MathML."""
     for here, there in LINKS.items():
         markdown = markdown.replace(here, there)
-    return markdown
+    return FORMULA.sub(lambda found: formula(found["latex"]), markdown)
+
+
+def formula(latex: str) -> str:
+    """LaTeX as MathML, which a browser draws without a script; as code where the converter is not installed."""
+    try:
+        from latex2mathml.converter import convert
+    except ImportError:
+        return f"```text\n{latex}\n```"
+    return f"<div>{convert(' '.join(latex.split()), display='block')}</div>"
 
 
 def notebook_page(text: str) -> str:

@@ -53,9 +53,33 @@ def test_trainer_pages_are_in_the_order_of_trl(page: str) -> None:
     assert [heading for heading in headings if heading in ORDER] == ORDER
 
 
+def in_the_api() -> set[str]:
+    """What the page of the API takes from docstrings."""
+    return set(re.findall(r"^::: ([\w.]+)$", (DOCS / "api.md").read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", sorted(in_the_api()))
+def test_every_entry_of_the_api_is_there_and_has_a_docstring(name: str) -> None:
+    module, _, last = name.rpartition(".")
+    thing = getattr(importlib.import_module(module), last)
+    assert (inspect.getdoc(thing) or "").strip(), name
+
+
+def test_every_public_name_but_configurations_is_in_the_api() -> None:
+    import palign
+
+    public = {f"{module}.{name}" for name, module in palign._MODULE_OF.items() if not name.endswith("Config")}
+    assert public - in_the_api() == {"palign.data.arguments.DataArguments"}  # options: `palign reward --help` has them
+
+
+def test_links_into_the_api_name_what_is_there() -> None:
+    linked = {name for path in PAGES for name in re.findall(r"\(api\.md#([\w.]+)\)", path.read_text(encoding="utf-8"))}
+    assert len(linked) > 15 and linked <= in_the_api()
+
+
 @pytest.mark.parametrize("page", TRAINERS)
-def test_the_api_lists_signatures_as_they_are(page: str) -> None:
-    owner, n_found = None, 0
+def test_an_api_that_lists_signatures_lists_them_as_they_are(page: str) -> None:
+    owner = None
     for indent, name, signature in API_LINE.findall(section(page, "API")):
         if indent:
             thing = inspect.getattr_static(owner, name.removeprefix("."))
@@ -64,8 +88,6 @@ def test_the_api_lists_signatures_as_they_are(page: str) -> None:
             module, _, last = name.rpartition(".")
             thing = owner = getattr(importlib.import_module(module), last)
         assert signature == plain_signature(thing), name
-        n_found += 1
-    assert n_found >= 5
 
 
 @pytest.mark.parametrize(
@@ -108,6 +130,22 @@ def test_every_page_can_be_reached() -> None:
     assert nav_pages() - made == {path.name for path in DOCS.glob("*.md")}
 
 
+def test_no_page_stands_twice_in_the_navigation() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    named = re.findall(r": (\w+\.md)$", text[text.index("nav:") :], flags=re.MULTILINE)
+    titles = re.findall(r"^ +- ([^:\n]+):", text[text.index("nav:") :], flags=re.MULTILINE)
+    assert len(named) == len(set(named)) > 20 and len(titles) == len(set(titles))
+
+
+def test_pictures_that_pages_name_are_there() -> None:
+    for path in PAGES:
+        for name in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / name).is_file(), f"{path.name}: {name}"
+            assert "http" not in re.sub(
+                r"http://www\.w3\.org/\S+", "", (path.parent / name).read_text(encoding="utf-8")
+            )
+
+
 def test_links_of_pages_and_readmes_lead_somewhere() -> None:
     for path in PAGES:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
@@ -145,14 +183,14 @@ def test_the_notebook_runs_from_rows_to_report(tmp_path: Path) -> None:
         sys.path.pop(0)
     notebook = json.loads((DOCS / "example.ipynb").read_text(encoding="utf-8"))
     printed = run_cells(notebook, tmp_path)
-    accuracy = dict(re.findall(r"^(pooled|pal): .*?'eval_accuracy': '([\d.]+)'", printed[3], flags=re.MULTILINE))
+    accuracy = dict(re.findall(r"^(pooled|pal): accuracy ([\d.]+)", printed[3], flags=re.MULTILINE))
     assert float(accuracy["pal"]) > float(accuracy["pooled"]) + 0.15
     assert (tmp_path / "outputs" / "example" / "report.md").is_file() and "worst served" in printed[-1]
 
 
 def test_the_site_builds_strictly_and_needs_no_network(tmp_path: Path) -> None:
-    pytest.importorskip("mkdocs")
-    pytest.importorskip("material")
+    for package in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
+        pytest.importorskip(package)
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     offline = {"NO_MKDOCS_2_WARNING": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=os.environ | offline)
@@ -160,4 +198,7 @@ def test_the_site_builds_strictly_and_needs_no_network(tmp_path: Path) -> None:
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     loaded = re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"?(https?://[^\"> ]+)", page)
     assert [address for address in loaded if "canonical" not in address] == []
+    assert "<math" in (tmp_path / "mixture_dpo.html").read_text(encoding="utf-8")
+    assert 'id="palign.models.pal.PALRewardModel.score"' in (tmp_path / "api.html").read_text(encoding="utf-8")
+    assert "prefers-color-scheme: dark" in page
     assert (tmp_path / "recipes.html").is_file() and "worst served" in (tmp_path / "example.html").read_text()

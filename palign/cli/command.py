@@ -9,6 +9,7 @@ imported before a recipe is, so help comes at once.
 
 import importlib
 import importlib.util
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from palign.cli.early_checks import (
 from palign.cli.errors import run
 from palign.cli.option_file import config_path, read_options
 from palign.cli.option_help import WIDTH, describe, options_of
+from palign.cli.steps import announcement
 
 __all__ = ["COMMANDS", "Command", "load_recipe", "main", "recipe_folder"]
 
@@ -35,9 +37,10 @@ TRAINING = "transformers.TrainingArguments"
 MODEL = "trl.ModelConfig"
 READING = ("data/rows/options.py:ReadingOptions", "data/rows/columns.py:ColumnNames")
 POLICY = (
-    "pipelines/arguments/policy.py:PolicyArguments", *READING, "trainers/policy/config.py:PersonalPolicyConfig",
+    "pipelines/arguments/policy.py:PolicyArguments", *READING,
+    "data/arguments.py:GroupSizes", "trainers/policy/config.py:PersonalPolicyConfig",
 )  # fmt: skip
-ROWS = ("data/arguments.py:DataArguments", *READING)
+ROWS = ("data/arguments.py:DataArguments", "data/arguments.py:GroupSizes", *READING)
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,8 @@ def start(name: str, flags: Sequence[str]) -> None:
         refuse_without_others(name, flags, options)
         refuse_missing_trackers(values_of("report_to", flags, options))
     sys.argv[0] = f"palign {name}"  # what a parser calls itself
+    if os.environ.get("RANK", "0") == "0":
+        print(announcement(name), flush=True)
     load_recipe(COMMANDS[name].recipe).main(["--help" if flag == "--help-all" else flag for flag in flags])
 
 

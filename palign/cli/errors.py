@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from palign.cli.library_log import library_log
 from palign.reading import is_on_purpose
 
 __all__ = ["exit_status", "run"]
@@ -32,7 +33,8 @@ def run(name: str, main: Callable[[], Any]) -> int:
     """
     restore = _listen()
     try:
-        main()
+        with library_log():
+            main()
         sys.stdout.flush()  # a pipe that has closed says so here, and not when Python ends
     except SystemExit as end:
         if end.code != TERMINATED:

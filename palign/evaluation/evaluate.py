@@ -1,17 +1,20 @@
 """Several models on the same rows, on one process or several → the tables, types and figures of one report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from palign.data.guards.finding import completion_texts
 from palign.data.preferences import Preferences
 from palign.evaluation.judging.kinds import ModelSource
 from palign.evaluation.judging.scores import ModelScores, score_source, types_of
 from palign.evaluation.pages.figure_data import FigureData
+from palign.evaluation.pages.report_keys import LikesRecord
+from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.scoring import score_table
 from palign.parallel.shared_work import ending_together
 
@@ -66,7 +69,10 @@ def evaluate_models(
     if not state.is_main_process:
         return None
     types = None if type_source is None or "type" in rows.columns else _dominant(type_source)
-    return Evaluation(_table(scores, rows, types), _figures(type_source))
+    figures = _figures(type_source)
+    if state.num_processes == 1 and types_from is None and type_source is not None:
+        figures = replace(figures, likes=_likes(type_source, rows))
+    return Evaluation(_table(scores, rows, types), figures)
 
 
 def shard(rows: Preferences, rank: int, n_ranks: int) -> np.ndarray:
@@ -103,6 +109,14 @@ def _dominant(type_source: ModelScores) -> dict[str, str]:
     return {
         person: type_source.type_names[int(np.argmax(weights))] for person, weights in type_source.type_weights.items()
     }
+
+
+def _likes(type_source: ModelScores, rows: Preferences) -> list[LikesRecord]:
+    """What each type likes of what was judged; nothing where the model gives no rewards by type."""
+    if type_source.type_scores is None:
+        return []
+    texts, row, place = completion_texts(rows)
+    return type_likes(type_source.type_names, texts, type_source.type_scores[row, place], row)
 
 
 def _figures(type_source: ModelScores | None) -> FigureData:

@@ -162,7 +162,7 @@ def scores_csv(table: pd.DataFrame, *, safe: bool = False) -> str:
         safe: put a ' before texts that a spreadsheet would compute; else it is said where there are any.
     """
     text_columns = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-    formulas = {name: table[name].astype(str).str.startswith(FORMULA) for name in text_columns}
+    formulas = {name: table[name].map(_is_formula).astype(bool) for name in text_columns}
     found = [name for name, is_formula in formulas.items() if is_formula.any()]
     if found and safe:
         table = table.copy()
@@ -175,3 +175,8 @@ def scores_csv(table: pd.DataFrame, *, safe: bool = False) -> str:
             "true puts a ' before them."
         )
     return table.to_csv(index=False)
+
+
+def _is_formula(value: object) -> bool:
+    """Whether a spreadsheet would compute the cell; a number that stands among texts is one."""
+    return isinstance(value, str) and value.startswith(FORMULA)

@@ -78,6 +78,7 @@ from palign.trainers.mixture.start import LinearHead, LinearStart, given_start, 
 from palign.trainers.mixture.state import MixtureState, round_ends
 from palign.trainers.mixture.warm_start import nats_per_token, unlikely_answers, warm_start
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
+from palign.trainers.progress import show_named_progress
 from palign.trainers.reward.collator import PairDataset
 from palign.writing import saving, whole_files, write_whole
 
@@ -156,6 +157,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             processing_class=processing_class,
             callbacks=[*(callbacks or []), RoundCallback(self)],
         )
+        show_named_progress(self)
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
         self._of_reference: dict[str, Any] = {}
         self._weights: tuple[tuple[int, int], Tensor] | None = None

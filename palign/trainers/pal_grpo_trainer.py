@@ -47,6 +47,7 @@ from palign.trainers.policy.collapse import CollapseGuard
 from palign.trainers.policy.metrics import sample_table
 from palign.trainers.policy.resume import load_watch, reward_record, save_watch
 from palign.trainers.policy.rows import require_one_batch
+from palign.trainers.progress import show_named_progress
 from palign.writing import saving, whole_files
 
 __all__ = ["PALGRPOTrainer", "PALRLOOTrainer", "PersonalGroupTrainer"]
@@ -142,6 +143,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             peft_config=peft_config,
             **trl,
         )
+        show_named_progress(self)
         self._complete_model()
         plan_fsdp(self.accelerator, self.model)
         divide_reference(self.accelerator, self.ref_model)

@@ -33,6 +33,7 @@ from palign.parallel.sharded import make_whole, whole
 from palign.parallel.shared_work import ending_together
 from palign.trainers.checkpointing.complete import CompleteCheckpoints
 from palign.trainers.pal_reward_config import PALRewardConfig
+from palign.trainers.progress import show_named_progress
 from palign.trainers.reward.collator import PairDataset, RewardCollator
 from palign.trainers.reward.head_fit import HeadFitOptions, fit_head
 from palign.trainers.reward.linear_fit import LinearFitOptions, fit_linear_head
@@ -122,6 +123,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             ),
             callbacks=callbacks,
         )
+        show_named_progress(self)
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
         if self.trains_backbone:
             plan_fsdp(self.accelerator, model)

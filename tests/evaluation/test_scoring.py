@@ -113,3 +113,9 @@ def test_cells_that_a_spreadsheet_would_compute(capsys: pytest.CaptureFixture[st
     assert "a spreadsheet would compute (annotator_id '=1+1'); --safe_csv" in capsys.readouterr().out
     assert scores_csv(table, safe=True).splitlines()[1:] == ["'=1+1,1.0,pal", "'@x,-0.5,pal", "b,0.0,pal"]
     assert scores_csv(table[2:]) == "annotator_id,accuracy,model\nb,0.0,pal\n" and capsys.readouterr().out == ""
+
+
+def test_negative_numbers_in_a_column_of_objects_are_no_formulas(capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.DataFrame({"margin": np.array([-0.5, 0.25], dtype=object), "model": "pal"})
+    assert scores_csv(table, safe=True) == "margin,model\n-0.5,pal\n0.25,pal\n" == scores_csv(table)
+    assert capsys.readouterr().out == ""

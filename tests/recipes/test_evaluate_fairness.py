@@ -74,6 +74,8 @@ def test_models_of_three_kinds_side_by_side(recipe: ModuleType, models: Path, tm
     assert data["settings"]["opens_with"] == ["country"] and "by country" in data["headline"][0].lower()
     assert data["facts"]["models"].startswith("pal (PAL reward model)") and data["facts"]["backbone"]
     assert data["settings"]["min_ranked_size"] == 5
+    kinds = [one["type"] for one in data["figures"]["likes"]]
+    assert kinds == data["figures"]["type_space"]["names"] and all(one["most"] for one in data["figures"]["likes"])
     assert any("reward is a reward model" in note for note in data["notes"])
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from palign.models.files.adapter_files import load_adapter
 from palign.models.files.base_files import load_base, load_whole, require_fitting
 from palign.models.files.mixture import load_mixture
 from palign.models.metric.model import MetricModel
-from palign.models.people_fit import row_scores
+from palign.models.people_fit import linear_scores, row_scores
 from palign.reading import reading
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelScores", "over_items", "per_item", "score_source", "types_of"]
 
 FEW = 100  # completions that are judged without a progress bar
+MOST_TYPES = 8  # of which what each likes is looked for
 EXPORTED = "palign_reward"  # `model_type` of what `palign export` writes
 
 
@@ -43,11 +44,13 @@ class ModelScores:
         scores: (n_rows, max_items) float64, 0 at padding.
         type_weights: annotator id → (n_types,) weights, where the model places people among types.
         type_names: of those types.
+        type_scores: (n_rows, max_items, n_types) reward of each item to each type; of PAL models with several.
     """
 
     scores: np.ndarray
     type_weights: dict[str, list[float]] | None = None
     type_names: list[str] | None = None
+    type_scores: np.ndarray | None = None
 
 
 def score_source(
@@ -127,8 +130,9 @@ def _pal(
         data = model.row_tensors(rows, vectors, batch_size=batch_size)
         people, own = model.weights_for(rows.annotator_ids), model.deviations_for(rows.annotator_ids)
         scores = row_scores(model.head, data, people, deviations=model.deviations, own=own)
+        of_types = linear_scores(model.head, data).cpu().numpy() if 1 < model.n_prototypes <= MOST_TYPES else None
     scores = scores.masked_fill(torch.from_numpy(rows.ranks < 0).to(scores.device), 0.0)
-    return _placed(scores.double().cpu().numpy(), model)
+    return replace(_placed(scores.double().cpu().numpy(), model), type_scores=of_types)
 
 
 def _placed(scores: np.ndarray, model: "PALRewardModel") -> ModelScores:

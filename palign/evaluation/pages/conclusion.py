@@ -2,6 +2,7 @@
 
 from palign.evaluation.pages.regrets import opens_with_regrets
 from palign.evaluation.pages.report_keys import DifferenceRecord, Estimate, ModelRecord, ReportRecord, SectionRecord
+from palign.evaluation.pages.sentences import opening_frame
 
 __all__ = ["conclusion"]
 
@@ -26,24 +27,23 @@ def conclusion(data: ReportRecord) -> list[str]:
     if "accuracy" not in main["metrics"]:
         return []
     level = f"{100 * data['settings']['level']:g} % interval"
-    differences = _differences(section, main["model"])
-    verdicts = [*_coin(main), *_verdicts(differences), *data["settings"]["remarks"]]
-    first = _judged(main, level, data["settings"]["judgements"])
+    stats = (opening_frame(main, data["settings"]) or main["frames"][0])["metrics"]["accuracy"]["overall"]
+    differences = _differences(section, main["model"], data["settings"]["opens_with"])
+    verdicts = [*_coin(stats), *_verdicts(differences), *data["settings"]["remarks"]]
+    first = _judged(main, stats, level, data["settings"]["judgements"])
     first += f": {'; '.join(verdicts)}." if verdicts else "."
     shown = [f"Against {name}: {_shown(*pair, level)}." for name, pair in differences.items()]
     return [" ".join([first, *shown])]
 
 
-def _judged(model: ModelRecord, level: str, judgements: str) -> str:
-    accuracy = model["frames"][0]["metrics"]["accuracy"]["overall"]
+def _judged(model: ModelRecord, accuracy: Estimate, level: str, judgements: str) -> str:
     judged = f"{model['n_judgements']:,} {judgements} of {model['n_annotators']:,} annotators"
     text = f"Judged by {judged}, {model['model']} orders {accuracy['value']:.3f} of the pairs as they do"
     return text + (f" ({level} {accuracy['low']:.3f} to {accuracy['high']:.3f})" if _has_interval(accuracy) else "")
 
 
-def _coin(model: ModelRecord) -> list[str]:
+def _coin(accuracy: Estimate) -> list[str]:
     """That the model is no better than a coin, or worse; nothing where it is better."""
-    accuracy = model["frames"][0]["metrics"]["accuracy"]["overall"]
     if not _has_interval(accuracy) or accuracy["low"] > COIN:
         return []
     return [f"no better than a coin{UNSURE}" if accuracy["high"] >= COIN else "worse than a coin"]
@@ -57,15 +57,17 @@ def _has_interval(value: Estimate) -> bool:
 Pair = tuple[DifferenceRecord, DifferenceRecord | None]  # of accuracy and, where it is there, of log-likelihood
 
 
-def _differences(section: SectionRecord, main: str) -> dict[str, Pair]:
-    """The main model less each baseline that it is compared with."""
+def _differences(section: SectionRecord, main: str, opens_with: list[str]) -> dict[str, Pair]:
+    """The main model less each baseline that it is compared with; intervals as in the sentences that follow."""
     if main in section["baselines"]:
         return {}
     pairs = {}
     for baseline in section["baselines"]:
-        accuracy = _difference(section, baseline, main, "accuracy")
+        accuracy, nats = (
+            _difference(section, baseline, main, metric, opens_with) for metric in ("accuracy", "log_likelihood")
+        )
         if accuracy is not None:
-            pairs[baseline] = accuracy, _difference(section, baseline, main, "log_likelihood")
+            pairs[baseline] = accuracy, nats
     return pairs
 
 
@@ -105,9 +107,13 @@ def _is_loss(difference: DifferenceRecord) -> bool:
     return difference["high"] < 0
 
 
-def _difference(section: SectionRecord, first: str, second: str, metric: str) -> DifferenceRecord | None:
-    """The paired difference over everybody, second less first; None where there is none."""
-    for record in section["comparisons"]:
+def _difference(
+    section: SectionRecord, first: str, second: str, metric: str, opens_with: list[str]
+) -> DifferenceRecord | None:
+    """The paired difference over everybody, second less first, people resampled within the opening groups if it was
+    taken by them; None where there is none.
+    """
+    for record in sorted(section["comparisons"], key=lambda comparison: comparison["groups"] != opens_with):
         if (record["first"], record["second"], record["metric"]) == (first, second, metric):
             return next((row for row in record["rows"] if row["stat"] == "overall"), None)
     return None

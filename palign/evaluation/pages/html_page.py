@@ -36,6 +36,7 @@ from palign.evaluation.pages.sentences import (
     main_metric,
     opening_frame,
     opening_sentences,
+    reading_and_notes,
     section_title,
     span,
     value_and_interval,
@@ -60,7 +61,11 @@ def render_page(data: ReportRecord) -> str:
     body = [f"<h1>{title}</h1>", *_opening(data), *_made_of(data), *_meaning(data)]
     if not pictures and not has_matplotlib():
         body.append(f"<p>{text(NO_FIGURES)}</p>")
-    body += [f"<p>{text(note)}</p>" for note in data["notes"]]
+    reading, notes = reading_and_notes(data["notes"])
+    if reading:
+        lines = "".join(f"<div>{text(line)}</div>" for line in reading)
+        body.append(f'<details class="reading"><summary>How the rows were read</summary>{lines}</details>')
+    body += [f"<p>{text(note)}</p>" for note in notes]
     body += _likes(data["figures"].get("likes", []))
     if opens_with_regrets(data):
         body += ["<section><h2>Regret</h2>", *_pictures(p for p in pictures if p.section == "regret")]

@@ -12,6 +12,7 @@ from palign.evaluation.pages.sentences import (
     frame_of,
     likes_sentence,
     opening_frame,
+    reading_and_notes,
     section_title,
     span,
     value_and_interval,
@@ -47,7 +48,8 @@ def render_report(data: ReportRecord) -> str:
     lines += ["", *(f"- {escape(name)}: {escape_long(value)}" for name, value in data["facts"].items())]
     lines += ["", *(line for text in WHAT_THE_NUMBERS_ARE for line in (text, ""))]
     lines += _paragraphs([escape_long(" ".join(computed_sentences(data)))])
-    lines += _paragraphs(escape_long(note) for note in data["notes"])
+    reading, notes = reading_and_notes(data["notes"])
+    lines += [*(f"- {escape_long(line)}" for line in reading), "", *_paragraphs(escape_long(note) for note in notes)]
     likes = data["figures"].get("likes", [])
     if likes:
         lines += ["", "## What each type likes", "", *_paragraphs(escape_long(likes_sentence(one)) for one in likes)]

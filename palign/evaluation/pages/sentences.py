@@ -31,6 +31,7 @@ __all__ = [
     "model_sentences",
     "opening_frame",
     "opening_sentences",
+    "reading_and_notes",
     "section_title",
     "span",
     "value_and_interval",
@@ -122,6 +123,12 @@ def computed_sentences(data: ReportRecord) -> list[str]:
     if settings["min_group_size"] > 1:
         sentences.append(f"Numbers of groups of fewer than {settings['min_group_size']} annotators are not shown.")
     return sentences
+
+
+def reading_and_notes(notes: list[str]) -> tuple[list[str], list[str]]:
+    """The lines that say how rows were read, and the other notes."""
+    reading = [note for note in notes if note.startswith(("read ", "  "))]
+    return reading, [note for note in notes if note not in reading]
 
 
 def likes_sentence(likes: LikesRecord) -> str:

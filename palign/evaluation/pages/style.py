@@ -42,6 +42,7 @@ margin:1rem 0 1.2rem;padding:0}
 .facts .worst{border:3px solid var(--worst);background:var(--worst-wash)}
 .facts .worst dt{color:var(--worst);font-weight:700;text-transform:uppercase;letter-spacing:.04em}
 .facts .worst .small{color:var(--ink)}
+.reading div{font:.85rem/1.5 ui-monospace,"DejaVu Sans Mono",monospace}
 .made{display:grid;grid-template-columns:max-content 1fr;gap:.1rem .9rem;margin:0 0 1rem;font-size:.95rem}
 .made dt{color:var(--soft)}
 .made dd{margin:0}

@@ -20,7 +20,7 @@ __all__ = ["draw_regrets", "draw_type_space"]
 MARKERS = "osD^vP*X"
 COLORS = ("#0b3c5d", "#e69f00", "#c1440e", "#56b4e9", "#009e73", "#cc79a7", "#8c8c8c", "#f0e442")
 JITTER = 0.02
-LABELS = {2: (20, 26), 3: (20, 26)} | {n: (14, 18) for n in range(4, 9)} | {9: (9, 0)}  # characters, by types
+LABELS = {2: (16, 18), 3: (16, 18)} | {n: (14, 18) for n in range(4, 9)} | {9: (9, 0)}  # characters, by types
 BAND = 0.3  # people between two types stand at any height of it, so that each is seen
 
 

@@ -107,11 +107,11 @@ def choice_sentences(choice: PrototypeChoice) -> list[str]:
 def _split(choice: PrototypeChoice) -> list[str]:
     if choice.n_people_by_item:
         how = (
-            f"Rows of {choice.n_people_by_item:,} annotators share items; their items were dealt into the two parts, "
-            "and comparisons across were left out."
+            f"Rows of {choice.n_people_by_item:,} annotators share items. Their items were divided between the two "
+            "parts, and comparisons across were left out."
         )
     else:
-        how = "No annotator's rows hang together by shared items; rows were dealt into the two parts."
+        how = "No annotator's rows share items, so their rows were divided between the two parts."
     return [
         f"The settings below were chosen on {choice.n_people:,} annotators who were held out of training: one part of "
         f"their answers places them, the other judges. {how}"
@@ -148,8 +148,8 @@ def _kind(choice: PrototypeChoice) -> list[str]:
 
 def _temperature(choice: PrototypeChoice) -> list[str]:
     return [
-        f"Rewards are multiplied by {choice.temperature:g}, which makes held-out answers likeliest (K = 1: "
-        f"{choice.pooled_temperature:g})."
+        f"Rewards are multiplied by {choice.temperature:g}, the factor under which held-out answers are likeliest "
+        f"(K = 1: {choice.pooled_temperature:g})."
     ]
 
 

@@ -20,6 +20,7 @@ from palign.models.single_adapter import AdapterPolicies
 from palign.parallel.deepspeed_launch import leave_accelerator
 from palign.parallel.fsdp_launch import plan_fsdp
 from palign.trainers.fair_policy_config import FairPolicyConfig
+from palign.trainers.progress import show_named_progress
 
 __all__ = ["RouteTrainer"]
 
@@ -42,6 +43,7 @@ class RouteTrainer(Trainer):
         super().__init__(
             model=policies, args=args, train_dataset=rows, data_collator=rows.collate, processing_class=tokenizer
         )
+        show_named_progress(self)
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
         self.rows = rows
         plan_fsdp(self.accelerator, policies)

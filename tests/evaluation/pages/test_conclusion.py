@@ -1,5 +1,6 @@
 """What a report concludes, and what types like."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,31 @@ def test_what_the_report_is_made_of_and_which_way_is_better(tmp_path: Path) -> N
     for shown in (page, text):
         assert "More is better of accuracy; less is better of toxicity." in shown
     assert page.index("Judged by 800") < page.index("judgements.csv") < page.index("What these numbers are")
+
+
+def test_the_conclusion_and_the_sentences_after_it_have_the_same_intervals(tmp_path: Path) -> None:
+    rows = table({"pooled": 0.6, "pal": 0.75})
+    person = rows["annotator_id"].str[1:].astype(int)
+    rows["type"], rows["country"] = np.where(person % 2, "x", "y"), np.where(person < 12, "PL", "PT")
+    rows.loc[person < 12, "accuracy"] *= (np.arange((person < 12).sum()) % 3 > 0).astype(float)
+    report = write_report(rows, output_dir=tmp_path, group_columns=["country"], n_resamples=200)
+    overall = report.data["sections"][0]["models"][1]["frames"][2]["metrics"]["accuracy"]["overall"]
+    interval = f"{overall['low']:.3f} to {overall['high']:.3f}"
+    assert (
+        f"(90 % interval {interval})" in report.conclusion[0] and f"(90 % interval {interval})" in report.headline[0]
+    )
+    (compared,) = [row for c in report.data["sections"][0]["comparisons"] for row in c["rows"]
+                   if (c["groups"], c["metric"], row["stat"]) == (["country"], "accuracy", "overall")]  # fmt: skip
+    assert f"{100 * compared['low']:+.1f} to {100 * compared['high']:+.1f}" in report.conclusion[0]
+
+
+def test_how_rows_were_read_is_folded_away(tmp_path: Path) -> None:
+    notes = ["read a.csv: 3 rows → 3 preferences", "  who      rater   3 values <b>", "K = 2 was chosen."]
+    report = write_report(table({"pal": 0.8}), output_dir=tmp_path, notes=notes, n_resamples=20)
+    page, text = (path.read_text(encoding="utf-8") for path in (report.html_path, report.markdown_path))
+    inside = re.search(r"<details class=\"reading\">(.*?)</details>", page).group(1)
+    assert "read a.csv" in inside and "3 values &lt;b&gt;" in inside and "K = 2" not in inside
+    assert "- who rater 3 values &#60;b&#62;" in text and "\nK = 2 was chosen.\n" in text
 
 
 def test_what_types_like_is_a_table_and_stands_at_the_corners(tmp_path: Path) -> None:

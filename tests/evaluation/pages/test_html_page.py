@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,7 +14,7 @@ from palign.evaluation.pages import html_page as report_html
 from palign.evaluation.pages import pictures as report_figures
 from palign.evaluation.report import Report, write_report
 from tests.worlds.browser import Page, find_chromium
-from tests.worlds.reports import EVIL, full_report, judgements, small_report
+from tests.worlds.reports import EVIL, figure_data, full_report, judgements, small_report
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -203,3 +204,37 @@ t.getBoundingClientRect().height))"
         assert page.evaluate("typeof alert.called") == "undefined"
         assert {found for found in page.requests if not found.startswith("data:")} <= {address}
         assert page.complaints == []
+
+
+SEEN = "[...document.querySelectorAll('details')].map(d => d.lastElementChild.checkVisibility())"
+GROUND = "getComputedStyle(document.body).backgroundColor"
+
+
+@pytest.mark.slow
+def test_in_print_details_are_open_and_a_dark_screen_gets_a_dark_page(report: Report, tmp_path: Path) -> None:
+    with opened(report, tmp_path) as page:
+        page.open(report.html_path.as_uri(), width=900, height=900)
+        dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+        assert not any(page.evaluate(SEEN)) and page.evaluate(GROUND) == "rgb(255, 255, 255)"
+        page.call("Emulation.setEmulatedMedia", media="screen", features=dark)
+        assert page.evaluate(GROUND) == "rgb(22, 24, 27)"
+        ink = "getComputedStyle(document.querySelector('svg.figure text')).fill"
+        assert page.evaluate(ink) == "rgb(236, 236, 236)"
+        page.call("Emulation.setEmulatedMedia", media="print", features=dark)
+        assert all(page.evaluate(SEEN)) and page.evaluate(GROUND) == "rgb(255, 255, 255)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_types", [2, 3, 4, 5, 8])
+def test_names_and_texts_at_the_corners_do_not_lie_over_one_another(tmp_path: Path, n_types: int) -> None:
+    figures = figure_data(n_types=n_types, n_people=30)
+    likes = [{"type": name, "most": ["I hear you, that sounds hard"], "least": [], "words": [], "other_words": []}
+             for name in figures.type_names]  # fmt: skip
+    report = small_report(tmp_path, figures=replace(figures, likes=likes, regrets=None))
+    with opened(report, tmp_path) as page:
+        page.open(report.html_path.as_uri(), width=390, height=900)
+        assert page.evaluate(OVERLAPS) == []
+
+
+def test_no_back_quote_is_left_in_the_page(page: str) -> None:
+    assert not [text for text in read(page).texts if "`" in text and "`PL`" not in text]
