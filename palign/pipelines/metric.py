@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FittedMetric", "MetricRows", "fit_all", "read_metric_rows"]
 
-MOST_JOINT = 20_000  # numbers of people's vectors up to which 'auto' tries the joint nuclear norm: each step is a SVD
+MOST_JOINT = 60_000  # numbers of people's vectors up to which 'auto' tries the joint nuclear norm: each step is a SVD
 
 
 @dataclass
@@ -212,7 +212,13 @@ def _fit(
     penalty = max(choices, key=lambda name: choices[name].log_likelihood)
     choice = choices[penalty]
     fit = fit_metric(pairs, loss=script.loss, penalty=penalty, strengths=choice.strengths)
-    return fit, choice, penalty, _chosen(choices)
+    note = _chosen(choices)
+    if script.penalty == AUTO and Penalty.JOINT_NUCLEAR not in choices:
+        note += (
+            f" joint_nuclear was not tried, which takes many minutes with {pairs.n_people:,} people of {pairs.dim} "
+            "dimensions and is often the best: --penalty joint_nuclear does it."
+        )
+    return fit, choice, penalty, note
 
 
 def _chosen(choices: dict[Penalty, Strengths]) -> str:

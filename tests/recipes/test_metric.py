@@ -142,3 +142,12 @@ def test_what_cannot_work_is_said(recipe: ModuleType, flags: list[str], message:
     with pytest.raises(ValueError) as error:
         recipe.main([*flags, "--output_dir", str(tmp_path / "out")])
     assert message in str(error.value)
+
+
+def test_a_penalty_that_was_not_tried_is_named(
+    recipe: ModuleType, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palign.pipelines.metric.MOST_JOINT", 10)
+    flags = ["--n_annotators", "8", "--n_answers", "4", "--baselines", "false", "--personal", "none"]
+    recipe.main([*flags, "--output_dir", str(tmp_path)])
+    assert "joint_nuclear was not tried" in capsys.readouterr().out
