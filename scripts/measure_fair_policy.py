@@ -35,7 +35,7 @@ def recipe() -> ModuleType:
 def policies_of(summary: dict[str, float]) -> list[str]:
     """Names of the table, the least worst regret first."""
     names = [name.removesuffix("/max_regret") for name in summary if name.endswith("/max_regret")]
-    return sorted((n for n in names if not n.endswith("/gold")), key=lambda n: summary[f"{n}/max_regret"])
+    return sorted((n for n in names if "/" not in n), key=lambda n: summary[f"{n}/max_regret"])
 
 
 def asked(summary: dict[str, float]) -> dict[str, float]:
