@@ -15,7 +15,7 @@ from palign.data.preferences import Preferences
 from palign.data.rows.checks import MAX_CHARACTERS
 from palign.data.rows.options import ReadingOptions
 from palign.data.rows.reader import RowReader
-from palign.data.rows.reading import print_reading
+from palign.data.rows.reading import print_reading, similar_groups
 
 __all__ = ["DataArguments", "GroupSizes"]
 
@@ -167,6 +167,9 @@ class DataArguments(GroupSizes, ReadingOptions):
             act_on([check_raw_form(table, options)], self.guard)
         reader = RowReader(options, self.max_characters or None, False if is_text else n_embeddings)
         prefs = Preferences(**reader.read(table))
+        if prefs.reading is not None:
+            columns = [name for name in self.group_columns if name in prefs.columns]
+            prefs.reading.notes += [note for name in columns for note in similar_groups(name, prefs.columns[name])]
         print_reading(prefs.reading)
         if self.images is not None:
             prefs = self.images.as_items(prefs)

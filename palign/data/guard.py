@@ -204,8 +204,9 @@ def _splits_inside(path: str, options: ReadingOptions) -> list[str | Path]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="palign guard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+        prog="palign guard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
     parser.add_argument("files", nargs="+", help="what is trained on, then further splits: files, folders, hub names")
     parser.add_argument("--unseen", help="rows of people who must not occur in the first file")
     parser.add_argument("--embeddings", help="a .npy file, where rows name vectors")

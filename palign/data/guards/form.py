@@ -212,15 +212,17 @@ def check_length_sign(prefs: Preferences, *, split: str = "", seed: int = 0) -> 
     agreement = np.sign(np.where(half == 0, sums[1][pairs.people], sums[0][pairs.people])) * sign
     hits, n = int((agreement > 0).sum()), int((agreement != 0).sum())
     accuracy = hits / max(n, 1)
-    sentence = f"Length, with one sign for each annotator, tells {accuracy:.1%} of the {n:,} rows it speaks of"
+    sentence = (
+        "Whether an annotator likes longer or shorter answers, learned from half of their rows, foretells "
+        f"{accuracy:.1%} of the other half ({n:,} rows in all whose answers differ in length)"
+    )
     if accuracy < SIGN_WINS or n < len(pairs) / 2 or both_tails(hits, n) >= ALPHA:
         return Finding.of("length_sign", "ok", accuracy, f"{sentence}.")
     return Finding.of(
         "length_sign",
         "stop" if accuracy >= SIGN_RULES else "look",
         accuracy,
-        f"{sentence}, the sign found on that person's other rows: types may be tastes for length and nothing else. "
-        "Put a model's accuracy beside this one.",
+        f"{sentence}: types may be tastes for length and nothing else. Compare a model's accuracy with this one.",
         pairs.rows[agreement > 0],
         split,
     )

@@ -128,6 +128,9 @@ class RowReader:
         reading.notes += [*self._unused_winners(columns), *self._pseudonym_note()]
         if self.is_text:
             reading.notes += odd_texts(self.texts.prompts, [text for _, text in self.texts.items])
+            n_empty = sum(not self.texts.prompts[number] for number in prompt_indices)
+            if n_empty and self.names.prompt_column in available:
+                reading.notes.append(f"{n_empty:,} rows have no prompt: {self.names.prompt_column!r} is empty there")
             texts = [self.texts.items[i][1] for i in item_indices[0]]
             reading.first = first_row(ids[0], self.texts.prompts[prompt_indices[0]], texts, ranks[0])
         return {
@@ -260,6 +263,8 @@ class RowReader:
                 )
             side = winners.side(cell, record)
         if side is None:
+            if (line := self.table.line(row)) is not None:
+                winners.unknown_lines.append(line)
             return [], []
         answers = []
         for column in (names.first_column, names.second_column):

@@ -81,17 +81,31 @@ def glance(text: Text, width: int = 48) -> str:
 
 def similar_ids(names: Sequence[str]) -> list[str]:
     """A sentence where ids differ only by case, outer blanks or `.0`; they are kept as different people."""
+    n_alike, shown = _alike(names)
+    if not n_alike:
+        return []
+    return [
+        f"{n_alike:,} ids differ only by case or outer blanks, or by '.0' behind a number, and are kept as "
+        f"different people: {shown}"
+    ]
+
+
+def similar_groups(column: str, labels: Sequence[object]) -> list[str]:
+    """A sentence where groups of a column differ only in that; they are kept as different groups."""
+    n_alike, shown = _alike(list(dict.fromkeys(label for label in labels if isinstance(label, str))))
+    if not n_alike:
+        return []
+    return [f"groups of {column!r} differ only by case or outer blanks, and are kept as different groups: {shown}"]
+
+
+def _alike(names: Sequence[str]) -> tuple[int, str]:
+    """How many names have others like them, and the first of them."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(_FLOAT.sub(r"\1", name.strip().casefold()), []).append(name)
     alike = [group for group in groups.values() if len(group) > 1]
-    if not alike:
-        return []
     shown = "; ".join(" and ".join(map(repr, group[:3])) for group in alike[:3])
-    return [
-        f"{len(alike):,} ids differ only by case or outer blanks, or by '.0' behind a number, and are kept as "
-        f"different people: {shown}{'; …' if len(alike) > 3 else ''}"
-    ]
+    return len(alike), f"{shown}{'; …' if len(alike) > 3 else ''}"
 
 
 def odd_texts(prompts: Sequence[Text], completions: Sequence[Text]) -> list[str]:

@@ -12,7 +12,8 @@ __all__ = ["PERSON_WORDS", "names_winners", "proposal", "suggested_columns", "wi
 
 PERSON_WORDS = (
     "worker", "user", "rater", "annotator", "labeler", "labeller", "participant", "person", "judge", "voter",
-    "evaluator", "reviewer", "subject", "respondent", "who", "member", "coder", "assessor",
+    "evaluator", "reviewer", "subject", "respondent", "who", "member", "coder", "assessor", "employee", "colleague",
+    "student", "expert", "juror", "panelist",
 )  # fmt: skip
 PROMPT_WORDS = (
     "prompt",
@@ -53,6 +54,14 @@ ITEM_WORDS = (
 )
 VOTE_WORDS = ("vote", "rating", "score", "stars", "grade", "likert", "rank")
 N_LOOKED_AT = 500
+WHO_JUDGED = "WHO_JUDGED"  # stands in a proposed command line where no column looks like people
+DEFAULTS = {
+    "annotator_column": "annotator_id",
+    "prompt_column": "prompt",
+    "chosen_column": "chosen",
+    "rejected_column": "rejected",
+    "completions_column": "completions",
+}
 
 
 def names_winners(name: str, values: Iterable[Any]) -> bool:
@@ -85,6 +94,12 @@ def proposal(table: Table, names: Any) -> str:
         getattr(names, option, None) == column for option, column in mapping.items() if option == "first_column"
     ):
         return ""
+    given = {option: getattr(names, option, None) for option in ("annotator_column", "prompt_column")}
+    there = table.columns()
+    mapping = mapping | {option: column for option, column in given.items() if column in there}
+    mapping = {option: column for option, column in mapping.items() if column != DEFAULTS.get(option)}
+    if "annotator_column" not in mapping and "annotator_id" not in there:
+        mapping = {"annotator_column": WHO_JUDGED} | mapping
     options = " ".join(f"--{option} {shlex.quote(column)}" for option, column in mapping.items())
     file = shlex.quote(table.path or table.name or "FILE")
     return (
@@ -122,14 +137,7 @@ def suggested_columns(table: Table) -> tuple[str, dict[str, str]]:
     else:
         kind, more = _lists_or_votes(columns, sample, taken)
         mapping |= more
-    default = {
-        "annotator_column": "annotator_id",
-        "prompt_column": "prompt",
-        "chosen_column": "chosen",
-        "rejected_column": "rejected",
-        "completions_column": "completions",
-    }
-    mapping = {option: column for option, column in mapping.items() if column and column != default.get(option)}
+    mapping = {option: column for option, column in mapping.items() if column and column != DEFAULTS.get(option)}
     return (kind, mapping) if kind and mapping else ("", {})
 
 

@@ -103,6 +103,7 @@ class Winners:
         assumption: what was taken to mean what, where numbers do not say it by themselves; "" where nothing was.
         is_strength: the cells are signed numbers whose size says how much better.
         counts: cell as shown → (side, how often), of the rows read so far.
+        unknown_lines: lines of the file with cells that were not understood, where there are lines.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Winners:
         self.first, self.second, self.column = first, second, column
         self.assumption, self.is_strength = "", False
         self.unknown: Counter[str] = Counter()
+        self.unknown_lines: list[int] = []
         self.counts: dict[str, list[int]] = {}
         there = set(columns)
         pairs = [(name, counterpart(name)) for name in columns]
@@ -204,7 +206,9 @@ class Winners:
         shown = ", ".join(f"{word} ({count:,})" for word, count in self.unknown.most_common(12))
         rest = len(self.unknown) - 12
         numbers = [word for word in self.unknown if re.fullmatch(r"-?\d+(\.\d+)?", word)]
-        example = "--winner_values first=A second=B tie=C"
+        words = {FIRST: "VALUE", SECOND: "VALUE"}  # what is understood already, so that a slip is not made a tie
+        words |= {side: shown for shown, counts in self.counts.items() for side in words if counts[side]}
+        example = f"--winner_values first={words[FIRST]} second={words[SECOND]} tie=VALUE"
         if numbers:
             example = f"--winner_values first={numbers[0]} second={numbers[-1] if len(numbers) > 1 else 'B'}"
         named = ""
@@ -212,10 +216,19 @@ class Winners:
             named = f" ({self.column!r} speaks of one answer: does 1 mean that it is so?)"
         return (
             f"{f'{source}, c' if source else 'C'}olumn {self.column!r}: {_naming(sum(self.unknown.values()))} a "
-            f"winner that is not understood: {shown}{f' and {rest} more' if rest > 0 else ''}{named}. Say which value "
-            f"means {self.first!r}, which {self.second!r}, and which a tie, for example {example}; several values are "
-            "joined by commas. If it is a slip, mend the cell, or leave such rows out with --bad_rows drop."
+            f"winner that is not understood: {shown}{f' and {rest} more' if rest > 0 else ''}{named}"
+            f"{self._where()}. Say which value means {self.first!r}, which {self.second!r}, and which a tie, for "
+            f"example {example}; several values are joined by commas. If it is a slip, mend the cell, or empty it and "
+            "say --bad_rows drop: a winner that is not understood is never dropped unseen."
         )
+
+    def _where(self) -> str:
+        """The first lines of the file that hold such a cell."""
+        lines = sorted(self.unknown_lines)
+        if not lines:
+            return ""
+        more = ", …" if len(lines) > 5 else ""
+        return f" (line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines[:5]))}{more} of the file)"
 
     def line(self) -> str:
         """This column in the summary: which value went where, and how often."""

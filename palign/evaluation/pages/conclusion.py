@@ -1,7 +1,14 @@
 """What a report concludes, before any table: on what it was judged, and whether serving people one by one paid."""
 
 from palign.evaluation.pages.regrets import opens_with_regrets
-from palign.evaluation.pages.report_keys import DifferenceRecord, Estimate, ModelRecord, ReportRecord, SectionRecord
+from palign.evaluation.pages.report_keys import (
+    DifferenceRecord,
+    Estimate,
+    ModelRecord,
+    ReportRecord,
+    SectionRecord,
+    SettingsRecord,
+)
 from palign.evaluation.pages.sentences import opening_frame
 
 __all__ = ["conclusion"]
@@ -33,7 +40,20 @@ def conclusion(data: ReportRecord) -> list[str]:
     first = _judged(main, stats, level, data["settings"]["judgements"])
     first += f": {'; '.join(verdicts)}." if verdicts else "."
     shown = [f"Against {name}: {_shown(*pair, level)}." for name, pair in differences.items()]
-    return [" ".join([first, *shown])]
+    poor = [text for name in differences for text in _below_a_coin(section, name, data["settings"])]
+    return [" ".join([first, *shown, *poor])]
+
+
+def _below_a_coin(section: SectionRecord, name: str, settings: SettingsRecord) -> list[str]:
+    """That a baseline orders fewer pairs than a coin, so that what is gained over it is not all a gain."""
+    baseline = next(model for model in section["models"] if model["model"] == name)
+    accuracy = (opening_frame(baseline, settings) or baseline["frames"][0])["metrics"]["accuracy"]["overall"]["value"]
+    if accuracy is None or accuracy >= COIN:
+        return []
+    return [
+        f"{name} itself orders {accuracy:.3f} of the pairs, fewer than a coin ({COIN:.3f}): compare with the coin "
+        "as well."
+    ]
 
 
 def _judged(model: ModelRecord, accuracy: Estimate, level: str, judgements: str) -> str:

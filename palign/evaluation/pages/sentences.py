@@ -47,7 +47,8 @@ WHAT_THE_NUMBERS_ARE = (
     "calls them held out, the model may have seen them in training, and every number is too good. "
     "`accuracy` is the share of ordered pairs that the score puts in the person's own order; a tie counts one half, "
     "and a coin has one half. "
-    "`log_likelihood` is that of the person's ranking, in nats. `reward` is what the reward model gives; for a policy "
+    "`log_likelihood` is that of the person's ranking, in nats (natural logarithm of a probability); of a pair a coin "
+    "has −0.693, and nearer to 0 is better. `reward` is what the reward model gives; for a policy "
     "it is what was optimised, not a proof of quality. `gold` is utility by an independent judge. `kl` says how far a "
     "policy has moved from the reference, in nats. The gap is the best group minus the worst.",
     "**How sure they are.** Intervals come from resampling people within groups, since one person's judgements hang "
@@ -177,7 +178,8 @@ def _of_model(model: ModelRecord, metric: str, settings: SettingsRecord, *, is_p
         return f"{model['model']}: {overall}; {_none_ranked(stats['by_group'], kind, settings)}."
     ranked = [row["value"] for row in stats["by_group"] if row["is_ranked"]]
     if len(ranked) > 1 and worst["group"] == best["group"]:
-        return f"{model['model']}: {overall}; all {len(ranked)} groups by {kind} that can be ranked have the same."
+        same = f"all {len(ranked)} groups by {kind} that can be ranked have the same {metric}"
+        return f"{model['model']}: {overall}; {same}."
     if len(ranked) < 2:
         return f"{model['model']}: {overall}; only one group by {kind} can be ranked, so there is no gap to speak of."
     side = "below" if stats["higher_is_better"] else "above"

@@ -18,7 +18,7 @@ TYPES_FROM = ("mixture", "declared", "pal")
 OF_THE_MIXTURE = ("n_types", "beta", "lora_r", "lora_alpha")  # of one that is trained first
 DEFAULTS: dict[str, Any] = {
     "output_dir": "outputs/fair_policy", "report_to": "none", "logging_steps": 10,
-    "routes": ["rl", "dro", "merge", "soup"],
+    "routes": ["rl", "maxmin", "dro", "merge", "soup"],
 }  # fmt: skip
 EMBEDDED_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 16, "learning_rate": 2e-3, "max_steps": 80, "n_samples": 8,

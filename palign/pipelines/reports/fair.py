@@ -137,7 +137,7 @@ def fair_figures(record: GameRecord, mixture: MixtureRecord) -> FigureData:
         "level": LEVEL,
         "judges": {
             UNITED.get(name, name): [judge["max_regret"][row["name"]] for row in rows]
-            for name, judge in record["judges"].items() if name != "types"
+            for name, judge in record.get("judges", {}).items() if name != "types"
         },
     }  # fmt: skip
     weights = dict(zip(mixture.annotators.ids, mixture.responsibilities, strict=True))
@@ -196,7 +196,7 @@ def fair_summary(record: GameRecord) -> dict[str, float]:
             summary |= {f"{name}/gold/chosen_more/{end}": more[end] for end in more if end != "high"}
         if row["less_than_pooled"] is not None and name != "pooled":
             summary |= {f"{name}/less_than_pooled/{end}": row["less_than_pooled"][end] for end in ("value", "low")}
-    for judge, table in record["judges"].items():
+    for judge, table in record.get("judges", {}).items():
         worst = {name: table["max_regret"][row["name"]]["value"] for name, row in rows.items()}
         summary |= {f"{name}/by_{judge}/max_regret": value for name, value in worst.items()}
     summary |= {f"{name}_seconds": seconds for name, seconds in record["seconds"].items()}

@@ -10,6 +10,7 @@ import pytest
 
 from palign.data.loading import load_preferences
 from palign.data.preferences import Preferences
+from palign.data.rows.reading import similar_groups
 
 NAMES = {"annotator_column": "rater", "prompt_column": "question", "first_column": "answer_a"}
 NAMES |= {"second_column": "answer_b", "winner_column": "winner"}
@@ -500,3 +501,43 @@ def test_policies_read_tables_with_a_winner(tmp_path: Path, capsys: pytest.Captu
     rows = read_prompt_rows(str(tmp_path / "j.csv"), group_columns=["country"], **NAMES)
     assert [row["prompt"] for row in rows] == ["q0", "q1", "q2"] and rows[0]["country"] == "PL"
     assert "read j.csv: 3 rows → 3 prompts of 3 people" in capsys.readouterr().out
+
+
+def test_a_slip_among_winners_is_shown_with_its_line_and_is_not_called_a_tie(tmp_path: Path) -> None:
+    lines = ["annotator_id,prompt,answer_a,answer_b,winner"]
+    lines += [f"w,p,x{n},y{n},{'CBA'[n % 3] if n == 6 else 'AB'[n % 2]}" for n in range(9)]
+    (tmp_path / "judged.csv").write_text("\n".join(lines) + "\n")
+    columns = {"first_column": "answer_a", "second_column": "answer_b", "winner_column": "winner"}
+    for bad_rows in ("stop", "drop"):
+        with pytest.raises(ValueError) as error:
+            load_preferences(tmp_path / "judged.csv", **columns, bad_rows=bad_rows)
+        text = str(error.value)
+        assert "not understood: C (1) (line 8 of the file)" in text
+        assert "--winner_values first=A second=B tie=VALUE" in text and "tie=C" not in text
+        assert "empty it and say --bad_rows drop" in text
+
+
+def test_a_proposed_command_line_is_whole(tmp_path: Path) -> None:
+    """Who judged is in it: as it was given, as it looks, or as a word to put a name in place of."""
+    rows = [{"Desk": "d1", "question": "q", "answer_a": "x", "answer_b": "y", "winner": winner} for winner in "AB"]
+    with pytest.raises(ValueError, match="palign guard FILE --annotator_column WHO_JUDGED --prompt_column question"):
+        Preferences.from_rows(rows)
+    with pytest.raises(ValueError, match="palign guard FILE .*--annotator_column Desk"):
+        Preferences.from_rows(rows, annotator_column="Desk")
+    employees = [{"Employee": row.pop("Desk"), **row} for row in map(dict, rows)]
+    with pytest.raises(ValueError, match="palign guard FILE --annotator_column Employee"):
+        Preferences.from_rows(employees)
+
+
+def test_empty_prompts_are_counted() -> None:
+    rows = judged("A", "B", "A").assign(question=["q", None, "r"])
+    notes = load_preferences(rows, **NAMES).reading.notes
+    assert "1 rows have no prompt: 'question' is empty there" in notes
+
+
+def test_groups_that_differ_by_case_or_blanks_are_named() -> None:
+    assert similar_groups("team", ["Care", "care", "Care ", None, "Shop"]) == [
+        "groups of 'team' differ only by case or outer blanks, and are kept as different groups: 'Care' and 'care' "
+        "and 'Care '"
+    ]
+    assert similar_groups("team", ["Care", "Shop", 3]) == []

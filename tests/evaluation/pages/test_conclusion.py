@@ -52,6 +52,13 @@ def test_the_first_sentence_concludes(tmp_path: Path, right: dict[str, float], e
     assert page.index("Judged by 800") < page.index("Every other model" if "Every other" in page else "<h2>")
 
 
+def test_a_baseline_below_a_coin_is_named(tmp_path: Path) -> None:
+    report = write_report(table({"pooled": 0.3, "pal": 0.8}), output_dir=tmp_path / "poor", n_resamples=50)
+    assert "fewer than a coin (0.500): compare with the coin as well." in report.conclusion[0]
+    report = write_report(table({"pooled": 0.6, "pal": 0.8}), output_dir=tmp_path / "fair", n_resamples=50)
+    assert "coin" not in report.conclusion[0]
+
+
 def test_baselines_of_one_verdict_stand_together(tmp_path: Path) -> None:
     models = table({"pooled": 0.8, "linear start": 0.8, "em": 0.8})
     report = write_report(

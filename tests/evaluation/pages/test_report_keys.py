@@ -22,7 +22,7 @@ def test_keys_of_written_reports_are_those_named(tmp_path: Path) -> None:
     regrets = {
         "types": ["warm", "cold"], "policies": ["distill", "pooled"], "chosen": "distill", "level": 0.95,
         "values": [[0.1, 0.3], [0.0, 0.2]], "type_weights": [0.5, 0.5], "policy_weights": None, "worst": ends,
-        "worst_type": [0, 0], "mean": [0.05, 0.25], "kl": [0.1, 0.2],
+        "worst_type": [0, 0], "mean": [0.05, 0.25], "kl": [0.1, 0.2], "judges": {"votes": ends},
     }  # fmt: skip
     tables = [judgements(name, (0.9, 0.8, 0.7), 12, 3) for name in ("pooled", "distill")]
     fair = write_report(tables, output_dir=tmp_path / "fair", figures=FigureData(regrets=regrets), n_resamples=20)
