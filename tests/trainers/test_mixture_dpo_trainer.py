@@ -230,8 +230,15 @@ class StopAt(TrainerCallback):
         control.should_training_stop = state.global_step >= self.step
 
 
-@pytest.mark.parametrize("m_step", ["sampled", "weighted"])
-@pytest.mark.parametrize("stop", [4, 5, 9])  # at the end of a round, and in the midst of two
+@pytest.mark.parametrize(
+    ("stop", "m_step"),
+    [
+        (4, "sampled"),  # at the end of a round
+        (5, "weighted"),  # in the midst of one
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((4, "weighted"), (5, "sampled"))),
+        *(pytest.param(9, m_step, marks=pytest.mark.slow) for m_step in ("sampled", "weighted")),
+    ],
+)
 def test_resumed_is_uninterrupted(tmp_path: Path, stop: int, m_step: str) -> None:
     settings = {"num_train_epochs": 1, "n_rounds": 3, "save_strategy": "steps", "save_steps": 1, "m_step": m_step}
     whole = make_trainer(tmp_path / "whole", **settings)
