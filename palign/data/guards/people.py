@@ -121,7 +121,9 @@ def check_position(prefs: Preferences, *, column: str | None = None, split: str 
     n, first = int((position >= 0).sum()), int((position == 0).sum())
     share = first / n
     larger, which = max(share, 1 - share), "first" if share >= 0.5 else "second"
-    sentence = f"By the column {name!r}, the {which} of the two was chosen in {larger:.1%} of {n:,} rows"
+    made = prefs.reading is not None and any(part[0] == "winner" for part in prefs.reading.columns)
+    where = "As the answers stood in the file" if made and name == "position" else f"By the column {name!r}"
+    sentence = f"{where}, the {which} of the two was chosen in {larger:.1%} of {n:,} rows"
     if larger < POSITION_WINS or both_tails(first, n) >= ALPHA:
         return Finding.of("position", "ok", share, f"{sentence}.")
     rules = "one place always wins, so the column may say nothing, or the label is read off the place"

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from palign.data.guard import guard, main
-from palign.data.guards.people import find_positions
+from palign.data.guards.people import check_position, find_positions
 from palign.data.loading import load_preferences
 from palign.data.preferences import Preferences
 
@@ -53,6 +53,9 @@ def test_positions_are_known_from_the_winner_column() -> None:
     name, position = find_positions(prefs)
     assert name == "position" and position.sum() == 4
     assert verdicts(prefs)["position"] == "look"
+    assert check_position(prefs).message.startswith("As the answers stood in the file, the first of the two")
+    named = load_preferences(table().assign(winner=(["A"] * 9 + ["B"]) * 4, place="left"), **RIGHT)
+    assert "'position'" not in check_position(named).message  # no column of that name is in the file
 
 
 def test_positions_in_a_column_with_ties() -> None:
