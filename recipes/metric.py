@@ -9,7 +9,6 @@ README.md), report.html, report.md, report.json, scores.csv, summary.json, and, 
 named, held_out.jsonl.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -20,9 +19,9 @@ from palign.cli.steps import STEPS, Steps
 from palign.data.trained_rows import save_trained_rows, write_held_out
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table, scores_csv
-from palign.models.files.card import add_measured
 from palign.pipelines.arguments.metric import MetricArguments, parse_metric_arguments
 from palign.pipelines.metric import FittedMetric, MetricRows, fit_all, read_metric_rows
+from palign.pipelines.reports.reward import end_of_run
 from palign.writing import write_whole
 
 
@@ -68,10 +67,7 @@ def judge(rows: MetricRows, fitted: FittedMetric, script: MetricArguments) -> di
         title="One metric for all", baseline=tuple(fitted.baselines), main="metric", judgements="held-out judgements",
         notes=fitted.notes, facts=fitted.facts, extra=summary, **rows.group_sizes,
     )  # fmt: skip
-    add_measured(output, report.headline)
-    write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
-    print(f"\n{pd.Series(summary).round(4).to_string()}\n", *report.conclusion, sep="\n")
-    print(f"\nmodel: {output}\nreport: {report.html_path}", flush=True)
+    end_of_run(output, summary, report)
     return summary
 
 

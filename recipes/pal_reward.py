@@ -10,7 +10,6 @@ README.md), report.html, report.md, report.json, scores.csv and summary.json; th
 """
 
 import copy
-import json
 import sys
 import time
 from pathlib import Path
@@ -29,8 +28,8 @@ from palign.evaluation.pages.image_likes import image_likes
 from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table, scores_csv
-from palign.models.files.card import add_measured
 from palign.pipelines.arguments.reward import parse_reward_arguments
+from palign.pipelines.reports.reward import end_of_run
 from palign.pipelines.reward import RewardSetup, dominant_prototypes, set_up_reward
 from palign.pipelines.run_names import run_name
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
@@ -108,10 +107,7 @@ def judge(
             image_likes=[] if setup.images is None else image_likes(setup.images, names, *prototype_scores),
         ),
     )  # fmt: skip
-    add_measured(output, report.headline)
-    write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
-    print(f"\n{pd.Series(summary).round(4).to_string()}\n", *report.conclusion, sep="\n")
-    print(f"\nmodel: {output}\nreport: {report.html_path}", flush=True)
+    end_of_run(output, summary, report)
     return summary
 
 

@@ -1,10 +1,18 @@
 """What people held out chose, in sentences for the report."""
 
+import json
+from pathlib import Path
+
+import pandas as pd
+
 from palign.data.preferences import Preferences
+from palign.evaluation.report import Report
+from palign.models.files.card import add_measured
 from palign.trainers.reward.prototype_count import PrototypeChoice
 from palign.trainers.reward.state_choice import StateChoice
+from palign.writing import write_whole
 
-__all__ = ["choice_sentences", "data_facts", "names_matter", "people_in_no_number", "states_sentence"]
+__all__ = ["choice_sentences", "data_facts", "end_of_run", "names_matter", "people_in_no_number", "states_sentence"]
 
 NAMES_DOUBTED = "guard: look: names:"
 SURE = 2.0  # errors above zero
@@ -160,3 +168,11 @@ def _personal(choice: PrototypeChoice) -> list[str]:
         "Every annotator has a deviation of their own from their mixture: it gains "
         f"{choice.personal.gain:.3f} ± {choice.personal.gain_error:.3f} nats an answer of people held out."
     ]
+
+
+def end_of_run(output: Path, summary: dict[str, float], report: Report) -> None:
+    """What a recipe of rewards ends with: figures into card and summary.json, and the conclusion on the screen."""
+    add_measured(output, report.headline)
+    write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
+    print(f"\n{pd.Series(summary).round(4).to_string()}\n", *report.conclusion, sep="\n")
+    print(f"\nmodel: {output}\nreport: {report.html_path}", flush=True)
