@@ -16,6 +16,7 @@ from palign.data.rows.checks import MAX_CHARACTERS
 from palign.data.rows.options import ReadingOptions
 from palign.data.rows.reader import RowReader
 from palign.data.rows.reading import print_reading, similar_groups
+from palign.data.rows.table import Table
 
 __all__ = ["DataArguments", "GroupSizes"]
 
@@ -125,6 +126,11 @@ class DataArguments(GroupSizes, ReadingOptions):
         """Whether rows hold texts, and not vectors or images."""
         return self.embeddings is None and self.image_folder is None
 
+    @property
+    def items_option(self) -> str:
+        """Of items that are no texts, the option that names them."""
+        return "--embeddings" if self.image_folder is None else "--image_folder"
+
     def refuse_images(self) -> None:
         """ValueError where images are named to a command that reads none."""
         if self.image_folder is not None:
@@ -165,17 +171,21 @@ class DataArguments(GroupSizes, ReadingOptions):
         table = read_table(source, split=split, options=options, is_text=is_text)
         if self.are_texts and self.guard != "off" and options.winner_column is None:
             act_on([check_raw_form(table, options)], self.guard)
+        prefs = self.read(table, options, n_embeddings)
+        for name in self.group_columns:
+            prefs.column(name)
+        return prefs
+
+    def read(self, table: Table, options: ReadingOptions, n_embeddings: int | None) -> Preferences:
+        """Rows of a table under column names of its own, checked; how they were read is printed."""
+        is_text = n_embeddings is None or self.images is not None
         reader = RowReader(options, self.max_characters or None, False if is_text else n_embeddings)
         prefs = Preferences(**reader.read(table))
         if prefs.reading is not None:
             columns = [name for name in self.group_columns if name in prefs.columns]
             prefs.reading.notes += [note for name in columns for note in similar_groups(name, prefs.columns[name])]
         print_reading(prefs.reading)
-        if self.images is not None:
-            prefs = self.images.as_items(prefs)
-        for name in self.group_columns:
-            prefs.column(name)
-        return prefs
+        return prefs if self.images is None else self.images.as_items(prefs)
 
     def look_at(
         self,

@@ -12,8 +12,7 @@ from palign.data.arguments import DataArguments
 from palign.data.loading import raw_table, read_table
 from palign.data.preferences import Preferences
 from palign.data.rows.options import ReadingOptions
-from palign.data.rows.reader import RowReader
-from palign.data.rows.reading import print_note, print_reading
+from palign.data.rows.reading import print_note
 from palign.data.rows.table import Table
 from palign.data.rows.winners import SECOND, TIE, side_of_word
 from palign.evaluation.scoring import FORMULA
@@ -38,7 +37,7 @@ def candidate_pairs(script: AskArguments, data: DataArguments, embeddings: np.nd
     if options.annotator_column not in table.columns():
         table = replace(table, rows=[{**row, options.annotator_column: NOBODY} for row in table])
         print_note(f"{table.name or 'the rows'}: no column {options.annotator_column}; rows are questions, nobody's.")
-    rows = _read(table, options, data, embeddings)
+    rows = data.read(table, options, None if embeddings is None else len(embeddings))
     pairs = different_pairs(rows, max_pairs=script.max_pairs, seed=script.seed)
     if len(pairs) == script.max_pairs:
         print_note(f"Of the pairs in {len(rows):,} rows, {len(pairs):,} are looked at (--max_pairs).")
@@ -82,7 +81,8 @@ def given_answers(script: AskArguments, data: DataArguments, embeddings: np.ndar
     if not judged:
         return Answers()
     stated = replace(options, first_column=None, second_column=None, winner_column=None)
-    asked = _read(replace(sheet, rows=judged, lines=None), stated, data, embeddings)
+    table = replace(sheet, rows=judged, lines=None)
+    asked = data.read(table, stated, None if embeddings is None else len(embeddings))
     return Answers(None if is_tie.all() else asked.select(~is_tie), asked)
 
 
@@ -145,10 +145,3 @@ def _judgements(sheet: Table, options: ReadingOptions, is_text: bool) -> tuple[l
         rows.append(kept | {better: both[0], worse: both[1]})
         is_tie.append(side == TIE)
     return rows, np.array(is_tie, dtype=bool)
-
-
-def _read(table: Table, options: ReadingOptions, data: DataArguments, embeddings: np.ndarray | None) -> Preferences:
-    reader = RowReader(options, data.max_characters or None, False if embeddings is None else len(embeddings))
-    rows = Preferences(**reader.read(table))
-    print_reading(rows.reading)
-    return rows if data.images is None else data.images.as_items(rows)

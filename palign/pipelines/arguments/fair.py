@@ -175,8 +175,7 @@ def parse_fair_arguments(
             "of the two."
         )
     if not parts[1].are_texts:
-        given = "--embeddings" if parts[1].image_folder is None else "--image_folder"
-        raise ValueError(f"{given} is given, and policies answer prompts of text; leave it out.")
+        raise ValueError(f"{parts[1].items_option} is given, and policies answer prompts of text; leave it out.")
     return parts
 
 

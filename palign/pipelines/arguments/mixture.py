@@ -106,8 +106,7 @@ def parse_mixture_arguments(
     kinds = (MixtureArguments, DataArguments, MixtureDPOConfig, ModelConfig)
     script, data_args, args, model_args = _parser(kinds, DEFAULTS).parse_args_and_config(argv)
     if not data_args.are_texts:
-        given = "--embeddings" if data_args.image_folder is None else "--image_folder"
-        raise ValueError(f"{given} is given, and policies are trained on text; leave it out.")
+        raise ValueError(f"{data_args.items_option} is given, and policies are trained on text; leave it out.")
     given = {
         "--dataset_name": data_args.dataset_name is not None,
         "--model_name_or_path": model_args.model_name_or_path is not None,

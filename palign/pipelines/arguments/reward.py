@@ -144,8 +144,9 @@ def parse_reward_arguments(
     parser.set_defaults(**DEFAULTS)
     script, data_args, args, model_args = parser.parse_args_and_config(argv)
     if not data_args.are_texts and model_args.model_name_or_path is not None:
-        given = "--embeddings" if data_args.image_folder is None else "--image_folder"
-        raise ValueError(f"Both {given} and --model_name_or_path are given; items are vectors or text. Give one.")
+        raise ValueError(
+            f"Both {data_args.items_option} and --model_name_or_path are given; items are vectors or text. Give one."
+        )
     if data_args.dataset_name is not None and data_args.are_texts and model_args.model_name_or_path is None:
         raise ValueError(
             "--dataset_name is given with neither --model_name_or_path (a backbone for text) nor --embeddings (a .npy "
