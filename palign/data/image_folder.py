@@ -32,6 +32,7 @@ class ImageFolder:
 
     Attributes:
         names: paths from the folder, with slashes, sorted.
+        number_of: name → its place among them.
 
     Raises:
         ValueError: no such folder, or no image file in it.
@@ -53,7 +54,7 @@ class ImageFolder:
                 f"--image_folder {str(path)!r} holds no image file; looked for {', '.join(SUFFIXES)}, also in "
                 "sub-folders."
             )
-        self._number = {name: number for number, name in enumerate(self.names)}
+        self.number_of = {name: number for number, name in enumerate(self.names)}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -70,7 +71,7 @@ class ImageFolder:
             raise ValueError("These rows name vectors; with --image_folder rows name image files.")
         named = [(number, _normal(text)) for number, (_, text) in enumerate(rows.items)]
         self._require_known(rows, named)
-        table = np.array([self._number[name] for _, name in named], dtype=np.int64)
+        table = np.array([self.number_of[name] for _, name in named], dtype=np.int64)
         self.require_readable(np.unique(table[rows.item_indices[rows.item_indices >= 0]]))
         items = np.where(rows.item_indices >= 0, table[rows.filled_item_indices], -1)
         columns = dict(rows.columns)
@@ -124,7 +125,7 @@ class ImageFolder:
             raise ValueError(f"{self.names[number]} does not open as an image ({_first_line(error)}).") from error
 
     def _require_known(self, rows: Preferences, named: list[tuple[int, str]]) -> None:
-        strange = [(number, name) for number, name in named if name not in self._number]
+        strange = [(number, name) for number, name in named if name not in self.number_of]
         if not strange:
             return
         row, place = np.argwhere(rows.item_indices == strange[0][0])[0].tolist()

@@ -1,5 +1,6 @@
 """What a report concludes, before any table: on what it was judged, and whether serving people one by one paid."""
 
+from palign.evaluation.pages.figures import COIN
 from palign.evaluation.pages.regrets import opens_with_regrets
 from palign.evaluation.pages.report_keys import (
     DifferenceRecord,
@@ -9,11 +10,10 @@ from palign.evaluation.pages.report_keys import (
     SectionRecord,
     SettingsRecord,
 )
-from palign.evaluation.pages.sentences import opening_frame
+from palign.evaluation.pages.sentences import overall_frame
 
 __all__ = ["conclusion"]
 
-COIN = 0.5  # accuracy of a pair by chance
 NO_BETTER = "no better than"
 UNSURE = ", as far as these rows show"
 
@@ -34,7 +34,7 @@ def conclusion(data: ReportRecord) -> list[str]:
     if "accuracy" not in main["metrics"]:
         return []
     level = f"{100 * data['settings']['level']:g} % interval"
-    stats = (opening_frame(main, data["settings"]) or main["frames"][0])["metrics"]["accuracy"]["overall"]
+    stats = overall_frame(main, data["settings"])["metrics"]["accuracy"]["overall"]
     differences = _differences(section, main["model"], data["settings"]["opens_with"])
     verdicts = [*_coin(stats), *_verdicts(differences), *data["settings"]["remarks"]]
     first = _judged(main, stats, level, data["settings"]["judgements"])
@@ -47,7 +47,7 @@ def conclusion(data: ReportRecord) -> list[str]:
 def _below_a_coin(section: SectionRecord, name: str, settings: SettingsRecord) -> list[str]:
     """That a baseline orders fewer pairs than a coin, so that what is gained over it is not all a gain."""
     baseline = next(model for model in section["models"] if model["model"] == name)
-    accuracy = (opening_frame(baseline, settings) or baseline["frames"][0])["metrics"]["accuracy"]["overall"]["value"]
+    accuracy = overall_frame(baseline, settings)["metrics"]["accuracy"]["overall"]["value"]
     if accuracy is None or accuracy >= COIN:
         return []
     return [

@@ -36,6 +36,7 @@ from palign.evaluation.pages.sentences import (
     main_metric,
     opening_frame,
     opening_sentences,
+    overall_frame,
     reading_and_notes,
     section_title,
     span,
@@ -260,7 +261,7 @@ def _regrets(data: ReportRecord) -> list[str]:
 def _side_by_side(models: Sequence[ModelRecord], settings: SettingsRecord) -> list[str]:
     rows = []
     for model in models:
-        for metric, stats in (opening_frame(model, settings) or model["frames"][0])["metrics"].items():
+        for metric, stats in overall_frame(model, settings)["metrics"].items():
             cells = [_cell(stats["overall"]), text(stats["worst"]["group"] or "–"), _cell(stats["worst"])]
             cells += [_cell(stats["gap"]), span(stats["ratio"]["value"])]
             rows.append(([text(model["model"]), text(metric), *cells], False))

@@ -11,7 +11,7 @@ from palign.data.image_folder import ImageFolder
 from palign.evaluation.pages.figures import WIDTH
 from palign.evaluation.pages.report_keys import ImageLikesRecord
 from palign.evaluation.pages.svg import INK, isolated, shorten
-from palign.evaluation.pages.type_likes import mean_contrasts
+from palign.evaluation.pages.type_likes import extremes, mean_contrasts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,14 +39,13 @@ def image_likes(
     if len(names) < 2 or len(names) > MOST_TYPES or len(set(texts)) < 2 * N_SHOWN:
         return []
     keys, mean = mean_contrasts(texts, scores, rows)
-    number = {name: place for place, name in enumerate(folder.names)}
     small = {}
     records: list[ImageLikesRecord] = []
     for k, name in enumerate(names):
-        order = np.argsort(-mean[:, k], kind="stable")
-        sides = [[str(keys[i]) for i in part] for part in (order[:N_SHOWN], order[::-1][:N_SHOWN])]
+        sides = [[str(keys[i]) for i in part] for part in extremes(mean[:, k], N_SHOWN)]
         for shown in (*sides[0], *sides[1]):
-            small.setdefault(shown, _small(folder, number[shown]))
+            if shown not in small:
+                small[shown] = _small(folder, folder.number_of[shown])
         most, least = ([{"name": shown, "jpeg": small[shown]} for shown in side] for side in sides)
         records.append({"type": name, "most": most, "least": least})
     return records

@@ -11,7 +11,7 @@ from palign.evaluation.pages.sentences import (
     computed_sentences,
     frame_of,
     likes_sentence,
-    opening_frame,
+    overall_frame,
     reading_and_notes,
     section_title,
     span,
@@ -85,7 +85,7 @@ def _side_by_side(models: list[ModelRecord], settings: SettingsRecord) -> list[s
     """Overall and spread of every model, for the grouping that the report opens with."""
     rows = []
     for model in models:
-        frame = opening_frame(model, settings) or model["frames"][0]
+        frame = overall_frame(model, settings)
         for metric, stats in frame["metrics"].items():
             cells = [
                 _cell(stats["overall"]),

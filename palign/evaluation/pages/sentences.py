@@ -30,6 +30,7 @@ __all__ = [
     "main_metric",
     "model_sentences",
     "opening_frame",
+    "overall_frame",
     "opening_sentences",
     "reading_and_notes",
     "section_title",
@@ -82,6 +83,11 @@ def opening_frame(model: ModelRecord, settings: SettingsRecord) -> FrameRecord |
     if groups == [settings["annotator_column"]]:
         return None
     return next(frame for frame in model["frames"] if frame["groups"] == groups)
+
+
+def overall_frame(model: ModelRecord, settings: SettingsRecord) -> FrameRecord:
+    """The frame that numbers over everybody are read from: the opening one, the first where there is none."""
+    return opening_frame(model, settings) or model["frames"][0]
 
 
 def headline_sentences(data: ReportRecord) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from palign.evaluation.pages.report_keys import LikesRecord
 
-__all__ = ["mean_contrasts", "type_likes"]
+__all__ = ["extremes", "mean_contrasts", "type_likes"]
 
 N_TEXTS, N_WORDS, LEAST_TEXTS = 3, 6, 5
 LONGEST = 80  # characters of a text that are shown
@@ -35,8 +35,7 @@ def type_likes(names: Sequence[str], texts: Sequence[str], scores: np.ndarray, r
     keys, mean = mean_contrasts(texts, scores, rows)
     records: list[LikesRecord] = []
     for k, name in enumerate(names):
-        order = np.argsort(-mean[:, k], kind="stable")
-        most, least = ([_short(keys[i]) for i in part] for part in (order[:N_TEXTS], order[::-1][:N_TEXTS]))
+        most, least = ([_short(keys[i]) for i in part] for part in extremes(mean[:, k], N_TEXTS))
         words, other_words = _telling_words(keys[:MOST_TEXTS], mean[:MOST_TEXTS, k])
         records.append({"type": str(name), "most": most, "least": least, "words": words, "other_words": other_words})
     return records
@@ -51,6 +50,12 @@ def mean_contrasts(texts: Sequence[str], scores: np.ndarray, rows: np.ndarray) -
     keys, inverse = np.unique(np.asarray(texts, dtype=object).astype(str), return_inverse=True)
     counts = np.bincount(inverse)
     return keys, np.stack([np.bincount(inverse, column) / counts for column in contrasts.T], 1)
+
+
+def extremes(values: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the `n` largest values, largest first, and of the `n` smallest, smallest first."""
+    order = np.argsort(-values, kind="stable")
+    return order[:n], order[::-1][:n]
 
 
 def _contrasts(scores: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ compared by their angle.
 
 import hashlib
 import json
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,10 @@ class ImageEncoder:
 
     def fingerprint(self) -> str:
         """A content key (64 hex digits) of weights, configuration and preparation; the same wherever it lies."""
+        return self._content_key
+
+    @cached_property
+    def _content_key(self) -> str:  # every weight is read for it, and the weights are frozen
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             enter_tensor(digest, name, tensor)
@@ -88,8 +93,8 @@ class ImageEncoder:
         numbers = np.arange(len(folder)) if numbers is None else np.unique(np.asarray(numbers))
         keys = [hashlib.sha256((folder.path / folder.names[number]).read_bytes()).digest() for number in numbers]
         store = EmbeddingStore(store_dir, self.fingerprint(), self._width(folder, numbers))
-        missing = {key: int(number) for key, number in zip(keys, numbers, strict=True)}
-        missing = {key: number for key, number in missing.items() if store.rows_of_keys([key])[0] < 0}
+        stored = store.rows_of_keys(keys) >= 0
+        missing = {key: int(number) for key, number, has in zip(keys, numbers, stored, strict=True) if not has}
         todo, shown = list(missing.items()), show_progress and len(missing) > FEW
         with (
             evaluating(self.model),
