@@ -7,7 +7,6 @@ Writes questions.csv. People write `first`, `second` or `tie` into its column `w
 and chooses what to ask next. The rows are those with completions that may be shown; who judged them is not looked at.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from palign.models.pal import PALRewardModel
 from palign.pipelines.arguments.ask import parse_ask_arguments
 from palign.pipelines.ask import candidate_pairs, given_answers, question_sheet, with_answers
 from palign.pipelines.image_vectors import image_vectors, require_same_encoder
+from palign.pipelines.reports.run_end import write_summary
 from palign.questions import next_questions
 from palign.writing import write_whole
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     folder = Path(script.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "questions.csv", question_sheet(chosen, pairs, data))
-    write_whole(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_summary(folder, summary)
     print(
         f"{summary['n_questions']} questions out of {len(pairs):,} pairs, for {len(people)} "
         f"{'person' if len(people) == 1 else 'people'}{' together' if script.together else ''}. The answers of one "

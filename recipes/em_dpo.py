@@ -8,7 +8,6 @@ samples.md, scores.csv, report.html, report.md, report.json and summary.json; ba
 rows to evaluate on were not named, held_out.jsonl: the rows that nothing was trained on.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -33,6 +32,7 @@ from palign.models.files.mixture import MixtureRecord
 from palign.parallel.sharded import is_sharded
 from palign.pipelines.arguments.mixture import MixtureArguments, parse_mixture_arguments
 from palign.pipelines.mixture import MixtureSetup, set_up_mixture
+from palign.pipelines.reports.facts import data_facts
 from palign.pipelines.reports.mixture import (
     check_notes,
     choice_note,
@@ -40,7 +40,8 @@ from palign.pipelines.reports.mixture import (
     drawn_beta_note,
     reference_note,
 )
-from palign.pipelines.reports.reward import data_facts, people_in_no_number
+from palign.pipelines.reports.reward import people_in_no_number
+from palign.pipelines.reports.run_end import write_summary
 from palign.pipelines.reports.type_samples import side_by_side
 from palign.writing import write_whole
 
@@ -54,9 +55,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     script, data_args, args, model_args = parse_mixture_arguments(argv)
     keep_library_log(args.output_dir)
     set_seed(args.seed)
-    trained = [f"baseline {name}" for name in script.baselines]
-    first, _, *others = STEPS["em-dpo"]
-    steps = Steps([first, *trained, *others])
+    steps = Steps(STEPS["em-dpo"])
+    steps.replace(1, [f"baseline {name}" for name in script.baselines])
     steps.next()
     setup = set_up_mixture(script, data_args, args, model_args)
     policies, scores, seconds = {}, {}, {}
@@ -145,7 +145,7 @@ def judge(
         figures=FigureData(dict(zip(record.annotators.ids, record.responsibilities, strict=True)), likes=likes),
     )  # fmt: skip
     add_measured(output, report.headline)
-    write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_summary(output, summary)
     shown = table.groupby(["model", "type"], sort=False)["accuracy"].mean().unstack(0)
     print(f"\n{samples}\n{shown.round(3).to_string()}\n\n{pd.Series(summary).round(3).to_string()}")
     print("", *report.conclusion, sep="\n")

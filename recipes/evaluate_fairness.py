@@ -9,7 +9,6 @@ causal language model with `--reference_path`; which one, its files tell. Writes
 scores.csv and summary.json into `--output_dir`. On several processes each scores its share of the rows.
 """
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -42,6 +41,8 @@ from palign.pipelines.arguments.evaluation import (
 from palign.pipelines.builtin_world import make_embedded_default, train_embedded_reward
 from palign.pipelines.image_vectors import image_vectors, require_same_encoder
 from palign.pipelines.own_baselines import own_baselines, with_baselines
+from palign.pipelines.reports.facts import evaluation_facts
+from palign.pipelines.reports.run_end import write_summary
 from palign.writing import write_whole
 
 N_TRAIN_EACH, N_ROWS_EACH = 30, 20  # rows of a person in the embedded default, to train on and to judge by
@@ -98,18 +99,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     )
 
 
-def evaluation_facts(rows: Preferences, unseen: UnseenRows, judged: Sequence[ModelSource]) -> dict[str, str]:
-    """What the report is made of: where the rows are from, how many are left out, which models are judged."""
-    facts = {} if rows.reading is None else {"data": rows.reading.lines()[0].removeprefix("read ")}
-    if unseen.n_left_out:
-        facts["left out"] = f"{unseen.n_left_out:,} rows that a model was trained on"
-        if unseen.n_people_left_out:
-            facts["left out"] += f", and with them {unseen.n_people_left_out:,} annotators who have no other"
-    backbones = [backbone for source in judged if (backbone := source.backbone)]
-    facts["models"] = ", ".join(f"{source.name} ({source.kind})" for source in judged)
-    return facts | ({"backbone": ", ".join(dict.fromkeys(backbones))} if backbones else {})
-
-
 def embedded(script: EvaluationArguments) -> Preferences:
     """Three types of people; a reward for each of them and one for all are trained; rows are on prompts unseen."""
     output = Path(script.output_dir)
@@ -161,7 +150,7 @@ def report(
     )  # fmt: skip
     write_whole(output / "scores.csv", scores_csv(table, safe=script.safe_csv))
     summary["total_seconds"] = time.monotonic() - start
-    write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_summary(output, summary)
     opening = " ".join([*written.conclusion, written.headline[0]])
     print(f"\n{pd.Series(summary).round(3).to_string()}\n\n{opening}\nreport: {written.html_path}", flush=True)
     return summary

@@ -7,7 +7,6 @@ Writes into `--output_dir`: adapter_model.safetensors and adapter_config.json (o
 README.md (model card), samples.md, report.html, report.md, report.json and summary.json; finished routes in `routes/`.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from palign.models.files.card import add_measured
 from palign.models.files.game import fair_table
 from palign.pipelines.arguments.fair import FairPolicyArguments, parse_fair_arguments
 from palign.pipelines.fair import FairSetup, set_up_fair_policy
+from palign.pipelines.reports.facts import data_facts
 from palign.pipelines.reports.fair import (
     add_gold,
     fair_figures,
@@ -33,7 +33,7 @@ from palign.pipelines.reports.fair import (
     vote_note,
     vote_table,
 )
-from palign.pipelines.reports.reward import data_facts
+from palign.pipelines.reports.run_end import write_summary
 from palign.writing import write_whole
 
 
@@ -79,7 +79,7 @@ def show(setup: FairSetup, script: FairPolicyArguments, start: float) -> dict[st
         main=record["chosen"], figures=fair_figures(record, trainer.mixture.record),
     )  # fmt: skip
     add_measured(output, report.headline)
-    write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_summary(output, summary)
     print(f"\n{samples}\n{fair_table(record)}\n{pd.Series(record['seconds']).round(1).to_string()}")
     print("".join(f"\nnote: {note}" for note in record["notes"]))
     print(f"chosen: {record['chosen']}\nadapter: {output}\ngame: {output / 'game.json'}\nreport: {report.html_path}")

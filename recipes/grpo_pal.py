@@ -22,7 +22,8 @@ from palign.evaluation.judging.samples import sample_rows
 from palign.pipelines.grpo import GRPORuns, parse_grpo_arguments
 from palign.pipelines.in_context import IN_CONTEXT
 from palign.pipelines.policies import set_up_policies
-from palign.pipelines.reports.policies import judge_policies, policy_facts
+from palign.pipelines.reports.facts import policy_facts
+from palign.pipelines.reports.policies import judge_policies
 from palign.trainers.pal_grpo_config import GroupAlgorithm
 
 
@@ -33,8 +34,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     keep_library_log(args.output_dir)
     set_seed(args.seed)
     names = list(dict.fromkeys([*script.compare_with, args.policy_conditioning.value]))
-    models, reference, _, report = STEPS["grpo"]
-    steps = Steps([models, reference, *(f"training of the policy {name!r}" for name in names), report])
+    steps = Steps(STEPS["grpo"])
+    steps.replace(2, [f"training of the policy {name!r}" for name in names])
     steps.next()
     further = {"trust_remote_code": args.trust_remote_code, "algorithm": GroupAlgorithm(script.algorithm)}
     runs = set_up_policies(script, args, model_args, GRPORuns, **further)

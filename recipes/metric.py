@@ -21,7 +21,7 @@ from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table, scores_csv
 from palign.pipelines.arguments.metric import MetricArguments, parse_metric_arguments
 from palign.pipelines.metric import FittedMetric, MetricRows, fit_all, read_metric_rows
-from palign.pipelines.reports.reward import end_of_run
+from palign.pipelines.reports.run_end import end_of_run
 from palign.writing import write_whole
 
 

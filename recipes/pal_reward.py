@@ -29,7 +29,7 @@ from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table, scores_csv
 from palign.pipelines.arguments.reward import parse_reward_arguments
-from palign.pipelines.reports.reward import end_of_run
+from palign.pipelines.reports.run_end import end_of_run
 from palign.pipelines.reward import RewardSetup, dominant_prototypes, set_up_reward
 from palign.pipelines.run_names import run_name
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     steps.next()
     setup = set_up_reward(script, data_args, args, model_args)
     if setup.n_prototypes == 1 or not script.pooled_baseline:
-        steps.names.pop(1)
+        steps.replace(1, [])
     peft_config = get_peft_config(model_args)
     trainers, resume = {}, args.resume_from_checkpoint
     for name, n_prototypes in {"pooled": 1, "pal": setup.n_prototypes}.items():

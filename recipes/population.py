@@ -8,7 +8,6 @@
 Writes into `--output_dir`: masses.csv, masses.svg, report.md and summary.json.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from palign.cli.steps import STEPS, Steps
 from palign.pipelines.arguments.population import parse_population_arguments
 from palign.pipelines.population import cell_table, mass_table, read_answers
 from palign.pipelines.reports.population import mass_page, mass_picture
+from palign.pipelines.reports.run_end import write_summary
 from palign.writing import write_whole
 
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     write_whole(output / "masses.csv", result.table.to_csv(index=False))
     write_whole(output / "masses.svg", mass_picture(result.table))
     write_whole(output / "report.md", mass_page(result.table, result.notes, "Where people stand", script.level))
-    write_whole(output / "summary.json", json.dumps(result.summary, indent=1) + "\n")
+    write_summary(output, result.summary)
     print(f"\n{result.table.round(3).to_string(index=False)}\n\nreport: {output / 'report.md'}", flush=True)
     return result.summary
 

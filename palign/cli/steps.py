@@ -35,6 +35,10 @@ class Steps:
     def __init__(self, names: Sequence[str]) -> None:
         self.names, self.number = list(names), 0
 
+    def replace(self, number: int, names: Sequence[str]) -> None:
+        """Put other steps, or none, in the place of one that is still to come, counted from 0."""
+        self.names[number : number + 1] = names
+
     def next(self) -> None:
         """Say that the next one begins.
 

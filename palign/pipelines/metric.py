@@ -31,7 +31,8 @@ from palign.pipelines.arguments.metric import AUTO, MetricArguments
 from palign.pipelines.metric_baselines import BASELINES, Baseline, fit_baseline
 from palign.pipelines.metric_coordinates import item_subspaces, pair_scale, principal_coordinates
 from palign.pipelines.metric_personal import choose_personal
-from palign.pipelines.reports.reward import data_facts, people_in_no_number
+from palign.pipelines.reports.facts import data_facts
+from palign.pipelines.reports.reward import people_in_no_number
 
 if TYPE_CHECKING:
     from palign.models.backbones import Backbone

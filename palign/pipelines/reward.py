@@ -28,10 +28,10 @@ from palign.models.pal_config import PALConfig
 from palign.parallel.shared_work import computed_once
 from palign.pipelines.arguments.reward import RewardArguments
 from palign.pipelines.image_vectors import image_vectors
+from palign.pipelines.reports.facts import data_facts
 from palign.pipelines.reports.reward import (
     NAMES_DOUBTED,
     choice_sentences,
-    data_facts,
     names_matter,
     people_in_no_number,
     states_sentence,

@@ -40,3 +40,16 @@ def test_the_first_line_comes_before_torch_is_loaded(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "palign", "reward", "--output_dir", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert done.stdout.startswith("palign reward, in steps: rows") and "torch is loaded now" in done.stderr
+
+
+def test_a_step_gives_way_to_several_or_to_none(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = Steps(["rows", "training", "report"])
+    steps.next()
+    steps.replace(1, ["training of a", "training of b"])
+    for _ in range(3):
+        steps.next()
+    lines = ["1 of 3: rows", "2 of 4: training of a", "3 of 4: training of b", "4 of 4: report"]
+    assert capsys.readouterr().out.splitlines() == lines
+    alone = Steps(["rows", "training", "report"])
+    alone.replace(1, [])
+    assert alone.names == ["rows", "report"]

@@ -1,6 +1,5 @@
 """Policies beside their reference, judged on the same rows: samples, report and summary, whatever trained them."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.pages.figures import draw_training
 from palign.evaluation.report import write_report
 from palign.models.files.card import add_measured
+from palign.pipelines.reports.run_end import write_summary
 from palign.rewards import PersonalizedReward
 from palign.writing import write_whole
 
-__all__ = ["judge_policies", "policy_facts"]
+__all__ = ["judge_policies"]
 
 JUDGED = ("gold", "reward", "kl")
 SHOWN = {"objective/reward": "reward", "objective/gold": "gold", "objective/kl": "KL"}
@@ -90,16 +90,10 @@ def judge_policies(
     summary["training_seconds"] = seconds
     for name in histories:
         add_measured(output / name, report.headline)
-    write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_summary(output, summary)
     shown = table.groupby(["model", "type"] if "type" in table else "model", sort=False)[metrics].mean()
     print(f"\n{shown.round(2).to_string()}\n\ntraining took {seconds:.0f} s\nreport: {report.html_path}", flush=True)
     return summary
-
-
-def policy_facts(reading: Sequence[str], base: str | None) -> dict[str, str]:
-    """What a report on policies is made of: the rows, as the first line of the reading has them, and the model."""
-    data = {"data": reading[0].removeprefix("read ")} if reading and reading[0].startswith("read ") else {}
-    return data | {"backbone": base or "the embedded language model"}
 
 
 def n_updates(history: pd.DataFrame) -> float:

@@ -1,18 +1,11 @@
 """What people held out chose, in sentences for the report."""
 
-import json
-from pathlib import Path
-
-import pandas as pd
-
 from palign.data.preferences import Preferences
-from palign.evaluation.report import Report
-from palign.models.files.card import add_measured
+from palign.pipelines.reports.facts import n_in_no_number
 from palign.trainers.reward.prototype_count import PrototypeChoice
 from palign.trainers.reward.state_choice import StateChoice
-from palign.writing import write_whole
 
-__all__ = ["choice_sentences", "data_facts", "end_of_run", "names_matter", "people_in_no_number", "states_sentence"]
+__all__ = ["choice_sentences", "names_matter", "people_in_no_number", "states_sentence"]
 
 NAMES_DOUBTED = "guard: look: names:"
 SURE = 2.0  # errors above zero
@@ -33,30 +26,14 @@ KINDS = {
 }
 
 
-def data_facts(train: Preferences, evaluation: Preferences, base: str) -> dict[str, str]:
-    """What a report is made of: where the rows are from, what was trained on, who is in no number, on what.
-
-    Args:
-        base: the backbone or language model by a name, such as its name or folder.
-    """
-    facts = {} if train.reading is None else {"data": train.reading.lines()[0].removeprefix("read ")}
-    facts["trained on"] = f"{len(train):,} judgements of {len(train.annotators()):,} annotators"
-    judged = set(evaluation.annotators().ids)
-    n_left = sum(name not in judged for name in train.annotators().ids)
-    if n_left:
-        facts["in no number"] = f"{n_left:,} annotators trained on who have no row held out"
-    return facts | {"backbone": base}
-
-
 def people_in_no_number(train: Preferences, evaluation: Preferences) -> list[str]:
     """Annotators who were trained on and have no row to be judged by, counted; nothing where there are none."""
-    known, judged = train.annotators(), set(evaluation.annotators().ids)
-    n_left = sum(name not in judged for name in known.ids)
+    n_left = n_in_no_number(train, evaluation)
     if not n_left:
         return []
     return [
-        f"{n_left:,} of the {len(known):,} annotators trained on have no row held out, as too few of theirs "
-        "could be: they are in no number of this report."
+        f"{n_left:,} of the {len(train.annotators()):,} annotators trained on have no row held out, as too few of "
+        "theirs could be: they are in no number of this report."
     ]
 
 
@@ -168,11 +145,3 @@ def _personal(choice: PrototypeChoice) -> list[str]:
         "Every annotator has a deviation of their own from their mixture: it gains "
         f"{choice.personal.gain:.3f} ± {choice.personal.gain_error:.3f} nats an answer of people held out."
     ]
-
-
-def end_of_run(output: Path, summary: dict[str, float], report: Report) -> None:
-    """What a recipe of rewards ends with: figures into card and summary.json, and the conclusion on the screen."""
-    add_measured(output, report.headline)
-    write_whole(output / "summary.json", json.dumps(summary, indent=1) + "\n")
-    print(f"\n{pd.Series(summary).round(4).to_string()}\n", *report.conclusion, sep="\n")
-    print(f"\nmodel: {output}\nreport: {report.html_path}", flush=True)
