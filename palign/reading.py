@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "is_on_purpose", "number_in", "read_json", "read_table", "read_tensors", "reading", "require_finite",
-    "require_tensors",
+    "is_on_purpose", "number_in", "read_json", "read_table", "read_tensors", "reading", "require_files",
+    "require_finite", "require_tensors",
 ]  # fmt: skip
 
 LARGEST = 1e15  # of a saved number; beyond, squares and sums of float32 soon end
@@ -101,6 +101,22 @@ def number_in(
         shown = repr(value)[:60]
         raise ValueError(f"{path}: {name} is {shown}; it must be {what} from {least:g} to {most:g}. {WHOLE_COPY}")
     return value
+
+
+def require_files(
+    folder: str | Path, names: Collection[str], what: str, advice: str = "", *, named: str | None = None
+) -> None:
+    """ValueError where a folder lacks some files, and so is not what it is taken for.
+
+    Args:
+        what: what it is then, such as "is no metric".
+        advice: what to give in its place.
+        named: the folder as the user named it; its path if None.
+    """
+    missing = [name for name in names if not (Path(folder) / name).is_file()]
+    if missing:
+        name = str(folder) if named is None else named
+        raise ValueError(f"{name!r} {what}: it lacks {', '.join(missing)}. {advice}".rstrip())
 
 
 def read_tensors(path: str | Path, *, may_be_nan: Collection[str] = ()) -> "dict[str, Tensor]":

@@ -11,7 +11,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from palign.reading import is_on_purpose, number_in, read_json, read_table, read_tensors, reading, require_tensors
+from palign.reading import (
+    is_on_purpose,
+    number_in,
+    read_json,
+    read_table,
+    read_tensors,
+    reading,
+    require_files,
+    require_tensors,
+)
 
 
 @pytest.mark.parametrize(
@@ -126,3 +135,14 @@ def test_files_have_the_rights_of_the_umask(tmp_path: Path) -> None:
     places = [tmp_path / "c.safetensors", *(tmp_path / "m" / n for n in ("a.safetensors", "z.json", "inner/b"))]
     assert {stat.S_IMODE(path.stat().st_mode) for path in places} == {0o640}
     assert stat.S_IMODE((tmp_path / "m" / "inner").stat().st_mode) == 0o750
+
+
+def test_a_folder_that_lacks_files_is_named_with_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    require_files(tmp_path, ["config.json"], "is no model")
+    with pytest.raises(ValueError) as error:
+        require_files(tmp_path, ["config.json", "a.bin", "b.bin"], "is no model", "Give a model.", named="mine")
+    assert str(error.value) == "'mine' is no model: it lacks a.bin, b.bin. Give a model."
+    with pytest.raises(ValueError) as error:
+        require_files(tmp_path, ["a.bin"], "is no model")
+    assert str(error.value) == f"{str(tmp_path)!r} is no model: it lacks a.bin."

@@ -17,13 +17,14 @@ from palign.contents import reading_whole
 from palign.models.adapters import TypePolicies, disable_dropout
 from palign.models.backbones import tensor_bytes
 from palign.models.files.adapter_files import CONFIG, WEIGHTS, read_adapter_config, write_base
-from palign.reading import read_tensors, reading, require_tensors
+from palign.reading import read_tensors, reading, require_files, require_tensors
 from palign.writing import set_usual_modes, sweep_partials
 
 __all__ = [
     "AdapterPolicies",
     "adapter_fingerprint",
     "add_adapter",
+    "beyond_product",
     "merge_adapters",
     "read_adapter",
     "remove_adapter",
@@ -31,6 +32,8 @@ __all__ = [
     "save_adapter",
     "train_only",
 ]
+
+BEYOND_PRODUCT = {"use_dora": "DoRA scales whole weights", "lora_bias": "a bias is trained beside B·A"}
 
 
 class AdapterPolicies(TypePolicies):
@@ -81,9 +84,7 @@ def read_adapter(model: PeftModel, name: str, folder: str | Path) -> None:
 
 def require_adapter_folder(folder: str | Path) -> LoraConfig:
     """The configuration of a complete LoRA adapter on disk; ValueError where there is none."""
-    missing = [name for name in (CONFIG, WEIGHTS) if not (Path(folder) / name).is_file()]
-    if missing:
-        raise ValueError(f"{str(folder)!r} is not an adapter: it lacks {', '.join(missing)}. Give a folder with both.")
+    require_files(folder, (CONFIG, WEIGHTS), "is not an adapter", "Give a folder with both.")
     config = read_adapter_config(folder)
     if not isinstance(config, LoraConfig):
         raise ValueError(f"{str(folder)!r} holds a {config.peft_type} adapter; a LoRA adapter is needed.")
@@ -123,14 +124,17 @@ def merge_adapters(
             parameter.data = parameter.data.contiguous()
 
 
+def beyond_product(config: LoraConfig) -> list[str]:
+    """Options of an adapter under which its change of the base is not B·A alone; such adapters have no sum."""
+    return [option for option in BEYOND_PRODUCT if getattr(config, option, False)]
+
+
 def _require_plain_sum(name: str, config: LoraConfig) -> None:
-    """ValueError where an adapter's change of the base is not B·A alone."""
-    for field, reason in (("use_dora", "DoRA scales whole weights"), ("lora_bias", "a bias is trained beside B·A")):
-        if getattr(config, field, False):
-            raise ValueError(
-                f"The adapter {name!r} was trained with {field}=True: {reason}, so a weighted sum of low-rank "
-                "matrices is not its merge. Train the types without it, or take another route than merging."
-            )
+    for option in beyond_product(config):
+        raise ValueError(
+            f"The adapter {name!r} was trained with {option}=True: {BEYOND_PRODUCT[option]}, so a weighted sum of "
+            "low-rank matrices is not its merge. Train the types without it, or take another route than merging."
+        )
 
 
 def remove_adapter(model: PeftModel, name: str) -> None:

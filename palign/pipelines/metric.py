@@ -88,9 +88,8 @@ class FittedMetric:
         """(n_rows, max_items) of the baselines and of the metric, last."""
         people = self.model.annotators.indices(rows.annotator_ids, unknown=-1)
         data = RowTensors.of(rows, people, vectors)
-        used, place = torch.unique(data.item_indices, return_inverse=True)
-        points = self.model.coordinates(data.item_vectors(used))[place]
-        scores = {name: base.scores(points, data.annotator_index) for name, base in self.baselines.items()}
+        points, place = self.model.coordinates_of(data)
+        scores = {name: base.scores(points[place], data.annotator_index) for name, base in self.baselines.items()}
         return scores | {"metric": self.model.score_rows(data)}
 
 

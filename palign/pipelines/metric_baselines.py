@@ -11,7 +11,7 @@ from torch import Tensor
 from palign.functional.metric.choice import choose_strengths
 from palign.functional.metric.comparisons import Comparisons, Loss, Parameters
 from palign.functional.metric.fit import MetricFit
-from palign.functional.metric.points import fit_people
+from palign.functional.metric.points import fit_people, rows_or_zero
 from palign.functional.metric.regressions import fit_each
 
 __all__ = ["BASELINES", "Baseline", "fit_baseline", "quadratic_features"]
@@ -41,8 +41,7 @@ class Baseline:
         flat = self.features(points.flatten(0, 1).double()).unflatten(0, points.shape[:2])
         if len(self.weights) == 1:
             return -(flat * self.weights[0]).sum(-1)
-        table = torch.cat([self.weights, self.weights.new_zeros(1, self.weights.shape[1])])
-        return -(flat * table[person][:, None]).sum(-1)
+        return -(flat * rows_or_zero(self.weights, person)[:, None]).sum(-1)
 
 
 BASELINES: dict[str, tuple[bool, Features]] = {

@@ -84,9 +84,7 @@ def choose_personal(
 def _fit(pairs: Comparisons, fit: MetricFit, precision: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     """People (n, dim) and their squares (n, dim, dim) beside the metric of a fit."""
     values, directions = torch.linalg.eigh(precision)
-    root = (
-        directions / values.clamp_min(1e-9).sqrt()
-    )  # coordinates in which the prior of the linear part is normal(0, 1)
+    root = directions / values.clamp_min(1e-9).sqrt()  # in whose coordinates the linear part's prior is normal(0, 1)
     features = torch.cat([pairs.items @ root, quadratic_features(pairs.items)[:, pairs.dim :] / ridge**0.5], 1)
     liked = rewards(pairs.items, fit.metric, fit.parameters.shared)
     weights = fit_each(replace(pairs, items=features, item_rewards=liked), torch.ones(features.shape[1]).double())

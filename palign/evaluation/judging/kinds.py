@@ -88,17 +88,9 @@ def recognise(
         raise ValueError(f"{path!r} is named as a model, and there is no such folder. Give {KNOWN}.")
     config = read_json(path, "config.json", None)
     if isinstance(config, dict) and config.get("model_type") == PALConfig.model_type:
-        backbone, reads_vectors = config.get("backbone"), config.get("backbone") is None
-        named = "ready vectors" if reads_vectors else _short(backbone)
-        encoder = config.get("image_encoder")
-        named = named if encoder is None else "vectors of images"
-        return ModelSource(
-            name, path, ModelKind.PAL, reads_vectors=reads_vectors, backbone=named, image_encoder=encoder
-        )
+        return ModelSource(name, path, ModelKind.PAL, **_items(config), image_encoder=config.get("image_encoder"))
     if isinstance(config, dict) and config.get("model_type") == MetricConfig.model_type:
-        backbone, reads_vectors = config.get("backbone"), config.get("backbone") is None
-        named = "ready vectors" if reads_vectors else _short(backbone)
-        return ModelSource(name, path, ModelKind.METRIC, reads_vectors=reads_vectors, backbone=named)
+        return ModelSource(name, path, ModelKind.METRIC, **_items(config))
     if looks_like_path(path) and (Path(path).expanduser() / "mixture.json").is_file():
         record = load_mixture(path)
         require_model_folder(record.base_model or str(Path(path).expanduser() / BASE))
@@ -110,6 +102,12 @@ def recognise(
         return _whole(path, name, config, reference, beta)
     holds = f"it holds no config.json, adapter_config.json or mixture.json{_contents(path)}"
     raise ValueError(f"{path!r} is no model that can be judged: {holds}. Give {KNOWN}.")
+
+
+def _items(config: dict[str, Any]) -> dict[str, Any]:
+    """What the items of a PAL model or a metric are, by its configuration."""
+    backbone, vectors = config.get("backbone"), "vectors of images" if config.get("image_encoder") else "ready vectors"
+    return {"reads_vectors": backbone is None, "backbone": vectors if backbone is None else _short(backbone)}
 
 
 def _adapter(path: str, name: str, config: dict[str, Any], base: str | None, beta: float | None) -> ModelSource:

@@ -12,6 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from palign.functional.evidence.positions import position_within
 from palign.functional.metric.comparisons import Comparisons, Loss, Parameters
 from palign.functional.metric.fit import MetricFit, fit_metric
 from palign.functional.metric.regularisers import Penalty
@@ -52,10 +53,9 @@ def deal_rows(person: Tensor, row: Tensor, n_parts: int, *, seed: int) -> Tensor
     drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     order = drawn[torch.argsort(owner[drawn], stable=True)]
     counts = torch.bincount(owner)
-    first = torch.repeat_interleave(torch.cumsum(counts, 0) - counts, counts)
     offset = torch.randint(n_parts, (len(counts),), generator=torch.Generator().manual_seed(seed + 1))
     part = torch.empty(len(rows), dtype=torch.int64)
-    part[order] = (torch.arange(len(rows)) - first + offset[owner[order]]) % n_parts
+    part[order] = (torch.from_numpy(position_within(counts.numpy())) + offset[owner[order]]) % n_parts
     return part[place]
 
 

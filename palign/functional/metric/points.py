@@ -9,7 +9,7 @@ from palign.functional.metric.comparisons import Comparisons, Loss, Parameters, 
 from palign.functional.metric.fit import MetricFit, fit_metric
 from palign.functional.metric.regularisers import Regulariser, Steps
 
-__all__ = ["aligned_error", "fit_people", "fit_vectors", "ideal_points", "people_precision"]
+__all__ = ["aligned_error", "fit_people", "fit_vectors", "ideal_points", "people_precision", "rows_or_zero"]
 
 
 def ideal_points(metric: Tensor, vectors: Tensor, *, softening: float = 0.05) -> Tensor:
@@ -101,6 +101,11 @@ class _Prior(Regulariser):
 
     def conjugate(self, at: Parameters) -> tuple[float, float]:
         return 1.0, float(((at.people @ self.directions).square() / self.precisions).sum()) / 2
+
+
+def rows_or_zero(table: Tensor, rows: Tensor) -> Tensor:
+    """Rows (n, …) of a table (n_people, …) by their numbers (n,); zeros for −1, somebody who is not there."""
+    return torch.cat([table, table.new_zeros(1, *table.shape[1:])])[rows]
 
 
 def aligned_error(estimate: Tensor, truth: Tensor) -> float:

@@ -17,7 +17,7 @@ from palign.data.annotators import AnnotatorIndex
 from palign.models.files.adapter_files import base_of, portable_base
 from palign.models.files.base_files import plain_state
 from palign.models.files.card import MIXTURE, base_note, named, render, shown, table
-from palign.reading import number_in, read_json, read_table
+from palign.reading import number_in, read_json, read_table, require_files
 from palign.writing import whole_file, whole_files, write_whole
 
 __all__ = ["BASE", "MixtureRecord", "load_mixture", "mixture_card", "named_base", "packed_prompts", "save_mixture"]
@@ -121,13 +121,11 @@ def load_mixture(folder: str | Path) -> MixtureRecord:
         ValueError: a file is missing, of another format, or the two disagree.
     """
     folder = Path(folder).expanduser()
-    missing = [name for name in (RECORD_FILE, PEOPLE) if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(
-            f"{str(folder)!r} is not a mixture: it lacks {', '.join(missing)}. Give a folder that MixtureDPOTrainer "
-            "or recipes/em_dpo.py wrote; one that was interrupted as it wrote goes on from, and can be read at, its "
-            "last complete checkpoint-N."
-        )
+    advice = (
+        "Give a folder that MixtureDPOTrainer or recipes/em_dpo.py wrote; one that was interrupted as it wrote goes "
+        "on from, and can be read at, its last complete checkpoint-N."
+    )
+    require_files(folder, (RECORD_FILE, PEOPLE), "is not a mixture", advice)
     with reading_whole(folder):
         return _read(folder)
 

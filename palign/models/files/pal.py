@@ -15,7 +15,7 @@ from palign.models.files.adapter_files import base_of, load_adapter, portable_ba
 from palign.models.files.base_files import plain_state, require_fitting
 from palign.models.files.card import PAL, base_note, named, render, shown, table
 from palign.models.pal_config import PALConfig
-from palign.reading import read_tensors, reading, require_finite, require_tensors
+from palign.reading import read_tensors, reading, require_files, require_finite, require_tensors
 from palign.writing import whole_files
 
 if TYPE_CHECKING:
@@ -107,12 +107,9 @@ def load_model(cls: "type[PALRewardModel]", name_or_path: str, options: dict[str
                 f"({type(error).__name__}). Check the name; give a folder that PALRewardModel.save_pretrained or "
                 "recipes/pal_reward.py wrote."
             ) from error
-    missing = [name for name in (CONFIG, WEIGHTS, ANNOTATORS) if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(
-            f"{name_or_path!r} is not a PAL reward model: it lacks {', '.join(missing)}. Give a folder that "
-            "PALRewardModel.save_pretrained or recipes/pal_reward.py wrote to its end."
-        )
+    advice = "Give a folder that PALRewardModel.save_pretrained or recipes/pal_reward.py wrote to its end."
+    needed = (CONFIG, WEIGHTS, ANNOTATORS)
+    require_files(folder, needed, "is not a PAL reward model", advice, named=name_or_path)
     with reading_whole(folder):
         config = PALConfig.load(folder / CONFIG)
         people, backbone = AnnotatorIndex.load(folder / ANNOTATORS), _load_backbone(config, folder, options)

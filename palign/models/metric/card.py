@@ -1,11 +1,8 @@
 """The README.md of a saved metric."""
 
-from palign.models.files.card import IDENTITIES, UNKNOWN
-
 __all__ = ["CARD"]
 
-CARD = (
-    """---
+CARD = """---
 library_name: palign
 tags:
 - reward-model
@@ -27,9 +24,7 @@ model.score(prompts, completions, annotator_ids)
 
 ## Data
 
-Pairs or rankings of items, each with the id of the person who judged. """
-    + UNKNOWN
-    + """
+Pairs or rankings of items, each with the id of the person who judged. {unknown}
 
 ## Types
 
@@ -50,10 +45,7 @@ comparing people, nor for guessing who they are.
 That all measure by one metric is an assumption. Along directions in which the metric is weak an ideal point is not
 known. Rewards of different people are on different scales.
 
-"""
-    + IDENTITIES
-    + """
+{identities}
 
 `annotators.json` holds the annotators' ids as they were given: replace ids that name a person before sharing.
 """
-)

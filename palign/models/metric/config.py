@@ -57,10 +57,10 @@ class MetricConfig:
             ValueError: the file is of another model, or holds what it cannot.
         """
         record = read_json(path, dict)
-        if record.get("model_type") != "palign_metric":
+        if record.get("model_type") != cls.model_type:
             kind = record.get("model_type", "model of unknown type")
             raise ValueError(
-                f"{path} is the configuration of a {str(kind)[:40]!r}, not of a metric ('palign_metric'). Give a "
+                f"{path} is the configuration of a {str(kind)[:40]!r}, not of a metric ({cls.model_type!r}). Give a "
                 "folder that palign metric wrote."
             )
         for name, whole in (("hidden_size", True), ("dim", True), ("max_length", True), ("temperature", False)):

@@ -16,15 +16,15 @@ from palign.contents import reading_whole
 from palign.data.annotators import AnnotatorIndex
 from palign.data.preferences import Preferences
 from palign.functional.metric.comparisons import Comparisons, rewards
-from palign.functional.metric.points import fit_vectors, ideal_points
+from palign.functional.metric.points import fit_vectors, ideal_points, rows_or_zero
 from palign.models.embeddings import EmbeddingStore, embed_preferences
 from palign.models.files.adapter_files import base_of, portable_base
-from palign.models.files.card import named
+from palign.models.files.card import named, render
 from palign.models.metric.card import CARD
 from palign.models.metric.config import MetricConfig
 from palign.models.row_tensors import RowTensors
 from palign.models.scoring_inputs import require_same_length, text_states, vector_states
-from palign.reading import read_tensors, reading, require_tensors
+from palign.reading import read_tensors, reading, require_files, require_tensors
 from palign.writing import whole_files
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ class MetricModel:
         if unknown not in ("shared", "error"):
             raise ValueError(f"unknown is {unknown!r}; it must be 'shared' or 'error'.")
         rows = torch.from_numpy(self.annotators.indices(annotator_ids, unknown=None if unknown == "error" else -1))
-        table = torch.cat([self.tensors["people"], torch.zeros(1, self.config.dim, dtype=torch.float64)])
-        return self.tensors["shared"] + table[rows]
+        return self.tensors["shared"] + rows_or_zero(self.tensors["people"], rows)
 
     def ideal_points(self, annotator_ids: Iterable[object], *, softening: float = 0.05) -> Tensor:
         """Ideal points (batch, dim) of people, in the coordinates of `coordinates`."""
@@ -103,6 +102,11 @@ class MetricModel:
         """Vectors (batch, hidden) → (batch, dim)."""
         states = vector_states(vectors, self.config.hidden_size, torch.device("cpu")).double()
         return (states - self.tensors["center"]) @ self.tensors["basis"]
+
+    def coordinates_of(self, data: RowTensors) -> tuple[Tensor, Tensor]:
+        """Coordinates (n_used, dim) of the vectors that rows name, and (n_rows, max_items) which each item has."""
+        used, place = torch.unique(data.item_indices, return_inverse=True)
+        return self.coordinates(data.item_vectors(used)), place
 
     def score(
         self,
@@ -137,11 +141,9 @@ class MetricModel:
     def _rewards(self, points: Tensor, person: Tensor, people: Tensor) -> Tensor:
         """Points (n, n_items, dim) for persons (n,), rows of a table of people (n_people, dim), −1 unknown; to
         (n, n_items)."""
-        table = torch.cat([people, people.new_zeros(1, self.config.dim)])
-        values = rewards(points, self.metric, (self.tensors["shared"] + table[person])[:, None])
+        values = rewards(points, self.metric, (self.tensors["shared"] + rows_or_zero(people, person))[:, None])
         if self.config.personal_squares and people is self.tensors["people"]:
-            squares = torch.cat([self.tensors["squares"], self.metric.new_zeros(1, *self.metric.shape)])
-            values = values - ((points @ squares[person]) * points).sum(-1)
+            values = values - ((points @ rows_or_zero(self.tensors["squares"], person)) * points).sum(-1)
         return self.config.temperature * values
 
     def row_tensors(
@@ -170,10 +172,9 @@ class MetricModel:
 
         `people`: (n, dim), whom `annotator_index` numbers in place of those known here.
         """
-        used, place = torch.unique(data.item_indices, return_inverse=True)
-        points = self.coordinates(data.item_vectors(used))[place]
+        points, place = self.coordinates_of(data)
         table = self.tensors["people"] if people is None else people.double()
-        return self._rewards(points, data.annotator_index, table).masked_fill(data.ranks < 0, 0.0)
+        return self._rewards(points[place], data.annotator_index, table).masked_fill(data.ranks < 0, 0.0)
 
     def fit_annotators(
         self, rows: Preferences, *, embeddings: np.ndarray | None = None, store: EmbeddingStore | None = None
@@ -185,8 +186,8 @@ class MetricModel:
         """
         index = rows.annotators()
         data = self.row_tensors(rows, embeddings, store=store).with_people(index.indices(rows.annotator_ids))
-        used, place = torch.unique(data.item_indices, return_inverse=True)
-        data = data.over(self.coordinates(data.item_vectors(used)).float(), place)
+        points, place = self.coordinates_of(data)
+        data = data.over(points.float(), place)
         pairs, _ = comparisons_of(data, data.item_states, len(index))
         part = fit_vectors(
             pairs, self.metric, self.tensors["shared"], self.tensors["precision"], loss=self.config.loss
@@ -224,7 +225,7 @@ class MetricModel:
             config.save(partial / CONFIG)
             backbone = f"states of `{named(config.backbone)}`" if config.backbone else "ready vectors"
             values = vars(config) | {"backbone": backbone, "n_annotators": len(self.annotators)}
-            (partial / "README.md").write_text(CARD.format(**values), encoding="utf-8")
+            (partial / "README.md").write_text(render(CARD, **values), encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "MetricModel":
@@ -234,12 +235,8 @@ class MetricModel:
             ValueError: a file is missing, damaged or of another model; a metric that is none.
         """
         folder = Path(folder).expanduser()
-        missing = [name for name in (CONFIG, WEIGHTS, ANNOTATORS) if not (folder / name).is_file()]
-        if missing:
-            raise ValueError(
-                f"{str(folder)!r} is no metric: it lacks {', '.join(missing)}. Give a folder that palign metric "
-                "wrote to its end."
-            )
+        advice = "Give a folder that palign metric wrote to its end."
+        require_files(folder, (CONFIG, WEIGHTS, ANNOTATORS), "is no metric", advice)
         with reading_whole(folder):
             config = MetricConfig.load(folder / CONFIG)
             people, tensors = AnnotatorIndex.load(folder / ANNOTATORS), read_tensors(folder / WEIGHTS)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from palign.functional.mixture import assign_rows, row_weights
-from palign.reading import number_in, read_json, read_tensors
+from palign.reading import number_in, read_json, read_tensors, require_files
 from palign.trainers.mixture_dpo_config import MStep
 from palign.writing import whole_file, write_whole
 
@@ -107,11 +107,7 @@ class MixtureState:
     def load(cls, folder: str | Path) -> "MixtureState":
         """ValueError when the folder is not a checkpoint of this trainer."""
         folder = Path(folder)
-        missing = [name for name in (TENSORS_FILE, RECORD_FILE) if not (folder / name).is_file()]
-        if missing:
-            raise ValueError(
-                f"{str(folder)!r} is not a checkpoint of MixtureDPOTrainer: it lacks {', '.join(missing)}."
-            )
+        require_files(folder, (TENSORS_FILE, RECORD_FILE), "is not a checkpoint of MixtureDPOTrainer")
         record = read_json(folder / RECORD_FILE, dict, allows_nan=True)
         tensors = read_tensors(folder / TENSORS_FILE, may_be_nan=("recorded",))
         number_in(record, "round", folder / RECORD_FILE, least=0, whole=True)
