@@ -48,7 +48,7 @@ from palign.models.single_adapter import read_adapter, save_adapter
 from palign.models.type_scores import row_log_likelihoods
 from palign.trainers.fair.builder import RouteBuilder
 from palign.trainers.fair.dro import POOLED
-from palign.trainers.fair.judges import by_answers, by_votes, chosen_by, judge_notes
+from palign.trainers.fair.judges import by_answers, by_votes, judge_notes
 from palign.trainers.fair.measure import (
     Candidate,
     Kind,
@@ -251,7 +251,7 @@ class FairPolicyTrainer:
         )  # fmt: skip
         tables, by_whom = self._judges(candidates, rows), "types"
         if "votes" in tables and tables["votes"]["is_enough"]:
-            chosen, by_whom = chosen_by(tables["votes"], rows, budget) or chosen, "votes"
+            chosen, by_whom = tables["votes"]["best_route"] or chosen, "votes"
         self.seconds["measure"] = time.monotonic() - start
         self.seconds |= {name: record["seconds"] for name, record in records.items()}
         self.record = {

@@ -82,7 +82,7 @@ def show_named_progress(trainer: Trainer, name: str | None = None) -> None:
     Args:
         name: `args.run_name`, or the trainer's, if None.
     """
-    found = [trainer.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback)]
-    if any(callback is not None for callback in found):
+    removed = [trainer.pop_callback(kind) for kind in (ProgressCallback, PrinterCallback)]
+    if any(callback is not None for callback in removed):
         called = name or trainer.args.run_name or type(trainer).__name__
-        trainer.add_callback(NamedProgress(called, has_bar=found[0] is not None))
+        trainer.add_callback(NamedProgress(called, has_bar=removed[0] is not None))

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palign.functional.regret import choose_within_budget, importance_of, solve_minmax_regret
+from palign.functional.regret import importance_of, solve_minmax_regret
 from palign.functional.regret_estimates import bootstrap_means, max_interval
 from palign.models.files.game_keys import JudgeRecord, PolicyRow
-from palign.trainers.fair.measure import Candidate, Kind
+from palign.trainers.fair.measure import Candidate, Kind, ends_of
 from palign.trainers.fair.vote_judge import LEAST_PEOPLE, LEAST_TEXTS, VoteShares
 
-__all__ = ["by_answers", "by_votes", "chosen_by", "judge_notes"]
+__all__ = ["by_answers", "by_votes", "judge_notes"]
 
 UNITS = {"types": "reward (β · nats)", "pal": "reward of the PAL model", "votes": "share of wins"}
 
@@ -54,16 +54,6 @@ def by_votes(
     return {**record, "is_enough": bool(is_enough and routes)}
 
 
-def chosen_by(record: JudgeRecord, rows: Sequence[PolicyRow], budget: float) -> str | None:
-    """The route of the least worst regret by a judge within the KL budget; None without one."""
-    routes = [row for row in rows if row["kind"] == Kind.ROUTE]
-    worst = [record["max_regret"][row["name"]]["value"] for row in routes]
-    try:
-        return routes[choose_within_budget(worst, [row["kl"]["value"] for row in routes], kl_budget=budget)]["name"]
-    except (ValueError, RuntimeError):
-        return None
-
-
 def _record(
     judge: str, values: Tensor, draws: Tensor, candidates: Sequence[Candidate], rows: Sequence[PolicyRow],
     types: Sequence[str], importance: Sequence[float] | None,
@@ -74,10 +64,7 @@ def _record(
     counts = importance_of(importance, len(types))[:, None]
     regrets, drawn = ((x[..., places].diagonal(dim1=-2, dim2=-1)[..., None] - x) * counts for x in (values, draws))
     worst = max_interval(regrets, drawn)
-    ends = {
-        name: {"value": float(worst.estimate[j]), "low": float(worst.low[j]), "high": float(worst.high[j])}
-        for j, name in enumerate(names)
-    }
+    ends = {name: ends_of(worst, j) for j, name in enumerate(names)}
     routes = [row["name"] for row in rows if row["kind"] == Kind.ROUTE and row["is_within_budget"]]
     return {
         "judge": judge, "unit": UNITS[judge], "values": dict(zip(names, values.T.tolist(), strict=True)),
@@ -92,13 +79,13 @@ def judge_notes(judges: Mapping[str, JudgeRecord], chosen: str | None, chosen_by
     notes = []
     if len(judges) > 1 and chosen is not None:
         best = {name: record["best_route"] for name, record in judges.items()}
-        said = ", ".join(
+        routes = ", ".join(
             f"by {name} {route} ({record['max_regret'][route]['value']:.3f} {record['unit']})"
             for (name, record), route in zip(judges.items(), best.values(), strict=True)
             if route is not None
         )
         agree = "Judges agree on" if len(set(best.values())) == 1 else "Judges disagree on"
-        notes.append(f"{agree} the route of the least worst regret: {said}. {chosen} was chosen by {chosen_by}.")
+        notes.append(f"{agree} the route of the least worst regret: {routes}. {chosen} was chosen by {chosen_by}.")
     votes = judges.get("votes")
     if votes is not None and not votes["is_enough"]:
         people = min(votes["n_people"])

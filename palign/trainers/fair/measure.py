@@ -7,12 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palign.functional.regret import choose_within_budget, regret_matrix, relative_regret_matrix
+from palign.functional.regret import choose_within_budget, importance_of, regret_matrix, relative_regret_matrix
 from palign.functional.regret_estimates import Interval, bootstrap_means, bootstrap_policies, interval
 from palign.models.files.game_keys import Ends, PolicyRow, VotesRecord
 from palign.models.policy_draws import PolicyDraws
 
-__all__ = ["SLACK", "Candidate", "Kind", "measure_candidates", "mixed_candidate", "single_candidate", "vote_outcomes"]
+__all__ = [
+    "SLACK", "Candidate", "Kind", "ends_of", "measure_candidates", "mixed_candidate", "single_candidate",
+    "vote_outcomes",
+]  # fmt: skip
 
 SLACK = 1.25  # a single policy may go this much further from the reference than the ensemble
 
@@ -86,8 +89,7 @@ def measure_candidates(
         the type that loses most, KL, votes; and the paired difference of maximal regret to pooled DPO.
     """
     names = [c.name for c in candidates]
-    importance = torch.ones(own_values.shape[1]) if type_importance is None else torch.as_tensor(type_importance)
-    importance = importance.double()
+    importance = importance_of(type_importance, own_values.shape[1])
     per_prompt = torch.stack([c.values for c in candidates], -1)
     scaled = {"own_values": own_values * importance, "beta": beta, "n_draws": n_bootstrap, "seed": seed}
     worst = bootstrap_policies(per_prompt * importance[:, None], **scaled).max_regret
@@ -97,15 +99,15 @@ def measure_candidates(
     relative = relative_regret_matrix(mean, mean[:, names.index("reference")], own_values=own_means)
     kl = torch.stack([c.kl for c in candidates], -1)
     kl_interval = interval(kl.mean(0), bootstrap_means(kl, n_draws=n_bootstrap, seed=seed))
-    of_ensemble = _ends(kl_interval, names.index("ensemble"))  # sampled: near 0 it may even be negative
+    of_ensemble = ends_of(kl_interval, names.index("ensemble"))  # sampled: near 0 it may even be negative
     budget = max_kl if max_kl is not None else max(SLACK * of_ensemble["value"], of_ensemble["high"], 0.0)
     rows = []
     for j, candidate in enumerate(candidates):
         rows.append(
             {"name": candidate.name, "kind": candidate.kind}
-            | {"max_regret": _ends(worst, j), "mean_regret": _ends(plain.mean_regret, j)}
+            | {"max_regret": ends_of(worst, j), "mean_regret": ends_of(plain.mean_regret, j)}
             | {"max_relative_regret": _number(relative[:, j].max()), "regrets": regrets[:, j].tolist()}
-            | {"worst_type": int((regrets[:, j] * importance).argmax()), "kl": _ends(kl_interval, j)}
+            | {"worst_type": int((regrets[:, j] * importance).argmax()), "kl": ends_of(kl_interval, j)}
             | {"is_within_budget": bool(kl_interval.estimate[j] <= budget)}
             | {"weights": None if candidate.weights is None else candidate.weights.tolist()}
             | {"votes": votes.get(candidate.name), "less_than_pooled": None}
@@ -113,7 +115,7 @@ def measure_candidates(
         if "pooled" in names:
             p = names.index("pooled")
             gap = worst.estimate[p] - worst.estimate[j], worst.draws[:, p] - worst.draws[:, j]
-            rows[-1]["less_than_pooled"] = _ends(interval(*gap))
+            rows[-1]["less_than_pooled"] = ends_of(interval(*gap))
     return rows, _chosen(candidates, worst.estimate, kl_interval.estimate, budget), budget
 
 
@@ -129,7 +131,8 @@ def _chosen(candidates: Sequence[Candidate], worst: Tensor, kl: Tensor, budget: 
     return candidates[routes[best]].name
 
 
-def _ends(interval: Interval, j: int | None = None) -> Ends:
+def ends_of(interval: Interval, j: int | None = None) -> Ends:
+    """A number with its interval as a record; of a vector of numbers, that at place j."""
     at = (lambda tensor: float(tensor)) if j is None else (lambda tensor: float(tensor[j]))
     return {"value": at(interval.estimate), "low": at(interval.low), "high": at(interval.high)}
 

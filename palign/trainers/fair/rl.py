@@ -32,7 +32,7 @@ from palign.functional.regret_hedge import OnlineHedge
 from palign.models.adapters import route
 from palign.models.architectures import agree_on_marks
 from palign.models.completions import TokenizedItems, prompt_ids
-from palign.models.single_adapter import AdapterPolicies, merge_adapters, train_only
+from palign.models.single_adapter import AdapterPolicies, beyond_product, merge_adapters, train_only
 from palign.models.type_scores import type_logps
 from palign.parallel.deepspeed_launch import leave_accelerator
 from palign.parallel.fsdp_launch import is_fsdp_launch
@@ -219,9 +219,7 @@ def _start(builder: "RouteBuilder", name: str) -> str:
     The reference it is where a rank is asked for, or where adapters have no sum (DoRA).
     """
     types = builder.mixture.policies.names
-    can_sum = not any(
-        getattr(builder.model.peft_config[t], k, False) for t in types for k in ("use_dora", "lora_bias")
-    )
+    can_sum = not any(beyond_product(builder.model.peft_config[name]) for name in types)
     if builder.args.adapter_rank is not None or not can_sum:
         builder.add(name)
         return "reference"

@@ -6,7 +6,7 @@ import torch
 
 from palign.data.annotators import AnnotatorIndex
 from palign.models.files.mixture import MixtureRecord
-from palign.trainers.fair.judges import by_answers, by_votes, chosen_by, judge_notes
+from palign.trainers.fair.judges import by_answers, by_votes, judge_notes
 from palign.trainers.fair.measure import Candidate, Kind
 from palign.trainers.fair.pal_judge import PALJudge
 from palign.trainers.fair.vote_judge import LEAST_PEOPLE, LEAST_TEXTS, VoteShares
@@ -53,7 +53,7 @@ def test_votes_choose_where_there_are_enough(n_texts: float, n_people: int, is_e
     votes = {name: shares(value, n_texts, n_people) for name, value in by_policy.items()}
     record = by_votes(votes, CANDIDATES, ROWS, TYPES, importance=None)
     assert record["is_enough"] is is_enough
-    assert chosen_by(record, ROWS, budget=1.0) == record["best_route"] == "distill"  # .15 against .3
+    assert record["best_route"] == "distill"  # .15 against .3
     types = record | {"judge": "types", "best_route": "rl"}
     notes = judge_notes({"types": types, "votes": record}, "distill", "votes")
     assert notes[0].startswith("Judges disagree on the route of the least worst regret: by types rl (0.300")
