@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import beta
+from scipy.stats import binomtest
 
 from palign.data.arguments import DataArguments
 from palign.data.guards.finding import Pairs
@@ -85,17 +85,20 @@ def read_answers(script: PopulationArguments, data_args: DataArguments) -> Answe
         chosen, rejected = (place[:, None] for place in places)
     else:
         chosen, rejected = _places(vectors, pairs, script)
-    ends = np.sort(
-        np.concatenate([chosen, rejected], 1) if vectors is None else np.stack([pairs.best, pairs.worst], 1), 1
-    )
-    pair = np.unique(ends, axis=0, return_inverse=True)[1].reshape(-1)
+    ends = (chosen[:, 0], rejected[:, 0]) if vectors is None else (pairs.best, pairs.worst)
     answers = np.bincount(pairs.people)
     if np.median(answers) >= MANY:
         notes += print_note(
             f"The median annotator answered {np.median(answers):g} times: of each of them something can be learned, "
             "too (palign metric, palign reward)."
         )
-    return Answers(chosen, rejected, pairs.people, pair, notes)
+    return Answers(chosen, rejected, pairs.people, _pair_numbers(*ends), notes)
+
+
+def _pair_numbers(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(n,) int64: which two items were compared, in any order."""
+    ends = np.sort(np.stack([first, second], 1), 1)
+    return np.unique(ends, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def _column(rows: Preferences, name: str) -> np.ndarray:
@@ -206,9 +209,9 @@ def cell_table(answers: Answers, script: PopulationArguments) -> MassTable:
         rows = np.flatnonzero(answers.pair == number)
         first, second = answers.chosen[rows[0]], answers.rejected[rows[0]]
         wins = int((answers.chosen[rows] == first).all(axis=1).sum())
-        low, high = _exact_interval(wins, len(rows), script.level)
+        interval = binomtest(wins, len(rows)).proportion_ci(script.level)  # Clopper and Pearson's
         ends.append((first, second))
-        shares.append((wins / len(rows), low, high, len(rows)))
+        shares.append((wins / len(rows), interval.low, interval.high, len(rows)))
     normals, offsets = hyperplanes(*(np.stack(side) for side in zip(*ends, strict=True)))
     share, low, high, n = (np.array(part) for part in zip(*shares, strict=True))
     bounds = bound_cells(find_cells(normals, offsets), low, high)
@@ -231,13 +234,6 @@ def cell_table(answers: Answers, script: PopulationArguments) -> MassTable:
     return MassTable(table, summary, [*answers.notes, *print_note(note)])
 
 
-def _exact_interval(wins: int, n: int, level: float) -> tuple[float, float]:
-    """Clopper and Pearson's."""
-    tail = (1 - level) / 2
-    low = 0.0 if wins == 0 else float(beta.ppf(tail, wins, n - wins + 1))
-    return low, 1.0 if wins == n else float(beta.ppf(1 - tail, wins + 1, n - wins))
-
-
 def _embedded(script: PopulationArguments) -> Answers:
     """Two camps on a line, asked once each about two of nine items; without noise."""
     rng = np.random.default_rng(script.seed)
@@ -249,5 +245,5 @@ def _embedded(script: PopulationArguments) -> Answers:
     second = (first + rng.integers(1, 9, size=n)) % 9
     wins = np.abs(points - items[first]) < np.abs(points - items[second])
     chosen, rejected = np.where(wins, first, second), np.where(wins, second, first)
-    pair = np.unique(np.sort(np.stack([chosen, rejected], 1), 1), axis=0, return_inverse=True)[1].reshape(-1)
+    pair = _pair_numbers(chosen, rejected)
     return Answers(items[chosen][:, None], items[rejected][:, None], np.arange(n), pair, [])
