@@ -28,7 +28,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Links as they stand in the repository → links of the site; formulas → MathML."""
     for here, there in LINKS.items():
         markdown = markdown.replace(here, there)
-    return FORMULA.sub(lambda found: formula(found["latex"]), markdown)
+    return FORMULA.sub(lambda match: formula(match["latex"]), markdown)
 
 
 def formula(latex: str) -> str:

@@ -82,15 +82,15 @@ class Newcomers:
         """Mean accuracy on the test rows after so many answers of each person."""
         most = max(counts)
         orders = [rows[choose(self.log_likelihoods[rows], min(most, len(rows)))] for rows in self.rows]
-        found = []
+        accuracies = []
         for n in counts:
             totals = torch.stack([self.log_likelihoods[order[:n]].sum(0) for order in orders])
             posterior = (self.log_prior + totals).softmax(1)
             weights = (posterior @ self.model.people.support.double()).float()
             with evaluating(self.model):
                 right, n_pairs = pair_order(scores_of(self.model.head, self.test, weights), self.test.ranks)
-            found.append(float((right / n_pairs).mean()))
-        return found
+            accuracies.append(float((right / n_pairs).mean()))
+        return accuracies
 
     def one_by_one(self, likelihoods: Tensor, n: int) -> Tensor:
         """Every answer is known before the next question is chosen."""

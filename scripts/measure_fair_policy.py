@@ -47,13 +47,13 @@ def asked(summary: dict[str, float]) -> dict[str, float]:
     """
     others = [name.split("/")[0] for name in summary if name.endswith("/gold/chosen_more/value")]
     kept = [n for n in others if n in ("pooled", "reference", "uniform") or n.startswith("type_")]
-    found = {f"more/{name}": summary[f"{name}/gold/chosen_more/value"] for name in kept}
-    found |= {f"more_low/{name}": summary[f"{name}/gold/chosen_more/low"] for name in kept}
+    figures = {f"more/{name}": summary[f"{name}/gold/chosen_more/value"] for name in kept}
+    figures |= {f"more_low/{name}": summary[f"{name}/gold/chosen_more/low"] for name in kept}
     pooled, reference = (summary[f"{name}/gold/mean"] for name in ("pooled", "reference"))
     below = (pooled - summary["chosen/gold/mean"]) / abs(pooled - reference)
-    found |= {"share": summary["room/gold_single"], "mean_below": below, "room": summary["room/single"]}
-    is_more = all(value > 0 for name, value in found.items() if name.startswith("more_low/"))
-    return found | {"is_reached": float(is_more and found["share"] >= 1 - WITHIN and below <= NOT_BELOW)}
+    figures |= {"share": summary["room/gold_single"], "mean_below": below, "room": summary["room/single"]}
+    is_more = all(value > 0 for name, value in figures.items() if name.startswith("more_low/"))
+    return figures | {"is_reached": float(is_more and figures["share"] >= 1 - WITHIN and below <= NOT_BELOW)}
 
 
 def main() -> None:

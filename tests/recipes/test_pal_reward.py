@@ -11,6 +11,7 @@ import pytest
 
 from palign.data.guard import GuardError
 from palign.models.pal import PALRewardModel
+from tests.worlds.judged_models import write_rows
 from tests.worlds.ppo_policy import tiny_policy
 from tests.worlds.recipes import load_recipe
 
@@ -22,11 +23,6 @@ QUIET = ["--disable_tqdm", "true", "--use_cpu", "true"]
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
     return load_recipe("pal_reward")
-
-
-def write(path: Path, rows: list[dict]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 def text_rows(n_people: int = 6, n_rows: int = 8) -> list[dict]:
@@ -62,7 +58,7 @@ def test_own_text_rows_on_a_local_backbone(recipe: ModuleType, tmp_path: Path) -
     policy, tokenizer = tiny_policy()
     policy.save_pretrained(tmp_path / "lm")
     tokenizer.save_pretrained(tmp_path / "lm")
-    rows = write(tmp_path / "rows.jsonl", text_rows())
+    rows = write_rows(tmp_path / "rows.jsonl", text_rows())
     flags = ["--dataset_name", rows, "--model_name_or_path", str(tmp_path / "lm"), "--n_prototypes", "2"]
     flags += ["--group_columns", "country", "--embedding_cache_dir", str(tmp_path / "cache"), "--guard", "warn"]
     summary = recipe.main([*flags, "--output_dir", str(tmp_path / "out"), *QUIET])
@@ -82,7 +78,7 @@ def test_states_are_chosen_said_and_saved(recipe: ModuleType, tmp_path: Path, ca
     policy.save_pretrained(tmp_path / "lm")
     tokenizer.save_pretrained(tmp_path / "lm")
     rows = [row | {"annotator_id": f"{row['annotator_id']}{copy}"} for copy in "ab" for row in text_rows()]
-    paths = [write(tmp_path / f"{part}.jsonl", part_rows) for part, part_rows in
+    paths = [write_rows(tmp_path / f"{part}.jsonl", part_rows) for part, part_rows in
              (("train", rows[::2]), ("eval", rows[1::2]))]  # fmt: skip
     flags = ["--dataset_name", paths[0], "--eval_dataset_name", paths[1], "--guard", "off", "--n_prototypes", "2"]
     flags += ["--model_name_or_path", str(tmp_path / "lm"), "--output_dir", str(tmp_path / "out"), *QUIET]
@@ -110,7 +106,7 @@ def test_rows_that_show_nothing_stop_before_a_model_is_loaded(recipe: ModuleType
     (tmp_path / "lm").mkdir()
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         (tmp_path / "lm" / name).write_text("{}", encoding="utf-8")
-    flags = ["--dataset_name", write(tmp_path / "rows.jsonl", text_rows()), "--n_prototypes", "2", *QUIET]
+    flags = ["--dataset_name", write_rows(tmp_path / "rows.jsonl", text_rows()), "--n_prototypes", "2", *QUIET]
     with pytest.raises(GuardError, match=r"guard: stop: length_sign: .*\(rows 0, .* of train, …\)"):
         recipe.main([*flags, "--model_name_or_path", str(tmp_path / "lm"), "--output_dir", str(tmp_path / "out")])
 
@@ -126,7 +122,7 @@ def test_own_vectors(recipe: ModuleType, tmp_path: Path) -> None:
             first = (vectors[i, person % 2] > vectors[j, person % 2]).item()
             rows.append({"annotator_id": person, "chosen_index": int(i if first else j),
                          "rejected_index": int(j if first else i)})  # fmt: skip
-    flags = ["--dataset_name", write(tmp_path / "rows.jsonl", rows), "--embeddings", str(tmp_path / "v.npy")]
+    flags = ["--dataset_name", write_rows(tmp_path / "rows.jsonl", rows), "--embeddings", str(tmp_path / "v.npy")]
     summary = recipe.main([*flags, "--n_prototypes", "2", "--output_dir", str(tmp_path / "out"), *QUIET])
     assert summary["pal/accuracy"] > 0.7
 
@@ -140,7 +136,15 @@ def test_messages_without_a_chat_template_are_told_before_a_model_loads(
     monkeypatch.setattr("palign.models.backbones.Backbone.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     said = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
     rows = [{"annotator_id": i % 4, "prompt": [{"role": "user", "content": f"{i}"}], **said} for i in range(40)]
-    flags = ["--dataset_name", write(tmp_path / "rows.jsonl", rows), "--n_prototypes", "2", "--guard", "off", *QUIET]
+    flags = [
+        "--dataset_name",
+        write_rows(tmp_path / "rows.jsonl", rows),
+        "--n_prototypes",
+        "2",
+        "--guard",
+        "off",
+        *QUIET,
+    ]
     with pytest.raises(ValueError, match="tokenizer has no chat template"):
         recipe.main([*flags, "--model_name_or_path", str(tmp_path / "lm"), "--output_dir", str(tmp_path / "out")])
 
@@ -176,7 +180,7 @@ def test_bad_input_is_named_before_a_model_loads(
         raise AssertionError("a model was loaded before the rows were checked")
 
     monkeypatch.setattr("palign.models.backbones.Backbone.from_pretrained", never)
-    path = write(tmp_path / "rows.jsonl", rows)
+    path = write_rows(tmp_path / "rows.jsonl", rows)
     start = time.monotonic()
     with pytest.raises((ValueError, TypeError)) as caught:
         recipe.main(["--dataset_name", path, "--model_name_or_path", str(folder), *flags, *QUIET])
@@ -187,7 +191,7 @@ def test_bad_input_is_named_before_a_model_loads(
 
 def test_a_folder_that_is_not_a_model(recipe: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
-    path = write(tmp_path / "rows.jsonl", [GOOD])
+    path = write_rows(tmp_path / "rows.jsonl", [GOOD])
     with pytest.raises(ValueError, match="notes.*config.json"):
         recipe.main(["--dataset_name", path, "--model_name_or_path", str(tmp_path / "notes"), *QUIET])
 

@@ -1,5 +1,5 @@
-"""recipes/population.py end to end: the embedded default, places as vectors and as columns, the plane, and bad "
-"input."""
+"""recipes/population.py end to end: the embedded default, places as vectors and as columns, the plane, and bad
+input."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.worlds.judged_models import write_rows
 from tests.worlds.recipes import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -18,11 +19,6 @@ SMOKE = str(ROOT / "recipes" / "configs" / "population" / "smoke.yaml")
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
     return load_recipe("population")
-
-
-def write(path: Path, rows: list[dict]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 def line_rows(n: int = 400, seed: int = 0) -> tuple[list[dict], np.ndarray]:
@@ -50,7 +46,7 @@ def test_planted_masses_come_out_of_vectors_and_of_columns_alike(recipe: ModuleT
     """Thresholds −1.5, 0 and 1.5: a quarter below all, three quarters above all."""
     rows, items = line_rows()
     np.save(tmp_path / "places.npy", items)
-    flags = ["--dataset_name", write(tmp_path / "rows.jsonl", rows), "--output_dir", str(tmp_path / "out")]
+    flags = ["--dataset_name", write_rows(tmp_path / "rows.jsonl", rows), "--output_dir", str(tmp_path / "out")]
     summary = recipe.main([*flags, "--embeddings", str(tmp_path / "places.npy")])
     masses = [summary[f"cell_{c}/mass"] for c in range(4)]
     np.testing.assert_allclose(masses, [0.25, 0, 0, 0.75], atol=0.06)
@@ -62,7 +58,7 @@ def test_planted_masses_come_out_of_vectors_and_of_columns_alike(recipe: ModuleT
         for row in rows
     ]  # fmt: skip
     named = ["--chosen_position_column", "a", "--rejected_position_column", "b", "--guard", "off"]
-    flags = ["--dataset_name", write(tmp_path / "texts.jsonl", texts), "--output_dir", str(tmp_path / "out2")]
+    flags = ["--dataset_name", write_rows(tmp_path / "texts.jsonl", texts), "--output_dir", str(tmp_path / "out2")]
     again = recipe.main([*flags, *named])
     assert [again[f"cell_{c}/mass"] for c in range(4)] == pytest.approx(masses)
 
@@ -77,7 +73,7 @@ def test_in_the_plane_shares_and_bounds_are_what_is_known(recipe: ModuleType, tm
             first, second = second, first
         rows.append({"annotator_id": f"p{person}", "chosen_index": first, "rejected_index": second})
     np.save(tmp_path / "v.npy", items)
-    flags = ["--dataset_name", write(tmp_path / "rows.jsonl", rows), "--embeddings", str(tmp_path / "v.npy")]
+    flags = ["--dataset_name", write_rows(tmp_path / "rows.jsonl", rows), "--embeddings", str(tmp_path / "v.npy")]
     flags += ["--output_dir", str(tmp_path / "out")]
     with pytest.raises(ValueError, match="2 dimensions, and above one the masses of cells are not determined"):
         recipe.main(flags)
@@ -106,7 +102,7 @@ def test_bad_input_is_one_sentence(
 ) -> None:
     flags = [*flags, "--output_dir", str(tmp_path / "out"), "--guard", "off"]
     if rows:
-        flags += ["--dataset_name", write(tmp_path / "rows.jsonl", rows)]
+        flags += ["--dataset_name", write_rows(tmp_path / "rows.jsonl", rows)]
     with pytest.raises(ValueError) as error:
         recipe.main(flags)
     assert message in str(error.value)
@@ -119,7 +115,7 @@ def test_contradictions_are_counted_and_left_out_of_intervals(recipe: ModuleType
         rows += [{"annotator_id": f"x{person}", "chosen_index": 0, "rejected_index": 1},
                  {"annotator_id": f"x{person}", "chosen_index": 2, "rejected_index": 1}]  # fmt: skip
     np.save(tmp_path / "v.npy", items)
-    flags = ["--dataset_name", write(tmp_path / "rows.jsonl", rows), "--embeddings", str(tmp_path / "v.npy")]
+    flags = ["--dataset_name", write_rows(tmp_path / "rows.jsonl", rows), "--embeddings", str(tmp_path / "v.npy")]
     summary = recipe.main([*flags, "--output_dir", str(tmp_path / "out")])
     assert summary["contradictory_share"] == pytest.approx(10 / 70)
     assert "answers are noisy" in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """The picture of README: the files are what the script draws, every name leads to one, nothing is fetched."""
 
-import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
@@ -8,15 +7,14 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.worlds.scripts import load_script
+
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("draw_overview", ROOT / "scripts" / "draw_overview.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("draw_overview")
 
 
 def test_the_files_are_those_of_the_script(script: ModuleType) -> None:
