@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["completion_logps", "drawn_logps", "linear_head_logps", "token_logps"]
+__all__ = ["completion_logps", "drawn_logps", "expected_logps", "linear_head_logps", "token_logps"]
 
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
@@ -80,6 +80,49 @@ def linear_head_logps(
     return _LinearHeadLogps.apply(states, weight, bias, targets, n_at_once)
 
 
+def expected_logps(
+    speaker: Tensor, listeners: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, n_at_once: int
+) -> tuple[Tensor, Tensor]:
+    """What every listener says of tokens, and of what a speaker would say in their place, over the whole vocabulary.
+
+    Σ_v p(v) log q(v) = Σ_v p(v) z(v) − log Σ_v exp z(v), and the first sum is the speaker's mean row of the head times
+    the listener's state. So the speaker's softmax is made once for all listeners, and a listener needs its normaliser
+    alone.
+
+    Args:
+        speaker: (n_tokens, hidden), of the positions that predict the targets, of whoever says p.
+        listeners: (n_listeners, n_tokens, hidden), the same positions as the listeners read them.
+        weight, bias: (vocab, hidden) and (vocab,) or None, of the head that all share.
+        targets: (n_tokens,) int64.
+        n_at_once: states whose logits stand in memory together, at least 1.
+
+    Returns:
+        log q at the targets, and Σ_v p(v) log q(v); (n_listeners, n_tokens) each, nats, at least float32.
+    """
+    kept = torch.promote_types(speaker.dtype, torch.float32)
+    logps, expected = (torch.empty(listeners.shape[:2], dtype=kept, device=speaker.device) for _ in range(2))
+    for start in range(0, len(speaker), n_at_once):
+        part = slice(start, start + n_at_once)
+        odds = _odds(torch.nn.functional.linear(speaker[part], weight, bias).to(kept))[0]
+        total = odds.sum(-1, keepdim=True)
+        mean = (odds.to(weight.dtype) @ weight).to(kept) / total
+        shift = 0.0 if bias is None else (odds @ bias.to(kept)) / total[:, 0]
+        for number, states in enumerate(listeners[:, part]):
+            logits = torch.nn.functional.linear(states, weight, bias).to(kept)
+            chosen = logits.gather(-1, targets[part, None])[:, 0]
+            odds, top = _odds(logits)
+            normaliser = top[:, 0] + odds.sum(-1).log()
+            logps[number, part] = chosen - normaliser
+            expected[number, part] = (mean * states.to(kept)).sum(-1) + shift - normaliser
+    return logps, expected
+
+
+def _odds(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each word to the likeliest, in place of the logits (n, vocab); and the largest logit, (n, 1)."""
+    top = logits.amax(-1, keepdim=True)
+    return logits.sub_(top).exp_(), top
+
+
 class _LinearHeadLogps(torch.autograd.Function):
     """See `linear_head_logps`; a gradient of its gradient raises RuntimeError."""
 
@@ -95,12 +138,13 @@ class _LinearHeadLogps(torch.autograd.Function):
             part = slice(start, start + n_at_once)
             ids = targets[part, None]
             logits = torch.nn.functional.linear(states[part], weight, bias).to(kept)
-            total = logits.logsumexp(-1, keepdim=True)
-            logps[part] = (logits.gather(-1, ids) - total)[:, 0]
+            chosen = logits.gather(-1, ids)
+            odds, top = _odds(logits)  # they serve the sum and the gradient
+            total = odds.sum(-1, keepdim=True)
+            logps[part] = (chosen - top - total.log())[:, 0]
             if needs_gradient:
-                minus = logits.sub_(total).exp_().neg_()
-                minus.scatter_add_(-1, ids, torch.ones_like(ids, dtype=kept))
-                gradient[part] = minus.to(weight.dtype) @ weight
+                mean = (odds.to(weight.dtype) @ weight).to(kept) / total
+                gradient[part] = (weight[ids[:, 0]].to(kept) - mean).to(states.dtype)
         ctx.save_for_backward(gradient)
         return logps
 

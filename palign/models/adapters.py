@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from palign.models.completions import policy_logps
 from palign.models.files.adapter_files import CONFIG, WEIGHTS, base_of, read_adapter_config, write_base
+from palign.models.states.folded import folded
 from palign.parallel.sharded import set_whole, whole, whole_tensor
 from palign.reading import read_tensors, reading, require_tensors
 
@@ -227,7 +228,7 @@ class TypePolicies(nn.Module):
         batch = _packed(input_ids, attention_mask, completion_mask)
         columns = []
         for k, name in enumerate(self.names):
-            with route(self.policy, name):
+            with route(self.policy, name), folded(self.policy, name):
                 columns.append(self._column(batch, None if needs_grad is None else needs_grad[:, k]))
         return torch.stack(columns, dim=1)
 

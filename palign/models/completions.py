@@ -26,7 +26,7 @@ from palign.data.turns import as_turns, in_turns
 from palign.functional.evidence.positions import position_within
 from palign.functional.logprobs import token_logps
 from palign.models.architectures import special_ids
-from palign.models.states.scored import has_plain_head, scored_logps
+from palign.models.states.scored import has_plain_head, scored_logps, scored_states
 
 __all__ = ["TokenizedItems", "policy_logps", "prompt_ids"]
 
@@ -310,29 +310,20 @@ def _check_completions(items: TokenizedItems, prefs: Preferences, max_length: in
     )
 
 
-def policy_logps(
-    model: nn.Module,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    completion_mask: Tensor,
-    *,
-    shares_prompts: bool = True,
-) -> Tensor:
+def policy_logps(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
     """Log-probability of every sequence's completion under a causal language model: (batch,), nats.
 
-    Under a plain head that is not trained, logits stand for some scored tokens at a time
-    (`palign.models.states.scored`). Else, where the model knows `logits_to_keep`, they are computed only from the
-    shortest prompt's last token on.
+    Under a plain head that is not trained, logits stand for some scored tokens at a time, and a prompt is read once
+    for its completions (`palign.models.states.scored`). Else, where the model knows `logits_to_keep`, they are
+    computed only from the shortest prompt's last token on.
 
     Args:
         model: plain, or a PeftModel under whichever adapter is active.
         input_ids, attention_mask, completion_mask: (batch, seq_len), right-padded.
-        shares_prompts: completions of one prompt may be read behind it in one sequence; not for who looks at states on
-            the way, row by row.
     """
     transformer = model.get_base_model() if hasattr(model, "get_base_model") else model
     if has_plain_head(transformer):
-        return scored_logps(transformer, input_ids, attention_mask, completion_mask, shares_prompts=shares_prompts)
+        return scored_logps(transformer, scored_states(transformer, input_ids, attention_mask, completion_mask))
     first, options = 1, {}
     if "logits_to_keep" in inspect.signature(transformer.forward).parameters:
         first = max(1, int(completion_mask.any(0).to(torch.uint8).argmax()))

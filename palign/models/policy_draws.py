@@ -21,13 +21,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from palign.functional.logprobs import token_logps
-from palign.functional.regret_estimates import prefix_expectation
+from palign.functional.logprobs import expected_logps, token_logps
 from palign.models.adapters import route
 from palign.models.architectures import stop_ids
 from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.reference_logps import base_fingerprint
 from palign.models.single_adapter import adapter_fingerprint
+from palign.models.states.folded import folded
+from palign.models.states.scored import has_plain_head, n_at_once, plain_head, scored_states
 from palign.parallel.sharded import is_sharded
 from palign.reading import reading
 from palign.writing import saving, whole_file
@@ -243,32 +244,49 @@ class PolicyReader:
         label: str,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Log-probabilities (n_items, n_names), values (n_items, n_types) and KL (n_items,), float64 nats."""
-        n_types, speaker_column = len(self.judges), names.index(speaker)
-        logps = np.zeros((len(items), len(names)))
-        values, kl = np.zeros((len(items), n_types)), np.zeros(len(items))
-        room = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
+        n_types = len(self.judges)
+        logps, expected = (np.zeros((len(items), len(names))) for _ in range(2))
+        reads_states = has_plain_head(self.model.get_base_model())
+        read = self._read_states if reads_states else self._read_logits
+        room = None if reads_states else max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
         batches = list(items.batches_by_length(batch_size=settings.batch_size, max_tokens=room))
         for numbers in self._progress(batches, f"{label}: judged"):
             batch = {name: tensor.to(self.model.device) for name, tensor in items.collate(numbers).items()}
-            logits, targets, scored = completion_logits(self.model, None, batch)
-            of_reference = logits
-            of_speaker = completion_logits(self.model, speaker, batch)[0] if speaker is not None else logits
-            for column, name in enumerate(names):
-                if name not in (None, speaker):
-                    logits = completion_logits(self.model, name, batch)[0]
-                else:
-                    logits = of_reference if name is None else of_speaker
-                column_logps = token_logps(logits, targets).masked_fill(~scored, 0.0).sum(-1)
-                logps[numbers, column] = column_logps.double().cpu().numpy()
-                if settings.estimator == "prefix" and name is not None:
-                    gain = prefix_expectation(of_speaker, logits, of_reference, scored).double().cpu().numpy()
-                    if column < n_types:
-                        values[numbers, column] = gain
-                    if column == speaker_column:
-                        kl[numbers] = gain
-        if settings.estimator != "prefix":
-            values, kl = logps[:, :n_types] - logps[:, n_types, None], logps[:, speaker_column] - logps[:, n_types]
+            logps[numbers], expected[numbers] = (part.double().cpu().numpy() for part in read(names, speaker, batch))
+        nats = expected if settings.estimator == "prefix" else logps
+        gains = nats - nats[:, [n_types]]  # over the reference
+        values, kl = gains[:, :n_types], gains[:, names.index(speaker)]
         return logps, values, kl
+
+    def _read_states(
+        self, names: Sequence[str | None], speaker: str | None, batch: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """(batch, n_names) nats: log-probabilities of completions, and what the speaker would say in their place."""
+        base, read = self.model.get_base_model(), []
+        for name in names:
+            with route(self.model, name), folded(self.model, name):
+                read.append(scored_states(base, **batch))
+        head, states = plain_head(base), torch.stack([scored.states for scored in read])
+        tables = expected_logps(
+            states[names.index(speaker)], states, head.weight, head.bias, read[0].targets,
+            n_at_once=n_at_once(head.weight),
+        )  # fmt: skip
+        logps, expected = (read[0].sums(table.T) for table in tables)
+        return logps, expected
+
+    def _read_logits(
+        self, names: Sequence[str | None], speaker: str | None, batch: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The same of a model whose logits are not a plain map of its states."""
+        of_speaker, targets, scored = completion_logits(self.model, speaker, batch)
+        probabilities = of_speaker.to(torch.promote_types(of_speaker.dtype, torch.float32)).softmax(-1)
+        logps, expected = [], []
+        for name in names:
+            logits = of_speaker if name == speaker else completion_logits(self.model, name, batch)[0]
+            logps.append(token_logps(logits, targets).masked_fill(~scored, 0.0).sum(-1))
+            nats = logits.to(probabilities.dtype).log_softmax(-1).masked_fill_(probabilities == 0, 0.0)
+            expected.append((probabilities * nats).sum(-1).masked_fill(~scored, 0.0).sum(-1))
+        return torch.stack(logps, 1), torch.stack(expected, 1)
 
     def _progress(self, batches: Sequence[Any], label: str) -> Iterator[Any]:
         return iter(tqdm(batches, desc=label, disable=not self.show_progress, leave=False))

@@ -23,6 +23,7 @@ from palign.models.architectures import hidden_size_of, without_head
 from palign.models.backbones import enter_tensor
 from palign.models.completions import TokenizedItems, policy_logps
 from palign.models.embeddings import EmbeddingStore
+from palign.models.states.scored import has_plain_head, scored_logps, scored_states
 from palign.parallel.sharded import forwards, is_sharded, turns, whole_tensor
 from palign.parallel.shared_work import ending_together
 
@@ -121,15 +122,11 @@ def _compute(model: nn.Module, items: TokenizedItems, numbers: np.ndarray, batch
     model.eval()
     try:
         reference = route(model, None) if isinstance(model, PeftModel) else nullcontext()
-        with forwards(model), reference, _last_states(model) as states:
+        with forwards(model), reference:
             batches = list(items.batches_by_length(numbers, batch_size)) if len(numbers) else []
             for chosen, is_own in turns(batches, np.zeros(1, dtype=np.int64), model):
                 batch = {name: tensor.to(device) for name, tensor in items.collate(chosen).items()}
-                logps = policy_logps(model, **batch, shares_prompts=False)
-                mask = batch["completion_mask"][..., None]
-                last = states[-1]
-                states.clear()
-                pooled = (last.float() * mask).sum(1) / mask.sum(1).clamp_min(1)
+                logps, pooled = _read(model, batch)
                 if not is_own:
                     continue
                 vectors[place[chosen]] = torch.cat([logps[:, None], pooled], dim=1).float().cpu().numpy()
@@ -137,6 +134,19 @@ def _compute(model: nn.Module, items: TokenizedItems, numbers: np.ndarray, batch
     finally:
         model.train(was_training)
     return vectors
+
+
+def _read(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(n,) log-probabilities of completions, (n, hidden) means of the last hidden layer over their tokens."""
+    transformer = _plain(model)
+    if has_plain_head(transformer):
+        scored = scored_states(transformer, **batch)
+        n_tokens = scored.sums(torch.ones_like(scored.own_states[:, :1], dtype=torch.float32))
+        return scored_logps(transformer, scored), scored.sums(scored.own_states.float()) / n_tokens.clamp_min(1)
+    with _last_states(model) as states:
+        logps = policy_logps(model, **batch)
+    mask = batch["completion_mask"][..., None]
+    return logps, (states[-1].float() * mask).sum(1) / mask.sum(1).clamp_min(1)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from palign.functional.logprobs import completion_logps, linear_head_logps, token_logps
+from palign.functional.logprobs import completion_logps, expected_logps, linear_head_logps, token_logps
 
 
 def test_by_hand() -> None:
@@ -77,3 +77,19 @@ def test_a_linear_head_of_no_tokens():
     logps = linear_head_logps(states, torch.ones(4, 3), None, torch.empty(0, dtype=torch.int64), n_at_once=2)
     logps.sum().backward()
     assert logps.shape == (0,) and states.grad.shape == (0, 3)
+
+
+@pytest.mark.parametrize("n_at_once", [1, 3, 100])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_expected_logps_are_sums_over_the_vocabulary(n_at_once, has_bias):
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(11, 5, generator=generator, dtype=torch.float64)
+    bias = torch.randn(11, generator=generator, dtype=torch.float64) if has_bias else None
+    speaker = torch.randn(7, 5, generator=generator, dtype=torch.float64)
+    listeners = torch.randn(2, 7, 5, generator=generator, dtype=torch.float64)
+    targets = torch.randint(11, (7,), generator=generator)
+    logps, expected = expected_logps(speaker, listeners, weight, bias, targets, n_at_once=n_at_once)
+    shift = 0 if bias is None else bias
+    tables = (listeners @ weight.T + shift).log_softmax(-1)
+    torch.testing.assert_close(logps, tables.gather(-1, targets.expand(2, 7)[..., None])[..., 0])
+    torch.testing.assert_close(expected, ((speaker @ weight.T + shift).softmax(-1) * tables).sum(-1))

@@ -38,6 +38,7 @@ class PromptTrees:
         input_ids, position_ids: (n_trees, seq_len) int64.
         is_visible: (n_trees, 1, seq_len, seq_len) bool, whom a token (third axis) sees.
         tree, position: (n_tokens,) int64, where the state lies that predicts a completion's token.
+        place: (n_tokens,) int64, where in its tree that token itself lies.
         targets: (n_tokens,) int64, that token.
         item: (n_tokens,) int64, the row of the batch that it belongs to.
     """
@@ -47,6 +48,7 @@ class PromptTrees:
     is_visible: Tensor
     tree: Tensor
     position: Tensor
+    place: Tensor
     targets: Tensor
     item: Tensor
 
@@ -130,7 +132,7 @@ def _planted(
 ) -> PromptTrees:
     tokens, positions, branch = (np.zeros((len(trees), longest), dtype=np.int64) for _ in range(3))
     branch -= 1  # padding is on no branch; the prompt is on branch 0
-    parts: dict[str, list[np.ndarray]] = {"tree": [], "position": [], "targets": [], "item": []}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("tree", "position", "place", "targets", "item")}
     for number, rows in enumerate(trees):
         end = int(heads[rows[0]])
         tokens[number, :end], positions[number, :end], branch[number, :end] = ids[rows[0], :end], np.arange(end), 0
@@ -141,6 +143,7 @@ def _planted(
             positions[number, here] = heads[row] + np.arange(len(answer))
             parts["tree"].append(np.full(len(answer), number))
             parts["position"].append(np.array([heads[row] - 1, *range(end, end + len(answer) - 1)])[: len(answer)])
+            parts["place"].append(np.arange(end, end + len(answer)))
             parts["targets"].append(answer)
             parts["item"].append(np.full(len(answer), row))
             end += len(answer)

@@ -9,6 +9,7 @@ others are read as before. Completions of one prompt are read behind it in one s
 
 import logging
 import re
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,7 +20,7 @@ from palign.models.states.evaluating import evaluating
 from palign.models.states.prompt_tree import plant, states_of, takes_trees
 from palign.parallel.sharded import is_sharded
 
-__all__ = ["has_plain_head", "scored_logps"]
+__all__ = ["ScoredStates", "has_plain_head", "n_at_once", "plain_head", "scored_logps", "scored_states"]
 
 logger = logging.getLogger(__name__)
 CHANGES_LOGITS = re.compile(r"logits?_\w*(cap|scal|mult)|lm_head_mult|output_mult")
@@ -35,7 +36,7 @@ def has_plain_head(transformer: nn.Module) -> bool:
     Args:
         transformer: of transformers, adapters inside it or not.
     """
-    head = _head(transformer)
+    head = plain_head(transformer)
     if head is None or head.weight.requires_grad or head.weight.is_meta or is_sharded(transformer):
         return False
     if transformer not in _trusted:
@@ -45,31 +46,61 @@ def has_plain_head(transformer: nn.Module) -> bool:
     return _trusted[transformer]
 
 
-def scored_logps(
-    transformer: nn.Module,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    completion_mask: Tensor,
-    *,
-    shares_prompts: bool = True,
-) -> Tensor:
-    """As `palign.models.completions.policy_logps`, of a model that `has_plain_head`: (batch,), nats."""
-    head, inner = _head(transformer), _inner(transformer)
-    may_share = shares_prompts and takes_trees(inner, input_ids.shape[1])
-    trees = plant(input_ids, attention_mask, completion_mask) if may_share else None
-    if trees is None:
-        item, position = completion_mask[:, 1:].bool().nonzero(as_tuple=True)
-        targets = input_ids[item, position + 1]
-        states = inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
-        scored = states[item.to(states.device), position.to(states.device)]
-    else:
-        item, targets = trees.item, trees.targets
-        scored = states_of(inner, trees)[trees.tree, trees.position]
+@dataclass(frozen=True)
+class ScoredStates:
+    """Last hidden states behind the completions of a batch, one line for each of their tokens, in order.
+
+    Attributes:
+        states: (n_tokens, hidden), of the position that predicts the token.
+        own_states: (n_tokens, hidden), of the token itself.
+        targets: (n_tokens,) int64, the token.
+        item: (n_tokens,) int64, the row of the batch that it belongs to.
+        n_items: rows of the batch.
+    """
+
+    states: Tensor
+    own_states: Tensor
+    targets: Tensor
+    item: Tensor
+    n_items: int
+
+    def sums(self, values: Tensor) -> Tensor:
+        """(n_tokens, ...) → (n_items, ...), summed over the tokens of each completion."""
+        return values.new_zeros(self.n_items, *values.shape[1:]).index_add(0, self.item.to(values.device), values)
+
+
+def scored_states(
+    transformer: nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor
+) -> ScoredStates:
+    """Read a batch, the completions of one prompt behind it in one sequence where the model can.
+
+    Args:
+        transformer: a causal language model, adapters inside it or not.
+        input_ids, attention_mask, completion_mask: (batch, seq_len), right-padded.
+    """
+    inner = _inner(transformer)
+    trees = plant(input_ids, attention_mask, completion_mask) if takes_trees(inner, input_ids.shape[1]) else None
+    if trees is not None:
+        read = states_of(inner, trees)
+        return ScoredStates(
+            read[trees.tree, trees.position], read[trees.tree, trees.place], trees.targets, trees.item, len(input_ids)
+        )
+    item, position = completion_mask[:, 1:].bool().nonzero(as_tuple=True)
+    read = inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
+    rows, places = item.to(read.device), position.to(read.device)
+    return ScoredStates(
+        read[rows, places], read[rows, places + 1], input_ids[item, position + 1], item, len(input_ids)
+    )
+
+
+def scored_logps(transformer: nn.Module, scored: ScoredStates) -> Tensor:
+    """Log-probabilities of the completions, of a model that `has_plain_head`: (batch,), nats."""
+    head = plain_head(transformer)
     device = head.weight.device
     logps = linear_head_logps(
-        scored.to(device), head.weight, head.bias, targets.to(device), n_at_once=n_at_once(head.weight)
+        scored.states.to(device), head.weight, head.bias, scored.targets.to(device), n_at_once=n_at_once(head.weight)
     )
-    return logps.new_zeros(len(input_ids)).index_add(0, item.to(device), logps)
+    return scored.sums(logps)
 
 
 def n_at_once(weight: Tensor) -> int:
@@ -82,7 +113,7 @@ def _inner(transformer: nn.Module) -> nn.Module:
     return getattr(transformer, getattr(transformer, "base_model_prefix", ""), transformer)
 
 
-def _head(transformer: nn.Module) -> nn.Linear | None:
+def plain_head(transformer: nn.Module) -> nn.Linear | None:
     """The head where it is a plain linear map on a model of its own; LoRA and quantized ones are other classes."""
     find = getattr(transformer, "get_output_embeddings", None)
     head = None if find is None else find()
