@@ -3,6 +3,8 @@
 What EM on the linear head (`palign.functional.mixture_linear`) is made of: each type of each restart is a column.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -82,12 +84,12 @@ class ConvexColumns:
     def __init__(self, problem: LinearRankings, theta: Tensor, centre: Tensor, ridge: float) -> None:
         self.problem, self.theta, self.centre, self.ridge = problem, theta, centre, ridge
         self.likelihoods = problem.log_likelihoods(theta)
-        self.pairs: list[tuple[Tensor, Tensor]] = []
+        self.pairs: list[_Pair] = []
 
     def keep(self, columns: Tensor) -> None:
         """Go on with these columns only, given by their numbers."""
         self.theta, self.likelihoods = self.theta[columns], self.likelihoods[:, columns]
-        self.pairs = [(step[columns], change[columns]) for step, change in self.pairs]
+        self.pairs = [pair.keep(columns) for pair in self.pairs]
 
     def penalty(self) -> Tensor:
         """(n,) nats."""
@@ -132,27 +134,39 @@ class ConvexColumns:
 
     def _remember(self, step: Tensor, change: Tensor) -> None:
         """A pair whose curvature is not positive is stored as nothing (zero), which the direction passes over."""
-        curved = (step * change).sum(1) > 1e-10 * step.norm(dim=1) * change.norm(dim=1)
-        self.pairs.append((step * curved[:, None], change * curved[:, None]))
-        self.pairs = self.pairs[-MEMORY:]
+        curvature = (step * change).sum(1)
+        curved = curvature > 1e-10 * step.norm(dim=1) * change.norm(dim=1)
+        step, change, curvature = step * curved[:, None], change * curved[:, None], curvature * curved
+        pair = _Pair(step, change, _inverse(curvature)[:, None], curvature * _inverse(change.square().sum(1)))
+        self.pairs = [*self.pairs, pair][-MEMORY:]
 
     def _direction(self, gradient: Tensor) -> Tensor:
         """Two-loop recursion (Nocedal 1980), all columns at once."""
         direction, shares = -gradient, []
-        for step, change in reversed(self.pairs):
-            inverse = _inverse((step * change).sum(1))
-            share = inverse * (step * direction).sum(1)
-            direction = direction - share[:, None] * change
-            shares.append((share, inverse))
+        for pair in reversed(self.pairs):
+            shares.append(pair.inverse * (pair.step * direction).sum(1, keepdim=True))
+            direction = direction - shares[-1] * pair.change
         scale = torch.ones_like(gradient[:, 0])
-        for step, change in self.pairs:
-            curvature = (step * change).sum(1)
-            scale = torch.where(curvature > 0, curvature * _inverse(change.square().sum(1)), scale)
+        for pair in self.pairs:
+            scale = torch.where(pair.scale > 0, pair.scale, scale)
         direction = direction * scale[:, None]
-        for (step, change), (share, inverse) in zip(self.pairs, reversed(shares), strict=True):
-            back = inverse * (change * direction).sum(1)
-            direction = direction + (share - back)[:, None] * step
+        for pair, share in zip(self.pairs, reversed(shares), strict=True):
+            back = pair.inverse * (pair.change * direction).sum(1, keepdim=True)
+            direction = direction + (share - back) * pair.step
         return direction
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A step and what it did to the gradient, (n, dim); 1 over their product, (n, 1); the scale they ask for, (n,)."""
+
+    step: Tensor
+    change: Tensor
+    inverse: Tensor
+    scale: Tensor
+
+    def keep(self, columns: Tensor) -> "_Pair":
+        return _Pair(self.step[columns], self.change[columns], self.inverse[columns], self.scale[columns])
 
 
 def _inverse(values: Tensor) -> Tensor:

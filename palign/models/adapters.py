@@ -25,19 +25,20 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from palign.models.completions import policy_logps
 from palign.models.files.adapter_files import CONFIG, WEIGHTS, base_of, read_adapter_config, write_base
 from palign.models.states.folded import folded
-from palign.parallel.sharded import set_whole, whole, whole_tensor
+from palign.parallel.sharded import is_sharded, set_whole, whole, whole_tensor
 from palign.reading import read_tensors, reading, require_tensors
 
 __all__ = [
     "TypePolicies", "adapter_state", "add_type_adapters", "checkpointing_contexts", "checkpointing_kwargs",
     "disable_dropout", "load_type_adapters", "read_type_adapters", "require_grad", "restore_adapter_state", "route",
-    "save_type_adapters", "type_names",
+    "save_type_adapters", "type_names", "untrained_types",
 ]  # fmt: skip
 
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # the others change the weights of the base
@@ -279,6 +280,24 @@ def _packed(input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) 
             tensor.gather(1, order) for tensor in (input_ids, attention_mask, completion_mask)
         )
     return input_ids[:, :longest], attention_mask[:, :longest], completion_mask[:, :longest]
+
+
+def untrained_types(policies: TypePolicies) -> np.ndarray:
+    """(n_types,) bool: adapters that add nothing yet (every B is 0), so that they are the reference.
+
+    False of all where weights are divided among processes.
+    """
+    layers = [module for module in policies.policy.modules() if isinstance(module, BaseTunerLayer)]
+    if is_sharded(policies.policy) or not all(isinstance(layer, LoraLayer) for layer in layers):
+        return np.zeros(policies.n_types, dtype=bool)
+    return np.array([not any(_adds(layer, name) for layer in layers) for name in policies.names])
+
+
+def _adds(layer: LoraLayer, name: str) -> bool:
+    """Whether a layer's adapter changes anything: always where it is not the product B A alone."""
+    if name in layer.lora_variant or name in layer.lora_embedding_B:
+        return True
+    return name in layer.lora_B and any(bool(held.any()) for held in layer.lora_B[name].parameters())
 
 
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:

@@ -142,7 +142,14 @@ class MixtureDPOConfig(TrainingArguments):
         default=8,
         metadata={
             "help": "Rows of each annotator, drawn at random, that E-steps before the last one read, scaled up to "
-            "all of theirs; 0 reads all. The last E-step always reads all."
+            "all of theirs; 0 sets no limit, and the last E-step has none."
+        },
+    )
+    e_step_tolerance: float = field(
+        default=0.01,
+        metadata={
+            "help": "An E-step leaves rows unread that would move no responsibility of their annotator by more than "
+            "this (at three standard errors); 0 reads all."
         },
     )
     e_step_batch_size: int = field(default=32, metadata={"help": "Completions in a forward pass without gradient."})
@@ -174,6 +181,9 @@ class MixtureDPOConfig(TrainingArguments):
                 f"min_responsibility is {self.min_responsibility} (0 or more, below 1), n_permutations is "
                 f"{self.n_permutations} and e_step_rows is {self.e_step_rows} (both 0 or more)."
             )
+
+        if not 0 <= self.e_step_tolerance < 0.5:
+            raise ValueError(f"e_step_tolerance is {self.e_step_tolerance}; it must be 0 or more, and below .5.")
 
     def recorded_options(self) -> dict[str, Any]:
         """What mixture.json keeps: options that are not of every `TrainingArguments`, and the schedule."""

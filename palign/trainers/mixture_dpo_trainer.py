@@ -58,7 +58,7 @@ from palign.models.files.mixture import (
 )
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import ReferencePass, reference_pass
-from palign.models.type_scores import row_log_likelihoods
+from palign.models.type_scores import gathered, row_log_likelihoods
 from palign.parallel.deepspeed_launch import leave_accelerator
 from palign.parallel.fsdp import divide_again, outside_fsdp
 from palign.parallel.fsdp_launch import plan_fsdp
@@ -68,8 +68,8 @@ from palign.trainers.mixture.e_step import (
     checks_of_round,
     likelihoods_of_rows,
     posterior_of_round,
-    rows_to_ask,
-    scaled_sums,
+    reference_likelihoods,
+    words_beside,
 )
 from palign.trainers.mixture.metrics import TrainingSums
 from palign.trainers.mixture.rounds import DivergenceError, RoundCallback, decides_rounds, refuse_divergence
@@ -77,6 +77,7 @@ from palign.trainers.mixture.row_betas import check_row_betas, row_betas_key, ro
 from palign.trainers.mixture.start import LinearHead, LinearStart, given_start, linear_start
 from palign.trainers.mixture.state import MixtureState, round_ends
 from palign.trainers.mixture.warm_start import nats_per_token, unlikely_answers, warm_start
+from palign.trainers.mixture.waves import Evidence, RowSums, read_in_waves
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig, MStep, TypesFrom
 from palign.trainers.progress import show_named_progress
 from palign.trainers.reward.collator import PairDataset
@@ -389,10 +390,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         """Likelihoods under the adapters as they are, where no forward pass of this round gave them; γ and η."""
         state = self.mixture
         share = (state.round + 1) / len(self._ends)
-        n_each = self.args.e_step_rows if share < 1 else 0
-        asked = rows_to_ask(self.annotator_index, n_each, seed=self.args.seed + state.round)
-        by_row, margins = self._row_log_likelihoods(asked).unbind(1)
-        state.log_likelihoods = scaled_sums(by_row, self.annotator_index, len(self.annotators), self.row_weights)
+        by_row, margins, sums = self._read_rows(share, temper)
+        state.log_likelihoods = sums.totals
         before = state.responsibilities
         state.responsibilities, placed = posterior_of_round(state, self.start, share=share, temper=temper)
         state.mixing_weights = mixing_weights(state.responsibilities)
@@ -403,15 +402,32 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             "mixture/moved": float((before.argmax(1) != largest.indices).double().mean()),
             "mixture/mean_max_responsibility": float(largest.values.mean()),
             "mixture/temper": temper,
+            "mixture/rows_read": float((~torch.isnan(by_row)).double().mean()),
         } | {f"mixture/weight_type_{k}": float(w) for k, w in enumerate(state.mixing_weights)}
         checks = [placed, *checks_of_round(state, self.start, margins)]
         state.history.append({"round": state.round + 1, "step": self.state.global_step, **measured, "checks": checks})
         state.recorded = self._nothing_recorded(self.n_types)
         self.log(dict(measured))
 
+    def _read_rows(self, share: float, temper: float) -> tuple[Tensor, Tensor, RowSums]:
+        """(rows, n_types) log-likelihoods and margins under the adapters, NaN where unread, and people's sums."""
+        args, state, baseline = self.args, self.mixture, reference_likelihoods(self.train_rows)
+        before = state.mixing_weights.log() + words_beside(self.start, share)
+        evidence = Evidence(before.expand_as(state.responsibilities), share * temper, args.e_step_tolerance)
+        recorded = torch.from_numpy(gathered(state.recorded.numpy()))
+        known = read_in_waves(
+            self._row_log_likelihoods, recorded, baseline, self.annotator_index, self.row_weights, evidence,
+            n_most=args.e_step_rows if share < 1 else 0, seed=args.seed + state.round,
+        )  # fmt: skip
+        by_row, margins = known.unbind(1)
+        return by_row, margins, RowSums.of(
+            by_row, baseline, self.annotator_index, len(self.annotators), self.row_weights
+        )  # fmt: skip
+
     def _row_log_likelihoods(self, asked: Tensor | None = None) -> Tensor:
+        asked = torch.ones(len(self.train_rows), self.n_types, dtype=torch.bool) if asked is None else asked
         return likelihoods_of_rows(
-            self.policies, self.items, self.train_rows, self.reference_logps, self.mixture.recorded, asked,
+            self.policies, self.items, self.train_rows, self.reference_logps, asked,
             beta=self.args.beta, batch_size=self.args.e_step_batch_size, show_progress=not self.args.disable_tqdm,
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The E-step of a round: which rows it reads, how they are scaled, and whose word counts."""
+"""The E-step of a round: whose word counts."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from palign.functional.mixture import responsibilities
 from palign.functional.mixture_checks import restart_stability
 from palign.models.type_scores import merged
-from palign.trainers.mixture.e_step import checks_of_round, posterior_of_round, rows_to_ask, scaled_sums
+from palign.trainers.mixture.e_step import checks_of_round, posterior_of_round
 from palign.trainers.mixture.start import LinearStart
 from palign.trainers.mixture.state import MixtureState
 
@@ -21,23 +21,6 @@ def state(gamma: torch.Tensor, likelihoods: torch.Tensor) -> MixtureState:
     return MixtureState(
         gamma, gamma.mean(0), likelihoods, torch.full((1, 2, gamma.shape[1]), NAN, dtype=torch.float64)
     )
-
-
-def test_at_most_so_many_rows_of_everybody() -> None:
-    index = torch.tensor([0] * 10 + [1] * 3 + [0] * 5)
-    asked = rows_to_ask(index, 4, seed=0)
-    assert torch.bincount(index[asked]).tolist() == [4, 3]
-    assert not torch.equal(asked, rows_to_ask(index, 4, seed=1))
-    assert torch.equal(asked, rows_to_ask(index, 4, seed=0))
-    assert bool(rows_to_ask(index, 0, seed=0).all())
-
-
-def test_known_rows_stand_for_all_by_hand() -> None:
-    by_row = torch.tensor([[-1.0, -2.0], [NAN, -1.0], [-3.0, -4.0], [-0.5, -0.25]], dtype=torch.float64)
-    index = torch.tensor([0, 0, 0, 1])
-    # annotator 0: (−1 − 3) · 3/2 and (−2 − 4) · 3/2; annotator 1 as they are
-    expected = torch.tensor([[-6.0, -9.0], [-0.5, -0.25]], dtype=torch.float64)
-    torch.testing.assert_close(scaled_sums(by_row, index, 2), expected)
 
 
 def test_early_rounds_hear_the_linear_head_and_the_last_does_not() -> None:

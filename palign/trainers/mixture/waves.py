@@ -1,0 +1,149 @@
+"""Reading rows under the types in waves, until no further row could change who belongs where.
+
+An E-step needs a person's log-likelihood under each type, and it is mostly known after a few rows. So the first wave
+reads `FIRST_WAVE` rows of everybody, and each further wave as many as were read before. In between, a type is left
+out for a person for whom it is too far behind to come back, and a person is left out whose responsibilities the unread
+rows cannot move. What is unread is extrapolated from what was read, and judged by how rows of one person scatter.
+
+This is group-sequential testing with a fixed number of standard errors (`SURE`), not an exact bound: log-likelihoods
+of unread rows have none.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from palign.functional.evidence.positions import position_within
+from palign.functional.mixture import sum_by_annotator
+
+__all__ = ["FIRST_WAVE", "Evidence", "RowSums", "read_in_waves"]
+
+FIRST_WAVE = 2  # rows of a person
+SURE = 3.0  # standard errors that unread rows are granted
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an E-step makes of log-likelihoods under the adapters: `before + weight · log-likelihoods`.
+
+    Attributes:
+        before: (n_annotators, n_types) log prior and whatever else speaks beside the adapters, nats.
+        weight: of their word, at least 0.
+        tolerance: what a responsibility may be wrong by for unread rows; 0 reads all of them.
+    """
+
+    before: Tensor
+    weight: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class RowSums:
+    """Log-likelihoods of people from some of their rows; all are (n_annotators, n_types).
+
+    Attributes:
+        totals: nats of all rows, those unread taken to be like those read.
+        n_read: rows that were read.
+        errors: standard errors of the totals for the unread rows; infinite where nothing was read.
+    """
+
+    totals: Tensor
+    n_read: Tensor
+    errors: Tensor
+
+    @classmethod
+    def of(
+        cls, by_row: Tensor, baseline: Tensor, annotator_index: Tensor, n_annotators: int, row_weights: Tensor
+    ) -> "RowSums":
+        """Sums of what is known.
+
+        Args:
+            by_row: (rows, n_types) nats; NaN where a row was not read under a type.
+            baseline: (rows,) nats of each row under the reference: rows are compared by what they gain over it.
+            annotator_index: (rows,).
+            row_weights: (rows,) float64, what a row counts for.
+        """
+        known = ~torch.isnan(by_row)
+        gains = torch.where(known, by_row - baseline[:, None], 0.0)
+        weights = known * row_weights[:, None]
+        n_read = sum_by_annotator(known.double(), annotator_index, n_annotators)
+        mass = sum_by_annotator(weights, annotator_index, n_annotators)
+        whole = sum_by_annotator(row_weights, annotator_index, n_annotators)
+        mean = sum_by_annotator(gains * weights, annotator_index, n_annotators) / mass.clamp_min(1e-300)
+        base = sum_by_annotator(baseline * row_weights, annotator_index, n_annotators)
+        away = torch.where(known, gains - mean[annotator_index], 0.0)
+        freedom = (n_read - 1).clamp_min(0).sum(0).clamp_min(1)
+        variance = away.square().sum(0) / freedom  # within people, of a row
+        n_rows = torch.bincount(annotator_index, minlength=n_annotators).double()[:, None]
+        unread = n_rows - n_read
+        share = whole[:, None] / n_rows.clamp_min(1)  # what a row of theirs counts for in the mean
+        errors = share * (variance * unread * n_rows / n_read).sqrt()
+        errors = torch.where(unread > 0, errors.nan_to_num(nan=math.inf, posinf=math.inf), 0.0)
+        return cls(base[:, None] + whole[:, None] * mean, n_read, errors)
+
+    def open_cells(self, evidence: Evidence) -> Tensor:
+        """(n_annotators, n_types) bool: where further rows may change a responsibility by more than the tolerance."""
+        if evidence.tolerance == 0:
+            return self.errors > 0
+        scores = evidence.before + evidence.weight * self.totals
+        best = scores.argmax(1, keepdim=True)
+        reach = SURE * evidence.weight * (self.errors + self.errors.gather(1, best))
+        reach = reach.nan_to_num(nan=0.0)  # 0 · infinity: nothing hangs on the adapters
+        behind = scores.gather(1, best) - scores
+        is_rival = behind - reach < math.log(1 / evidence.tolerance)
+        is_rival.scatter_(1, best, False)
+        moves = is_rival & (reach / 4 > evidence.tolerance)  # a responsibility moves by a quarter of its log-odds
+        moves = moves.scatter(1, best, moves.any(1, keepdim=True))
+        return moves & (self.errors > 0)
+
+
+def read_in_waves(
+    read: Callable[[Tensor], Tensor],
+    known: Tensor,
+    baseline: Tensor,
+    annotator_index: Tensor,
+    row_weights: Tensor,
+    evidence: Evidence,
+    *,
+    n_most: int,
+    seed: int,
+) -> Tensor:
+    """(rows, 2, n_types) log-likelihoods (nats) and margins, NaN where nothing was read.
+
+    Args:
+        read: (rows, n_types) bool, cells that are asked for → (rows, 2, n_types); what it gives elsewhere is not used.
+        known: (rows, 2, n_types), what is known already; NaN elsewhere.
+        baseline: (rows,) nats of each row under the reference.
+        annotator_index: (rows,).
+        row_weights: (rows,) what a row counts for.
+        evidence: one for all people.
+        n_most: rows of a person at most; 0 is all.
+        seed: of the order in which a person's rows are read.
+    """
+    place = _places(annotator_index, seed)
+    counts = torch.bincount(annotator_index, minlength=len(evidence.before))
+    most = int(counts.max()) if n_most == 0 else min(n_most, int(counts.max()))
+    is_open, upto = torch.ones_like(evidence.before, dtype=torch.bool), most if evidence.tolerance == 0 else FIRST_WAVE
+    while True:
+        asked = (place < upto)[:, None] & torch.isnan(known[:, 0]) & is_open[annotator_index]
+        if bool(asked.any()):
+            known = torch.where(asked[:, None], read(asked), known)
+        if upto >= most:
+            return known
+        sums = RowSums.of(known[:, 0], baseline, annotator_index, len(evidence.before), row_weights)
+        is_open &= sums.open_cells(evidence)
+        if not bool(is_open.any()):
+            return known
+        upto = min(2 * upto, most)
+
+
+def _places(annotator_index: Tensor, seed: int) -> Tensor:
+    """(rows,) int64: when a row's turn comes among its person's, drawn."""
+    order = torch.randperm(len(annotator_index), generator=torch.Generator().manual_seed(seed))
+    order = order[annotator_index[order].argsort(stable=True)]
+    place = torch.empty_like(order)
+    place[order] = torch.from_numpy(position_within(torch.bincount(annotator_index).numpy()))
+    return place

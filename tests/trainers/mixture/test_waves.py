@@ -1,0 +1,118 @@
+"""Rows are read in waves until no further row could change who belongs where."""
+
+import math
+
+import pytest
+import torch
+
+from palign.functional.mixture import responsibilities
+from palign.trainers.mixture.waves import FIRST_WAVE, Evidence, RowSums, read_in_waves
+
+NAN = float("nan")
+
+
+class Reader:
+    """A table of log-likelihoods that counts what is read of it."""
+
+    def __init__(self, table: torch.Tensor) -> None:
+        self.table, self.read = table, torch.zeros(table.shape, dtype=torch.bool)
+
+    def __call__(self, asked: torch.Tensor) -> torch.Tensor:
+        assert not bool((asked & self.read).any())  # nothing twice
+        self.read |= asked
+        return torch.stack([self.table, -self.table], 1)
+
+
+def world(n_people: int, n_each: int, gain: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(rows, 4) log-likelihoods, the person of each row, and everybody's type; a row says `gain` nats for the type."""
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.arange(n_people).repeat_interleave(n_each)
+    types = torch.randint(4, (n_people,), generator=generator)
+    table = -1 + 0.3 * torch.randn(len(index), 4, generator=generator, dtype=torch.float64)
+    table[torch.arange(len(index)), types[index]] += gain
+    return table, index, types
+
+
+def run(table: torch.Tensor, index: torch.Tensor, evidence: Evidence, n_most: int = 0) -> tuple[torch.Tensor, Reader]:
+    reader = Reader(table)
+    nothing = torch.full((len(table), 2, table.shape[1]), NAN, dtype=torch.float64)
+    known = read_in_waves(
+        reader, nothing, torch.full((len(table),), -math.log(2)), index, torch.ones(len(table)), evidence,
+        n_most=n_most, seed=3,
+    )  # fmt: skip
+    assert torch.equal(~torch.isnan(known[:, 0]), reader.read)
+    return known, reader
+
+
+def evidence_of(n_people: int, weight: float = 1.0, tolerance: float = 0.01) -> Evidence:
+    return Evidence(torch.full((n_people, 4), math.log(0.25), dtype=torch.float64), weight, tolerance)
+
+
+def test_known_rows_stand_for_all_by_hand() -> None:
+    by_row = torch.tensor([[-1.0, -2.0], [NAN, -1.0], [-3.0, -4.0], [-0.5, -0.25]], dtype=torch.float64)
+    index, weights = torch.tensor([0, 0, 0, 1]), torch.ones(4, dtype=torch.float64)
+    sums = RowSums.of(by_row, torch.full((4,), -0.5, dtype=torch.float64), index, 2, weights)
+    # gains over the reference: person 0 (−.5 − 2.5) / 2 a row under type 0, (−1.5 − .5 − 3.5) / 3 under type 1
+    expected = torch.tensor([[-1.5 + 3 * -1.5, -7.0], [-0.5, -0.25]], dtype=torch.float64)
+    torch.testing.assert_close(sums.totals, expected)
+    assert sums.n_read.tolist() == [[2, 3], [1, 1]]
+    # type 0: two rows of which one lies 1 above and one 1 below their mean, variance 2; one unread of three
+    torch.testing.assert_close(sums.errors[0], torch.tensor([math.sqrt(2 * 1 * 3 / 2), 0.0], dtype=torch.float64))
+
+
+def test_a_row_counts_for_its_weight() -> None:
+    by_row = torch.tensor([[-1.0], [-3.0], [-2.0]], dtype=torch.float64)
+    weights = torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64)
+    sums = RowSums.of(by_row, torch.zeros(3, dtype=torch.float64), torch.tensor([0, 0, 1]), 2, weights)
+    torch.testing.assert_close(sums.totals, torch.tensor([[-2.5], [-4.0]], dtype=torch.float64))
+
+
+def test_tolerance_0_reads_every_row_once_up_to_the_limit() -> None:
+    table, index, _ = world(6, 7, 1.0)
+    _, reader = run(table, index, evidence_of(6, tolerance=0.0))
+    assert bool(reader.read.all())
+    _, reader = run(table, index, evidence_of(6, tolerance=0.0), n_most=3)
+    assert torch.bincount(index[reader.read.all(1)]).tolist() == [3] * 6
+    assert int(reader.read.sum()) == 3 * 6 * 4
+
+
+def test_sure_people_are_read_little_and_placed_as_by_all_rows() -> None:
+    table, index, types = world(100, 40, 0.8)
+    known, reader = run(table, index, evidence_of(100))
+    assert float(reader.read.double().mean()) < 0.4  # types are sure after 6 to 10 rows of 40
+    sums = RowSums.of(known[:, 0], torch.full((len(table),), -math.log(2)), index, 100, torch.ones(len(table)))
+    whole = torch.zeros(100, 4, dtype=torch.float64).index_add(0, index, table)
+    found, asked = (responsibilities(part, torch.full((4,), 0.25)) for part in (sums.totals, whole))
+    assert torch.equal(found.argmax(1), types)
+    torch.testing.assert_close(found, asked, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_people_between_types_are_read_to_the_end(seed: int) -> None:
+    table, index, _ = world(20, 12, 0.0, seed)
+    table[:, 2:] -= 3  # two types far behind
+    known, reader = run(table, index, evidence_of(20))
+    by_type = reader.read.double().mean(0)
+    assert by_type[:2].min() > 0.8 and by_type[2:].max() < 0.5
+    sums = RowSums.of(known[:, 0], torch.full((len(table),), -math.log(2)), index, 20, torch.ones(len(table)))
+    whole = torch.zeros(20, 4, dtype=torch.float64).index_add(0, index, table)
+    found, asked = (responsibilities(part, torch.full((4,), 0.25)) for part in (sums.totals, whole))
+    torch.testing.assert_close(found, asked, atol=0.02, rtol=0)
+
+
+def test_where_the_adapters_word_is_small_the_first_wave_is_enough() -> None:
+    table, index, _ = world(10, 30, 0.5)
+    _, reader = run(table, index, evidence_of(10, weight=1e-4))
+    assert int(reader.read.sum()) == FIRST_WAVE * 10 * 4
+
+
+def test_what_is_known_is_not_read() -> None:
+    table, index, _ = world(5, 6, 0.2)
+    known = torch.stack([table, table], 1)
+    known[::2] = NAN
+    reader = Reader(table)
+    read_in_waves(
+        reader, known, torch.zeros(len(table)), index, torch.ones(len(table)), evidence_of(5, tolerance=0.0),
+        n_most=0, seed=0,
+    )  # fmt: skip
+    assert bool(reader.read[::2].all()) and not bool(reader.read[1::2].any())
