@@ -30,6 +30,7 @@ __all__ = ["POOLED_RIDGE", "LinearMixture", "fit_linear_mixture", "linear_log_li
 
 POOLED_RIDGE = 1e-2
 POOLED_STEPS = 200
+POOLED_TOLERANCE = 1e-4  # of that of EM
 INNER_STEPS = 3  # of L-BFGS in an M-step; what is left over is done in the next
 N_DRAWN = 10_000  # people: enough to tell a bad start from a good one
 DEAD = 0.5  # people: a type with less than that is dead
@@ -114,7 +115,7 @@ def fit_linear_mixture(
     pooled = ConvexColumns(
         problem, torch.zeros(1, features.shape[1], dtype=torch.float64), torch.zeros(()), pooled_ridge
     )
-    pooled.minimise(everybody, POOLED_STEPS, tolerance=1e-10)
+    pooled.minimise(everybody, POOLED_STEPS, tolerance=POOLED_TOLERANCE * tolerance)
     counts = stages.counts()
     is_tempered = n_types > 1 and temper_start < 1 and int(counts[counts > 0].median()) > 1
     schedule = temper_schedule(n_tempered + 1, temper_start)[:-1] if is_tempered else []

@@ -172,6 +172,7 @@ class _Trial:
         shuffled = self.eligible[torch.randperm(len(self.eligible), generator=generator)]
         self.folds = shuffled.tensor_split(n_folds)
         self.n_fitted = int((counts > 0).sum())
+        self.judged: dict[tuple, tuple[Tensor, Tensor, Tensor]] = {}
 
     def allowed(self, tried: list[int]) -> list[int]:
         """The candidates that those left to fit on can bear."""
@@ -195,15 +196,21 @@ class _Trial:
         """Everybody who is held out once, under heads fitted on the others; of the first `n_folds` folds only."""
         shape = (len(TEMPERATURES), self.n_annotators)
         likelihoods, right = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
-        for people in self.folds[:n_folds]:
-            is_out = torch.zeros(self.n_annotators, dtype=torch.bool)
-            is_out[people] = True
-            self._judge_fold(likelihoods, right, is_out, n_types)
+        for number, people in enumerate(self.folds[:n_folds]):
+            key = (number, n_types, *sorted(self.options.items()))
+            if key not in self.judged:  # a strength that was chosen is judged on the same folds again
+                is_out = torch.zeros(self.n_annotators, dtype=torch.bool)
+                is_out[people] = True
+                self.judged[key] = is_out, *self._judge_fold(is_out, n_types)
+            held_out, nats, correct = self.judged[key]
+            likelihoods[:, held_out], right[:, held_out] = nats, correct
         best = int(likelihoods.sum(1).argmax())
         return _Judged(likelihoods[best], right[best], TEMPERATURES[best])
 
-    def _judge_fold(self, likelihoods: Tensor, right: Tensor, is_out: Tensor, n_types: int) -> None:
-        """Fill in nats and right pairs (n_temperatures, n_annotators) of the people held out."""
+    def _judge_fold(self, is_out: Tensor, n_types: int) -> tuple[Tensor, Tensor]:
+        """Nats and right pairs of the people held out, (n_temperatures, n_held_out) each."""
+        shape = (len(TEMPERATURES), self.n_annotators)
+        likelihoods, right = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
         kept = ~is_out[self.votes.annotator_index]
         fit = fit_linear_mixture(
             self.features, self.votes.of_rows(kept), n_types, row_weights=self.evidence[kept], **self.options
@@ -211,6 +218,7 @@ class _Trial:
         items = torch.cat([part.double() @ fit.theta.T for part in self.features.split(8192)])
         for dealing in self.dealings:
             dealing.judge(items, fit.mixing_weights, is_out, likelihoods, right)
+        return likelihoods[:, is_out], right[:, is_out]
 
     def bic(self, n_types: int) -> float:
         """Of a fit on everybody."""

@@ -86,6 +86,7 @@ from palign.writing import saving, whole_files, write_whole
 __all__ = ["MixtureDPOTrainer"]
 
 logger = logging.getLogger(__name__)
+EARLY_TOLERANCE = 5  # times that of the last E-step: early responsibilities only say which type a row is drawn for
 Rows = Preferences | Iterable[Mapping[str, Any]]
 
 
@@ -413,7 +414,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         """(rows, n_types) log-likelihoods and margins under the adapters, NaN where unread, and people's sums."""
         args, state, baseline = self.args, self.mixture, reference_likelihoods(self.train_rows)
         before = state.mixing_weights.log() + words_beside(self.start, share)
-        evidence = Evidence(before.expand_as(state.responsibilities), share * temper, args.e_step_tolerance)
+        tolerance = args.e_step_tolerance * (EARLY_TOLERANCE if share < 1 else 1)
+        evidence = Evidence(before.expand_as(state.responsibilities), share * temper, tolerance)
         recorded = torch.from_numpy(gathered(state.recorded.numpy()))
         known = read_in_waves(
             self._row_log_likelihoods, recorded, baseline, self.annotator_index, self.row_weights, evidence,

@@ -1,9 +1,10 @@
 """Reading rows under the types in waves, until no further row could change who belongs where.
 
 An E-step needs a person's log-likelihood under each type, and it is mostly known after a few rows. So the first wave
-reads `FIRST_WAVE` rows of everybody, and each further wave as many as were read before. In between, a type is left
-out for a person for whom it is too far behind to come back, and a person is left out whose responsibilities the unread
-rows cannot move. What is unread is extrapolated from what was read, and judged by how rows of one person scatter.
+reads `FIRST_WAVE` rows of everybody, and each further wave half as many as were read before. In between, a type is
+left out for a person for whom it is too far behind to come back, and a person is left out whose responsibilities the
+unread rows cannot move. What is unread is extrapolated from what was read, and judged by how rows of one person
+scatter.
 
 This is group-sequential testing with a fixed number of standard errors (`SURE`), not an exact bound: log-likelihoods
 of unread rows have none.
@@ -22,7 +23,7 @@ from palign.functional.mixture import sum_by_annotator
 __all__ = ["FIRST_WAVE", "Evidence", "RowSums", "read_in_waves"]
 
 FIRST_WAVE = 2  # rows of a person
-SURE = 3.0  # standard errors that unread rows are granted
+SURE = 2.0  # standard errors that unread rows are granted
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,21 @@ class Evidence:
 
 @dataclass(frozen=True)
 class RowSums:
-    """Log-likelihoods of people from some of their rows; all are (n_annotators, n_types).
+    """Log-likelihoods of people from some of their rows.
 
     Attributes:
-        totals: nats of all rows, those unread taken to be like those read.
-        n_read: rows that were read.
-        errors: standard errors of the totals for the unread rows; infinite where nothing was read.
+        totals: (n_annotators, n_types) nats of all rows, those unread taken to be like those read.
+        n_read: (n_annotators, n_types) rows that were read.
+        n_rows: (n_annotators,) rows that there are.
+        scatter: (n_types, n_types) nats², how what two types say of a row differs among the rows of one person.
+        shares: (n_annotators,) what a row of theirs counts for in the mean.
     """
 
     totals: Tensor
     n_read: Tensor
-    errors: Tensor
+    n_rows: Tensor
+    scatter: Tensor
+    shares: Tensor
 
     @classmethod
     def of(
@@ -75,29 +80,40 @@ class RowSums:
         mean = sum_by_annotator(gains * weights, annotator_index, n_annotators) / mass.clamp_min(1e-300)
         base = sum_by_annotator(baseline * row_weights, annotator_index, n_annotators)
         away = torch.where(known, gains - mean[annotator_index], 0.0)
-        freedom = (n_read - 1).clamp_min(0).sum(0).clamp_min(1)
-        variance = away.square().sum(0) / freedom  # within people, of a row
-        n_rows = torch.bincount(annotator_index, minlength=n_annotators).double()[:, None]
-        unread = n_rows - n_read
-        share = whole[:, None] / n_rows.clamp_min(1)  # what a row of theirs counts for in the mean
-        errors = share * (variance * unread * n_rows / n_read).sqrt()
-        errors = torch.where(unread > 0, errors.nan_to_num(nan=math.inf, posinf=math.inf), 0.0)
-        return cls(base[:, None] + whole[:, None] * mean, n_read, errors)
+        both = known.double().T @ known.double() - (n_read > 0).double().T @ (n_read > 0).double()
+        moment = away.T @ away / both.clamp_min(1)
+        scatter = moment.diag()[:, None] + moment.diag() - 2 * moment
+        n_rows = torch.bincount(annotator_index, minlength=n_annotators).double()
+        shares = whole / n_rows.clamp_min(1)
+        return cls(base[:, None] + whole[:, None] * mean, n_read, n_rows, scatter.clamp_min(0), shares)
+
+    def errors(self, other: Tensor) -> Tensor:
+        """(n_annotators, n_types) standard errors, for the unread rows, of a type's total less that of another.
+
+        Infinite where a type has read nothing and rows are left.
+
+        Args:
+            other: (n_annotators, 1) int64, the number of the other type.
+        """
+        n_read = torch.minimum(self.n_read, self.n_read.gather(1, other))
+        unread = self.n_rows[:, None] - n_read
+        variance = self.scatter[other[:, 0]] * unread * self.n_rows[:, None] / n_read
+        errors = self.shares[:, None] * variance.nan_to_num(nan=math.inf, posinf=math.inf).sqrt()
+        return torch.where(unread > 0, errors, 0.0)
 
     def open_cells(self, evidence: Evidence) -> Tensor:
         """(n_annotators, n_types) bool: where further rows may change a responsibility by more than the tolerance."""
+        is_left = self.n_read < self.n_rows[:, None]
         if evidence.tolerance == 0:
-            return self.errors > 0
+            return is_left
         scores = evidence.before + evidence.weight * self.totals
         best = scores.argmax(1, keepdim=True)
-        reach = SURE * evidence.weight * (self.errors + self.errors.gather(1, best))
-        reach = reach.nan_to_num(nan=0.0)  # 0 · infinity: nothing hangs on the adapters
+        reach = (SURE * evidence.weight * self.errors(best)).nan_to_num(nan=0.0)  # 0 · infinity: no word, no reach
         behind = scores.gather(1, best) - scores
-        is_rival = behind - reach < math.log(1 / evidence.tolerance)
-        is_rival.scatter_(1, best, False)
-        moves = is_rival & (reach / 4 > evidence.tolerance)  # a responsibility moves by a quarter of its log-odds
-        moves = moves.scatter(1, best, moves.any(1, keepdim=True))
-        return moves & (self.errors > 0)
+        moves = behind - reach < math.log(1 / evidence.tolerance)  # else it stays too far behind to count
+        moves &= reach / 4 > evidence.tolerance  # a responsibility moves by a quarter of its log-odds at most
+        moves.scatter_(1, best, False)
+        return moves.scatter(1, best, moves.any(1, keepdim=True)) & is_left
 
 
 def read_in_waves(
@@ -137,7 +153,7 @@ def read_in_waves(
         is_open &= sums.open_cells(evidence)
         if not bool(is_open.any()):
             return known
-        upto = min(2 * upto, most)
+        upto = min(upto + (upto + 1) // 2, most)
 
 
 def _places(annotator_index: Tensor, seed: int) -> Tensor:

@@ -56,8 +56,13 @@ def test_known_rows_stand_for_all_by_hand() -> None:
     expected = torch.tensor([[-1.5 + 3 * -1.5, -7.0], [-0.5, -0.25]], dtype=torch.float64)
     torch.testing.assert_close(sums.totals, expected)
     assert sums.n_read.tolist() == [[2, 3], [1, 1]]
-    # type 0: two rows of which one lies 1 above and one 1 below their mean, variance 2; one unread of three
-    torch.testing.assert_close(sums.errors[0], torch.tensor([math.sqrt(2 * 1 * 3 / 2), 0.0], dtype=torch.float64))
+    # where both were read (rows 0, 2) type 0 lies 1 above and 1 below its mean, type 1 as below
+    away_0, away_1 = torch.tensor([1.0, -1.0]), torch.tensor([-2.0 + 7 / 3, -1.0 + 7 / 3, -4.0 + 7 / 3])
+    scatter = 2 / 1 + float(away_1.square().sum()) / 2 - 2 * float(away_0 @ away_1[[0, 2]]) / 1
+    assert float(sums.scatter[0, 1]) == pytest.approx(scatter)
+    # of type 0 against type 1: one unread row of three, two read
+    errors = sums.errors(torch.tensor([[1], [1]]))
+    assert errors[:, 0].tolist() == pytest.approx([math.sqrt(scatter * 1 * 3 / 2), 0.0])
 
 
 def test_a_row_counts_for_its_weight() -> None:
@@ -84,7 +89,7 @@ def test_sure_people_are_read_little_and_placed_as_by_all_rows() -> None:
     whole = torch.zeros(100, 4, dtype=torch.float64).index_add(0, index, table)
     found, asked = (responsibilities(part, torch.full((4,), 0.25)) for part in (sums.totals, whole))
     assert torch.equal(found.argmax(1), types)
-    torch.testing.assert_close(found, asked, atol=0.02, rtol=0)
+    torch.testing.assert_close(found, asked, atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -97,12 +102,12 @@ def test_people_between_types_are_read_to_the_end(seed: int) -> None:
     sums = RowSums.of(known[:, 0], torch.full((len(table),), -math.log(2)), index, 20, torch.ones(len(table)))
     whole = torch.zeros(20, 4, dtype=torch.float64).index_add(0, index, table)
     found, asked = (responsibilities(part, torch.full((4,), 0.25)) for part in (sums.totals, whole))
-    torch.testing.assert_close(found, asked, atol=0.02, rtol=0)
+    torch.testing.assert_close(found, asked, atol=0.05, rtol=0)
 
 
 def test_where_the_adapters_word_is_small_the_first_wave_is_enough() -> None:
     table, index, _ = world(10, 30, 0.5)
-    _, reader = run(table, index, evidence_of(10, weight=1e-4))
+    _, reader = run(table, index, evidence_of(10, weight=1e-3))
     assert int(reader.read.sum()) == FIRST_WAVE * 10 * 4
 
 
