@@ -23,7 +23,7 @@ __all__ = [
 
 
 class Ends(TypedDict):
-    """A number and its interval over prompts."""
+    """A number and its interval, over prompts where nothing else is said."""
 
     value: float
     low: float
@@ -68,6 +68,7 @@ class VotesRecord(TypedDict):
     accuracy: list[float | None]  # (n_types,) share of ordered pairs, in [0, 1]
     log_likelihood: list[float | None]  # (n_types,) nats a row
     worst_accuracy: float | None
+    more_than_pooled: NotRequired[Ends | None]  # it less pooled DPO's, over people; None without pooled DPO
 
 
 class GoldRecord(TypedDict):
