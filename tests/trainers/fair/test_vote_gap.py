@@ -16,7 +16,8 @@ def test_accuracy_counts_pairs_of_sure_people() -> None:
     """Type 0: person 0 has 1 of 1, person 1 has 1 of 3. An unsure person and a row of ties do not count. Two people
     drawn from two: twice the first (1), both (2 of 4), twice the second (1 of 3)."""
     found = VoteAccuracies(
-        np.array([1.0, 1.0, 5.0, 0.0]), np.array([1.0, 3.0, 5.0, 0.0]), np.array([0, 1, 2, 0]), np.array([0, 0, -1, 1]),
+        np.array([1.0, 1.0, 5.0, 0.0]), np.array([1.0, 3.0, 5.0, 0.0]), people=np.array([0, 1, 2, 0]),
+        types=np.array([0, 0, -1, 1]),
         n_types=2, **DRAWN,
     )  # fmt: skip
     assert found.values[0] == pytest.approx(0.5) and np.isnan(found.values[1])
