@@ -5,8 +5,8 @@ import pytest
 from tests.worlds.scripts import load_script
 
 SUMMARY = {
-    "chosen/gold/worst": 1.4, "chosen/gold/mean": 1.5, "room/optimum": 1.6, "room/gold_single": 0.8, "room/single": 0.7,
-    "pooled/gold/mean": 1.2, "reference/gold/mean": 0.7, "maxmin/gold/chosen_more/value": 0.0,
+    "chosen/gold/worst": 1.4, "chosen/gold/mean": 1.5, "room/optimum": 1.6, "room/gold_single": 0.8,
+    "room/single": 0.7, "pooled/gold/mean": 1.2, "reference/gold/mean": 0.7, "maxmin/gold/chosen_more/value": 0.0,
     "maxmin/gold/chosen_more/low": 0.0,
 } | {
     f"{name}/gold/chosen_more/{end}": value
