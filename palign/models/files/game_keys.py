@@ -169,6 +169,7 @@ class GameSettings(TypedDict):
     weight_step: float  # per worst regret of the round
     dro_step: float  # per nat of loss
     hedge_step: NotRequired[float]  # per worst regret of the reference; this and what follows: not in older files
+    hedge_ahead: NotRequired[float]  # times
     rl_learning_rate: NotRequired[float | None]
     rl_reward: NotRequired[str]
     use_vllm: NotRequired[bool]
