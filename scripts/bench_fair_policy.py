@@ -9,8 +9,8 @@
 Estimation: every type and the reference answer `n_prompts` prompts `n_samples` times, and all types judge all of it;
 plain generation is the same calls without the judging. Routes: a route of `n_steps` steps, with all that it reads and
 draws beside, over as many steps of DPO on the votes with a batch of as many sequences, and over one epoch of DPO on
-all votes (the seconds of those steps, times the steps of an epoch over theirs). The reference's pass over the votes is
-paid by DPO. Seconds are CPU seconds of this process.
+all votes: the reference's pass over them, once, and the steps of an epoch at the price of those that were run. No
+route pays for that pass. Seconds are CPU seconds of this process.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from palign.pipelines.arguments.fair import FairPolicyArguments
 from palign.pipelines.fair import set_up_fair_policy
 from palign.trainers.fair.builder import RouteBuilder
 from palign.trainers.fair.dro import POOLED
+from palign.trainers.fair.votes import cached_reference, vote_items
 from palign.trainers.fair_policy_config import FairPolicyConfig, Route
 
 BATCH = 16  # rows
@@ -74,9 +75,14 @@ def main() -> None:
             trainer.mixture, args, trainer.train_rows, trainer.train_prompts, trainer.weights, trainer.type_draws,
             trainer.reference_draws, trainer._draws,
         )  # fmt: skip
+        items = vote_items(trainer.mixture, trainer.train_rows)
+        reference = seconds_of(lambda: cached_reference(trainer.mixture, items, builder.output_dir))
         dpo = seconds_of(lambda: builder.build(POOLED))
-        epoch = dpo * math.ceil(n_votes / BATCH) / given.n_steps
-        print(f"DPO: {dpo:.1f} s for {given.n_steps} steps, {epoch:.1f} s for an epoch\n")
+        epoch = reference + dpo * math.ceil(n_votes / BATCH) / given.n_steps
+        print(
+            f"DPO: {dpo:.1f} s for {given.n_steps} steps, and {epoch:.1f} s for an epoch, of which the reference's "
+            f"pass over the votes is {reference:.1f}\n"
+        )
         print(f"| route | seconds | over {given.n_steps} steps of DPO | over an epoch of DPO |\n|---|---|---|---|")
         for route in given.routes:
             seconds = seconds_of(lambda route=route: builder.build(route))
