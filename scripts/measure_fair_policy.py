@@ -20,7 +20,7 @@ SHOWN = (
     "gold/mean", "gold/max_regret",
 )  # fmt: skip
 NOT_BELOW = 0.05  # of its range: how far mean gold may lie below pooled DPO's
-WITHIN = 0.15  # of the range from the reference to the exact optimum
+WITHIN = 0.15  # of the exact optimum: strictly of the range from the reference to it, literally of its own value
 
 
 def recipe() -> ModuleType:
@@ -42,8 +42,10 @@ def asked(summary: dict[str, float]) -> dict[str, float]:
     """What is asked of the chosen policy, by the gold utility of the type served worst, of one seed.
 
     `more/<policy>` is how much more it gives than that policy, `more_low/<policy>` the lower end of the paired
-    interval; `share` is the part of the way from the reference to the exact optimum; `mean_below` is how far its mean
-    over people lies below pooled DPO's, as a part of the range from the reference's mean to pooled DPO's.
+    interval; `share_of_way` is the part of the way from the measured reference to the exact optimum, the strict
+    reading of "within 15 % of the optimum", and `share_of_value` the utility over that of the optimum, the literal
+    one; `mean_below` is how far its mean over people lies below pooled DPO's, as a part of the range from the
+    reference's mean to pooled DPO's. `is_reached` reads strictly, `is_reached_by_value` literally.
     """
     others = [name.split("/")[0] for name in summary if name.endswith("/gold/chosen_more/value")]
     kept = [n for n in others if n in ("pooled", "reference", "uniform") or n.startswith("type_")]
@@ -51,9 +53,14 @@ def asked(summary: dict[str, float]) -> dict[str, float]:
     figures |= {f"more_low/{name}": summary[f"{name}/gold/chosen_more/low"] for name in kept}
     pooled, reference = (summary[f"{name}/gold/mean"] for name in ("pooled", "reference"))
     below = (pooled - summary["chosen/gold/mean"]) / abs(pooled - reference)
-    figures |= {"share": summary["room/gold_single"], "mean_below": below, "room": summary["room/single"]}
-    is_more = all(value > 0 for name, value in figures.items() if name.startswith("more_low/"))
-    return figures | {"is_reached": float(is_more and figures["share"] >= 1 - WITHIN and below <= NOT_BELOW)}
+    shares = {
+        "share_of_way": summary["room/gold_single"],
+        "share_of_value": summary["chosen/gold/worst"] / summary["room/optimum"],
+    }
+    figures |= shares | {"mean_below": below, "room": summary["room/single"]}
+    is_rest = below <= NOT_BELOW and all(value > 0 for name, value in figures.items() if name.startswith("more_low/"))
+    reached = {name: float(is_rest and share >= 1 - WITHIN) for name, share in shares.items()}
+    return figures | {"is_reached": reached["share_of_way"], "is_reached_by_value": reached["share_of_value"]}
 
 
 def main() -> None:

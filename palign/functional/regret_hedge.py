@@ -83,19 +83,22 @@ def optimistic_hedge(
 class OnlineHedge:
     """Optimistic Hedge of the types' player, for regrets that are measured one after another while a policy trains.
 
-    w ∝ exp(η (Σ of regrets so far + the last again)): who loses most gains weight (Rakhlin and Sridharan 2013).
+    w ∝ exp(η (Σ of regrets so far + `ahead` times the last again)): who loses most gains weight (Rakhlin and Sridharan
+    2013, where `ahead` is 1). A policy that learns answers late, and the sum alone makes both go round in a circle;
+    what is lost right now, counted more than once, damps that.
 
     Args:
         n_types: at least 1.
         step_size: η, per unit of regret.
+        ahead: how often the last measurement counts again.
 
     Attributes:
         weights: (n_types,) float64 as they stand; equal at first.
         average: (n_types,) mean over the regrets seen.
     """
 
-    def __init__(self, n_types: int, *, step_size: float) -> None:
-        self.step_size, self.n_seen = step_size, 0
+    def __init__(self, n_types: int, *, step_size: float, ahead: float = 1.0) -> None:
+        self.step_size, self.ahead, self.n_seen = step_size, ahead, 0
         self.scores = torch.zeros(n_types, dtype=torch.float64)
         self.weights = self.scores.softmax(-1)
         self.average = self.weights
@@ -104,7 +107,7 @@ class OnlineHedge:
         """Weights after one more measurement: (n_types,) → (n_types,)."""
         regrets = self.step_size * regrets.double()
         self.scores = self.scores + regrets
-        self.weights = (self.scores + regrets).softmax(-1)
+        self.weights = (self.scores + self.ahead * regrets).softmax(-1)
         self.n_seen += 1
         self.average = self.average + (self.weights - self.average) / self.n_seen
         return self.weights

@@ -84,6 +84,13 @@ class FairPolicyConfig(TrainingArguments):
             "help": "rl, maxmin: step of the types' weights at each optimizer step, per worst regret of the reference."
         },
     )
+    hedge_ahead: float = field(
+        default=1.0,
+        metadata={
+            "help": "rl, maxmin: how often the last batch counts again in the types' weights; 1 is optimistic Hedge, "
+            "more damps weights that go round in a circle, since the policy learns late."
+        },
+    )
     rl_learning_rate: float | None = field(
         default=None,
         metadata={
@@ -138,7 +145,7 @@ class FairPolicyConfig(TrainingArguments):
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; regret is a mean over prompts: give {MIN_PROMPTS} or more."
                 )
-        for name in ("weight_step", "dro_step", "hedge_step", "rl_learning_rate", "max_kl"):
+        for name in ("weight_step", "dro_step", "hedge_step", "hedge_ahead", "rl_learning_rate", "max_kl"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive and finite.")
         for name, allowed in (("estimator", ESTIMATORS), ("merge_type", ("svd", "cat")),

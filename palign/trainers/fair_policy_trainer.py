@@ -60,6 +60,7 @@ from palign.trainers.fair.measure import (
 from palign.trainers.fair.pal_judge import PALJudge
 from palign.trainers.fair.room import room_record
 from palign.trainers.fair.routes import RouteFunction
+from palign.trainers.fair.vote_gap import VoteAccuracies, worst_gap
 from palign.trainers.fair.vote_judge import vote_shares
 from palign.trainers.fair.votes import cached_reference, vote_rewards
 from palign.trainers.fair_policy_config import MIN_PROMPTS, FairPolicyConfig, Route
@@ -288,17 +289,19 @@ class FairPolicyTrainer:
             values = {name: self.pal.values(self.eval_prompts, answers) for name, answers in texts.items()}
             judges["pal"] = by_answers("pal", values, candidates, rows, types, **sampled)
         if "votes" in args.judges:
-            of_rows = self._voter_types(), np.unique(self.eval_rows.annotator_ids.astype(str), return_inverse=True)[1]
             shares = {
-                name: vote_shares(
-                    scores / self.beta, self.eval_rows.ranks, of_rows[1], of_rows[0], n_types=self.n_types,
-                    n_draws=args.n_bootstrap, seed=args.seed,
-                )
+                name: vote_shares(scores / self.beta, self.eval_rows.ranks, **self._voters())
                 for name, scores in self.vote_scores.items()
-            }  # fmt: skip
+            }
             record = by_votes(shares, candidates, rows, types, **shared)
             judges |= {} if record is None else {"votes": record}
         return judges
+
+    def _voters(self) -> dict[str, Any]:
+        """Who voted in each held-out row and of which type, and how often people are drawn again."""
+        people = np.unique(self.eval_rows.annotator_ids.astype(str), return_inverse=True)[1]
+        drawn = {"n_types": self.n_types, "n_draws": self.args.n_bootstrap, "seed": self.args.seed}
+        return {"people": people, "types": self._voter_types(), **drawn}
 
     def _voter_types(self) -> np.ndarray:
         """(n_rows,) type of the voter of each held-out row, −1 where it is not sure."""
@@ -325,7 +328,7 @@ class FairPolicyTrainer:
         names = [c.name for c in candidates if c.weights is None and c.name != "reference"]
         reference = cached_reference(self.mixture, items, self.output_dir)
         rewards = vote_rewards(self.mixture, rows, items, names, reference)
-        n_judges, outcomes = len(self.mixture.policies.names), {}
+        n_judges, outcomes, accuracies = len(self.mixture.policies.names), {}, {}
         ranks = torch.from_numpy(rows.ranks.astype(np.int64))
         for candidate in candidates:
             if candidate.weights is not None:  # log of a weighted mean of π_k / π_ref
@@ -338,6 +341,9 @@ class FairPolicyTrainer:
             right, n_pairs = pair_order(scores, ranks)
             likelihoods = row_log_likelihoods(scores[..., None], rows.ranks)[:, 0]
             outcomes[candidate.name] = vote_outcomes(right, n_pairs, likelihoods, types, self.n_types)
+            accuracies[candidate.name] = VoteAccuracies(right.numpy(), n_pairs.numpy(), **self._voters())
+        for name, outcome in outcomes.items():
+            outcome["more_than_pooled"] = worst_gap(accuracies[name], accuracies[POOLED])
         return outcomes
 
 

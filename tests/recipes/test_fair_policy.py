@@ -63,6 +63,7 @@ def test_rows_and_a_mixture_of_ones_own(own: dict[str, Any]) -> None:
     assert all(isinstance(value, float) for value in summary.values())
     for name in ("chosen/max_regret", "ensemble/kl", "game/value", "pooled/votes/worst_accuracy"):
         assert np.isfinite(summary[name])
+    assert summary["chosen/votes/more_than_pooled/low"] <= summary["chosen/votes/more_than_pooled/value"]
     assert "pooled" in (output / "report.md").read_text()
 
 

@@ -23,7 +23,7 @@ __all__ = [
 
 
 class Ends(TypedDict):
-    """A number and its interval over prompts."""
+    """A number and its interval, over prompts where nothing else is said."""
 
     value: float
     low: float
@@ -68,6 +68,7 @@ class VotesRecord(TypedDict):
     accuracy: list[float | None]  # (n_types,) share of ordered pairs, in [0, 1]
     log_likelihood: list[float | None]  # (n_types,) nats a row
     worst_accuracy: float | None
+    more_than_pooled: NotRequired[Ends | None]  # it less pooled DPO's, over people; None without pooled DPO
 
 
 class GoldRecord(TypedDict):
@@ -168,6 +169,7 @@ class GameSettings(TypedDict):
     weight_step: float  # per worst regret of the round
     dro_step: float  # per nat of loss
     hedge_step: NotRequired[float]  # per worst regret of the reference; this and what follows: not in older files
+    hedge_ahead: NotRequired[float]  # times
     rl_learning_rate: NotRequired[float | None]
     rl_reward: NotRequired[str]
     use_vllm: NotRequired[bool]

@@ -189,7 +189,10 @@ def fair_summary(record: GameRecord) -> dict[str, float]:
     for name, row in rows.items():
         summary |= {f"{name}/{key}": row[key]["value"] for key in ("max_regret", "mean_regret", "kl")}
         summary[f"{name}/max_relative_regret"] = row["max_relative_regret"]
-        summary[f"{name}/votes/worst_accuracy"] = (row["votes"] or {}).get("worst_accuracy")
+        votes = row["votes"] or {}
+        summary[f"{name}/votes/worst_accuracy"] = votes.get("worst_accuracy")
+        of_votes = votes.get("more_than_pooled") or {}
+        summary |= {f"{name}/votes/more_than_pooled/{end}": of_votes[end] for end in of_votes if end != "high"}
         if row.get("gold"):
             summary |= {f"{name}/gold/{key}": row["gold"][key] for key in ("worst", "max_regret", "mean")}
             more = row["gold"]["chosen_more"] or {}

@@ -170,7 +170,7 @@ def _play(builder: "RouteBuilder", name: str, *, is_regret: bool) -> dict[str, A
     tokenizer = builder.mixture.tokenizer
     reward = GameReward(
         builder, name, own_values, prompt_ids(builder.prompts, tokenizer),
-        OnlineHedge(builder.mixture.n_types, step_size=args.hedge_step / gap),
+        OnlineHedge(builder.mixture.n_types, step_size=args.hedge_step / gap, ahead=args.hedge_ahead),
         KLPrice(aim, FIRST * gap / aim, CHEAPEST * gap / aim), is_regret,
     )  # fmt: skip
     train_only(builder.model, name)

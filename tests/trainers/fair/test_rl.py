@@ -39,6 +39,27 @@ def test_weight_goes_to_who_loses_and_the_last_regret_counts_twice() -> None:
     assert hedge.average.tolist() == pytest.approx(((first + second) / 2).tolist())
 
 
+def test_the_last_regret_may_count_more_often() -> None:
+    """Regrets (1, 0), step ½, thrice again: scores (½, 0) and (1½, 0), odds e^2. Then (0, 1): (½, ½) and (0, 1½)."""
+    hedge = OnlineHedge(2, step_size=0.5, ahead=3.0)
+    first, second = hedge.see(torch.tensor([1.0, 0.0])), hedge.see(torch.tensor([0.0, 1.0]))
+    assert float(first[0] / first[1]) == pytest.approx(np.exp(2.0))
+    assert float(second[1] / second[0]) == pytest.approx(np.exp(1.5))
+
+
+@pytest.mark.parametrize(("ahead", "least", "most"), [(1.0, 0.1, 1.0), (30.0, 0.0, 0.02)])
+def test_what_is_lost_now_damps_the_circle(ahead: float, least: float, most: float) -> None:
+    """Each of two answers is what one type loses by, so that halves are best for both players. A policy that learns by
+    small steps is late, and the sum of regrets alone leads it past the halves again and again."""
+    hedge, logit, shares = OnlineHedge(2, step_size=0.1, ahead=ahead), 1.0, []
+    for _ in range(400):
+        share = 1 / (1 + np.exp(-logit))
+        weights = hedge.see(torch.tensor([share, 1 - share]))
+        logit -= 0.1 * float(weights[0] - weights[1])
+        shares.append(abs(share - 0.5))
+    assert least < max(shares[-150:]) < most
+
+
 def test_two_hedges_find_the_value_of_the_game() -> None:
     """Types against policies, each by its own Hedge: the averages are those of the linear programme."""
     table = torch.tensor([[0.0, 3.0, 1.0], [1.0, 0.0, 2.0], [2.0, 1.0, 0.0]], dtype=torch.float64)
