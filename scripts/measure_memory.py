@@ -194,12 +194,12 @@ def pal_reward(folder: str, world: SimpleNamespace, stages: Stages) -> Any:
     return trainer
 
 
-def backbone_model(folder: str, world: SimpleNamespace, rows: Any) -> Any:
+def backbone_model(folder: str, world: SimpleNamespace, rows: Any, dtype: str | None = None) -> Any:
     """A PAL reward model on the folder's body."""
     from palign.models.backbones import Backbone
     from palign.models.pal import PALRewardModel
 
-    backbone = Backbone.from_pretrained(folder, dtype=world.dtype)
+    backbone = Backbone.from_pretrained(folder, dtype=dtype or world.dtype)
     return PALRewardModel.from_backbone(
         backbone.model, tokenizer=backbone.tokenizer, annotators=rows.annotators(), n_prototypes=2
     )
@@ -216,7 +216,8 @@ def policy(folder: str, world: SimpleNamespace, stages: Stages, trainer_class: A
     stages.watch(trainer_class, "training_step", "training")
     rows = make_rows(48)
     model, tokenizer = load(folder, world, stages)
-    reward = backbone_model(folder, world, Preferences.from_rows(rows)).eval()
+    with stages.stage("loading"):
+        reward = backbone_model(folder, world, Preferences.from_rows(rows), dtype="float32").eval()
     asked = [{name: row[name] for name in ("prompt", "annotator_id")} for row in rows]
     trainer = trainer_class(
         model, PersonalizedReward(reward, standardize=False), args, tokenizer, asked,
@@ -428,7 +429,9 @@ def main() -> None:
             rows = {name: (plan[name], of_stages[name]) for name in plan if name in of_stages}
             rows["**peak**"] = max(plan.values()), run["peak"]
             for name, (before, after) in rows.items():
-                print(f"| `{recipe}` | {size} | {name} | {before / MIB:.1f} | {after / MIB:.1f} | {before / after:.2f} |")
+                print(
+                    f"| `{recipe}` | {size} | {name} | {before / MIB:.1f} | {after / MIB:.1f} | {before / after:.2f} |"
+                )
             print(f"| `{recipe}` | {size} | elsewhere | | {of_stages.get('elsewhere', 0) / MIB:.1f} | |")
             print(f"| `{recipe}` | {size} | resident peak | | {run['rss'] / MIB:.0f} | |", flush=True)
             found.append({"world": world, "planned": plan, "measured": run})

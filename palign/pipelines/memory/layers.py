@@ -101,7 +101,7 @@ def _inputs(shape: ModelShape, precision: Precision, trained: Trained) -> float:
 def turning(shape: ModelShape, precision: Precision, trained: Trained, n_tokens: int) -> float:
     """Bytes that a layer's backward pass takes beside what was kept: gradients of the MLP's middle and of the states."""
     wide = 4 if trained.rank else precision.compute
-    gradient = 0 if trained.rank else shape.layer_parameters * precision.weight
+    gradient = 0 if trained.rank else shape.hidden * shape.intermediate * precision.weight
     return n_tokens * (2 * shape.intermediate * wide + shape.hidden * precision.stream) + gradient
 
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from palign.pipelines.memory.run import PlannedRun
 from palign.pipelines.memory.shape import ModelShape
-from palign.pipelines.memory.stages import PARTS, Held, StageNeeds, stages_of
+from palign.pipelines.memory.stages import PARTS, Held, Needs, StageNeeds, stages_of
 
 __all__ = ["MemoryPlan", "plan_memory"]
 
 GIB = 2**30
+READS_ADAPTERS = ("fair_policy", "evaluate_fairness")  # others make theirs later
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class MemoryPlan:
 
     run: PlannedRun
     shape: ModelShape
-    stages: dict[str, dict[str, float]]
+    stages: dict[str, Needs]
 
     def total(self, stage: str) -> float:
         """All parts of a stage."""
@@ -63,45 +64,51 @@ def plan_memory(run: PlannedRun, shape: ModelShape) -> MemoryPlan:
     return MemoryPlan(run, shape, stages)
 
 
-def _loading(run: PlannedRun, shape: ModelShape, held: Held) -> dict[str, float]:
+def _loading(run: PlannedRun, shape: ModelShape, held: Held) -> Needs:
+    """The model as it is loaded; one tensor of a head that is not asked for, or of those that are divided."""
     weight = run.precision.weight
     share = run.num_processes if run.divides_weights else 1
-    largest = shape.vocab * shape.hidden * weight if run.divides_weights else 0
-    return {"weights": held.divisible * weight / share + held.aside, "buffers": float(largest)}
+    ends = shape.vocab * shape.hidden * weight
+    is_body = run.recipe == "pal_reward" and not shape.is_tied
+    buffers = float(ends) if is_body or run.divides_weights else 0.0
+    parts = {"weights": (held.divisible + held.reference) * weight / share + held.aside, "buffers": buffers}
+    if run.recipe in READS_ADAPTERS:
+        parts["adapters"] = held.adapters * 4 / share
+    return {name: size for name, size in parts.items() if size}
 
 
-def _stage(run: PlannedRun, shape: ModelShape, held: Held, stage: StageNeeds) -> dict[str, float]:
+def _stage(run: PlannedRun, shape: ModelShape, held: Held, stage: StageNeeds) -> Needs:
     """What is held throughout as the launcher divides it, what it takes for itself, and the stage's own needs."""
     n, weight, trained = run.num_processes, run.precision.weight, held.trained * held.trained_bytes
     parts = dict.fromkeys(PARTS, 0.0) | stage.needs
     share = n if run.divides_weights else 1
-    parts["weights"] += held.divisible * weight / share + held.aside
-    parts["adapters"] += held.adapters * 4 / share
     state_share = n if run.launcher in ("zero2", "zero3", "fsdp2") else 1
+    trained += 4 * held.critic
+    parts["weights"] += ((held.divisible + held.reference) * weight + 4 * held.critic) / share + held.aside
+    parts["adapters"] += held.adapters * 4 / share
     if stage.trains:
         parts["gradients"] += trained / state_share
     if stage.after_steps:
         parts["optimizer"] += 2 * trained / state_share
         if run.launcher in ("zero2", "zero3"):  # its own copy in float32 of what is trained
-            parts["optimizer"] += held.trained * 4 / n
+            parts["optimizer"] += (held.trained + held.critic) * 4 / n
     parts["buffers"] += _of_launcher(run, shape, held, stage)
     return {name: size for name, size in parts.items() if size}
 
 
 def _of_launcher(run: PlannedRun, shape: ModelShape, held: Held, stage: StageNeeds) -> float:
     """Bytes that the launcher takes for messages, and weights that it has put together."""
-    weight, trained = run.precision.weight, held.trained * held.trained_bytes
-    number = 2 if run.bf16 else held.trained_bytes
+    weight, number = run.precision.weight, 2 if run.bf16 else held.trained_bytes
     if run.launcher == "multi_gpu":  # buckets as large as the gradients, from the first step on
-        return trained if stage.after_steps else 0.0
+        return held.trained * held.trained_bytes + 4 * held.critic if stage.after_steps else 0.0
     if run.launcher == "zero2":
         return float(run.reduce_bucket_size * number) if stage.trains else 0.0
     if run.launcher == "zero3":
         whole = min(held.divisible + held.adapters, run.max_live_parameters) * weight
         return whole + (float(run.reduce_bucket_size * number) if stage.after_steps else 0.0)
     if run.launcher == "fsdp2":
-        ends = held.divisible - shape.n_layers * shape.layer_parameters
         if stage.name == "generation":  # put together once, and not at every token
             return held.divisible * weight
+        ends = held.divisible - shape.n_layers * shape.layer_parameters
         return (ends + 2 * shape.layer_parameters) * weight
     return 0.0

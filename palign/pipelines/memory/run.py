@@ -58,7 +58,9 @@ class PlannedRun:
     beta: float = _said("grpo_pal: above 0 a policy trained whole has a reference beside it.", 0.04)
     distill_targets: str = _said("fair_policy: 'soft' or 'samples'.", "soft")
     group_size: int = _said("fair_policy: completions of a row.", 4)
-    reward_model: bool = _said("Whether a policy's reward model has a backbone of the policy's shape, in float32.", True)
+    reward_model: bool = _said(
+        "Whether a policy's reward model has a backbone of the policy's shape, in float32.", True
+    )
     dtype: str = _said("float32 or bfloat16, as weights are held.", "float32")
     bf16: bool = _said("Whether training computes in bfloat16 (autocast).", False)
     gradient_checkpointing: bool = _said("Whether layers are computed again in the backward pass.", False)

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from palign.models.policy_draws import LOGITS_AT_ONCE as DRAWN_AT_ONCE
 from palign.models.states.prompt_tree import WORTH
 from palign.models.states.scored import LOGITS_AT_ONCE
-from palign.pipelines.memory.layers import Precision, Trained, kept, passing, turning
+from palign.pipelines.memory.layers import Precision, kept, passing, turning
 from palign.pipelines.memory.run import PlannedRun
 from palign.pipelines.memory.shape import ModelShape
 from palign.trainers.ppo.passes import LOGITS_AT_ONCE as POLICY_AT_ONCE
 from palign.trainers.ppo.passes import TOKENS_AT_ONCE
+
+Needs = dict[str, float]  # bytes by part
 
 __all__ = ["PARTS", "Held", "StageNeeds", "stages_of"]
 
@@ -26,10 +28,12 @@ class Held:
 
     Attributes:
         divisible: weights of the model that is trained or read, in numbers.
-        aside: bytes of whole models beside it: a reward model, a reference, a critic's body.
+        aside: bytes of a reward model, whole and in float32.
         adapters: numbers in adapters.
         trained: numbers that are trained.
         trained_bytes: of one of them.
+        reference: numbers of a reference beside a policy that is trained whole.
+        critic: numbers of a critic's own body, trained in float32.
     """
 
     divisible: float
@@ -37,6 +41,8 @@ class Held:
     adapters: float = 0.0
     trained: float = 0.0
     trained_bytes: int = 4
+    reference: float = 0.0
+    critic: float = 0.0
 
 
 @dataclass
@@ -51,7 +57,7 @@ class StageNeeds:
     """
 
     name: str
-    needs: dict[str, float] = field(default_factory=dict)
+    needs: Needs = field(default_factory=dict)
     trains: bool = False
     after_steps: bool = False
 
@@ -75,43 +81,69 @@ def _batch(shape: ModelShape, run: PlannedRun, n_rows: int) -> tuple[int, int]:
     return trees if trees[0] * trees[1] <= WORTH * plain[0] * plain[1] else plain
 
 
-def _scored_head(run: PlannedRun, shape: ModelShape, n_tokens: int, states: float, *, trains: bool) -> dict[str, float]:
+def _scored_head(run: PlannedRun, shape: ModelShape, n_tokens: int, *, trains: bool) -> float:
     """Log-probabilities by `palign.functional.logprobs.linear_head_logps`: logits of some states at a time."""
     at_once = max(16, LOGITS_AT_ONCE["cpu" if run.device == "cpu" else "other"] // shape.vocab)
-    logits = min(n_tokens, at_once) * shape.vocab * 4
+    logits = 4.0 * min(n_tokens, at_once) * shape.vocab
     rows = n_tokens * shape.hidden * run.precision.stream
-    return {"vocabulary": 2.0 * logits + (2 * rows if trains else rows), "activations": states}
+    return 2 * logits + (2 * rows if trains else rows)
 
 
-def _whole_head(shape: ModelShape, n_sequences: int, n_times: int, number: int, *, trains: bool) -> dict[str, float]:
-    """Logits of all positions of completions: where a head is in parts, or all of them are compared."""
-    logits = n_sequences * (n_times + 1) * shape.vocab
-    return {"vocabulary": float(logits * (number + (2 * 4 + number - 4 if trains else 0)))}
+def _whole_head(shape: ModelShape, n_sequences: int, n_times: int, number: int, *, trains: bool) -> float:
+    """Logits of all positions of completions, where a head is in parts; their gradients, and those of the slice."""
+    logits = float(n_sequences * (n_times + 1) * shape.vocab)
+    return logits * (3 * number if trains else number) + n_times * shape.vocab * 8.0
 
 
-def _training(
-    run: PlannedRun, shape: ModelShape, n_sequences: int, length: int, *, times: int = 1, trained: Trained | None = None
-) -> dict[str, float]:
-    """Activations of one micro-batch, `times` of it kept at once; the widest place of the backward pass with it."""
-    precision, trained, n = run.precision, trained or run.trained, n_sequences * length
+def _head(run: PlannedRun, shape: ModelShape, n_sequences: int, *, trains: bool) -> float:
+    """Log-probabilities of that many completions."""
+    n_times = run.completion_length
+    if run.divides_weights:
+        return _whole_head(shape, n_sequences, n_times, run.precision.compute, trains=trains)
+    return _scored_head(run, shape, n_sequences * n_times, trains=trains)
+
+
+def _trained(
+    run: PlannedRun,
+    shape: ModelShape,
+    n_sequences: int,
+    length: int,
+    head: float,
+    *,
+    times: int = 1,
+    rest: float = 0.0,
+) -> Needs:
+    """One micro-batch at its fullest: all layers kept, and either the head at work or the last layer turning back.
+
+    Args:
+        head: bytes at the head, between the passes.
+        times: how often a batch is kept at once.
+        rest: bytes of the head that stay while layers turn back.
+    """
+    precision, trained, n = run.precision, run.trained, n_sequences * length
     of_layer = kept(shape, precision, trained, n, length)
-    last = turning(shape, precision, trained, n)
+    turn = turning(shape, precision, trained, n)
     ends = n * shape.hidden * (4 + precision.stream) + 2 * n * shape.head_dim * precision.stream
     ends += n * length * 2  # the mask, and what it is made from
-    if not run.gradient_checkpointing:
-        return {"activations": times * (shape.n_layers * of_layer + ends) + last}
-    inputs = shape.n_layers * n * shape.hidden * precision.stream
-    return {"activations": times * (inputs + ends) + of_layer + last}
+    if run.gradient_checkpointing:
+        inputs = shape.n_layers * n * shape.hidden * precision.stream
+        return _fullest({"activations": times * (inputs + ends)}, {"vocabulary": head},
+                        {"activations": of_layer + turn, "vocabulary": rest})  # fmt: skip
+    held = {"activations": times * (shape.n_layers * of_layer + ends)}
+    return _fullest(held, {"vocabulary": head}, {"activations": turn, "vocabulary": rest})
 
 
-def _pass(run: PlannedRun, shape: ModelShape, n_sequences: int, length: int, *, precision: Precision, lora: bool) -> float:
-    """Activations of a pass without gradient."""
+def _read(
+    run: PlannedRun, shape: ModelShape, n_sequences: int, length: int, head: float, *, precision: Precision, lora: bool
+) -> Needs:
+    """A pass without gradient at its fullest: in a layer, or at the head."""
     n = n_sequences * length
-    states = n * shape.hidden * 4 + n * length * 2
-    return states + passing(shape, precision, n, length, has_lora=lora)
+    held = {"activations": n * shape.hidden * 4.0 + n * length * 2}
+    layer = {"activations": passing(shape, precision, n, length, has_lora=lora)}
+    return _fullest(held, layer, {"vocabulary": head})
 
 
-def _generation(run: PlannedRun, shape: ModelShape, n_sequences: int, *, lora: bool) -> dict[str, float]:
+def _generation(run: PlannedRun, shape: ModelShape, n_sequences: int, *, lora: bool) -> Needs:
     """Keys and values of all answers at their full length, a layer's being copied; the prompts' pass; what is drawn."""
     precision = run.plain_precision
     length, c = run.prompt_length + run.max_new_tokens, precision.compute
@@ -123,9 +155,10 @@ def _generation(run: PlannedRun, shape: ModelShape, n_sequences: int, *, lora: b
     return {"cache": cache, "activations": max(step, start, 0.0), "vocabulary": 4.0 * n_sequences * shape.vocab * 4}
 
 
-def _merged(*parts: dict[str, float]) -> dict[str, float]:
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
+def _fullest(held: Needs, *moments: Needs) -> Needs:
+    """What is held, and the moment beside it that takes most."""
+    most = max(moments, key=lambda moment: sum(moment.values()))
+    return {name: held.get(name, 0.0) + most.get(name, 0.0) for name in dict.fromkeys([*held, *most])}
 
 
 # recipes
@@ -134,29 +167,24 @@ def _merged(*parts: dict[str, float]) -> dict[str, float]:
 def _em_dpo(run: PlannedRun, shape: ModelShape) -> tuple[Held, list[StageNeeds]]:
     n_adapted = run.n_types * shape.adapter_parameters(run.lora_r, run.targets)
     held = Held(shape.n_parameters, adapters=n_adapted, trained=n_adapted)
-    size, length, answer = run.eval_batch_size, run.max_length, run.completion_length
-    n_scored, precision = size * answer, run.precision
-    pooled = 2.0 * size * length * shape.hidden * 4
-    reference = _pass(run, shape, size, length, precision=precision, lora=False)
-    judged = _pass(run, shape, size, length, precision=precision, lora=True)
-    rows = run.per_device_train_batch_size
-    n_sequences, of_sequence = _batch(shape, run, rows)
+    size, length, rows = run.eval_batch_size, run.max_length, run.per_device_train_batch_size
+    # the base is not frozen yet when it is the reference, and a head that may be trained is not read in parts
+    whole = _whole_head(shape, size, run.completion_length, run.precision.compute, trains=False)
     times = run.n_types if run.m_step == "weighted" else 1
-    steps = _training(run, shape, n_sequences, of_sequence, times=times)
-
-    def head(n: int, sequences: int, *, trains: bool) -> dict[str, float]:
-        if run.divides_weights:
-            return _whole_head(shape, sequences, answer, precision.compute, trains=trains)
-        return _scored_head(run, shape, n, 0.0, trains=trains)
-
+    n_heads = 1 if run.m_step == "weighted" or run.divides_weights else run.n_types  # types take their rows in turn
+    head = _head(run, shape, -(-rows * run.n_items // n_heads), trains=True)
+    read = _head(run, shape, size, trains=False)
+    judged = _read(run, shape, size, length, read, precision=run.precision, lora=True)
     return held, [
-        StageNeeds("reference", _merged({"activations": max(reference, pooled)}, head(n_scored, size, trains=False))),
+        StageNeeds("reference", _read(run, shape, size, length, whole, precision=run.precision, lora=False)),
         StageNeeds(
-            "training", _merged(steps, head(rows * run.n_items * answer, rows * run.n_items, trains=True)),
-            trains=True, after_steps=True,
+            "training",
+            _trained(run, shape, *_batch(shape, run, rows), head, times=times),
+            trains=True,
+            after_steps=True,
         ),
-        StageNeeds("judging", _merged({"activations": judged}, head(n_scored, size, trains=False)), after_steps=True),
-    ]  # fmt: skip
+        StageNeeds("judging", judged, after_steps=True),
+    ]
 
 
 def _pal_reward(run: PlannedRun, shape: ModelShape) -> tuple[Held, list[StageNeeds]]:
@@ -164,15 +192,12 @@ def _pal_reward(run: PlannedRun, shape: ModelShape) -> tuple[Held, list[StageNee
     adapted = shape.adapter_parameters(run.lora_r, run.targets) if run.use_peft else 0
     held = Held(body, adapters=adapted, trained=adapted or body, trained_bytes=4 if adapted else run.precision.weight)
     size, length, n = run.eval_batch_size, run.max_length, run.per_device_train_batch_size * run.n_items
-    read = _pass(run, shape, size, length, precision=run.plain_precision, lora=False)
-    states = 2.0 * n * length * shape.hidden * 4
+    pooled = 4.0 * length * shape.hidden  # of a text
+    read = _read(run, shape, size, length, 2 * size * pooled, precision=run.plain_precision, lora=run.use_peft)
     return held, [
-        StageNeeds("embedding", {"activations": read + size * length * shape.hidden * 4}),
-        StageNeeds(
-            "training", _merged(_training(run, shape, n, length), {"activations": states}), trains=True,
-            after_steps=True,
-        ),
-    ]  # fmt: skip
+        StageNeeds("embedding", read, after_steps=True),  # also of the trained backbone
+        StageNeeds("training", _trained(run, shape, n, length, 2 * n * pooled), trains=True, after_steps=True),
+    ]
 
 
 def _policy_held(run: PlannedRun, shape: ModelShape) -> Held:
@@ -181,7 +206,7 @@ def _policy_held(run: PlannedRun, shape: ModelShape) -> Held:
     adapted = shape.adapter_parameters(run.lora_r, run.targets) if run.use_peft else 0
     held = Held(base, aside, adapted, adapted or base, 4 if adapted else weight)
     if not run.use_peft and (run.recipe == "ppo_pal" or run.beta):
-        held.aside += base * weight  # the reference
+        held.reference = base
     return held
 
 
@@ -194,36 +219,30 @@ def _ppo_pal(run: PlannedRun, shape: ModelShape) -> tuple[Held, list[StageNeeds]
     elif run.critic.startswith(("full", "layers")):
         n_layers = shape.n_layers if run.critic == "full" else int(run.critic.partition(":")[2])
         ends = shape.body_parameters - shape.n_layers * shape.layer_parameters
-        n_critic = ends + n_layers * shape.layer_parameters
-        held.aside += n_critic * 4.0 * 4  # float32, gradient and AdamW's two moments
-    rows, length = run.per_device_train_batch_size, run.max_length
-    free = not (run.divides_weights or run.bf16)
+        held.critic = ends + n_layers * shape.layer_parameters
+    rows, length, free = run.per_device_train_batch_size, run.max_length, not (run.divides_weights or run.bf16)
     at_once = max(rows, TOKENS_AT_ONCE // length) if free else rows
     at_once = min(at_once, rows * run.steps_per_generation)
-    times = 1 if free or run.critic != "lora" else 2
-    n = rows * run.max_new_tokens
-    some = max(1, POLICY_AT_ONCE // shape.vocab)
-    part = 4.0 * min(n, some) * shape.vocab  # float32
+    times = 1 if free or run.critic == "head" else 2  # policy and critic
 
     def head(n_rows: int, *, trains: bool) -> float:
         if not free:
             return _trl_head(run, shape, n_rows, trains=trains)
-        return (4 if trains else 3) * min(part, 4.0 * n_rows * run.max_new_tokens * shape.vocab)
+        n = min(n_rows * run.max_new_tokens, max(1, POLICY_AT_ONCE // shape.vocab))
+        return (4.0 if trains else 3.0) * 4 * n * shape.vocab
 
-    read = _pass(run, shape, at_once, length, precision=run.precision, lora=run.use_peft)
-    scoring = {"activations": read, "vocabulary": head(at_once, trains=False)}
-    training = _training(run, shape, rows, length, times=times)
-    stages = _policy_stages(run, shape, scoring, _merged(training, {"vocabulary": head(rows, trains=True)}))
-    return held, stages
+    scoring = _read(
+        run, shape, at_once, length, head(at_once, trains=False), precision=run.precision, lora=run.use_peft
+    )
+    training = _trained(run, shape, rows, length, head(rows, trains=True), times=times)
+    return held, _policy_stages(run, shape, scoring, training)
 
 
 def _grpo_pal(run: PlannedRun, shape: ModelShape) -> tuple[Held, list[StageNeeds]]:
     rows, length = run.per_device_train_batch_size, run.max_length
-    read = _pass(run, shape, rows, length, precision=run.precision, lora=run.use_peft)
-    scoring = {"activations": read, "vocabulary": _trl_head(run, shape, rows, trains=False)}
-    training = _merged(
-        _training(run, shape, rows, length), {"vocabulary": _trl_head(run, shape, rows, trains=True)}
-    )
+    head = _trl_head(run, shape, rows, trains=False)
+    scoring = _read(run, shape, rows, length, head, precision=run.precision, lora=run.use_peft)
+    training = _trained(run, shape, rows, length, _trl_head(run, shape, rows, trains=True))
     return _policy_held(run, shape), _policy_stages(run, shape, scoring, training)
 
 
@@ -237,18 +256,16 @@ def _trl_head(run: PlannedRun, shape: ModelShape, n_rows: int, *, trains: bool) 
     return tile + (TRL_TEMPORARIES if trains else 3) * n * min(TRL_TILE, shape.vocab) * 4
 
 
-def _policy_stages(
-    run: PlannedRun, shape: ModelShape, scoring: dict[str, float], training: dict[str, float]
-) -> list[StageNeeds]:
+def _policy_stages(run: PlannedRun, shape: ModelShape, scoring: Needs, training: Needs) -> list[StageNeeds]:
     rollout = run.per_device_train_batch_size * run.steps_per_generation
     stages = [
         StageNeeds("generation", _generation(run, shape, rollout, lora=run.use_peft), after_steps=True),
         StageNeeds("scoring", scoring, after_steps=True),
     ]
     if run.reward_model:
-        n = min(rollout, REWARD_TEXTS)
-        read = _pass(run, shape, n, run.max_length, precision=Precision(), lora=False)
-        needs = {"activations": read + n * run.max_length * shape.hidden * 4}
+        n, length = min(rollout, REWARD_TEXTS), run.max_length
+        pooled = 4.0 * n * length * shape.hidden
+        needs = _read(run, shape, n, length, pooled, precision=Precision(), lora=False)
         stages.append(StageNeeds("judging", needs, after_steps=True))
     return [*stages, StageNeeds("training", training, trains=True, after_steps=True)]
 
@@ -256,34 +273,32 @@ def _policy_stages(
 def _fair_policy(run: PlannedRun, shape: ModelShape) -> tuple[Held, list[StageNeeds]]:
     of_one = shape.adapter_parameters(run.lora_r, run.targets)
     held = Held(shape.n_parameters, adapters=(run.n_types + 1) * of_one, trained=of_one)
-    size, answer, length = run.eval_batch_size, run.max_new_tokens, run.prompt_length + run.max_new_tokens
-    size = max(1, min(size, DRAWN_AT_ONCE // shape.vocab // length))
+    answer, length, number = run.max_new_tokens, run.prompt_length + run.max_new_tokens, run.plain_precision.compute
+    size = max(1, min(run.eval_batch_size, DRAWN_AT_ONCE // shape.vocab // length))
     logits = float(size * answer * shape.vocab)
-    number, precision = run.plain_precision.compute, run.plain_precision
-    read = _pass(run, shape, size, length, precision=precision, lora=True)
-    # logits of the reference, of the speaker and of a type; of their comparison four tensors in float32
-    judged = {"activations": read, "vocabulary": logits * (3 * number + 4 * 4)}
-    rows = run.per_device_train_batch_size * run.group_size
-    steps = _training(run, shape, rows, length)
+    # logits of reference, speaker and a type, and the comparison's four tensors in float32
+    judged = _read(run, shape, size, length, logits * 4 * 4, precision=run.plain_precision, lora=True)
+    judged["vocabulary"] = judged.get("vocabulary", 0.0) + 3 * logits * number
+    rows, c = run.per_device_train_batch_size * run.group_size, run.precision.compute
     if run.distill_targets == "soft":
         of_rows = float(rows * answer * shape.vocab)
-        c = run.precision.compute
-        vocabulary = {"vocabulary": of_rows * (run.n_types * c + 4 + c + 3 * 4)}
+        # teachers' logits, targets, the student's; their logarithm, product and gradients
+        head, rest = of_rows * (run.n_types * c + 4 + c + 3 * 4), of_rows * (run.n_types * c + 4)
     else:
-        vocabulary = _scored_head(run, shape, rows * answer, 0.0, trains=True)
+        head, rest = _scored_head(run, shape, rows * answer, trains=True), 0.0
     return held, [
         StageNeeds("generation", _generation(run, shape, run.eval_batch_size, lora=True)),
         StageNeeds("judging", judged),
-        StageNeeds("training", _merged(steps, vocabulary), trains=True, after_steps=True),
+        StageNeeds("training", _trained(run, shape, rows, length, head, rest=rest), trains=True, after_steps=True),
     ]
 
 
 def _evaluate_fairness(run: PlannedRun, shape: ModelShape) -> tuple[Held, list[StageNeeds]]:
     held = Held(shape.n_parameters, adapters=run.n_types * shape.adapter_parameters(run.lora_r, run.targets))
     size = run.eval_batch_size
-    read = _pass(run, shape, size, run.max_length, precision=run.plain_precision, lora=True)
-    head = _scored_head(run, shape, size * run.completion_length, 0.0, trains=False)
-    return held, [StageNeeds("judging", _merged({"activations": read}, head))]
+    head = _scored_head(run, shape, size * run.completion_length, trains=False)
+    read = _read(run, shape, size, run.max_length, head, precision=run.plain_precision, lora=True)
+    return held, [StageNeeds("judging", read)]
 
 
 RECIPES: dict[str, Callable[[PlannedRun, ModelShape], tuple[Held, list[StageNeeds]]]] = {
