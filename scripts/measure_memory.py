@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python scripts/measure_memory.py                            # every recipe at three sizes
     OMP_NUM_THREADS=1 python scripts/measure_memory.py --only em_dpo --sizes small --launcher zero3
 
-Each run is a process of its own (two of them for a launcher that divides). Memory is what PyTorch's allocator gives out
-on the training thread, every allocation and every release by the profiler, so that nothing else of the process is in
+Each run is a process of its own (two of them for a launcher that divides). Memory is what PyTorch's allocator gives
+out on the training thread, every allocation and release by the profiler, so that nothing else of the process is in
 it; the process's resident peak stands beside it. Stages are told apart by the functions that they are.
 """
 
@@ -110,8 +110,8 @@ def text(seed: int, n_words: int) -> str:
 def make_rows(n_rows: int) -> list[dict[str, Any]]:
     """Pairs of prompts of `N_PROMPT` and answers of at most `N_ANSWER` tokens, the end of text among them."""
     return [
-        {"annotator_id": f"p{i % 6}", "prompt": text(i, N_PROMPT), "chosen": " " + text(1000 + i, N_ANSWER - 1 - i % 3),
-         "rejected": " " + text(5000 + i, N_ANSWER - 1)}
+        {"annotator_id": f"p{i % 6}", "prompt": text(i, N_PROMPT),
+         "chosen": " " + text(1000 + i, N_ANSWER - 1 - i % 3), "rejected": " " + text(5000 + i, N_ANSWER - 1)}
         for i in range(n_rows)
     ]  # fmt: skip
 
@@ -194,12 +194,14 @@ def pal_reward(folder: str, world: SimpleNamespace, stages: Stages) -> Any:
     return trainer
 
 
-def backbone_model(folder: str, world: SimpleNamespace, rows: Any, dtype: str | None = None) -> Any:
+def backbone_model(folder: str, world: SimpleNamespace, rows: Any, *, is_float32: bool = False) -> Any:
     """A PAL reward model on the folder's body."""
     from palign.models.backbones import Backbone
     from palign.models.pal import PALRewardModel
 
-    backbone = Backbone.from_pretrained(folder, dtype=dtype or world.dtype)
+    backbone = Backbone.from_pretrained(folder, dtype=world.dtype)
+    if is_float32:  # here, and not by the threads that load, whose memory is not seen
+        backbone.float()
     return PALRewardModel.from_backbone(
         backbone.model, tokenizer=backbone.tokenizer, annotators=rows.annotators(), n_prototypes=2
     )
@@ -217,7 +219,7 @@ def policy(folder: str, world: SimpleNamespace, stages: Stages, trainer_class: A
     rows = make_rows(48)
     model, tokenizer = load(folder, world, stages)
     with stages.stage("loading"):
-        reward = backbone_model(folder, world, Preferences.from_rows(rows), dtype="float32").eval()
+        reward = backbone_model(folder, world, Preferences.from_rows(rows), is_float32=True).eval()
     asked = [{name: row[name] for name in ("prompt", "annotator_id")} for row in rows]
     trainer = trainer_class(
         model, PersonalizedReward(reward, standardize=False), args, tokenizer, asked,
@@ -357,6 +359,7 @@ def measured(world: dict[str, Any]) -> dict[str, Any]:
         output = Path(folder) / "peaks"
         command = [*launcher, __file__, "--child", json.dumps(world), "--folder", folder, "--output", str(output)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+        environment |= {"ACCELERATE_USE_DEEPSPEED": "true"} if world["launcher"] in DIVIDES else {}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         files = sorted(Path(folder).glob("peaks.*"))
         if len(files) != n:

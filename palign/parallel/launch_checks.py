@@ -1,5 +1,5 @@
-"""The launcher's file against the recipe's flags: where the two contradict each other, one sentence, before anything is
-loaded.
+"""The launcher's file against the recipe's flags: where the two contradict each other, one sentence, before a model
+is loaded.
 
 Without these checks one of the two is silently followed, or an engine fails minutes later.
 """
@@ -103,8 +103,8 @@ def _check_resume(args: Any) -> None:
     asked = str(args.resume_from_checkpoint).lower() not in ("none", "false")
     if asked and args.save_only_model:
         raise ValueError(
-            "--resume_from_checkpoint was given with --save_only_model true, whose checkpoints have no optimizer to go "
-            "on with; leave --save_only_model out, or begin anew without --resume_from_checkpoint."
+            "--resume_from_checkpoint was given with --save_only_model true, whose checkpoints have no optimizer to "
+            "go on with; leave --save_only_model out, or begin anew without --resume_from_checkpoint."
         )
     if asked and args.ignore_data_skip:
         raise ValueError(

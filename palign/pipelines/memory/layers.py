@@ -1,8 +1,8 @@
 """What one decoder layer keeps for its backward pass, and what its passes take beside that: bytes by formula.
 
 The formulas are of a Llama of transformers as PyTorch runs it, scaled-dot-product attention under a mask, PEFT's LoRA
-beside its linear maps. A norm computes in float32 and keeps its input so; LoRA's matrices are in float32 beside weights
-of any type, and keep their own copy of an input that is of another type.
+beside its linear maps. A norm computes in float32 and keeps its input so; LoRA's matrices are in float32 beside
+weights of any type, and keep their own copy of an input that is of another type.
 """
 
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ def _inputs(shape: ModelShape, precision: Precision, trained: Trained) -> float:
 
 
 def turning(shape: ModelShape, precision: Precision, trained: Trained, n_tokens: int) -> float:
-    """Bytes that a layer's backward pass takes beside what was kept: gradients of the MLP's middle and of the states."""
+    """Bytes that a layer's backward pass takes beside what was kept: gradients of the MLP's middle and of states."""
     wide = 4 if trained.rank else precision.compute
     gradient = 0 if trained.rank else shape.hidden * shape.intermediate * precision.weight
     return n_tokens * (2 * shape.intermediate * wide + shape.hidden * precision.stream) + gradient

@@ -39,8 +39,8 @@ def room_sentence(plan: MemoryPlan, limit: float) -> str | None:
 def refuse_without_room(recipe: str, model_name_or_path: str | None, dtype: str | None, **known: Any) -> None:
     """Where weights are whole on each card and cannot lie there, say so now and not after minutes of loading.
 
-    Nothing is said where nothing is known: no CUDA card, a name that is no folder here, a launcher that divides, weights
-    in 4 or 8 bits. Weights alone are asked about: how large batches are is the user's to lower when they are too large.
+    Nothing is said where nothing is known: no CUDA card, a name that is no folder here, a launcher that divides,
+    weights in 4 or 8 bits. Weights alone are asked about: batches that are too large are the user's to lower.
 
     Args:
         recipe: of `palign.pipelines.memory.run.RECIPES`.

@@ -79,14 +79,14 @@ class PlannedRun:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 1.")
         if self.launcher == "single" and self.num_processes > 1:
             raise ValueError(
-                f"--launcher single runs one process, and --num_processes is {self.num_processes}; give another launcher."
+                f"--launcher single runs one process, and --num_processes is {self.num_processes}; give another."
             )
         if self.recipe in ("ppo_pal", "grpo_pal"):
             self.max_length = self.prompt_length + self.max_new_tokens
         if self.prompt_length >= self.max_length:
             raise ValueError(
-                f"--prompt_length is {self.prompt_length} and --max_length {self.max_length}; a prompt must leave room "
-                "for its completion."
+                f"--prompt_length is {self.prompt_length} and --max_length {self.max_length}; a prompt must leave "
+                "room for its completion."
             )
         unknown = [name for name in self.lora_target_modules if name not in ("all-linear", *LINEARS)]
         if unknown:

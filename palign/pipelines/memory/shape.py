@@ -1,5 +1,5 @@
-"""The shape of a language model from its files, no weight of it read: `config.json`, and the headers or the index of its
-safetensors.
+"""The shape of a language model from its files, no weight of it read: `config.json`, and the headers or the index of
+its safetensors.
 """
 
 import json
@@ -118,7 +118,8 @@ def _sizes(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "hidden": hidden, "intermediate": config.get("intermediate_size") or 4 * hidden,
         "n_layers": config["num_hidden_layers"], "n_heads": heads,
-        "n_kv_heads": config.get("num_key_value_heads") or heads, "head_dim": config.get("head_dim") or hidden // heads,
+        "n_kv_heads": config.get("num_key_value_heads") or heads,
+        "head_dim": config.get("head_dim") or hidden // heads,
         "vocab": config["vocab_size"], "is_tied": bool(config.get("tie_word_embeddings", False)),
         "normalizes_heads": kind in NORMS_HEADS, "model_type": kind,
     }  # fmt: skip

@@ -144,7 +144,7 @@ def _read(
 
 
 def _generation(run: PlannedRun, shape: ModelShape, n_sequences: int, *, lora: bool) -> Needs:
-    """Keys and values of all answers at their full length, a layer's being copied; the prompts' pass; what is drawn."""
+    """Keys and values of all answers at their full length, a layer's being copied; the prompts' pass; the draw."""
     precision = run.plain_precision
     length, c = run.prompt_length + run.max_new_tokens, precision.compute
     tokens = n_sequences * length
