@@ -332,6 +332,10 @@ def child(options: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore")
     world, stages = SimpleNamespace(**json.loads(options.child)), Stages()
     prepare_deepspeed(is_asked=world.launcher in DIVIDES)
+    if world.launcher in DIVIDES:
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend="gloo")  # before a model is loaded in parts
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         kept = WORKS[world.recipe](options.folder, world, stages)
     events = [(event.start_ns(), event.nbytes()) for event in profiler.profiler.kineto_results.events()

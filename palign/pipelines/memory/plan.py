@@ -9,6 +9,7 @@ from palign.pipelines.memory.stages import PARTS, Held, Needs, StageNeeds, stage
 __all__ = ["MemoryPlan", "plan_memory"]
 
 GIB = 2**30
+PREFETCHED = 50_000_000  # numbers in one of DeepSpeed's messages
 READS_ADAPTERS = ("fair_policy", "evaluate_fairness")  # others make theirs later
 
 
@@ -104,7 +105,8 @@ def _of_launcher(run: PlannedRun, shape: ModelShape, held: Held, stage: StageNee
     if run.launcher == "zero2":
         return float(run.reduce_bucket_size * number) if stage.trains else 0.0
     if run.launcher == "zero3":
-        whole = min(held.divisible + held.adapters, run.max_live_parameters) * weight
+        n_whole = min(held.divisible + held.adapters, run.max_live_parameters)
+        whole = (n_whole + min(n_whole, PREFETCHED)) * weight  # each is copied out of the message that it came in
         return whole + (float(run.reduce_bucket_size * number) if stage.after_steps else 0.0)
     if run.launcher == "fsdp2":
         if stage.name == "generation":  # put together once, and not at every token
