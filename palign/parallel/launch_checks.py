@@ -4,13 +4,13 @@ is loaded.
 Without these checks one of the two is silently followed, or an engine fails minutes later.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from palign.parallel.deepspeed_launch import is_deepspeed_launch
-from palign.reading import read_json
 
 __all__ = ["check_launch"]
 
@@ -70,7 +70,11 @@ def _deepspeed_file(args: Any) -> Mapping[str, Any]:
         return given
     if not Path(given).is_file():
         raise ValueError(f"DeepSpeed's configuration {str(given)!r} is no file; give the path of one, in JSON.")
-    return read_json(Path(given), dict)
+    try:
+        held = json.loads(Path(given).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"DeepSpeed's configuration {str(given)!r} is no JSON ({error}); correct it.") from error
+    return held if isinstance(held, dict) else {}
 
 
 def _check_deepspeed(args: Any, held: Mapping[str, Any]) -> None:
