@@ -27,6 +27,7 @@ from palign.models.model_folders import looks_like_path, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.models.policy_draws import readable_prompts
 from palign.models.single_adapter import require_adapter_folder
+from palign.parallel.one_disk import require_one_disk
 from palign.pipelines.arguments.fair import OF_THE_MIXTURE, FairPolicyArguments
 from palign.pipelines.arguments.mixture import MixtureArguments, mixture_defaults
 from palign.pipelines.builtin_world import N_EVAL_PROMPTS, embedded_people, embedded_rankings
@@ -84,6 +85,7 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
     Raises:
         ValueError: rows, folders or options that cannot work; raised before any model is loaded where it can be known.
     """
+    require_one_disk(args.output_dir)
     parts, notes = None, []
     if data_args.dataset_name is not None:
         parts, notes = _own_rows(script, data_args, args, _made_before(script, args))

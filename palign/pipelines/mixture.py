@@ -27,11 +27,13 @@ from palign.models.completions import TokenizedItems
 from palign.models.files.mixture import named_base
 from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.reference_logps import base_fingerprint
+from palign.parallel.one_disk import require_one_disk
 from palign.parallel.sharded import leave_engine
 from palign.parallel.shared_work import computed_once
 from palign.pipelines.arguments.mixture import DEFAULT_SPREAD, MixtureArguments
 from palign.pipelines.builtin_world import embedded_rankings, make_embedded_default
 from palign.pipelines.lengths import data_length, lengths_sentence
+from palign.pipelines.memory.room import refuse_without_room
 from palign.pipelines.run_names import run_name
 from palign.trainers.checkpointing.finished import keep_finished, options_key, read_finished
 from palign.trainers.checkpointing.same_run import TRAINING_OPTIONS
@@ -153,6 +155,7 @@ def set_up_mixture(
         ValueError: rows, folders or options that cannot work; raised before any model is loaded.
     """
     model_args.use_peft = True
+    require_one_disk(args.output_dir)
     options = GuardOptions(
         type_column=script.type_column, prompts_are_new=data_args.eval_dataset_name is not None, seed=args.seed
     )
@@ -163,6 +166,8 @@ def set_up_mixture(
     else:
         model_args.model_name_or_path = os.path.expanduser(model_args.model_name_or_path)
         require_model_folder(model_args.model_name_or_path)
+        if not (model_args.load_in_4bit or model_args.load_in_8bit):
+            refuse_without_room("em_dpo", model_args.model_name_or_path, model_args.dtype)
         train, evaluation = data_args.train_rows(), data_args.eval_rows()
         _check_types(script, train)  # before the split, for rows are named by their number
         if evaluation is None:

@@ -23,11 +23,13 @@ from palign.data.turns import as_turns, reads_plain, turns_sentence
 from palign.models.architectures import agree_on_marks
 from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
+from palign.parallel.one_disk import require_one_disk
 from palign.parallel.sharded import loading_whole
 from palign.pipelines.arguments.policy import PolicyArguments
 from palign.pipelines.builtin_world import make_embedded_default, train_embedded_reward
 from palign.pipelines.in_context import choices_before, told_prompts
 from palign.pipelines.lengths import fit_completion_length
+from palign.pipelines.memory.room import refuse_without_room
 from palign.pipelines.prototype_adapters import adapter_name
 from palign.pipelines.run_names import run_name
 from palign.rewards import PersonalizedReward
@@ -207,6 +209,7 @@ def set_up_policies(
     Raises:
         ValueError: rows or folders that cannot work; raised before any model is loaded.
     """
+    require_one_disk(args.output_dir)
     if model_args.model_name_or_path is None:
         start = _embedded(script, args)
     else:
@@ -262,6 +265,8 @@ def _reward_groups(script: PolicyArguments, args: Any) -> list[str]:
 
 def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remote_code: bool) -> dict[str, Any]:
     require_model_folder(model_args.model_name_or_path)
+    if not (model_args.load_in_4bit or model_args.load_in_8bit):
+        refuse_without_room("grpo_pal", model_args.model_name_or_path, model_args.dtype, use_peft=model_args.use_peft)
     rows, reading = prompt_rows_and_reading(
         script.dataset_name,
         split=script.dataset_split,

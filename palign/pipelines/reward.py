@@ -25,9 +25,11 @@ from palign.models.embeddings import EmbeddingStore
 from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
+from palign.parallel.one_disk import require_one_disk
 from palign.parallel.shared_work import computed_once
 from palign.pipelines.arguments.reward import RewardArguments
 from palign.pipelines.image_vectors import image_vectors
+from palign.pipelines.memory.room import refuse_without_room
 from palign.pipelines.reports.facts import data_facts
 from palign.pipelines.reports.reward import (
     NAMES_DOUBTED,
@@ -165,8 +167,10 @@ def set_up_reward(
     script: RewardArguments, data_args: DataArguments, args: PALRewardConfig, model_args: "ModelConfig"
 ) -> RewardSetup:
     """Check and read everything, cheapest first; choose K where it is 'auto'."""
+    require_one_disk(args.output_dir)
     if model_args.model_name_or_path is not None:
         require_model_folder(model_args.model_name_or_path)
+        refuse_without_room("pal_reward", model_args.model_name_or_path, model_args.dtype)
     split_note: list[str] = []
     dealt = image_encoder = None
     if data_args.dataset_name is None:

@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 from palign.models.policy_draws import ESTIMATORS, DrawSettings
 from palign.parallel.deepspeed_launch import prepare_deepspeed
 from palign.parallel.fsdp_launch import check_fsdp
+from palign.parallel.launch_checks import check_launch
 
 __all__ = ["FairPolicyConfig", "Route"]
 
@@ -125,6 +126,7 @@ class FairPolicyConfig(TrainingArguments):
     def __post_init__(self) -> None:
         check_fsdp(is_asked=bool(self.fsdp))
         prepare_deepspeed(is_asked=bool(self.deepspeed))
+        check_launch(self)
         super().__post_init__()
         unknown = [name for name in self.routes if name not in set(Route)]
         if unknown or not self.routes:

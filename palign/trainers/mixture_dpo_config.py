@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from palign.data.vote_counts import count_or_auto, written_count
 from palign.parallel.deepspeed_launch import prepare_deepspeed
 from palign.parallel.fsdp_launch import check_fsdp
+from palign.parallel.launch_checks import check_launch
 
 __all__ = ["HeadFeatures", "MStep", "MixtureDPOConfig", "TypesFrom", "WarmAnswers"]
 
@@ -160,6 +161,7 @@ class MixtureDPOConfig(TrainingArguments):
     def __post_init__(self) -> None:
         check_fsdp(is_asked=bool(self.fsdp))
         prepare_deepspeed(is_asked=bool(self.deepspeed))
+        check_launch(self)
         super().__post_init__()
         self.n_types = count_or_auto(self.n_types)
         self.head_features = HeadFeatures(self.head_features).value

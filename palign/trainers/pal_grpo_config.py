@@ -8,6 +8,7 @@ from trl import GRPOConfig, RLOOConfig
 
 from palign.parallel.deepspeed_launch import prepare_deepspeed
 from palign.parallel.fsdp_launch import check_fsdp
+from palign.parallel.launch_checks import check_launch
 from palign.trainers.policy.config import PersonalPolicyConfig
 
 __all__ = ["GroupAlgorithm", "GroupPolicyConfig", "PALGRPOConfig", "PALRLOOConfig"]
@@ -43,6 +44,7 @@ class GroupPolicyConfig(PersonalPolicyConfig):
         if self.bf16 is None:  # TRL would take None for True, on a CPU as well
             has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
             self.bf16 = has_bf16 and not (self.use_cpu or self.fp16)
+        check_launch(self)
         super().__post_init__()
 
 

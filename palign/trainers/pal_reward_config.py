@@ -6,6 +6,7 @@ from transformers import TrainingArguments
 
 from palign.parallel.deepspeed_launch import prepare_deepspeed
 from palign.parallel.fsdp_launch import check_fsdp
+from palign.parallel.launch_checks import check_launch
 
 __all__ = ["PALRewardConfig"]
 
@@ -60,6 +61,7 @@ class PALRewardConfig(TrainingArguments):
     def __post_init__(self) -> None:
         check_fsdp(is_asked=bool(self.fsdp))
         prepare_deepspeed(is_asked=bool(self.deepspeed))
+        check_launch(self)
         super().__post_init__()
         if self.loss_type not in ("logistic", "hinge"):
             raise ValueError(f"loss_type is {self.loss_type!r}; it must be 'logistic' or 'hinge'.")
