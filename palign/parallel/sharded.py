@@ -7,7 +7,7 @@ What is of FSDP2 alone is in `fsdp.py`.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from palign.parallel.fsdp import is_fsdp, leave_fsdp
 
 __all__ = [
+    "divides_from_loading",
     "forwards",
     "is_sharded",
     "leave_engine",
+    "loading",
     "loading_whole",
     "make_whole",
+    "release_in_backward",
     "set_whole",
     "turns",
     "whole",
@@ -102,7 +105,7 @@ def forwards(model: nn.Module) -> Iterator[None]:
     dtype = next(model.parameters()).dtype
     config = {
         "train_micro_batch_size_per_gpu": 1,
-        "zero_optimization": {"stage": 3},
+        "zero_optimization": {"stage": 3} | _asked_of_stage_3(),
         "bf16": {"enabled": dtype == torch.bfloat16},
         "fp16": {"enabled": dtype == torch.float16},
         "steps_per_print": float("inf"),
@@ -116,11 +119,36 @@ def forwards(model: nn.Module) -> Iterator[None]:
         leave_engine(engine)
 
 
+def _asked_of_stage_3() -> dict[str, Any]:
+    """What the launch says of stage 3: how much may be gathered at once, what stays whole."""
+    from transformers.integrations import deepspeed as integration
+
+    given = (integration.deepspeed_config() or {}).get("zero_optimization", {})
+    return {name: value for name, value in given.items() if name.startswith("stage3_") and value != "auto"}
+
+
+def divides_from_loading() -> bool:
+    """Whether the launch divides models as they are loaded: ZeRO-3, once `TrainingArguments` are there."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    return is_deepspeed_zero3_enabled()
+
+
+def loading(*, divided: bool) -> AbstractContextManager:
+    """Around transformers' loading of a model.
+
+    Args:
+        divided: in parts where the launch divides (`divides_from_loading`); every process then has to run the model
+            as often as the others, in `turns`. Else whole, whatever the launch.
+    """
+    return nullcontext() if divided else loading_whole()
+
+
 @contextmanager
 def loading_whole() -> Iterator[None]:
     """Inside this context transformers loads a model whole on every process under ZeRO-3, too.
 
-    For what is run outside of training by each process for itself: rewards, judges, policies that answer.
+    For what each process runs for itself.
     """
     from transformers.integrations import deepspeed as integration
 
@@ -158,8 +186,31 @@ def leave_engine(engine: object) -> None:
     engine.destroy()
     for module in engine.module.modules():  # what `destroy` leaves behind would steer the next engine
         for hooks in (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks):
-            for number in [number for number, hook in hooks.items() if _is_of_deepspeed(hook)]:
+            for number in [number for number, hook in hooks.items() if _is_of_deepspeed(hook) or hook is _count_again]:
                 del hooks[number]
+
+
+def release_in_backward(model: nn.Module) -> None:
+    """Make ZeRO-3 divide weights again in the backward pass after each use, however many forward passes came before.
+
+    DeepSpeed counts, by module, inputs whose gradients are still to come, and begins at 0 with each forward pass. Of
+    several passes before one backward (an adapter each) it would let go of weights after the first alone: the whole
+    base would be gathered. Here each pass has its own count.
+
+    Args:
+        model: with an engine's hooks; any other is left alone.
+    """
+    if not _has_engine(model):
+        return
+    for module in model.modules():
+        if not any(getattr(hook, "__func__", hook) is _count_again for hook in module._forward_hooks.values()):
+            module.register_forward_hook(_count_again)
+
+
+def _count_again(module: nn.Module, _: object, output: object) -> None:
+    count = getattr(module, "ds_grads_remaining", 0)
+    if count and isinstance(output, Tensor) and output.requires_grad:
+        output.register_hook(lambda _: setattr(module, "ds_grads_remaining", count))
 
 
 def _has_engine(model: nn.Module) -> bool:

@@ -1,0 +1,99 @@
+"""Passes of each recipe on a base that is loaded in parts and stays so, beside the same on one process."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from palign.models.tiny import make_tiny_lm
+from palign.parallel.sharded import forwards, whole
+from palign.trainers.mixture_dpo_config import MixtureDPOConfig
+from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
+from tests.distributed.equal_runs import ZERO, common, how, launched, losses, start_deepspeed
+from tests.distributed.residency import Residency, watched
+from tests.worlds.colour import colour_tokenizer, planted
+from tests.worlds.lora import lora
+
+# nothing stays whole, and no more is gathered than what is run just now: a tiny model would fit into every bucket
+IN_PARTS = {
+    "stage": 3, "stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0,
+    "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0,
+    "stage3_gather_16bit_weights_on_model_save": True,
+}  # fmt: skip
+ONE, DIVIDED = 0, 3
+TRAIN, HELD_OUT, LATER = (planted(n_annotators=4, n_rows=4, seed=seed) for seed in range(3))
+
+
+def save_base(folder: Path, seed: int = 0) -> str:
+    """An untrained base whose largest weight is a small share of it, as in a large model; its folder."""
+    model = make_tiny_lm(colour_tokenizer(), hidden_size=64, n_layers=8, n_heads=2, max_length=64, seed=seed)
+    model.save_pretrained(folder)
+    colour_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def small_lora() -> Any:
+    """On two layers of each block; under ZeRO-3 every module takes its time."""
+    return lora(2, target_modules=["q_proj", "up_proj"], lora_dropout=0.0)
+
+
+def options(folder: Path, stage: int, n_ranks: int) -> dict[str, Any]:
+    """Of all trainers; on parts every tensor is divided, and nothing is gathered ahead."""
+    found = common(folder, ONE, n_ranks, 1)
+    return found | ({"deepspeed": ZERO | {"zero_optimization": IN_PARTS}} if stage == DIVIDED else {})
+
+
+def looked_at(stage: int) -> Any:
+    """A `Residency` that sees what is gathered, or one that sees nothing."""
+    launched(stage)
+    if stage != DIVIDED:
+        return nullcontext(Residency())
+    start_deepspeed()  # as a launcher does, before anything is loaded
+    return watched()
+
+
+def one_pass(folder: Path, stage: int, n_ranks: int, base: str) -> dict[str, Any]:
+    """Loading, a pass on the parts, and, to see that it is seen, all of the base at once."""
+    with looked_at(stage) as seen:
+        args = MixtureDPOConfig(**options(folder, stage, n_ranks))
+        model = AutoModelForCausalLM.from_pretrained(base).eval()
+        seen.at("pass")
+        with torch.no_grad(), forwards(model):
+            logits = model(torch.arange(6)[None]).logits
+        seen.at("gathered")
+        with whole(model.parameters()):
+            pass
+        return {"shares": seen.shares, "logits": logits[0, -1, :20].tolist(), "n": args.world_size}
+
+
+def mixture(folder: Path, stage: int, n_ranks: int, base: str) -> dict[str, Any]:
+    """EM mixture-DPO: reference, rounds, held-out likelihood, scores and answers."""
+    with looked_at(stage) as seen:
+        args = MixtureDPOConfig(
+            n_types=2, n_permutations=0, n_restarts=2, num_train_epochs=1, n_rounds=2, m_step="sampled", beta=0.5,
+            e_step_batch_size=5, **options(folder, stage, n_ranks),
+        )  # fmt: skip
+        model = AutoModelForCausalLM.from_pretrained(base)
+        seen.at("reference")
+        trainer = MixtureDPOTrainer(
+            model, args, TRAIN, HELD_OUT, processing_class=colour_tokenizer(), peft_config=small_lora()
+        )
+        linear = trainer.linear_scores(HELD_OUT)
+        seen.at("training")
+        trainer.train()
+        seen.at("saving")
+        trainer.save_model()
+        seen.at("evaluation")
+        found = trainer.evaluate(HELD_OUT)
+        policy = trainer.mixture_policy()
+        scores = policy.scores(LATER, together=True)
+        seen.at("answers")
+        answers = policy.generate(["what colour is the door?"] * 2, type=1, max_new_tokens=4, temperature=0)
+        seen.at("end")
+        return {
+            **how(trainer), "shares": seen.shares, "loss": losses(trainer), "answers": " | ".join(answers),
+            "responsibilities": trainer.mixture.responsibilities.tolist(), "linear": linear.numpy().tolist(),
+            "likelihood": found["eval_log_likelihood"], "scores": scores.numpy().tolist(),
+        }  # fmt: skip

@@ -1,0 +1,56 @@
+"""A base that is loaded in parts on two processes is never whole on one of them, and gives what one process gives."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from palign.models.mixture_policy import MixturePolicy
+from tests.distributed import divided_runs
+from tests.distributed.divided_runs import DIVIDED, ONE, save_base
+from tests.distributed.equal_runs import alike
+from tests.distributed.ranks import run_ranks
+
+MOST = 0.6  # of a base on one of two processes
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_base(tmp_path_factory.mktemp("base"))
+
+
+def on_one_and_on_two(
+    work: Callable[..., dict[str, Any]], folder: Path, *arguments: Any, stages: set[str]
+) -> list[dict[str, Any]]:
+    """What each of two processes tells, after it is compared with one process, and what of the base each held."""
+    (alone,) = run_ranks(work, folder / "alone", folder / "alone" / "out", ONE, 1, *arguments, n_ranks=1)
+    ranks = run_ranks(work, folder / "two", folder / "two" / "out", DIVIDED, 2, *arguments)
+    for rank in ranks:
+        assert (rank["num_processes"], rank["stage"], rank["distributed_type"]) == (2, 3, "DEEPSPEED")
+        assert rank["shares"].keys() >= stages
+        # half of it lies here, and a gathered layer is seen: the hook measures
+        assert 0.5 < max(rank["shares"].values()) <= MOST, rank["shares"]
+        alike(alone, rank)
+    return ranks
+
+
+def test_what_is_gathered_is_seen(base: str, tmp_path: Path) -> None:
+    (alone,) = run_ranks(divided_runs.one_pass, tmp_path / "1", tmp_path, ONE, 1, base, n_ranks=1)
+    for rank in run_ranks(divided_runs.one_pass, tmp_path / "2", tmp_path, DIVIDED, 2, base):
+        assert 0.5 < rank["shares"]["loading"] <= MOST and 0.5 < rank["shares"]["pass"] <= MOST
+        assert rank["shares"]["gathered"] > 1
+        np.testing.assert_allclose(rank["logits"], alone["logits"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_em_mixture_dpo_stays_in_parts(base: str, tmp_path: Path) -> None:
+    stages = {"loading", "reference", "training", "saving", "evaluation", "answers"}
+    first, _ = on_one_and_on_two(divided_runs.mixture, tmp_path, base, stages=stages)
+    scores = MixturePolicy.from_pretrained(tmp_path / "two" / "out").scores(divided_runs.LATER)
+    np.testing.assert_allclose(scores, first["scores"], atol=1e-5)
