@@ -19,6 +19,7 @@ from palign.functional.reward_scales import RewardScales
 from palign.models.notebook.tables import facts_table
 from palign.models.scoring_inputs import text_states
 from palign.models.states.evaluating import evaluating
+from palign.parallel.sharded import forwards, turns
 
 
 class Scorer(Protocol):
@@ -196,7 +197,7 @@ class PersonalizedReward:
         model, backbone = self.model, self.model.backbone
         options = {"with_prompts": False, "plain_prompts": model.plain_prompts}
         parts = [slice(start, start + self.batch_size) for start in range(0, len(texts), self.batch_size)]
-        with evaluating(model):
+        with evaluating(model), forwards(backbone.model):
             states = [text_states(backbone, texts[part], answers[part], **options)[0] for part in parts]
         return model.deviations.features(torch.cat(states)) @ model.deviations_for(people).T
 
@@ -220,7 +221,10 @@ class PersonalizedReward:
     def _raw(self, texts: list[str], answers: list[str], people: Sequence[str | None]) -> torch.Tensor:
         raw = torch.full((len(texts),), float("nan"))
         rows = [i for i, answer in enumerate(answers) if answer]
-        for start in range(0, len(rows), self.batch_size):
+        parts = range(0, len(rows), self.batch_size)
+        if isinstance(self.model, nn.Module):  # one that is divided reads as often on every process
+            parts = (start for start, _ in turns(parts, len(rows), self.model))
+        for start in parts:
             part = rows[start : start + self.batch_size]
             chosen = ([texts[i] for i in part], [self.as_read(texts[i], answers[i]) for i in part])
             if self.weights is not None:

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from palign.parallel.fsdp import is_fsdp, leave_fsdp
 
 __all__ = [
+    "any_process",
     "divides_from_loading",
     "forwards",
     "is_sharded",
@@ -93,6 +94,11 @@ def _most(n: int, model: nn.Module) -> int:
     return max(counts)
 
 
+def any_process(is_so: bool, model: nn.Module) -> bool:
+    """Whether it is so on one process at least, where weights are divided; `is_so` itself elsewhere."""
+    return bool(_most(int(is_so), model))
+
+
 @contextmanager
 def forwards(model: nn.Module) -> Iterator[None]:
     """Inside this context a model that ZeRO-3 has divided can be run before, or without, a training engine."""
@@ -160,16 +166,17 @@ def loading_whole() -> Iterator[None]:
         integration._hf_deepspeed_config_weak_ref = before
 
 
-def make_whole(model: nn.Module, engine: object) -> None:
+def make_whole(model: nn.Module, engine: object, *, keep: nn.Module | None = None) -> None:
     """Take a ZeRO-3 engine, or FSDP2, off a model and give every process all its weights back, in place; by all.
 
     Args:
         model: what FSDP2 or the engine has divided, or a part of it that is needed further.
         engine: that holds the model; whatever else there is instead is left alone.
+        keep: a part of it that stays divided by ZeRO-3.
     """
     leave_fsdp(model)
     leave_engine(engine)
-    replaced: dict[int, nn.Parameter] = {}
+    replaced: dict[int, nn.Parameter] = {} if keep is None else {id(held): held for held in keep.parameters()}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if not hasattr(parameter, "ds_id"):

@@ -1,5 +1,6 @@
 """Passes of each recipe on a base that is loaded in parts and stays so, beside the same on one process."""
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from palign import PALRewardConfig, PALRewardModel, PALRewardTrainer, PersonalizedReward
 from palign.models.tiny import make_tiny_lm
 from palign.parallel.sharded import forwards, whole
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
@@ -96,4 +98,40 @@ def mixture(folder: Path, stage: int, n_ranks: int, base: str) -> dict[str, Any]
             **how(trainer), "shares": seen.shares, "loss": losses(trainer), "answers": " | ".join(answers),
             "responsibilities": trainer.mixture.responsibilities.tolist(), "linear": linear.numpy().tolist(),
             "likelihood": found["eval_log_likelihood"], "scores": scores.numpy().tolist(),
+        }  # fmt: skip
+
+
+def reward(folder: Path, stage: int, n_ranks: int, base: str) -> dict[str, Any]:
+    """PAL reward with LoRA: embeddings, heads, both together, people placed, held-out scores, newcomers, files."""
+    with looked_at(stage) as seen:
+        args = PALRewardConfig(
+            head_epochs=2, num_train_epochs=1, embedding_batch_size=5,
+            embedding_cache_dir=str(folder / f"vectors_{os.environ.get('RANK', 0)}"),  # no two see one disk
+            **options(folder, stage, n_ranks),
+        )  # fmt: skip
+        torch.manual_seed(0)
+        model = PALRewardModel.from_backbone(
+            base, annotators=TRAIN.annotators(), n_prototypes=2, preference_dim=8, inner_size=16, dropout=0.0,
+            divided=True,
+        )  # fmt: skip
+        trainer = PALRewardTrainer(model, args, TRAIN, HELD_OUT, peft_config=small_lora())
+        seen.at("training")
+        trainer.train()
+        seen.at("saving")
+        trainer.save_model()
+        seen.at("evaluation")
+        found = trainer.evaluate()
+        scores = trainer.predict_scores(LATER, together=True)
+        fit = trainer.model.fit_annotators(LATER)
+        _, of_prototypes, _ = trainer.prototype_scores(LATER)
+        texts = [text for _, text in LATER.items]
+        one_by_one = PersonalizedReward(model, standardize=False).batch(
+            [LATER.prompts[prompt] for prompt, _ in LATER.items], texts, [TRAIN.annotator_ids[0]] * len(texts)
+        )
+        seen.at("end")
+        return {
+            **how(trainer), "shares": seen.shares, "loss": losses(trainer), "likelihood": found["eval_log_likelihood"],
+            "scores": scores.numpy().tolist(), "weights": model.people.all().detach().numpy().tolist(),
+            "newcomers": fit.weights.numpy().tolist(), "prototypes": of_prototypes.tolist(),
+            "rewards": one_by_one.raw.tolist(),
         }  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from palign import PALRewardModel
 from palign.models.mixture_policy import MixturePolicy
 from tests.distributed import divided_runs
 from tests.distributed.divided_runs import DIVIDED, ONE, save_base
@@ -53,4 +54,14 @@ def test_em_mixture_dpo_stays_in_parts(base: str, tmp_path: Path) -> None:
     stages = {"loading", "reference", "training", "saving", "evaluation", "answers"}
     first, _ = on_one_and_on_two(divided_runs.mixture, tmp_path, base, stages=stages)
     scores = MixturePolicy.from_pretrained(tmp_path / "two" / "out").scores(divided_runs.LATER)
+    np.testing.assert_allclose(scores, first["scores"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_pal_reward_stays_in_parts(base: str, tmp_path: Path) -> None:
+    stages = {"loading", "training", "saving", "evaluation"}
+    first, _ = on_one_and_on_two(divided_runs.reward, tmp_path, base, stages=stages)
+    model = PALRewardModel.from_pretrained(tmp_path / "two" / "out").eval()
+    data = model.row_tensors(divided_runs.LATER)
+    scores = model.head(data.states(slice(None))[0], model.people(data.annotator_index), None).detach()
     np.testing.assert_allclose(scores, first["scores"], atol=1e-5)
