@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from transformers import Trainer
 
-from palign.parallel.sharded import make_whole
+from palign.parallel.sharded import leave_engine, make_whole
 
 __all__ = ["is_deepspeed_launch", "leave_accelerator", "prepare_deepspeed", "refuse_eval_in_parts", "trained_model"]
 
@@ -80,8 +80,9 @@ def refuse_eval_in_parts(trainer: Trainer, name: str) -> None:
 
 
 def trained_model(trainer: Trainer, part: str | None = None) -> nn.Module:
-    """What a trainer trained, whole on every process and without an engine, to answer with or to train again.
+    """What a trainer trained, without an engine, to answer with or to train again.
 
+    It is whole on every process, but where it was divided from loading on (`trainer.is_divided`): then it stays so.
     Call it after `save_model`, on all processes.
 
     Args:
@@ -89,5 +90,9 @@ def trained_model(trainer: Trainer, part: str | None = None) -> nn.Module:
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     model = getattr(model, part) if part else model
-    make_whole(model, getattr(trainer, "model_wrapped", trainer.model))
+    engine = getattr(trainer, "model_wrapped", trainer.model)
+    if getattr(trainer, "is_divided", False):
+        leave_engine(engine)
+    else:
+        make_whole(model, engine)
     return model

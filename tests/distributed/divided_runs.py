@@ -5,17 +5,27 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate import PartialState
+from peft import get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from palign import PALRewardConfig, PALRewardModel, PALRewardTrainer, PersonalizedReward
+from palign.conditioning import WhoIsAsking
+from palign.evaluation.judging.samples import policy_table, sample_rows
 from palign.models.tiny import make_tiny_lm
-from palign.parallel.sharded import forwards, whole
+from palign.parallel.sharded import forwards, loading, whole
+from palign.pipelines.grpo import GRPORuns
+from palign.pipelines.ppo import PPORuns
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
+from palign.trainers.pal_grpo_config import PALGRPOConfig, PALRLOOConfig
+from palign.trainers.pal_ppo_config import PALPPOConfig
 from tests.distributed.equal_runs import ZERO, common, how, launched, losses, start_deepspeed
 from tests.distributed.residency import Residency, watched
-from tests.worlds.colour import colour_tokenizer, planted
+from tests.worlds.colour import THINGS, colour_tokenizer, planted
 from tests.worlds.lora import lora
 
 # nothing stays whole, and no more is gathered than what is run just now: a tiny model would fit into every bucket
@@ -36,9 +46,9 @@ def save_base(folder: Path, seed: int = 0) -> str:
     return str(folder)
 
 
-def small_lora() -> Any:
+def small_lora(**changes: Any) -> Any:
     """On two layers of each block; under ZeRO-3 every module takes its time."""
-    return lora(2, target_modules=["q_proj", "up_proj"], lora_dropout=0.0)
+    return lora(2, target_modules=["q_proj", "up_proj"], lora_dropout=0.0, **changes)
 
 
 def options(folder: Path, stage: int, n_ranks: int) -> dict[str, Any]:
@@ -134,4 +144,71 @@ def reward(folder: Path, stage: int, n_ranks: int, base: str) -> dict[str, Any]:
             "scores": scores.numpy().tolist(), "weights": model.people.all().detach().numpy().tolist(),
             "newcomers": fit.weights.numpy().tolist(), "prototypes": of_prototypes.tolist(),
             "rewards": one_by_one.raw.tolist(),
+        }  # fmt: skip
+
+
+def save_reward(folder: Path, backbone: str) -> str:
+    """A reward model of the rows' people on a base of its own, with an adapter; its folder."""
+    torch.manual_seed(0)
+    model = PALRewardModel.from_backbone(backbone, annotators=TRAIN.annotators(), n_prototypes=2, preference_dim=8)
+    model.backbone.model = get_peft_model(model.backbone.model, small_lora(task_type="FEATURE_EXTRACTION"))
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def policy_rows(n: int, first: int = 0) -> list[dict[str, str]]:
+    """One prompt each, of the rows' people in turn."""
+    return [
+        {"prompt": f"what colour is the {THINGS[(first + i) % len(THINGS)]}?", "annotator_id": f"p{i % 4}"}
+        for i in range(n)
+    ]
+
+
+RUNS = {
+    "grpo": (GRPORuns, PALGRPOConfig, {"num_generations": 4}, {"algorithm": "grpo"}),
+    "rloo": (GRPORuns, PALRLOOConfig, {"num_generations": 4}, {"algorithm": "rloo"}),
+    "ppo": (PPORuns, PALPPOConfig, {"critic": "lora", "num_iterations": 1}, {}),
+}  # fmt: skip
+
+
+def policies(folder: Path, stage: int, n_ranks: int, base: str, reward_model: str, recipe: str) -> dict[str, Any]:
+    """What the recipes of policies do: answers of the reference, two policies in turn, their answers, judged."""
+    with looked_at(stage) as seen:
+        runs_of, config, further, of_runs = RUNS[recipe]
+        args = config(
+            **options(folder, stage, n_ranks) | {"learning_rate": 2e-2}, max_steps=2, max_completion_length=4,
+            n_reference_completions=8, missing_eos_penalty=None, **further,
+        )  # fmt: skip
+        with loading(divided=True):
+            model = AutoModelForCausalLM.from_pretrained(base)
+        judge = PALRewardModel.from_pretrained(reward_model, divided=True)
+        people = [f"p{i}" for i in range(4)]
+        who = WhoIsAsking.from_weights(people, judge.weights_for(people).numpy())
+        runs = runs_of(
+            model, colour_tokenizer(), PersonalizedReward(judge), who, policy_rows(8), policy_rows(6, first=3),
+            args, peft_config=small_lora(), **of_runs,
+        )  # fmt: skip
+        seen.at("reference answers")
+        samples = {"reference": sample_rows(**runs.sampling(None) | {"batch_size": 2})}
+        found: dict[str, Any] = {}
+        for name in ("none", "prompt"):
+            seen.at("training")
+            run = runs.train(name)
+            found[f"{name}/reward"] = run.history["objective/reward"].tolist()
+            found[f"{name}/kl"] = run.history["objective/kl"].tolist()
+            seen.at("answers")
+            samples[name] = sample_rows(**runs.sampling(run) | {"batch_size": 2})
+            found[f"{name}/sampled_kl"] = samples[name].kl.tolist()
+        seen.at("judging")
+        tables = {name: policy_table(name, runs.eval_rows, drawn, runs.reward) for name, drawn in samples.items()}
+        for name, table in tables.items():
+            found |= {f"{name}/texts": " | ".join(table["completion"]), f"{name}/judged": table["reward"].tolist()}
+        seen.at("end")
+        PartialState().wait_for_everyone()
+        weights = load_file(folder / "prompt" / "adapter_model.safetensors")
+        state = PartialState()
+        return {
+            "num_processes": state.num_processes, "distributed_type": state.distributed_type.value, "stage": stage,
+            "shares": seen.shares, **found,
+            "weights": np.concatenate([weights[name].numpy().ravel() for name in sorted(weights)]).tolist(),
         }  # fmt: skip

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from palign import PALRewardModel
 from palign.models.mixture_policy import MixturePolicy
 from tests.distributed import divided_runs
-from tests.distributed.divided_runs import DIVIDED, ONE, save_base
+from tests.distributed.divided_runs import DIVIDED, ONE, save_base, save_reward
 from tests.distributed.equal_runs import alike
 from tests.distributed.ranks import run_ranks
 
@@ -27,10 +29,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def on_one_and_on_two(
-    work: Callable[..., dict[str, Any]], folder: Path, *arguments: Any, stages: set[str]
+    work: Callable[..., dict[str, Any]], folder: Path, *arguments: Any, stages: set[str], n_whole: int = 1
 ) -> list[dict[str, Any]]:
-    """What each of two processes tells, after it is compared with one process, and what of the base each held."""
-    (alone,) = run_ranks(work, folder / "alone", folder / "alone" / "out", ONE, 1, *arguments, n_ranks=1)
+    """What each of two processes tells, after it is compared with one process, and what of the base each held.
+
+    `n_whole`: processes that have all of it, to compare with; two where they draw, each its share.
+    """
+    first = folder / "alone"
+    alone = run_ranks(work, first, first / "out", ONE, n_whole, *arguments, n_ranks=n_whole)[0]
     ranks = run_ranks(work, folder / "two", folder / "two" / "out", DIVIDED, 2, *arguments)
     for rank in ranks:
         assert (rank["num_processes"], rank["stage"], rank["distributed_type"]) == (2, 3, "DEEPSPEED")
@@ -65,3 +71,19 @@ def test_pal_reward_stays_in_parts(base: str, tmp_path: Path) -> None:
     data = model.row_tensors(divided_runs.LATER)
     scores = model.head(data.states(slice(None))[0], model.people(data.annotator_index), None).detach()
     np.testing.assert_allclose(scores, first["scores"], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def reward_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("reward")
+    return save_reward(folder / "reward", save_base(folder / "base", seed=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["grpo", "rloo", "ppo"])
+def test_policies_stay_in_parts(base: str, reward_model: str, tmp_path: Path, recipe: str) -> None:
+    stages = {"loading", "reference answers", "training", "answers", "judging"}
+    arguments = (base, reward_model, recipe)
+    on_one_and_on_two(divided_runs.policies, tmp_path, *arguments, stages=stages, n_whole=2)
+    policy = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "two" / "out" / "none")
+    assert any(float(p.abs().sum()) > 0 for name, p in policy.named_parameters() if "lora_B" in name)
