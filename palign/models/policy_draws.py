@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from peft import PeftModel
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -28,7 +29,9 @@ from palign.models.architectures import stop_ids
 from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.reference_logps import base_fingerprint
 from palign.models.single_adapter import adapter_fingerprint
-from palign.parallel.sharded import is_sharded
+from palign.models.type_scores import gathered
+from palign.parallel.sharded import forwards, is_sharded, turns
+from palign.parallel.shared_work import computed_once
 from palign.reading import reading
 from palign.writing import saving, whole_file
 
@@ -162,18 +165,28 @@ class PolicyReader:
         path = None
         if self.cache_dir is not None:
             path = Path(self.cache_dir) / f"{self._key(speaker, ids, settings)}.npz"
-            if path.is_file():
-                return PolicyDraws.load(path)
+            kept = self._kept(path)
+            if kept is not None:
+                return kept
         was_training = self.model.training
         self.model.eval()
         try:
-            draws = self._compute(speaker, ids, settings, label)
+            with forwards(self.model):
+                draws = self._compute(speaker, ids, settings, label)
         finally:
             self.model.train(was_training)
         self._check(draws, label)
-        if path is not None:
+        if path is not None and (PartialState().is_main_process or not is_sharded(self.model)):
             draws.save(path)
         return draws
+
+    def _kept(self, path: Path) -> PolicyDraws | None:
+        """What lies there; where the model is divided, the main process reads for all, for they draw together."""
+
+        def read() -> PolicyDraws | None:
+            return PolicyDraws.load(path) if path.is_file() else None
+
+        return computed_once(read) if is_sharded(self.model) else read()
 
     def _compute(self, speaker: str | None, ids: list[list[int]], settings: DrawSettings, label: str) -> PolicyDraws:
         stops = stop_ids(self.tokenizer, self.model)
@@ -244,11 +257,16 @@ class PolicyReader:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Log-probabilities (n_items, n_names), values (n_items, n_types) and KL (n_items,), float64 nats."""
         n_types, speaker_column = len(self.judges), names.index(speaker)
-        logps = np.zeros((len(items), len(names)))
-        values, kl = np.zeros((len(items), n_types)), np.zeros(len(items))
+        logps = np.full((len(items), len(names)), np.nan)
+        values, kl = np.full((len(items), n_types), np.nan), np.full(len(items), np.nan)
         room = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
         batches = list(items.batches_by_length(batch_size=settings.batch_size, max_tokens=room))
+        if is_sharded(self.model):  # each process reads its share, and some batch again where others still read
+            state = PartialState()
+            share = batches[state.process_index :: state.num_processes]
+            batches = [batch for batch, _ in turns(share, batches[0], self.model)]
         for numbers in self._progress(batches, f"{label}: judged"):
+            values[numbers], kl[numbers] = 0.0, 0.0
             batch = {name: tensor.to(self.model.device) for name, tensor in items.collate(numbers).items()}
             logits, targets, scored = completion_logits(self.model, None, batch)
             of_reference = logits
@@ -266,6 +284,8 @@ class PolicyReader:
                         values[numbers, column] = gain
                     if column == speaker_column:
                         kl[numbers] = gain
+        if is_sharded(self.model):
+            logps, values, kl = gathered(logps), gathered(values), gathered(kl)
         if settings.estimator != "prefix":
             values, kl = logps[:, :n_types] - logps[:, n_types, None], logps[:, speaker_column] - logps[:, n_types]
         return logps, values, kl

@@ -8,9 +8,16 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from transformers import Trainer
 
-from palign.parallel.sharded import leave_engine, make_whole
+from palign.parallel.sharded import make_whole
 
-__all__ = ["is_deepspeed_launch", "leave_accelerator", "prepare_deepspeed", "refuse_eval_in_parts", "trained_model"]
+__all__ = [
+    "divide_loaded",
+    "is_deepspeed_launch",
+    "leave_accelerator",
+    "prepare_deepspeed",
+    "refuse_eval_in_parts",
+    "trained_model",
+]
 
 
 def is_deepspeed_launch() -> bool:
@@ -40,6 +47,22 @@ def prepare_deepspeed(*, is_asked: bool) -> None:
     from deepspeed.ops import __compatible_ops__
 
     __compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def divide_loaded() -> object | None:
+    """What says, as long as somebody holds it, that models are to be loaded in parts: under a launch with ZeRO-3.
+
+    For recipes that train nothing; where something is trained `TrainingArguments` say it. Else None.
+    """
+    if not is_deepspeed_launch():
+        return None
+    from accelerate import DeepSpeedPlugin
+
+    plugin = DeepSpeedPlugin()
+    if plugin.zero_stage != 3:
+        return None
+    plugin.set_deepspeed_weakref()
+    return plugin
 
 
 def leave_accelerator(mixed_precision: str | None = None) -> None:
@@ -82,7 +105,7 @@ def refuse_eval_in_parts(trainer: Trainer, name: str) -> None:
 def trained_model(trainer: Trainer, part: str | None = None) -> nn.Module:
     """What a trainer trained, without an engine, to answer with or to train again.
 
-    It is whole on every process, but where it was divided from loading on (`trainer.is_divided`): then it stays so.
+    It is whole on every process, but for what was divided from loading on (`trainer.divided`).
     Call it after `save_model`, on all processes.
 
     Args:
@@ -90,9 +113,5 @@ def trained_model(trainer: Trainer, part: str | None = None) -> nn.Module:
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     model = getattr(model, part) if part else model
-    engine = getattr(trainer, "model_wrapped", trainer.model)
-    if getattr(trainer, "is_divided", False):
-        leave_engine(engine)
-    else:
-        make_whole(model, engine)
+    make_whole(model, getattr(trainer, "model_wrapped", trainer.model), keep=getattr(trainer, "divided", ()))
     return model

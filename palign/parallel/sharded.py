@@ -5,7 +5,7 @@ as many turns everywhere (`turns`), and weights are looked at whole inside `whol
 What is of FSDP2 alone is in `fsdp.py`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from palign.parallel.fsdp import is_fsdp, leave_fsdp
 
 __all__ = [
     "any_process",
+    "divided_parameters",
     "divides_from_loading",
     "forwards",
     "is_sharded",
@@ -101,7 +102,10 @@ def any_process(is_so: bool, model: nn.Module) -> bool:
 
 @contextmanager
 def forwards(model: nn.Module) -> Iterator[None]:
-    """Inside this context a model that ZeRO-3 has divided can be run before, or without, a training engine."""
+    """Inside this context a model that ZeRO-3 has divided can be run before, or without, a training engine.
+
+    What lies whole beside the divided weights (adapters that were put on) is divided inside, and whole again after it.
+    """
     divided = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
     if not divided or _has_engine(model):
         yield
@@ -117,12 +121,14 @@ def forwards(model: nn.Module) -> Iterator[None]:
         "steps_per_print": float("inf"),
     }
     was_training = model.training
+    beside = {id(held): held.data for held in model.parameters() if not hasattr(held, "ds_id")}
     engine, *_ = deepspeed.initialize(model=model, config=config)
     model.train(was_training)
     try:
         yield
     finally:
         leave_engine(engine)
+        _replace(model, lambda held: beside.get(id(held)))
 
 
 def _asked_of_stage_3() -> dict[str, Any]:
@@ -166,23 +172,38 @@ def loading_whole() -> Iterator[None]:
         integration._hf_deepspeed_config_weak_ref = before
 
 
-def make_whole(model: nn.Module, engine: object, *, keep: nn.Module | None = None) -> None:
+def make_whole(model: nn.Module, engine: object, *, keep: Iterable[nn.Parameter] = ()) -> None:
     """Take a ZeRO-3 engine, or FSDP2, off a model and give every process all its weights back, in place; by all.
 
     Args:
         model: what FSDP2 or the engine has divided, or a part of it that is needed further.
         engine: that holds the model; whatever else there is instead is left alone.
-        keep: a part of it that stays divided by ZeRO-3.
+        keep: what stays divided by ZeRO-3, as `divided_parameters` gave it before.
     """
     leave_fsdp(model)
     leave_engine(engine)
-    replaced: dict[int, nn.Parameter] = {} if keep is None else {id(held): held for held in keep.parameters()}
+    kept = {id(held) for held in keep}
+    _replace(model, lambda held: None if id(held) in kept else whole_tensor(held))
+
+
+def divided_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Those that ZeRO-3 has divided as they were loaded, where it is asked before there is an engine."""
+    return [held for held in model.parameters() if hasattr(held, "ds_id")]
+
+
+def _replace(model: nn.Module, values: Callable[[nn.Parameter], Tensor | None]) -> None:
+    """Put plain parameters where ZeRO-3 has divided some; None leaves one as it is. Tied weights stay tied."""
+    replaced: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if not hasattr(parameter, "ds_id"):
                 continue
-            if id(parameter) not in replaced:  # tied weights stay tied
-                replaced[id(parameter)] = nn.Parameter(whole_tensor(parameter), requires_grad=parameter.requires_grad)
+            if id(parameter) not in replaced:
+                whole_values = values(parameter)
+                if whole_values is None:
+                    replaced[id(parameter)] = parameter
+                else:
+                    replaced[id(parameter)] = nn.Parameter(whole_values, requires_grad=parameter.requires_grad)
             module._parameters[name] = replaced[id(parameter)]
 
 

@@ -34,7 +34,7 @@ from palign.models.files.adapter_files import write_base
 from palign.parallel.deepspeed_launch import leave_accelerator
 from palign.parallel.fsdp import kept_whole
 from palign.parallel.fsdp_launch import divide_reference, is_fsdp_launch, plan_fsdp
-from palign.parallel.sharded import forwards, is_sharded
+from palign.parallel.sharded import divided_parameters, forwards, is_sharded
 from palign.parallel.shared_work import PLAIN_SAMPLING, drawn
 from palign.rewards import PersonalizedReward
 from palign.trainers.checkpointing.complete import CompleteCheckpoints
@@ -107,8 +107,8 @@ class PersonalGroupTrainer(CompleteCheckpoints):
                 "WhoIsAsking.from_weights(ids, reward_model.weights_for(ids)), or set policy_conditioning='none'."
             )
         self._check_reference(model, args, peft_config)
-        self.is_divided = is_sharded(model)  # by ZeRO-3, from loading to the end
-        if self.is_divided:
+        self.divided = divided_parameters(model)  # by ZeRO-3, from loading to the end
+        if self.divided:
             args.ds3_gather_for_generation = False  # else TRL would gather all of it to answer
         self._stops = agree_on_marks(processing_class, model)
         reward_tokenizer = getattr(reward.model, "tokenizer", None) or processing_class

@@ -10,15 +10,23 @@ import torch
 from accelerate import PartialState
 from peft import get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForSequenceClassification
+from transformers.integrations import HfDeepSpeedConfig
 
 from palign import PALRewardConfig, PALRewardModel, PALRewardTrainer, PersonalizedReward
 from palign.conditioning import WhoIsAsking
+from palign.evaluation.evaluate import evaluate_models
+from palign.evaluation.judging.kinds import recognise
 from palign.evaluation.judging.samples import policy_table, sample_rows
+from palign.models.adapters import add_type_adapters, save_type_adapters
+from palign.models.files.mixture import MixtureRecord, save_mixture
+from palign.models.mixture_policy import MixturePolicy
 from palign.models.tiny import make_tiny_lm
 from palign.parallel.sharded import forwards, loading, whole
 from palign.pipelines.grpo import GRPORuns
 from palign.pipelines.ppo import PPORuns
+from palign.trainers.fair_policy_config import FairPolicyConfig
+from palign.trainers.fair_policy_trainer import FairPolicyTrainer
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from palign.trainers.pal_grpo_config import PALGRPOConfig, PALRLOOConfig
@@ -27,6 +35,7 @@ from tests.distributed.equal_runs import ZERO, common, how, launched, losses, st
 from tests.distributed.residency import Residency, watched
 from tests.worlds.colour import THINGS, colour_tokenizer, planted
 from tests.worlds.lora import lora
+from tests.worlds.planted import PROMPTS, colour_rows
 
 # nothing stays whole, and no more is gathered than what is run just now: a tiny model would fit into every bucket
 IN_PARTS = {
@@ -212,3 +221,71 @@ def policies(folder: Path, stage: int, n_ranks: int, base: str, reward_model: st
             "shares": seen.shares, **found,
             "weights": np.concatenate([weights[name].numpy().ravel() for name in sorted(weights)]).tolist(),
         }  # fmt: skip
+
+
+def save_types(folder: Path, base: str) -> str:
+    """A mixture of two types of random adapters on a base; its folder."""
+    policy = add_type_adapters(AutoModelForCausalLM.from_pretrained(base), small_lora(), 2, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    save_type_adapters(policy, folder)
+    people = colour_rows(PROMPTS[::2]).annotators()
+    gamma = np.eye(2)[np.arange(len(people)) % 2]
+    save_mixture(MixtureRecord(people, gamma, np.full(len(people), 12), gamma.mean(0), 0.5, 64, base), folder)
+    return str(folder)
+
+
+def fair(folder: Path, stage: int, n_ranks: int, mixture: str, reward_model: str) -> dict[str, Any]:
+    """Every policy answers and is judged, the game, routes that are trained and merged, the table, the adapter."""
+    with looked_at(stage) as seen:
+        args = FairPolicyConfig(
+            routes=["distill", "merge"], n_prompts=8, n_eval_prompts=8, n_samples=1, n_eval_samples=1,
+            max_new_tokens=2, n_bootstrap=10, group_size=2, max_steps=2, draw_batch_size=8,
+            judges=["types", "votes", "pal"], **options(folder, stage, n_ranks),
+        )  # fmt: skip
+        rows = colour_rows(PROMPTS[:8]), colour_rows(PROMPTS[8:16], n_rows=3)
+        policy = MixturePolicy.from_pretrained(mixture, divided=True)
+        judge = PALRewardModel.from_pretrained(reward_model, divided=True)
+        trainer = FairPolicyTrainer(policy, args, *rows, pal=judge)
+        seen.at("estimation")
+        trainer.estimate()
+        seen.at("routes")
+        record = trainer.train()
+        seen.at("saving")
+        trainer.save_model()
+        PartialState().wait_for_everyone()
+        seen.at("end")
+        state = PartialState()
+        return {
+            "num_processes": state.num_processes, "distributed_type": state.distributed_type.value, "stage": stage,
+            "shares": seen.shares, "chosen": record["chosen"], "value": record["game"]["value"]["value"],
+            "regrets": [row["max_regret"]["value"] for row in record["table"]],
+            "values": record["game"]["values"], "votes": [scores.tolist() for scores in trainer.vote_scores.values()],
+        }  # fmt: skip
+
+
+def save_judged(folder: Path, base: str, mixture: str, reward_model: str) -> list[str]:
+    """Models of each kind that is read in parts: PAL, mixture, an adapter by its implicit reward, TRL's reward."""
+    config = AutoConfig.from_pretrained(base)
+    config.num_labels = 1
+    torch.manual_seed(3)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    colour_tokenizer().save_pretrained(folder)
+    return [reward_model, mixture, f"{mixture}/type_1", str(folder)]
+
+
+def evaluation(folder: Path, stage: int, n_ranks: int, models: list[str]) -> dict[str, Any]:
+    """Models of several kinds on the same rows."""
+    with looked_at(stage) as seen:
+        config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": IN_PARTS}
+        held = HfDeepSpeedConfig(config) if stage == DIVIDED else None
+        state = PartialState(cpu=True)
+        sources = [recognise(path, name=f"model_{i}") for i, path in enumerate(models)]
+        found = evaluate_models(sources, LATER, batch_size=5)
+        del held
+        seen.at("end")
+        table = None if found is None else found.table
+        told = {} if table is None else {name: table[name].tolist() for name in ("accuracy", "log_likelihood")}
+        return {"num_processes": state.num_processes, "stage": stage, "shares": seen.shares} | told

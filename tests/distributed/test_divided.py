@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from palign import PALRewardModel
 from palign.models.mixture_policy import MixturePolicy
 from tests.distributed import divided_runs
-from tests.distributed.divided_runs import DIVIDED, ONE, save_base, save_reward
+from tests.distributed.divided_runs import DIVIDED, ONE, save_base, save_judged, save_reward, save_types
 from tests.distributed.equal_runs import alike
 from tests.distributed.ranks import run_ranks
 
@@ -87,3 +87,26 @@ def test_policies_stay_in_parts(base: str, reward_model: str, tmp_path: Path, re
     on_one_and_on_two(divided_runs.policies, tmp_path, *arguments, stages=stages, n_whole=2)
     policy = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "two" / "out" / "none")
     assert any(float(p.abs().sum()) > 0 for name, p in policy.named_parameters() if "lora_B" in name)
+
+
+@pytest.mark.slow
+def test_a_fair_policy_stays_in_parts(base: str, reward_model: str, tmp_path: Path) -> None:
+    mixture = save_types(tmp_path / "types", base)
+    stages = {"loading", "estimation", "routes", "saving"}
+    # two that have all of it: a route of two steps on them is 8e-4 nats from one process, by Adam's first step
+    on_one_and_on_two(divided_runs.fair, tmp_path, mixture, reward_model, stages=stages, n_whole=2)
+    chosen = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "two" / "out")
+    assert any(float(p.abs().sum()) > 0 for name, p in chosen.named_parameters() if "lora_B" in name)
+
+
+@pytest.mark.slow
+def test_models_are_judged_in_parts(base: str, reward_model: str, tmp_path: Path) -> None:
+    models = save_judged(tmp_path / "trl", base, save_types(tmp_path / "types", base), reward_model)
+    (alone,) = run_ranks(divided_runs.evaluation, tmp_path / "1", tmp_path, ONE, 1, models, n_ranks=1)
+    first, second = run_ranks(divided_runs.evaluation, tmp_path / "2", tmp_path, DIVIDED, 2, models)
+    for rank in (first, second):
+        assert rank["num_processes"] == 2 and 0.5 < rank["shares"]["loading"] <= MOST, rank["shares"]
+    assert len(alone["accuracy"]) == len(models) * len(divided_runs.LATER)
+    for name in ("accuracy", "log_likelihood"):  # on the main process alone
+        np.testing.assert_allclose(first[name], alone[name], atol=1e-4)
+        assert name not in second
