@@ -27,6 +27,7 @@ __all__ = [
     "make_whole",
     "release_in_backward",
     "set_whole",
+    "trained_state",
     "turns",
     "whole",
     "whole_tensor",
@@ -65,6 +66,12 @@ def whole_tensor(tensor: Tensor) -> Tensor:
         return tensor.detach()
     with whole([tensor]):
         return tensor.detach().clone()
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """What of a model is trained, by name, whole and on the CPU; nothing else is gathered. All processes call it."""
+    trained = {name: held for name, held in model.named_parameters() if held.requires_grad}
+    return {name: whole_tensor(held).cpu().clone() for name, held in trained.items()}
 
 
 def set_whole(parameter: nn.Parameter, values: Tensor) -> None:

@@ -62,6 +62,7 @@ from palign.models.type_scores import row_log_likelihoods
 from palign.parallel.deepspeed_launch import leave_accelerator
 from palign.parallel.fsdp import divide_again, outside_fsdp
 from palign.parallel.fsdp_launch import plan_fsdp
+from palign.parallel.sharded import divided_parameters, trained_state
 from palign.trainers.checkpointing.complete import CompleteCheckpoints
 from palign.trainers.mixture.collator import MixtureCollator
 from palign.trainers.mixture.e_step import (
@@ -432,7 +433,12 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As of `Trainer`; all processes call it."""
         self.prepare()  # of an untrained mixture, on all processes: the main one alone writes
-        super().save_model(output_dir, _internal_call)
+        if not divided_parameters(self.policies):
+            super().save_model(output_dir, _internal_call)
+            return
+        self._save(output_dir, trained_state(self.policies))  # transformers would put the frozen base together, too
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Adapters, tokenizer, mixture.json, responsibilities.parquet and the state to resume from."""

@@ -1,7 +1,8 @@
 """How much of each base lies on this process, looked at wherever weights are gathered, stage by stage.
 
 Models are those of transformers that are made inside. They are looked at as every forward pass begins (a whole model
-shows there), and after DeepSpeed has fetched what a module needs, forward or backward, or has gathered parameters.
+shows there), and after DeepSpeed has fetched what a module needs, forward or backward, has gathered parameters, or has
+put together a state to save.
 """
 
 from collections.abc import Iterator
@@ -62,6 +63,7 @@ class Residency:
 @contextmanager
 def watched() -> Iterator[Residency]:
     """Inside this context every base that is made is looked at."""
+    from deepspeed.runtime.engine import DeepSpeedEngine
     from deepspeed.runtime.zero.partition_parameters import GatheredParameters
     from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 
@@ -83,9 +85,19 @@ def watched() -> Iterator[Residency]:
     hook = register_module_forward_pre_hook(
         lambda module, _: seen.look() if isinstance(module, nn.Embedding) else None
     )
+    collect = DeepSpeedEngine._zero3_consolidated_16bit_state_dict
+
+    def collected(engine: Any, *args: Any, **options: Any) -> Any:
+        state = collect(engine, *args, **options) or {}  # on the main process, in its main memory
+        counted = sum(tensor.numel() for name, tensor in state.items() if is_of_base(name))
+        wholes = [p.ds_numel for name, p in engine.module.named_parameters() if is_of_base(name)]
+        seen.note(counted / sum(wholes))
+        return state
+
     gather, fetch = after(GatheredParameters.__enter__), after(PartitionedParameterCoordinator.fetch_sub_module)
     with (
         mock.patch.object(PreTrainedModel, "post_init", made),
+        mock.patch.object(DeepSpeedEngine, "_zero3_consolidated_16bit_state_dict", collected),
         mock.patch.object(GatheredParameters, "__enter__", gather),
         mock.patch.object(PartitionedParameterCoordinator, "fetch_sub_module", fetch),
     ):
