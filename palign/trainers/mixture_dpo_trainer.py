@@ -446,8 +446,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         output_dir = Path(self.args.output_dir)
-        # where its folder was removed meanwhile, the base is written again
-        named_base(self.policies.policy.get_base_model(), self.processing_class, output_dir)
+        if not divided_parameters(self.policies):  # where its folder was removed meanwhile, the base is written again
+            named_base(self.policies.policy.get_base_model(), self.processing_class, output_dir)
         record = self.record()
         record.base_model = record.base_model or str(output_dir / BASE)
         with whole_files(folder, last=RECORD_FILE) as beside:

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from palign.contents import reading_whole
 from palign.models.model_folders import looks_like_path, require_model_folder
-from palign.parallel.sharded import loading
+from palign.parallel.sharded import loading, whole_tensor
 from palign.reading import reading, require_finite
 
 __all__ = ["load_base", "load_whole", "plain_state", "require_fitting", "require_loaded"]
@@ -40,10 +40,12 @@ def load_whole(auto: Any, name_or_path: str, *, divided: bool = False, **options
 
 
 def plain_state(model: nn.Module) -> dict[str, Any]:
-    """The tensors of a model without those of adapters that PEFT put inside."""
+    """The tensors of a model without those of adapters inside it; all processes of a divided one call it."""
     return {
-        name.replace(".token_adapter.", ".").replace(".base_layer.", ".").replace(".original_module.", "."): tensor
-        for name, tensor in model.state_dict().items()
+        name.replace(".token_adapter.", ".").replace(".base_layer.", ".").replace(".original_module.", "."): (
+            whole_tensor(tensor)
+        )
+        for name, tensor in model.state_dict(keep_vars=True).items()
         if not any(inside in name for inside in (".lora_", ".modules_to_save.", ".trainable_tokens_"))
     }
 
