@@ -17,7 +17,7 @@ from palign.data.rendering import answer_marks, render_completion, render_prompt
 from palign.data.turns import as_turn
 from palign.functional.reward_scales import RewardScales
 from palign.models.notebook.tables import facts_table
-from palign.models.scoring_inputs import text_states
+from palign.models.scoring_inputs import part_starts, states_in_parts
 from palign.models.states.evaluating import evaluating
 
 
@@ -195,10 +195,9 @@ class PersonalizedReward:
         """(n_texts, n_people): what people's own parts add to the reward of their mixture."""
         model, backbone = self.model, self.model.backbone
         options = {"with_prompts": False, "plain_prompts": model.plain_prompts}
-        parts = [slice(start, start + self.batch_size) for start in range(0, len(texts), self.batch_size)]
         with evaluating(model):
-            states = [text_states(backbone, texts[part], answers[part], **options)[0] for part in parts]
-        return model.deviations.features(torch.cat(states)) @ model.deviations_for(people).T
+            states = states_in_parts(backbone, texts, answers, batch_size=self.batch_size, **options)
+        return model.deviations.features(states) @ model.deviations_for(people).T
 
     def as_read(self, prompt: str, answer: str) -> str:
         """`answer` as reward models learned to read it: after a conversation with the template's end of turn."""
@@ -220,7 +219,7 @@ class PersonalizedReward:
     def _raw(self, texts: list[str], answers: list[str], people: Sequence[str | None]) -> torch.Tensor:
         raw = torch.full((len(texts),), float("nan"))
         rows = [i for i, answer in enumerate(answers) if answer]
-        for start in range(0, len(rows), self.batch_size):
+        for start in part_starts(len(rows), self.batch_size, self.model):
             part = rows[start : start + self.batch_size]
             chosen = ([texts[i] for i in part], [self.as_read(texts[i], answers[i]) for i in part])
             if self.weights is not None:

@@ -31,7 +31,7 @@ from palign.evaluation.judging.kinds import ModelSource
 from palign.evaluation.judging.unseen_rows import UnseenRows, unseen_rows
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import scores_csv
-from palign.parallel.deepspeed_launch import prepare_deepspeed
+from palign.parallel.deepspeed_launch import divide_loaded, prepare_deepspeed
 from palign.pipelines.arguments.evaluation import (
     EvaluationArguments,
     parse_evaluation_arguments,
@@ -81,14 +81,17 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     for note in told:
         state.print(note)
     steps.next()
+    held = divide_loaded()
     evaluation = evaluate_models(
         [*judged, *baselines], rows, vectors=vectors, types_from=types, batch_size=script.batch_size,
         dtype=script.dtype, max_length=script.max_length,
     )  # fmt: skip
-    if evaluation is None:
+    if evaluation is None and held is None:
         return {}
     steps.next()
-    own = own_baselines(script, data_args, rows, judged, vectors)
+    own = own_baselines(script, data_args, rows, judged, vectors)  # divided models judge together
+    if evaluation is None:
+        return {}
     table = with_baselines(evaluation.table, own, rows)
     evaluation = replace(evaluation, table=table)
     told += [note for baseline in own for note in baseline.notes]

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from accelerate import PartialState
 from torch import Tensor
@@ -28,6 +29,7 @@ from palign.evaluation.pages.image_likes import image_likes
 from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table, scores_csv
+from palign.parallel.sharded import is_sharded
 from palign.pipelines.arguments.reward import parse_reward_arguments
 from palign.pipelines.reports.run_end import end_of_run
 from palign.pipelines.reward import RewardSetup, dominant_prototypes, set_up_reward
@@ -71,13 +73,23 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     seconds = time.monotonic() - start
     steps.next()
     scores = {name: trainer.predict_scores(setup.eval_rows, together=True) for name, trainer in trainers.items()}
+    if not (PartialState().is_main_process or is_sharded(trainers["pal"].model)):  # divided weights judge together
+        return {}
+    newcomers = setup.newcomer_accuracies(trainers["pal"])
+    prototype_scores = trainers["pal"].prototype_scores(setup.eval_rows)
     if not PartialState().is_main_process:
         return {}
-    return judge(setup, trainers["pal"], scores, args.output_dir, seconds)
+    return judge(setup, trainers["pal"], scores, newcomers, prototype_scores, args.output_dir, seconds)
 
 
 def judge(
-    setup: RewardSetup, trainer: PALRewardTrainer, scores: dict[str, Tensor], output_dir: str, seconds: float
+    setup: RewardSetup,
+    trainer: PALRewardTrainer,
+    scores: dict[str, Tensor],
+    newcomers: dict[str, float],
+    prototype_scores: tuple[list[str], np.ndarray, np.ndarray],
+    output_dir: str,
+    seconds: float,
 ) -> dict[str, float]:
     """Held-out accuracy of everybody, of types and of newcomers, as scores.csv, report and summary.json."""
     output, model = Path(output_dir), trainer.model
@@ -91,10 +103,9 @@ def judge(
         summary |= {f"{name}/{metric}": float(rows[metric].mean()) for metric in ("accuracy", "log_likelihood")}
         if len(by_type := rows.groupby("type")["accuracy"].mean()):  # strangers have none
             summary[f"{name}/worst_type_accuracy"] = float(by_type.min())
-    summary |= setup.newcomer_accuracies(trainer)
+    summary |= newcomers
     summary["training_seconds"] = seconds
     names = [f"prototype_{k}" for k in range(setup.n_prototypes)]
-    prototype_scores = trainer.prototype_scores(setup.eval_rows)
     likes = type_likes(names, *prototype_scores)
     report = write_report(
         table, output_dir=output, metrics=("accuracy", "log_likelihood"), group_columns=setup.group_columns,

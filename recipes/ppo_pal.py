@@ -18,6 +18,7 @@ from palign.cli.errors import run
 from palign.cli.library_log import keep_library_log
 from palign.cli.steps import STEPS, Steps
 from palign.evaluation.judging.samples import sample_rows
+from palign.parallel.sharded import is_sharded
 from palign.pipelines.in_context import IN_CONTEXT
 from palign.pipelines.policies import set_up_policies
 from palign.pipelines.ppo import PPORuns, parse_policy_arguments
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         run = runs.train(name)
         samples[name], histories[name] = sample_rows(**runs.sampling(run)), run.history
     seconds = time.monotonic() - start
-    if not PartialState().is_main_process:
+    if not (PartialState().is_main_process or is_sharded(runs.reward.model)):  # divided weights judge together
         return {}
     steps.next()
     return judge_policies(

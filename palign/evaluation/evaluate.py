@@ -1,6 +1,7 @@
 """Several models on the same rows, on one process or several → the tables, types and figures of one report."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from palign.evaluation.pages.figure_data import FigureData
 from palign.evaluation.pages.report_keys import LikesRecord
 from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.scoring import score_table
+from palign.parallel.sharded import divides_from_loading
 from palign.parallel.shared_work import ending_together
 
 __all__ = ["Evaluation", "evaluate_models", "group_names", "shard"]
@@ -41,6 +43,8 @@ def evaluate_models(
 ) -> Evaluation | None:
     """Score every model on all rows; called by every process, each of which scores its share.
 
+    Where models are divided among the processes (ZeRO-3) all score all rows, and share the passes.
+
     Where the rows have no column `type`, everybody's type is that of the first model that has several.
 
     Args:
@@ -53,17 +57,19 @@ def evaluate_models(
         ValueError: a score is not finite (the model, its row and item are named).
     """
     state = PartialState()
-    numbers = shard(rows, state.process_index, state.num_processes)
+    is_divided = divides_from_loading()
+    numbers = np.arange(len(rows)) if is_divided else shard(rows, state.process_index, state.num_processes)
     options = {"vectors": vectors, "batch_size": batch_size, "device": state.device, "dtype": dtype}
     shard_rows = rows.select(numbers)
     type_source: ModelScores | None = None
     scores: dict[str, np.ndarray] = {}
     for source in sources:
-        with ending_together():
+        with nullcontext() if is_divided else ending_together():  # in parts, all meet the same fault
             model_scores = score_source(source, shard_rows, max_length=max_length, **options)
         if type_source is None and len(model_scores.type_names or ()) > 1:  # one type for all says nothing
             type_source = model_scores
-        scores[source.name] = _gathered(numbers, model_scores.scores, len(rows))
+        own = model_scores.scores
+        scores[source.name] = own if is_divided else _gathered(numbers, own, len(rows))
     if types_from is not None:
         type_source = types_of(types_from)
     if not state.is_main_process:

@@ -30,7 +30,7 @@ from palign.models.architectures import (
 )
 from palign.models.model_folders import read_pooling_hints, require_model_folder, unknown_model_message
 from palign.models.states.pooling import OF_COMPLETION, POOLINGS, completion_tokens, pack, pool, rows_at
-from palign.parallel.sharded import is_sharded, loading_whole
+from palign.parallel.sharded import loading, whole_tensor
 
 
 def enter_tensor(digest: Any, name: str, tensor: Tensor) -> None:
@@ -143,11 +143,13 @@ class Backbone(nn.Module):
         pooling: str | None = None,
         layer: int | None = None,
         normalize: bool | None = None,
+        divided: bool = False,
     ) -> "Backbone":
         """Load a hub name or a folder (safetensors only), with the pooling a sentence-transformers folder asks for.
 
         ``pooling`` and ``normalize`` given here win over those of the folder. A folder that is not a model raises
-        ValueError before anything is loaded.
+        ValueError before anything is loaded. ``divided``: in parts under ZeRO-3 (`palign.parallel.sharded.loading`);
+        all processes then embed and score together.
         """
         name_or_path = str(name_or_path)
         hints = read_pooling_hints(name_or_path, revision=revision, pooling=pooling)
@@ -157,7 +159,7 @@ class Backbone(nn.Module):
         common = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, **common)
-            with loading_whole():
+            with loading(divided=divided):
                 model = AutoModel.from_pretrained(
                     name_or_path, dtype=dtype, use_safetensors=True, subfolder=hints.subfolder, **common
                 )
@@ -338,17 +340,15 @@ class Backbone(nn.Module):
         """A content key (64 hex digits): weights, configuration, tokenizer, pooling, layer and longest input.
 
         The same model in another folder has the same key; one changed weight matrix, another tokenizer or pooling
-        has another. Tensors above a million elements are sampled evenly, the rest read in full.
+        has another. Tensors above a million elements are sampled evenly, the rest read in full. Every process of a
+        backbone that is divided among them must call it.
         """
         digest = hashlib.sha256()
-        if is_sharded(self.model):
-            raise RuntimeError(
-                "the weights of this backbone are divided among processes; embed texts when training ends."
-            )
-        for name, tensor in sorted(self.model.state_dict().items()):
+        # the parameters themselves: ZeRO-3 marks those it divided, which are gathered one by one
+        for name, tensor in sorted(self.model.state_dict(keep_vars=True).items()):
             if name.startswith("pooler."):  # not read here, and drawn at random where a checkpoint has none
                 continue
-            enter_tensor(digest, name, tensor)
+            enter_tensor(digest, name, whole_tensor(tensor))
         config = {
             key: value
             for key, value in self.model.config.to_dict().items()

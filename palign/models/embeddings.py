@@ -20,6 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from palign.models.backbones import Backbone, TokenizedText
+from palign.parallel.sharded import forwards, is_sharded, turns
 from palign.parallel.shared_work import ending_together
 from palign.reading import read_json
 from palign.writing import saving, write_whole
@@ -101,29 +102,76 @@ class EmbeddingStore:
             prompts: (n_texts,) strings.
             completions: (n_texts,) strings, or None to embed the prompts alone.
             keep_prompt_states: with a causal backbone, also store each prompt's vector out of the same pass.
-            together: all processes call this with the same texts; each computes its share.
+            together: all processes call this with the same texts; each computes its share. Where the backbone is
+                divided among them it is always so.
 
         Returns:
             (n_texts,) int64 rows of :attr:`vectors`.
 
         A backbone whose content key is not the store's raises ValueError.
         """
+        if is_sharded(backbone.model):
+            self._fill_in_step(backbone, prompts, completions, batch_size, keep_prompt_states, progress)
+            return self.rows(prompts, completions)
         if together and PartialState().num_processes > 1:
             self._fill_share(backbone, prompts, completions, batch_size, keep_prompt_states, progress)
         rows = self.rows(prompts, completions)
         if rows.size == 0 or rows.min() >= 0:
             return rows
-        if backbone.fingerprint() != self.fingerprint:
-            raise ValueError(
-                "this backbone is not the one the embedding store was made for: its weights, tokenizer, pooling or "
-                "max_length differ. Open a store with fingerprint=backbone.fingerprint()."
-            )
+        self._require_made_for(backbone)
         with self._locked():
             self._read_new_keys()
             self._compute_missing(
                 backbone, prompts, completions, batch_size, keep_prompt_states and backbone.is_causal, progress
             )
         return self.rows(prompts, completions)
+
+    def _require_made_for(self, backbone: Backbone) -> None:
+        if backbone.fingerprint() != self.fingerprint:
+            raise ValueError(
+                "this backbone is not the one the embedding store was made for: its weights, tokenizer, pooling or "
+                "max_length differ. Open a store with fingerprint=backbone.fingerprint()."
+            )
+
+    def _fill_in_step(
+        self,
+        backbone: Backbone,
+        prompts: Sequence[str],
+        completions: Sequence[str] | None,
+        batch_size: int,
+        keep_prompt_states: bool,
+        progress: bool,
+    ) -> None:
+        """What one process or another lacks, shared out, by a backbone that all have to run together.
+
+        The processes may have different disks: what each computes is given to all, part by part.
+        """
+        state, first = PartialState(), {key: i for i, key in reversed([*enumerate(_keys(prompts, completions))])}
+        lacking = gather_object([[i for key, i in first.items() if key not in self._rows]])
+        missing = sorted(set().union(*lacking))
+        if not missing:
+            return
+        self._require_made_for(backbone)
+        own = missing[state.process_index :: state.num_processes]
+        parts = [own[start : start + TEXTS_AT_ONCE] for start in range(0, len(own), TEXTS_AT_ONCE)]
+        with ending_together():  # a text that cannot be read is said before all wait for its pass
+            backbone.tokenize(
+                [prompts[i] for i in own], None if completions is None else [completions[i] for i in own]
+            )
+        with forwards(backbone.model):
+            for part, is_own in turns(parts, missing[:1], backbone.model):
+                share = EmbeddingStore(None, self.fingerprint, self.hidden_size)
+                with ending_together():  # what may fail comes after the passes
+                    share._compute_missing(
+                        backbone,
+                        [prompts[i] for i in part],
+                        None if completions is None else [completions[i] for i in part],
+                        batch_size,
+                        keep_prompt_states and backbone.is_causal,
+                        progress and state.is_main_process and is_own,
+                    )
+                for keys, vectors in gather_object([(share.keys(), np.asarray(share.vectors))]):
+                    self.append(keys, vectors)
 
     def _fill_share(
         self,
@@ -348,10 +396,13 @@ def _taken(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def text_batches(
     backbone: Backbone, texts: list[TokenizedText], batch_size: int
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-    """Numbers of texts of about one length, longest first, and what `Backbone.collate` makes of them."""
+    """Numbers of texts of about one length, longest first, and what `Backbone.collate` makes of them.
+
+    Where the backbone is divided, as many as on the busiest process: some more than once.
+    """
     by_length = sorted(range(len(texts)), key=lambda i: -len(texts[i].ids))
-    for start in range(0, len(texts), batch_size):
-        batch = by_length[start : start + batch_size]
+    batches = [by_length[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+    for batch, _ in turns(batches, by_length[:1], backbone.model):
         yield batch, backbone.collate([texts[i] for i in batch])
 
 

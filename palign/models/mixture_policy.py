@@ -97,12 +97,14 @@ class MixturePolicy:
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype = "auto",
         trust_remote_code: bool = False,
+        divided: bool = False,
     ) -> "MixturePolicy":
         """Read what `MixtureDPOTrainer.save_model` wrote.
 
         Args:
             folder: with mixture.json, responsibilities.parquet and type_0 …
             model: the base, if it is loaded already; else it is read from where mixture.json says.
+            divided: the base in parts under ZeRO-3 (`palign.parallel.sharded.loading`).
 
         Raises:
             ValueError: a file or an adapter is missing, or the base is not a model folder.
@@ -112,7 +114,7 @@ class MixturePolicy:
             record = load_mixture(folder)
             name, load = record.base_model or str(folder / BASE), {"trust_remote_code": trust_remote_code}
             if model is None:
-                model = load_base(name, dtype=dtype, **load)
+                model = load_base(name, dtype=dtype, divided=divided, **load)
             place = str(folder) if (folder / "tokenizer_config.json").is_file() else name
             with reading(place, "The tokenizer"):
                 tokenizer = AutoTokenizer.from_pretrained(place, **load)

@@ -27,6 +27,7 @@ from palign.models.people_weights import AnnotatorWeights
 from palign.models.row_tensors import RowTensors
 from palign.models.scoring_inputs import checked_weights, require_same_length, states_once, vector_states
 from palign.models.states.evaluating import evaluating
+from palign.parallel.sharded import turns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,6 +101,7 @@ class PALRewardModel(nn.Module):
         layer: int | None = None,
         max_length: int = 1024,
         plain_prompts: bool = False,
+        divided: bool = False,
         **options: Any,
     ) -> "PALRewardModel":
         """A fresh model on a hub name, a folder, or a transformers model with its tokenizer.
@@ -107,6 +109,7 @@ class PALRewardModel(nn.Module):
         Args:
             annotators: everybody who gets a row of weights.
             plain_prompts: read plain rows bare even where the tokenizer has a chat template.
+            divided: as of `Backbone.from_pretrained`.
             options: further fields of `PALConfig` (`variant`, `mixing`, `preference_dim`, …).
         """
         from palign.models.backbones import Backbone
@@ -127,6 +130,7 @@ class PALRewardModel(nn.Module):
                 pooling=pooling,
                 layer=layer,
                 max_length=max_length,
+                divided=divided,
             )
             source = str(name_or_path_or_model)
         config = PALConfig(
@@ -351,21 +355,22 @@ class PALRewardModel(nn.Module):
     def _in_batches(self, prompts: Any, completions: Any, batch_size: int, reward: Any) -> Tensor:
         prompts, completions = plain_list(prompts), plain_list(completions)
         require_same_length(prompts, completions, needs_prompts=self.needs_prompts or self.backbone is not None)
-        if len(completions) == 0:
-            return torch.empty(0, device=self.device)
         step = batch_size if self.backbone is None else ROWS_AT_ONCE
         parts = []
         with evaluating(self):
-            for start in range(0, len(completions), step):
+            # where the backbone is divided, a process reads nothing of its own while others still do
+            for start, is_own in turns(range(0, len(completions), step), len(completions), self):
                 rows = slice(start, start + step)
                 asked = None if prompts is None else prompts[rows]
                 states, prompt_states = self._states(asked, completions[rows], batch_size)
+                if not is_own:
+                    continue
                 for first in range(0, len(states), batch_size):
                     part = slice(first, first + batch_size)
                     of_prompts = None if prompt_states is None else prompt_states[part]
                     numbers = slice(start + first, start + min(first + batch_size, len(states)))
                     parts.append(reward(states[part], of_prompts, numbers))
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else torch.empty(0, device=self.device)
 
     def _states(self, prompts: Any, completions: Any, batch_size: int) -> tuple[Tensor, Tensor | None]:
         """Pooled states of completions (batch, hidden) and, for PAL-B, of their prompts."""

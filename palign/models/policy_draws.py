@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from peft import PeftModel
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -29,7 +30,9 @@ from palign.models.reference_logps import base_fingerprint
 from palign.models.single_adapter import adapter_fingerprint
 from palign.models.states.folded import folded
 from palign.models.states.scored import has_plain_head, n_at_once, plain_head, scored_states
-from palign.parallel.sharded import is_sharded
+from palign.models.type_scores import gathered
+from palign.parallel.sharded import forwards, is_sharded, turns
+from palign.parallel.shared_work import computed_once
 from palign.reading import reading
 from palign.writing import saving, whole_file
 
@@ -163,18 +166,28 @@ class PolicyReader:
         path = None
         if self.cache_dir is not None:
             path = Path(self.cache_dir) / f"{self._key(speaker, ids, settings)}.npz"
-            if path.is_file():
-                return PolicyDraws.load(path)
+            kept = self._kept(path)
+            if kept is not None:
+                return kept
         was_training = self.model.training
         self.model.eval()
         try:
-            draws = self._compute(speaker, ids, settings, label)
+            with forwards(self.model):
+                draws = self._compute(speaker, ids, settings, label)
         finally:
             self.model.train(was_training)
         self._check(draws, label)
-        if path is not None:
+        if path is not None and (PartialState().is_main_process or not is_sharded(self.model)):
             draws.save(path)
         return draws
+
+    def _kept(self, path: Path) -> PolicyDraws | None:
+        """What lies there; where the model is divided, the main process reads for all, for they draw together."""
+
+        def read() -> PolicyDraws | None:
+            return PolicyDraws.load(path) if path.is_file() else None
+
+        return computed_once(read) if is_sharded(self.model) else read()
 
     def _compute(self, speaker: str | None, ids: list[list[int]], settings: DrawSettings, label: str) -> PolicyDraws:
         stops = stop_ids(self.tokenizer, self.model)
@@ -245,14 +258,20 @@ class PolicyReader:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Log-probabilities (n_items, n_names), values (n_items, n_types) and KL (n_items,), float64 nats."""
         n_types = len(self.judges)
-        logps, expected = (np.zeros((len(items), len(names))) for _ in range(2))
+        logps, expected = (np.full((len(items), len(names)), np.nan) for _ in range(2))
         reads_states = has_plain_head(self.model.get_base_model())
         read = self._read_states if reads_states else self._read_logits
         room = None if reads_states else max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
         batches = list(items.batches_by_length(batch_size=settings.batch_size, max_tokens=room))
+        if is_sharded(self.model):  # each process reads its share, and some batch again where others still read
+            state = PartialState()
+            share = batches[state.process_index :: state.num_processes]
+            batches = [batch for batch, _ in turns(share, batches[0], self.model)]
         for numbers in self._progress(batches, f"{label}: judged"):
             batch = {name: tensor.to(self.model.device) for name, tensor in items.collate(numbers).items()}
             logps[numbers], expected[numbers] = (part.double().cpu().numpy() for part in read(names, speaker, batch))
+        if is_sharded(self.model):
+            logps, expected = gathered(logps), gathered(expected)
         nats = expected if settings.estimator == "prefix" else logps
         gains = nats - nats[:, [n_types]]  # over the reference
         values, kl = gains[:, :n_types], gains[:, names.index(speaker)]

@@ -1,24 +1,29 @@
 """What a reward model is asked to score: texts or vectors, and for whom. Checked, and turned into pooled states."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from palign.data.rendering import render_completion, render_prompt
 from palign.data.turns import answers_as_turns, as_turns
+from palign.parallel.sharded import any_process, forwards, turns
 
 if TYPE_CHECKING:
     from palign.models.backbones import Backbone
 
-__all__ = ["checked_weights", "require_same_length", "states_once", "text_states", "vector_states"]
+__all__ = [
+    "checked_weights", "part_starts", "require_same_length", "states_in_parts", "states_once", "text_states",
+    "vector_states",
+]  # fmt: skip
 
 SUM_TOLERANCE = 1e-3
 BAR_FROM = 1_000  # texts
+FILLER = "a"  # what a process reads that has nothing left of its own
 
 
 def require_same_length(prompts: Any, completions: Any, *, needs_prompts: bool) -> None:
@@ -74,12 +79,36 @@ def vector_states(vectors: Any, hidden_size: int, device: torch.device) -> Tenso
     return states
 
 
+def part_starts(n: int, size: int, model: Any) -> Iterator[int]:
+    """Where parts of `size` of `n` begin; where `model` is divided, as many as on the busiest process, the further ones
+    at `n`, where nothing is left.
+    """
+    starts = range(0, n, size)
+    if not isinstance(model, nn.Module):
+        yield from starts
+        return
+    for start, _ in turns(starts, n, model):
+        yield start
+
+
+def states_in_parts(
+    backbone: "Backbone", prompts: Sequence[Any], completions: Sequence[Any], *, batch_size: int, **options: bool
+) -> Tensor:
+    """Pooled states (n, hidden) of completions by :func:`text_states`, in their order; of a divided backbone all
+    processes give the same texts.
+    """
+    parts = [slice(start, start + batch_size) for start in range(0, len(completions), batch_size)]
+    with forwards(backbone.model):
+        return torch.cat([text_states(backbone, prompts[part], completions[part], **options)[0] for part in parts])
+
+
 def states_once(
     backbone: "Backbone", prompts: Sequence[Any], completions: Sequence[Any], *, batch_size: int, **options: bool
 ) -> tuple[Tensor, Tensor | None]:
     """:func:`text_states` of any number of texts: each different one is read once, those of like length together.
 
     A bar shows how far it is where there are more than `BAR_FROM` different ones and it takes longer than a second.
+    Where the backbone is divided, all processes call this, each with its own texts or with none.
     """
     keys = [(_key(prompt), _key(completion)) for prompt, completion in zip(prompts, completions, strict=True)]
     first: dict[tuple[str, str], int] = {}
@@ -87,11 +116,17 @@ def states_once(
         first.setdefault(key, row)
     order = sorted(first, key=lambda key: -len(key[0]) - len(key[1]))
     parts, place = [], {key: number for number, key in enumerate(order)}
-    with tqdm(total=len(order), desc="scoring", unit="text", disable=len(order) <= BAR_FROM, delay=1) as bar:
-        for start in range(0, len(order), batch_size):
+    bar = tqdm(total=len(order), desc="scoring", unit="text", disable=len(order) <= BAR_FROM, delay=1)
+    with bar, forwards(backbone.model):
+        for start, is_own in turns(range(0, len(order), batch_size), 0, backbone.model):
+            if not is_own:
+                text_states(backbone, [FILLER], [FILLER], **options)
+                continue
             rows = [first[key] for key in order[start : start + batch_size]]
             parts.append(text_states(backbone, [prompts[r] for r in rows], [completions[r] for r in rows], **options))
             bar.update(len(rows))
+    if not parts:
+        return torch.empty(0, backbone.hidden_size, device=backbone.device), None
     back = torch.tensor([place[key] for key in keys], device=parts[0][0].device)
     states, prompt_states = zip(*parts, strict=True)
     return torch.cat(states)[back], None if prompt_states[0] is None else torch.cat(prompt_states)[back]
@@ -124,7 +159,8 @@ def text_states(
     batch = backbone.collate(texts)
     if not with_prompts:
         return backbone.pooled(batch), None
-    if backbone.is_causal and not any(text.prompt_was_cut for text in texts):
+    was_cut = any(text.prompt_was_cut for text in texts)
+    if backbone.is_causal and not any_process(was_cut, backbone.model):  # all read as often
         return tuple(backbone(**batch))
     row_of = {text: row for row, text in enumerate(dict.fromkeys(prompt_texts))}
     alone = backbone.encode(list(row_of))

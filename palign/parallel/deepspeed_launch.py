@@ -10,7 +10,14 @@ from transformers import Trainer
 
 from palign.parallel.sharded import make_whole
 
-__all__ = ["is_deepspeed_launch", "leave_accelerator", "prepare_deepspeed", "refuse_eval_in_parts", "trained_model"]
+__all__ = [
+    "divide_loaded",
+    "is_deepspeed_launch",
+    "leave_accelerator",
+    "prepare_deepspeed",
+    "refuse_eval_in_parts",
+    "trained_model",
+]
 
 
 def is_deepspeed_launch() -> bool:
@@ -40,6 +47,22 @@ def prepare_deepspeed(*, is_asked: bool) -> None:
     from deepspeed.ops import __compatible_ops__
 
     __compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def divide_loaded() -> object | None:
+    """What says, as long as somebody holds it, that models are to be loaded in parts: under a launch with ZeRO-3.
+
+    For recipes that train nothing; where something is trained `TrainingArguments` say it. Else None.
+    """
+    if not is_deepspeed_launch():
+        return None
+    from accelerate import DeepSpeedPlugin
+
+    plugin = DeepSpeedPlugin()
+    if plugin.zero_stage != 3:
+        return None
+    plugin.set_deepspeed_weakref()
+    return plugin
 
 
 def leave_accelerator(mixed_precision: str | None = None) -> None:
@@ -80,8 +103,9 @@ def refuse_eval_in_parts(trainer: Trainer, name: str) -> None:
 
 
 def trained_model(trainer: Trainer, part: str | None = None) -> nn.Module:
-    """What a trainer trained, whole on every process and without an engine, to answer with or to train again.
+    """What a trainer trained, without an engine, to answer with or to train again.
 
+    It is whole on every process, but for what was divided from loading on (`trainer.divided`).
     Call it after `save_model`, on all processes.
 
     Args:
@@ -89,5 +113,5 @@ def trained_model(trainer: Trainer, part: str | None = None) -> nn.Module:
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     model = getattr(model, part) if part else model
-    make_whole(model, getattr(trainer, "model_wrapped", trainer.model))
+    make_whole(model, getattr(trainer, "model_wrapped", trainer.model), keep=getattr(trainer, "divided", ()))
     return model

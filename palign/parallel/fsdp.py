@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-__all__ = ["divide_again", "is_fsdp", "kept_whole", "leave_fsdp", "outside_fsdp"]
+__all__ = ["divide_again", "is_fsdp", "kept_whole", "leave_fsdp", "outside_fsdp", "parts_beside_whole"]
 
 HOOKS = (
     "_forward_pre_hooks", "_forward_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
@@ -27,6 +27,14 @@ def is_fsdp(model: object) -> bool:
     """Whether FSDP2 divides this module, one inside of it, or weights of one that holds it."""
     return isinstance(model, nn.Module) and (
         bool(_units(model)) or any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    )
+
+
+def parts_beside_whole(model: nn.Module) -> int:
+    """Numbers of the parts that lie on this process beside weights that are put together just now."""
+    groups = [group for unit in _units(model) for group in unit._get_fsdp_state()._fsdp_param_groups]
+    return sum(
+        held._sharded_param_data.numel() for group in groups if group.is_unsharded for held in group.fsdp_params
     )
 
 

@@ -5,9 +5,9 @@ as many turns everywhere (`turns`), and weights are looked at whole inside `whol
 What is of FSDP2 alone is in `fsdp.py`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,18 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from palign.parallel.fsdp import is_fsdp, leave_fsdp
 
 __all__ = [
+    "any_process",
+    "divided_parameters",
+    "divides_from_loading",
     "forwards",
     "is_sharded",
     "leave_engine",
+    "loading",
     "loading_whole",
     "make_whole",
+    "release_in_backward",
     "set_whole",
+    "trained_state",
     "turns",
     "whole",
     "whole_tensor",
@@ -62,6 +68,12 @@ def whole_tensor(tensor: Tensor) -> Tensor:
         return tensor.detach().clone()
 
 
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """What of a model is trained, by name, whole and on the CPU; nothing else is gathered. All processes call it."""
+    trained = {name: held for name, held in model.named_parameters() if held.requires_grad}
+    return {name: whole_tensor(held).cpu().clone() for name, held in trained.items()}
+
+
 def set_whole(parameter: nn.Parameter, values: Tensor) -> None:
     """Overwrite a parameter by values in full, those of the main process; ZeRO-3's inside `whole(…, write=True)`."""
     values = values.to(parameter.device)
@@ -90,9 +102,17 @@ def _most(n: int, model: nn.Module) -> int:
     return max(counts)
 
 
+def any_process(is_so: bool, model: nn.Module) -> bool:
+    """Whether it is so on one process at least, where weights are divided; `is_so` itself elsewhere."""
+    return bool(_most(int(is_so), model))
+
+
 @contextmanager
 def forwards(model: nn.Module) -> Iterator[None]:
-    """Inside this context a model that ZeRO-3 has divided can be run before, or without, a training engine."""
+    """Inside this context a model that ZeRO-3 has divided can be run before, or without, a training engine.
+
+    What lies whole beside the divided weights (adapters that were put on) is divided inside, and whole again after it.
+    """
     divided = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
     if not divided or _has_engine(model):
         yield
@@ -102,25 +122,52 @@ def forwards(model: nn.Module) -> Iterator[None]:
     dtype = next(model.parameters()).dtype
     config = {
         "train_micro_batch_size_per_gpu": 1,
-        "zero_optimization": {"stage": 3},
+        "zero_optimization": {"stage": 3} | _asked_of_stage_3(),
         "bf16": {"enabled": dtype == torch.bfloat16},
         "fp16": {"enabled": dtype == torch.float16},
         "steps_per_print": float("inf"),
     }
     was_training = model.training
+    beside = {id(held): held.data for held in model.parameters() if not hasattr(held, "ds_id")}
     engine, *_ = deepspeed.initialize(model=model, config=config)
     model.train(was_training)
     try:
         yield
     finally:
         leave_engine(engine)
+        _replace(model, lambda held: beside.get(id(held)))
+
+
+def _asked_of_stage_3() -> dict[str, Any]:
+    """What the launch says of stage 3: how much may be gathered at once, what stays whole."""
+    from transformers.integrations import deepspeed as integration
+
+    given = (integration.deepspeed_config() or {}).get("zero_optimization", {})
+    return {name: value for name, value in given.items() if name.startswith("stage3_") and value != "auto"}
+
+
+def divides_from_loading() -> bool:
+    """Whether the launch divides models as they are loaded: ZeRO-3, once `TrainingArguments` are there."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    return is_deepspeed_zero3_enabled()
+
+
+def loading(*, divided: bool) -> AbstractContextManager:
+    """Around transformers' loading of a model.
+
+    Args:
+        divided: in parts where the launch divides (`divides_from_loading`); every process then has to run the model
+            as often as the others, in `turns`. Else whole, whatever the launch.
+    """
+    return nullcontext() if divided else loading_whole()
 
 
 @contextmanager
 def loading_whole() -> Iterator[None]:
     """Inside this context transformers loads a model whole on every process under ZeRO-3, too.
 
-    For what is run outside of training by each process for itself: rewards, judges, policies that answer.
+    For what each process runs for itself.
     """
     from transformers.integrations import deepspeed as integration
 
@@ -132,22 +179,38 @@ def loading_whole() -> Iterator[None]:
         integration._hf_deepspeed_config_weak_ref = before
 
 
-def make_whole(model: nn.Module, engine: object) -> None:
+def make_whole(model: nn.Module, engine: object, *, keep: Iterable[nn.Parameter] = ()) -> None:
     """Take a ZeRO-3 engine, or FSDP2, off a model and give every process all its weights back, in place; by all.
 
     Args:
         model: what FSDP2 or the engine has divided, or a part of it that is needed further.
         engine: that holds the model; whatever else there is instead is left alone.
+        keep: what stays divided by ZeRO-3, as `divided_parameters` gave it before.
     """
     leave_fsdp(model)
     leave_engine(engine)
+    kept = {id(held) for held in keep}
+    _replace(model, lambda held: None if id(held) in kept else whole_tensor(held))
+
+
+def divided_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Those that ZeRO-3 has divided as they were loaded, where it is asked before there is an engine."""
+    return [held for held in model.parameters() if hasattr(held, "ds_id")]
+
+
+def _replace(model: nn.Module, values: Callable[[nn.Parameter], Tensor | None]) -> None:
+    """Put plain parameters where ZeRO-3 has divided some; None leaves one as it is. Tied weights stay tied."""
     replaced: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if not hasattr(parameter, "ds_id"):
                 continue
-            if id(parameter) not in replaced:  # tied weights stay tied
-                replaced[id(parameter)] = nn.Parameter(whole_tensor(parameter), requires_grad=parameter.requires_grad)
+            if id(parameter) not in replaced:
+                whole_values = values(parameter)
+                if whole_values is None:
+                    replaced[id(parameter)] = parameter
+                else:
+                    replaced[id(parameter)] = nn.Parameter(whole_values, requires_grad=parameter.requires_grad)
             module._parameters[name] = replaced[id(parameter)]
 
 
@@ -158,8 +221,31 @@ def leave_engine(engine: object) -> None:
     engine.destroy()
     for module in engine.module.modules():  # what `destroy` leaves behind would steer the next engine
         for hooks in (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks):
-            for number in [number for number, hook in hooks.items() if _is_of_deepspeed(hook)]:
+            for number in [number for number, hook in hooks.items() if _is_of_deepspeed(hook) or hook is _count_again]:
                 del hooks[number]
+
+
+def release_in_backward(model: nn.Module) -> None:
+    """Make ZeRO-3 divide weights again in the backward pass after each use, however many forward passes came before.
+
+    DeepSpeed counts, by module, inputs whose gradients are still to come, and begins at 0 with each forward pass. Of
+    several passes before one backward (an adapter each) it would let go of weights after the first alone: the whole
+    base would be gathered. Here each pass has its own count.
+
+    Args:
+        model: with an engine's hooks; any other is left alone.
+    """
+    if not _has_engine(model):
+        return
+    for module in model.modules():
+        if not any(getattr(hook, "__func__", hook) is _count_again for hook in module._forward_hooks.values()):
+            module.register_forward_hook(_count_again)
+
+
+def _count_again(module: nn.Module, _: object, output: object) -> None:
+    count = getattr(module, "ds_grads_remaining", 0)
+    if count and isinstance(output, Tensor) and output.requires_grad:
+        output.register_hook(lambda _: setattr(module, "ds_grads_remaining", count))
 
 
 def _has_engine(model: nn.Module) -> bool:

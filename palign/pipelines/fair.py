@@ -100,7 +100,9 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
     pooled = Path(script.pooled_path) if script.pooled_path else folder / POOLED
     if script.pooled_path or pooled.is_dir():
         require_adapter_folder(pooled)
-    mixture = MixturePolicy.from_pretrained(folder, dtype=script.dtype, trust_remote_code=script.trust_remote_code)
+    mixture = MixturePolicy.from_pretrained(
+        folder, dtype=script.dtype, trust_remote_code=script.trust_remote_code, divided=True
+    )
     if parts is not None:
         notes += print_note(turns_sentence(train.prompts, mixture.tokenizer, record.plain_prompts))
     names = type_labels(record, train, script.type_column)
@@ -109,7 +111,7 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
     trainer = FairPolicyTrainer(
         mixture, args, train, evaluation, prompts=prompts, eval_prompts=fresh,
         pooled_path=pooled if pooled.is_dir() else None, type_names=names,
-        pal=PALRewardModel.from_pretrained(script.pal_path) if reads_pal else None,
+        pal=PALRewardModel.from_pretrained(script.pal_path, divided=True) if reads_pal else None,
     )  # fmt: skip
     groups = data_args.group_columns, data_args.group_sizes()
     if not is_embedded or names is None:

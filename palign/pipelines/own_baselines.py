@@ -37,7 +37,7 @@ def own_baselines(
     judged: Sequence[ModelSource],
     vectors: np.ndarray | None,
 ) -> list[OwnBaseline]:
-    """The baselines that are asked for, on the main process alone.
+    """The baselines that are asked for, on the main process alone; on all where models are divided among them.
 
     Raises:
         ValueError: a regression without a PAL reward model, whose vectors it reads; or no earlier row is left.
@@ -78,7 +78,7 @@ def _own_logistic(
     source = next((source for source in judged if source.kind is ModelKind.PAL), None)
     if source is None:
         raise ValueError("--own_logistic reads the vectors of a PAL reward model, and --model_path names none.")
-    model = PALRewardModel.from_pretrained(source.path).to(PartialState().device)
+    model = PALRewardModel.from_pretrained(source.path, divided=True).to(PartialState().device)
     scores, variance, n_without = own_logistic_scores(
         model, earlier, rows.with_own_items(), vectors=vectors, batch_size=script.batch_size
     )

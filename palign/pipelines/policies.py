@@ -24,7 +24,7 @@ from palign.models.architectures import agree_on_marks
 from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.parallel.one_disk import require_one_disk
-from palign.parallel.sharded import loading_whole
+from palign.parallel.sharded import loading
 from palign.pipelines.arguments.policy import PolicyArguments
 from palign.pipelines.builtin_world import make_embedded_default, train_embedded_reward
 from palign.pipelines.in_context import choices_before, told_prompts
@@ -288,7 +288,7 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
     prompts = [row["prompt"] for row in rows]
     require_template(prompts, tokenizer)
     try:
-        reward_model = PALRewardModel.from_pretrained(args.reward_model_path)
+        reward_model = PALRewardModel.from_pretrained(args.reward_model_path, divided=True)
     except ValueError as error:
         raise ValueError(f"--reward_model_path: {error}") from error
     require_template(prompts, reward_model.tokenizer or tokenizer)
@@ -299,7 +299,9 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
     quantized = get_quantization_config(model_args)
     if quantized is not None:  # quantized where it is loaded, so each process on its device
         load_model |= {"quantization_config": quantized, "device_map": {"": PartialState().local_process_index}}
-    with loading_whole():  # the reference answers before there is an engine; training divides it under ZeRO-3
+    with loading(
+        divided=model_args.use_peft
+    ):  # of a policy trained whole the reference is a copy, which parts have not
         model = AutoModelForCausalLM.from_pretrained(model_args.model_name_or_path, use_safetensors=True, **load_model)
     agree_on_marks(tokenizer, model)
     return {

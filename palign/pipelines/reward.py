@@ -1,12 +1,14 @@
 """From arguments to rows, vectors and fresh models: what `recipes/pal_reward.py` starts from."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from transformers import set_seed
 
 from palign.data.annotators import AnnotatorIndex
@@ -26,6 +28,7 @@ from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
 from palign.parallel.one_disk import require_one_disk
+from palign.parallel.sharded import is_sharded
 from palign.parallel.shared_work import computed_once
 from palign.pipelines.arguments.reward import RewardArguments
 from palign.pipelines.image_vectors import image_vectors
@@ -111,15 +114,24 @@ class RewardSetup:
     def make_model(self, n_prototypes: int) -> PALRewardModel:
         """A fresh model; the same seed gives the same one. A backbone that will be trained is copied."""
         set_seed(self.args.seed)
-        backbone = copy.deepcopy(self.backbone) if self.trains_backbone else self.backbone
+        backbone = self._own_backbone() if self.trains_backbone else self.backbone
         index = AnnotatorIndex(self.annotators.ids)
         return PALRewardModel(self.config(n_prototypes), index, backbone)
+
+    def _own_backbone(self) -> "Backbone":
+        """One to train, that reads what `backbone` reads."""
+        if not is_sharded(self.backbone.model):
+            return copy.deepcopy(self.backbone)
+        backbone = self.fresh_backbone()
+        backbone.read_as(self.backbone.kind)
+        return backbone
 
     def choice_of(self, name: str) -> PrototypeChoice | None:
         """What people held out chose for the model, without a person's own part for the 'pooled' baseline."""
         return self.choice if self.choice is None or name == "pal" else replace(self.choice, personal=None)
 
     trains_backbone: bool = False
+    fresh_backbone: Callable[[], "Backbone"] | None = None  # where weights in parts cannot be copied
 
     def newcomer_accuracies(self, trainer: PALRewardTrainer) -> dict[str, float]:
         """`newcomers/<n>/accuracy`: newcomers placed by their first n answers, judged on their other rows."""
@@ -209,7 +221,7 @@ def set_up_reward(
         newcomers, data_args.group_columns, data_args.group_sizes(), annotators=train.annotators(),
         guard_notes=guard_notes,
         trains_backbone=bool(model_args.use_peft or args.train_backbone), dealt=dealt,
-        image_encoder=image_encoder, images=data_args.images,
+        image_encoder=image_encoder, images=data_args.images, fresh_backbone=lambda: _backbone(script, model_args),
     )  # fmt: skip
     if setup.backbone is not None:
         note = turns_sentence(train.prompts, setup.backbone.tokenizer, script.plain_prompts)
@@ -243,14 +255,20 @@ def _choose_states(setup: RewardSetup) -> None:
     scalings = ("unit", "common") if script.scaling == "auto" else (script.scaling,)
     if layers is not None and len(poolings) == len(scalings) == 1:
         return
-    setup.states = computed_once(
-        lambda: choose_states(
+
+    def choose() -> StateChoice | None:
+        return choose_states(
             setup.train_rows, backbone, setup.config(1), head_fit_options(args),
             n_prototypes=(1, AUTO_JUDGED) if script.n_prototypes is None else (script.n_prototypes,),
             layers=layers, poolings=poolings, scalings=scalings, batch_size=args.embedding_batch_size,
-            seed=args.seed, show_progress=not args.disable_tqdm,
-        )
-    )  # fmt: skip
+            seed=args.seed, show_progress=not args.disable_tqdm and PartialState().is_main_process,
+        )  # fmt: skip
+
+    if is_sharded(backbone.model):  # all have to run it; the main process decides
+        found = choose()
+        setup.states = computed_once(lambda: found)
+    else:
+        setup.states = computed_once(choose)
     if setup.states is None:
         return
     backbone.read_as(setup.states.kind)
@@ -304,6 +322,7 @@ def _backbone(script: RewardArguments, model_args: "ModelConfig") -> "Backbone |
         model_args.model_name_or_path, dtype=dtype, revision=model_args.model_revision,
         trust_remote_code=getattr(model_args, "trust_remote_code", False),
         pooling=None if script.pooling == "auto" else script.pooling, layer=script.layer, max_length=script.max_length,
+        divided=True,
     )  # fmt: skip
 
 

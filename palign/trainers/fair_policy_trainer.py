@@ -46,6 +46,7 @@ from palign.models.pal import PALRewardModel
 from palign.models.policy_draws import DrawSettings, PolicyDraws, PolicyReader
 from palign.models.single_adapter import read_adapter, save_adapter
 from palign.models.type_scores import row_log_likelihoods
+from palign.parallel.sharded import forwards, is_sharded
 from palign.trainers.fair.builder import RouteBuilder
 from palign.trainers.fair.dro import POOLED
 from palign.trainers.fair.judges import by_answers, by_votes, judge_notes
@@ -198,13 +199,20 @@ class FairPolicyTrainer:
         PartialState().wait_for_everyone()
 
     def _draws(self, name: str | None) -> PolicyDraws:
+        if is_sharded(self.model):  # all answer together
+            return self.reader.draws(name, *self._draw_options(is_eval=False))
         with PartialState().main_process_first():  # the others read what it wrote
             return self.reader.draws(name, *self._draw_options(is_eval=False))
 
     def _shared_draws(self, names: Sequence[str | None], *, is_eval: bool = False) -> list[PolicyDraws]:
-        """Of several policies: each process computes some of them, and reads those of the others."""
+        """Of several policies: each process computes some of them, and reads those of the others; where the base is
+        divided, all compute each of them together.
+        """
         state = PartialState()
         prompts, settings = self._draw_options(is_eval=is_eval)
+        if is_sharded(self.model):
+            with forwards(self.model):
+                return [self.reader.draws(name, prompts, settings) for name in names]
         share = names[state.process_index :: state.num_processes]
         draws = {name: self.reader.draws(name, prompts, settings) for name in share}
         state.wait_for_everyone()
@@ -286,7 +294,8 @@ class FairPolicyTrainer:
             judges["types"] = by_answers("types", values, candidates, rows, types, **sampled)
         if "pal" in args.judges:
             texts = {c.name: self.eval_draws[c.name].texts(self.mixture.tokenizer) for c in singles}
-            values = {name: self.pal.values(self.eval_prompts, answers) for name, answers in texts.items()}
+            with forwards(self.pal.model.backbone.model):
+                values = {name: self.pal.values(self.eval_prompts, answers) for name, answers in texts.items()}
             judges["pal"] = by_answers("pal", values, candidates, rows, types, **sampled)
         if "votes" in args.judges:
             shares = {

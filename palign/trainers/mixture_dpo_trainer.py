@@ -62,6 +62,7 @@ from palign.models.type_scores import gathered, row_log_likelihoods
 from palign.parallel.deepspeed_launch import leave_accelerator
 from palign.parallel.fsdp import divide_again, outside_fsdp
 from palign.parallel.fsdp_launch import plan_fsdp
+from palign.parallel.sharded import divided_parameters, trained_state
 from palign.trainers.checkpointing.complete import CompleteCheckpoints
 from palign.trainers.mixture.collator import MixtureCollator
 from palign.trainers.mixture.e_step import (
@@ -450,7 +451,12 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As of `Trainer`; all processes call it."""
         self.prepare()  # of an untrained mixture, on all processes: the main one alone writes
-        super().save_model(output_dir, _internal_call)
+        if not divided_parameters(self.policies):
+            super().save_model(output_dir, _internal_call)
+            return
+        self._save(output_dir, trained_state(self.policies))  # transformers would put the frozen base together, too
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Adapters, tokenizer, mixture.json, responsibilities.parquet and the state to resume from."""
@@ -458,8 +464,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         output_dir = Path(self.args.output_dir)
-        # where its folder was removed meanwhile, the base is written again
-        named_base(self.policies.policy.get_base_model(), self.processing_class, output_dir)
+        if not divided_parameters(self.policies):  # where its folder was removed meanwhile, the base is written again
+            named_base(self.policies.policy.get_base_model(), self.processing_class, output_dir)
         record = self.record()
         record.base_model = record.base_model or str(output_dir / BASE)
         with whole_files(folder, last=RECORD_FILE) as beside:

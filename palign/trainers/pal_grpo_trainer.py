@@ -34,7 +34,7 @@ from palign.models.files.adapter_files import write_base
 from palign.parallel.deepspeed_launch import leave_accelerator
 from palign.parallel.fsdp import kept_whole
 from palign.parallel.fsdp_launch import divide_reference, is_fsdp_launch, plan_fsdp
-from palign.parallel.sharded import whole
+from palign.parallel.sharded import divided_parameters, forwards, is_sharded
 from palign.parallel.shared_work import PLAIN_SAMPLING, drawn
 from palign.rewards import PersonalizedReward
 from palign.trainers.checkpointing.complete import CompleteCheckpoints
@@ -107,6 +107,9 @@ class PersonalGroupTrainer(CompleteCheckpoints):
                 "WhoIsAsking.from_weights(ids, reward_model.weights_for(ids)), or set policy_conditioning='none'."
             )
         self._check_reference(model, args, peft_config)
+        self.divided = divided_parameters(model)  # by ZeRO-3, from loading to the end
+        if self.divided:
+            args.ds3_gather_for_generation = False  # else TRL would gather all of it to answer
         self._stops = agree_on_marks(processing_class, model)
         reward_tokenizer = getattr(reward.model, "tokenizer", None) or processing_class
         args.plain_prompts = reads_plain(processing_class, args.plain_prompts)
@@ -184,6 +187,11 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         Raises:
             ValueError: the checkpoint is not complete, or of another run (`CompleteCheckpoints.train`).
         """
+        judge = getattr(self.reward.model, "backbone", None)
+        with nullcontext() if judge is None else forwards(judge.model):  # one engine for all of its answers
+            return self._train(resume_from_checkpoint, **options)
+
+    def _train(self, resume_from_checkpoint: str | bool | None, **options: Any) -> Any:
         point = self.agreed_resume_point(resume_from_checkpoint)
         if point is not None:
             load_watch(self.guard, self.reward.scales, Path(point), self.accelerator.device)
@@ -232,7 +240,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         args, rows = self.args, self.train_rows
         generator = torch.Generator().manual_seed(args.seed)
         picked = torch.randint(len(rows.prompts), (args.n_reference_completions,), generator=generator).tolist()
-        with whole(self.model.parameters()):  # ZeRO-3 has no engine yet
+        with forwards(self.model):  # ZeRO-3 has no engine yet
             texts = self._draw(rows.dataset[picked]["prompt"])
         people = None
         if self.reward.weights is None:
@@ -252,7 +260,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
                 attention_mask=part["attention_mask"].to(self.model.device),
                 max_new_tokens=args.max_completion_length,
                 do_sample=True, temperature=args.temperature, **PLAIN_SAMPLING,
-                eos_token_id=self._stops, pad_token_id=tokenizer.pad_token_id, synced_gpus=False,
+                eos_token_id=self._stops, pad_token_id=tokenizer.pad_token_id, synced_gpus=is_sharded(self.model),
             )  # fmt: skip
             bar.update(len(sequences))
             return tokenizer.batch_decode(sequences[:, part["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -29,7 +29,7 @@ from palign.models.row_tensors import RowTensors
 from palign.parallel.deepspeed_launch import leave_accelerator, refuse_eval_in_parts
 from palign.parallel.fsdp import outside_fsdp
 from palign.parallel.fsdp_launch import plan_fsdp
-from palign.parallel.sharded import make_whole, whole
+from palign.parallel.sharded import divided_parameters, make_whole, whole
 from palign.parallel.shared_work import ending_together
 from palign.trainers.checkpointing.complete import CompleteCheckpoints
 from palign.trainers.pal_reward_config import PALRewardConfig
@@ -104,6 +104,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             model.config.backbone, model.config.backbone_revision = BACKBONE, None  # saved with the model from now on
         self.trains_backbone = peft_config is not None or args.train_backbone
         args.remove_unused_columns, args.label_names = False, []
+        self._divided = divided_parameters(model)  # from loading to the end
         model.to(args.device)  # embeddings and the first stage are computed before transformers would move it
         leave_accelerator()
         if choice is not None and choice.personal is not None and not self.trains_backbone:
@@ -157,7 +158,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             self._counts = torch.bincount(rows_of, minlength=len(model.annotators)).clamp_min(1)
             output = super().train(resume, **kwargs)
             self.leave_fsdp2()
-            make_whole(model, self.model_wrapped)
+            make_whole(model, self.model_wrapped, keep=self._divided)
             model.eval()
             data = self._states(self.train_rows, together=True).as_comparisons()  # the backbone has moved
         self._on_main_process(lambda: self._place_people(model, data))
@@ -334,7 +335,12 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What `PALRewardModel.save_pretrained` writes, once, by the main process."""
         model = self.accelerator.unwrap_model(self.model)
-        with whole(model.parameters()), outside_fsdp(model):
+        is_apart = model.config.backbone not in (
+            None,
+            BACKBONE,
+        )  # and not written: of a base in parts stays where it is
+        written = [held for held in model.parameters() if held.requires_grad or not is_apart]
+        with whole(written), outside_fsdp(model):
             if not self.args.should_save:
                 return
             card, folder = pal_card(model, n_rows=len(self.train_rows)), output_dir or self.args.output_dir

@@ -238,7 +238,7 @@ def train_mixture(
     )  # fmt: skip
     model = colour_lm()
     if stage == ZERO_3:
-        _start_deepspeed()
+        start_deepspeed()
         divide(model)
     trainer = MixtureDPOTrainer(
         model, args, planted(), planted(seed=1), processing_class=colour_tokenizer(), peft_config=lora(),
@@ -259,7 +259,8 @@ def train_mixture(
     }  # fmt: skip
 
 
-def _start_deepspeed() -> None:
+def start_deepspeed() -> None:
+    """What a launcher's environment makes Accelerate do."""
     import deepspeed
 
     deepspeed.init_distributed("gloo")

@@ -1,7 +1,9 @@
 """The reference pass: right numbers, each item once, adapters off, shared between processes."""
 
 import multiprocessing
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from palign.functional.logprobs import completion_logps
+from palign.models import reference_logps
 from palign.models.adapters import route
 from palign.models.completions import TokenizedItems
 from palign.models.reference_logps import ReferencePass, base_fingerprint, reference_pass
@@ -23,14 +26,22 @@ def make_items(n: int = 7, seed: int = 0) -> TokenizedItems:
 
 
 class Counter:
-    """Sequences that pass through a model."""
+    """How many items were read since it was made."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self) -> None:
         self.rows = 0
-        model.register_forward_pre_hook(self.count, with_kwargs=True)
+        self.read = reference_logps._read
+        mock.patch.object(reference_logps, "_read", self.count).start()
 
-    def count(self, _: nn.Module, __: tuple, inputs: dict) -> None:
-        self.rows += len(inputs["input_ids"])
+    def count(self, model: nn.Module, batch: dict) -> tuple:
+        self.rows += len(batch["input_ids"])
+        return self.read(model, batch)
+
+
+@pytest.fixture(autouse=True)
+def stop_counting() -> Iterator[None]:
+    yield
+    mock.patch.stopall()
 
 
 def run(model: nn.Module, items: TokenizedItems, **options: object) -> ReferencePass:
@@ -53,7 +64,7 @@ def test_logps_and_states_are_those_of_single_passes() -> None:
 
 def test_a_second_call_computes_nothing_and_further_items_only_themselves(tmp_path: Path) -> None:
     model, items = make_base(), make_items()
-    counter = Counter(model)
+    counter = Counter()
     first = run(model, items, cache_dir=tmp_path)
     again = run(model, items, cache_dir=tmp_path)
     assert counter.rows == 7
@@ -84,7 +95,7 @@ def test_adapters_are_off_and_do_not_enter_the_key(tmp_path: Path) -> None:
         found = run(policy, items, cache_dir=tmp_path)
     np.testing.assert_array_equal(found.logps, run(base, items).logps)
     assert policy.training
-    counter = Counter(base)
+    counter = Counter()
     run(base, items, cache_dir=tmp_path)
     assert counter.rows == 0
 
@@ -105,7 +116,7 @@ def test_another_base_has_another_key() -> None:
 def share(rank: int, folder: Path, port: int, results: multiprocessing.Queue) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     model = make_base()
-    counter = Counter(model)
+    counter = Counter()
     found = run(model, make_items(20), cache_dir=folder, rank=rank, n_ranks=2)
     results.put((rank, counter.rows, found.logps))
 

@@ -107,7 +107,7 @@ def in_context_scores(
     """
     from transformers import AutoTokenizer
 
-    model = load_base(model_path, dtype=dtype).to(device).eval()
+    model = load_base(model_path, dtype=dtype, divided=True).to(device).eval()
     with reading(model_path, "The tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(model_path)
     require_fitting(tokenizer, model, model_path)
@@ -117,7 +117,7 @@ def in_context_scores(
     logps = []
     for prefs in (told, rows):
         items = TokenizedItems.of(prefs, tokenizer, max_length=max_length)
-        values = over_items(items, lambda batch: policy_logps(model, **batch), batch_size, device)
+        values = over_items(items, lambda batch: policy_logps(model, **batch), batch_size, device, model=model)
         logps.append(per_item(prefs, values))
     scores = np.asarray(implicit_reward(*logps, beta=beta))
     scores[[not choices.get(person) for person in rows.annotator_ids]] = 0.0  # nothing shown: no rounding, a tie

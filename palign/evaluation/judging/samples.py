@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from palign.data.rendering import render_prompt
 from palign.functional.logprobs import token_logps
 from palign.models.architectures import stop_ids
-from palign.parallel.sharded import is_sharded
+from palign.parallel.sharded import forwards, is_sharded, turns
 from palign.parallel.shared_work import PLAIN_SAMPLING, drawn
 from palign.rewards import PersonalizedReward
 
@@ -95,7 +95,8 @@ def sample_policy(
 
     policy.eval()
     starts = range(0, len(prompts), batch_size)
-    with tqdm(total=len(prompts), desc="samples", unit="text", disable=not show_progress) as bar:
+    bar = tqdm(total=len(prompts), desc="samples", unit="text", disable=not show_progress)
+    with bar, forwards(policy):
         parts = drawn(starts, draw, seed=seed, model=policy, together=together)
     completions = [text for texts, _, _ in parts for text in texts]
     if not parts:
@@ -205,10 +206,12 @@ def _log_probability(
     n_logits = (n + 1 if keeps else ids.shape[1]) * model.config.get_text_config().vocab_size
     n_rows = max(1, LOGITS_AT_ONCE // n_logits)
     parts = []
-    for some in torch.arange(len(ids), device=ids.device).split(n_rows):
+    rows = torch.arange(len(ids), device=ids.device)
+    for some, is_own in turns(rows.split(n_rows), rows[:1], model):  # answers of other processes may be longer
         inputs = {"input_ids": ids[some], "attention_mask": mask[some], "position_ids": positions[some]}
         logits = model(**inputs, **options).logits[:, -n - 1 : -1]
-        parts.append((token_logps(logits / temperature, answers[some]) * is_answer[some]).sum(1))
+        if is_own:
+            parts.append((token_logps(logits / temperature, answers[some]) * is_answer[some]).sum(1))
     return torch.cat(parts)
 
 

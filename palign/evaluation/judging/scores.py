@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -24,6 +25,8 @@ from palign.models.files.base_files import load_base, load_whole, require_fittin
 from palign.models.files.mixture import load_mixture
 from palign.models.metric.model import MetricModel
 from palign.models.people_fit import linear_scores, row_scores
+from palign.models.type_scores import gathered
+from palign.parallel.sharded import forwards, is_sharded, turns
 from palign.reading import reading
 
 if TYPE_CHECKING:
@@ -64,6 +67,8 @@ def score_source(
     max_length: int | None = 1024,
 ) -> ModelScores:
     """Load a model, score the rows, let it go.
+
+    Under ZeRO-3 it is loaded in parts, and all processes score the same rows together.
 
     Args:
         source: as `recognise` gives it.
@@ -125,7 +130,7 @@ def _pal(
 ) -> ModelScores:
     from palign.models.pal import PALRewardModel
 
-    model = PALRewardModel.from_pretrained(source.path).to(device).eval()
+    model = PALRewardModel.from_pretrained(source.path, divided=True).to(device).eval()
     with torch.no_grad():
         data = model.row_tensors(rows, vectors, batch_size=batch_size)
         people, own = model.weights_for(rows.annotator_ids), model.deviations_for(rows.annotator_ids)
@@ -146,10 +151,11 @@ def _mixture(
 ) -> ModelScores:
     from palign.models.mixture_policy import MixturePolicy
 
-    policy = MixturePolicy.from_pretrained(source.path, device=device, dtype=dtype)
+    policy = MixturePolicy.from_pretrained(source.path, device=device, dtype=dtype, divided=True)
     gamma = policy.record.responsibilities.tolist()
     names = [f"type_{k}" for k in range(policy.n_types)]
-    rewards = policy.type_rewards(rows, batch_size=batch_size, show_progress=len(rows.items) > FEW)
+    together = is_sharded(policy.policies)
+    rewards = policy.type_rewards(rows, batch_size=batch_size, show_progress=len(rows.items) > FEW, together=together)
     scores = policy.expected_rewards(rewards, rows).numpy()
     return ModelScores(scores, dict(zip(policy.record.annotators.ids, gamma, strict=True)), names)
 
@@ -188,15 +194,17 @@ def _rewards(
             model = AutoModelForSequenceClassification.from_pretrained(source.base, **load)
         model = load_adapter(model, source.path)
     else:
-        model = load_whole(AutoModelForSequenceClassification, source.path, dtype=dtype, num_labels=1)
+        model = load_whole(AutoModelForSequenceClassification, source.path, dtype=dtype, num_labels=1, divided=True)
     tokenizer = _tokenizer(source)
     if model.config.model_type != EXPORTED:  # whose tokenizer has a mark that the model does not read
         require_fitting(tokenizer, model, source.path)
     model.to(device).eval()
     if model.config.model_type == EXPORTED:
-        return _exported_rewards(model, tokenizer, rows, batch_size)
+        with forwards(model):
+            return _exported_rewards(model, tokenizer, rows, batch_size)
     if not sees_only_the_past(model.config):
-        return _pair_rewards(model, tokenizer, rows, batch_size, device, max_length)
+        with forwards(model):
+            return _pair_rewards(model, tokenizer, rows, batch_size, device, max_length)
     if model.config.pad_token_id is None:
         pad = tokenizer.pad_token_id
         model.config.pad_token_id = tokenizer.eos_token_id if pad is None else pad
@@ -206,7 +214,7 @@ def _rewards(
     def reward(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
 
-    return over_items(items, reward, batch_size, device)
+    return over_items(items, reward, batch_size, device, model=model)
 
 
 def _exported_rewards(model: nn.Module, tokenizer: Any, rows: Preferences, batch_size: int) -> np.ndarray:
@@ -249,11 +257,11 @@ def _implicit_rewards(
 ) -> np.ndarray:
     """(n_items,) β·(log π − log π_ref), in nats times β (Rafailov et al. 2023, eq. 5)."""
     tokenizer = _tokenizer(source)
-    reference: Any = load_base(source.base, dtype=dtype)
+    reference: Any = load_base(source.base, dtype=dtype, divided=True)
     require_fitting(tokenizer, reference, source.path)
     items = TokenizedItems.of(rows, tokenizer, max_length=max_length)
     if source.kind is ModelKind.CAUSAL:
-        policy: Any = load_base(source.path, dtype=dtype)
+        policy: Any = load_base(source.path, dtype=dtype, divided=True)
         sides = [(policy, nullcontext), (reference, nullcontext)]
     else:
         policy = load_adapter(reference, source.path)
@@ -273,7 +281,7 @@ def _logps(
     device: torch.device,
 ) -> np.ndarray:
     with switch():
-        return over_items(items, lambda batch: policy_logps(model, **batch), batch_size, device)
+        return over_items(items, lambda batch: policy_logps(model, **batch), batch_size, device, model=model)
 
 
 @torch.no_grad()
@@ -282,12 +290,22 @@ def over_items(
     value: Callable[[dict[str, torch.Tensor]], torch.Tensor],
     batch_size: int,
     device: torch.device,
+    *,
+    model: nn.Module,
 ) -> np.ndarray:
-    """(n_items,) float64: one number for each item, in batches of about equal length."""
+    """(n_items,) float64: one number for each item, in batches of about equal length.
+
+    Where `model`, which gives them, is divided, all processes call this with the same items and share the batches.
+    """
     item_values = np.full(len(items), np.nan)
     numbers: Sequence[int]
     batches = list(items.batches_by_length(None, batch_size))
-    for numbers in tqdm(batches, desc="judging", disable=len(items) <= FEW):
-        batch = {name: tensor.to(device) for name, tensor in items.collate(numbers).items()}
-        item_values[numbers] = value(batch).double().cpu().numpy()
-    return item_values
+    is_divided = is_sharded(model)
+    if is_divided:
+        state = PartialState()
+        batches = [b for b, _ in turns(batches[state.process_index :: state.num_processes], batches[0], model)]
+    with forwards(model):
+        for numbers in tqdm(batches, desc="judging", disable=len(items) <= FEW):
+            batch = {name: tensor.to(device) for name, tensor in items.collate(numbers).items()}
+            item_values[numbers] = value(batch).double().cpu().numpy()
+    return gathered(item_values) if is_divided else item_values

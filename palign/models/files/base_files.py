@@ -7,30 +7,32 @@ from transformers import AutoModelForCausalLM
 
 from palign.contents import reading_whole
 from palign.models.model_folders import looks_like_path, require_model_folder
-from palign.parallel.sharded import loading_whole
+from palign.parallel.sharded import loading, whole_tensor
 from palign.reading import reading, require_finite
 
 __all__ = ["load_base", "load_whole", "plain_state", "require_fitting", "require_loaded"]
 
 
-def load_base(name_or_path: str, **options: Any) -> nn.Module:
+def load_base(name_or_path: str, *, divided: bool = False, **options: Any) -> nn.Module:
     """The language model of a folder or hub name (safetensors only); `options` go to loading.
+
+    `divided`: in parts under ZeRO-3 (`palign.parallel.sharded.loading`).
 
     Raises:
         ValueError: no model, a damaged one, one with a tensor that is missing or not finite.
     """
-    return load_whole(AutoModelForCausalLM, name_or_path, **options)
+    return load_whole(AutoModelForCausalLM, name_or_path, divided=divided, **options)
 
 
-def load_whole(auto: Any, name_or_path: str, **options: Any) -> nn.Module:
+def load_whole(auto: Any, name_or_path: str, *, divided: bool = False, **options: Any) -> nn.Module:
     """A model by one of transformers' auto classes; as `load_base`. transformers fills what is missing with new
     numbers; here that is refused.
     """
     require_model_folder(name_or_path)
     if not looks_like_path(name_or_path):
-        with loading_whole():
+        with loading(divided=divided):
             return auto.from_pretrained(name_or_path, use_safetensors=True, **options)
-    with reading_whole(name_or_path), reading(name_or_path, "The model"), loading_whole():
+    with reading_whole(name_or_path), reading(name_or_path, "The model"), loading(divided=divided):
         model, found = auto.from_pretrained(name_or_path, use_safetensors=True, output_loading_info=True, **options)
     require_loaded(found, name_or_path)
     require_finite(model.state_dict(), name_or_path)
@@ -38,17 +40,20 @@ def load_whole(auto: Any, name_or_path: str, **options: Any) -> nn.Module:
 
 
 def plain_state(model: nn.Module) -> dict[str, Any]:
-    """The tensors of a model without those of adapters that PEFT put inside."""
+    """The tensors of a model without those of adapters inside it; all processes of a divided one call it."""
     return {
-        name.replace(".token_adapter.", ".").replace(".base_layer.", ".").replace(".original_module.", "."): tensor
-        for name, tensor in model.state_dict().items()
+        name.replace(".token_adapter.", ".").replace(".base_layer.", ".").replace(".original_module.", "."): (
+            whole_tensor(tensor)
+        )
+        for name, tensor in model.state_dict(keep_vars=True).items()
         if not any(inside in name for inside in (".lora_", ".modules_to_save.", ".trainable_tokens_"))
     }
 
 
 def require_fitting(tokenizer: Any, model: nn.Module, place: str) -> None:
     """ValueError where a tokenizer's numbers cannot be those of a model."""
-    n_rows, n_tokens = model.get_input_embeddings().weight.shape[0], len(tokenizer)
+    vectors = model.get_input_embeddings().weight
+    n_rows, n_tokens = getattr(vectors, "ds_shape", vectors.shape)[0], len(tokenizer)
     if n_tokens > n_rows:
         raise ValueError(
             f"The tokenizer in {place!r} knows {n_tokens:,} tokens, and the model has vectors for {n_rows:,}. Give a "

@@ -17,6 +17,7 @@ from palign.data.annotators import AnnotatorIndex
 from palign.models.files.adapter_files import base_of, portable_base
 from palign.models.files.base_files import plain_state
 from palign.models.files.card import MIXTURE, base_note, named, render, shown, table
+from palign.parallel.sharded import is_sharded
 from palign.reading import number_in, read_json, read_table, require_files
 from palign.writing import whole_file, whole_files, write_whole
 
@@ -198,13 +199,17 @@ def _shares(values: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
 
 
 def named_base(model: Any, tokenizer: Any, output_dir: Path) -> str | None:
-    """The base's name or folder; one made in the process is saved beside the adapters, and None stands for it."""
+    """The base's name or folder; one made in the process is saved beside the adapters, and None stands for it.
+
+    All processes of a divided base call it.
+    """
     base_folder = output_dir / BASE
     is_ours = bool(model.name_or_path) and Path(model.name_or_path) == base_folder
     if not model.name_or_path or (is_ours and not (base_folder / "config.json").is_file()):  # or taken away since
+        state = plain_state(model) if is_sharded(model) else None  # by all
         if PartialState().is_main_process:
             with whole_files(base_folder, last="config.json") as partial_folder:
-                model.save_pretrained(partial_folder, state_dict=plain_state(model))
+                model.save_pretrained(partial_folder, state_dict=state or plain_state(model))
                 tokenizer.save_pretrained(partial_folder)
         model.name_or_path = str(base_folder)
     return None if Path(model.name_or_path) == base_folder else model.name_or_path

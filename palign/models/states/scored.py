@@ -1,7 +1,7 @@
 """Log-probabilities of completions without the logits of every position: the states of scored tokens alone go through
 the head, some at a time (`palign.functional.logprobs.linear_head_logps`).
 
-Only where the head is a linear map that is not trained, and nothing is done to its logits behind it. Configurations
+Only where the head is a linear map that gets no gradient, and nothing is done to its logits behind it. Configurations
 name what is done (caps, scales, multipliers), and one short sequence is read in both ways before a model is trusted;
 others are read as before. Completions of one prompt are read behind it in one sequence, where the model can
 (`palign.models.states.prompt_tree`).
@@ -37,7 +37,8 @@ def has_plain_head(transformer: nn.Module) -> bool:
         transformer: of transformers, adapters inside it or not.
     """
     head = plain_head(transformer)
-    if head is None or head.weight.requires_grad or head.weight.is_meta or is_sharded(transformer):
+    is_trained = head is not None and head.weight.requires_grad and torch.is_grad_enabled()
+    if head is None or is_trained or head.weight.is_meta or is_sharded(transformer):
         return False
     if transformer not in _trusted:
         _trusted[transformer] = _leaves_logits(transformer.config) and _gives_the_same(transformer, head)

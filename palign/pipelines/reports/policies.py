@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from accelerate import PartialState
 
 from palign.evaluation.judging.samples import PolicySamples, means_by_type, policy_table, reward_prompts
 from palign.evaluation.pages.figure_data import FigureData
@@ -38,6 +39,8 @@ def judge_policies(
 ) -> dict[str, float]:
     """Reward, gold utility and KL of every policy by type, as samples.jsonl, report and summary.json.
 
+    Where the reward model is divided among processes, all of them call this; the main one writes.
+
     Where `rows` have no `type`, everybody's is the prototype that weighs most for them, by which a policy is told who
     is asking, too.
 
@@ -55,7 +58,7 @@ def judge_policies(
         group_sizes, facts: as `write_report` takes them.
 
     Returns:
-        What summary.json holds.
+        What summary.json holds; nothing on other processes than the main one.
     """
     output = Path(output_dir)
     if reward.standardize and not len(reward.scales):
@@ -64,6 +67,8 @@ def judge_policies(
         reward.fit_scales(prompts, samples["reference"].completions, people)
     groups = ["type", *group_columns]
     table = pd.concat([policy_table(name, rows, s, reward, judge, groups) for name, s in samples.items()])
+    if not PartialState().is_main_process:
+        return {}
     people = list(dict.fromkeys(table["annotator_id"]))
     weights = reward.model.weights_for(people).detach().cpu().numpy()
     prototypes = [f"prototype_{k}" for k in range(weights.shape[1])]

@@ -24,6 +24,7 @@ from transformers.trainer import SCHEDULER_NAME
 
 from palign.contents import file_hash
 from palign.parallel.fsdp import is_fsdp, leave_fsdp
+from palign.parallel.sharded import release_in_backward
 from palign.parallel.shared_work import computed_once
 from palign.reading import read_json
 from palign.trainers.checkpointing.own_card import OwnCard
@@ -237,6 +238,7 @@ class CompleteCheckpoints(OwnCard):
         if self.is_finished():
             self.control.should_training_stop = True
         else:
+            release_in_backward(self.model)  # the engine is there by now
             super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:

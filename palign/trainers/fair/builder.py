@@ -32,7 +32,7 @@ from palign.models.single_adapter import (
     save_adapter,
     train_only,
 )
-from palign.parallel.sharded import make_whole
+from palign.parallel.sharded import divided_parameters, make_whole
 from palign.parallel.shared_work import computed_once
 from palign.reading import read_json
 from palign.trainers.checkpointing.finished import options_key
@@ -177,9 +177,10 @@ class RouteBuilder:
         args.run_name = f"{self.args.run_name}-{name}" if self.args.run_name else None
         args.ddp_find_unused_parameters = False  # the one adapter is in every forward pass
         train_only(self.model, name)
+        divided = divided_parameters(self.model)
         trainer = RouteTrainer(policies, args, rows, tokenizer=self.mixture.tokenizer)
         trainer.train()
-        make_whole(policies, trainer.model_wrapped)
+        make_whole(policies, trainer.model_wrapped, keep=divided)
         self.clear(args.output_dir, name)
 
     def clear(self, folder: str, name: str) -> None:

@@ -26,6 +26,7 @@ from palign.models.heads import Scaling
 from palign.models.pal_config import PALConfig
 from palign.models.row_tensors import RowTensors
 from palign.models.states.evaluating import evaluating
+from palign.parallel.sharded import forwards
 from palign.trainers.reward.head_fit import HeadFitOptions
 from palign.trainers.reward.linear_fit import LinearFitOptions
 from palign.trainers.reward.trial import LEAST_TO_CALIBRATE, HeldOutTrial, eligible_people
@@ -164,7 +165,7 @@ def _vectors(
     texts = backbone.tokenize(prompts, completions)
     vectors = np.zeros((len(kinds), len(texts), backbone.hidden_size), dtype=np.float32)
     bar = tqdm(total=len(texts), desc="reading texts for the choice of states", disable=not show_progress)
-    with bar, evaluating(backbone):
+    with bar, evaluating(backbone), forwards(backbone.model):
         for batch, encoded in text_batches(backbone, texts, batch_size):
             vectors[:, batch] = torch.stack(backbone.pooled_as(encoded, kinds)).cpu().numpy()
             bar.update(len(batch))
