@@ -80,8 +80,8 @@ def vector_states(vectors: Any, hidden_size: int, device: torch.device) -> Tenso
 
 
 def part_starts(n: int, size: int, model: Any) -> Iterator[int]:
-    """Where parts of `size` of `n` begin; where `model` is divided, as many as on the busiest process, the further ones
-    at `n`, where nothing is left.
+    """Where parts of `size` of `n` begin. Where `model` is divided, there are as many as on the busiest process, the
+    further ones at `n`, where nothing is left.
     """
     starts = range(0, n, size)
     if not isinstance(model, nn.Module):
