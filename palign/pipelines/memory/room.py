@@ -1,23 +1,26 @@
 """Whether a run has room on its card, asked before its model is loaded."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from palign.models.model_folders import looks_like_path
 from palign.parallel.deepspeed_launch import is_deepspeed_launch
 from palign.parallel.fsdp_launch import is_fsdp_launch
-from palign.pipelines.memory.plan import GIB, MemoryPlan, plan_memory
 from palign.pipelines.memory.run import PlannedRun
 from palign.pipelines.memory.shape import read_shape
 
+if TYPE_CHECKING:
+    from palign.pipelines.memory.plan import MemoryPlan
+
 __all__ = ["refuse_without_room", "room_sentence"]
 
+GIB = 2**30
 DIVIDING = "accelerate_configs/zero3.yaml or fsdp2.yaml with --num_processes"
 
 
-def room_sentence(plan: MemoryPlan, limit: float) -> str | None:
+def room_sentence(plan: "MemoryPlan", limit: float) -> str | None:
     """One sentence where the plan exceeds `limit` bytes of each process, else None."""
     if plan.peak <= limit:
         return None
@@ -60,6 +63,9 @@ def refuse_without_room(recipe: str, model_name_or_path: str | None, dtype: str 
 
 def check_weights(recipe: str, folder: str, dtype: str | None, limit: float, **known: Any) -> None:
     """ValueError where the weights of a model, whole on a card, are larger than `limit` bytes."""
+    # here, since the plan reads constants of every trainer, and a run without a card imports its own trainer alone
+    from palign.pipelines.memory.plan import plan_memory
+
     try:
         shape = read_shape(folder)
     except ValueError:  # a model without these sizes, of which no plan is made
