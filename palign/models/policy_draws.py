@@ -31,8 +31,8 @@ from palign.models.single_adapter import adapter_fingerprint
 from palign.models.states.folded import folded
 from palign.models.states.scored import has_plain_head, n_at_once, plain_head, scored_states
 from palign.models.type_scores import gathered
-from palign.parallel.sharded import forwards, is_sharded, turns
-from palign.parallel.shared_work import computed_once
+from palign.parallel.sharded import forwards, is_sharded
+from palign.parallel.shared_work import computed_once, own_batches
 from palign.reading import reading
 from palign.writing import saving, whole_file
 
@@ -262,11 +262,9 @@ class PolicyReader:
         reads_states = has_plain_head(self.model.get_base_model())
         read = self._read_states if reads_states else self._read_logits
         room = None if reads_states else max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
-        batches = list(items.batches_by_length(batch_size=settings.batch_size, max_tokens=room))
-        if is_sharded(self.model):  # each process reads its share, and some batch again where others still read
-            state = PartialState()
-            share = batches[state.process_index :: state.num_processes]
-            batches = [batch for batch, _ in turns(share, batches[0], self.model)]
+        batches = own_batches(
+            list(items.batches_by_length(batch_size=settings.batch_size, max_tokens=room)), self.model
+        )
         for numbers in self._progress(batches, f"{label}: judged"):
             batch = {name: tensor.to(self.model.device) for name, tensor in items.collate(numbers).items()}
             logps[numbers], expected[numbers] = (part.double().cpu().numpy() for part in read(names, speaker, batch))

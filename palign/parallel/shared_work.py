@@ -12,7 +12,7 @@ from torch import nn
 
 from palign.parallel.sharded import is_sharded, turns
 
-__all__ = ["PLAIN_SAMPLING", "computed_once", "drawn", "ending_together"]
+__all__ = ["PLAIN_SAMPLING", "computed_once", "drawn", "ending_together", "own_batches"]
 
 # the distribution itself, whatever a model's generation_config would make of it
 PLAIN_SAMPLING = {
@@ -77,6 +77,19 @@ def ending_together() -> Iterator[None]:
 
 def _said(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def own_batches(batches: Sequence[T], model: nn.Module) -> Sequence[T]:
+    """What this process reads of batches that all processes have: its share where weights are divided, else all.
+
+    A process whose share ends before others' reads the first batch again, so that all run the model as often. What
+    they read is put together by `palign.models.type_scores.gathered`.
+    """
+    if not is_sharded(model):
+        return batches
+    state = PartialState()
+    share = batches[state.process_index :: state.num_processes]
+    return [batch for batch, _ in turns(share, batches[0], model)]
 
 
 def drawn(

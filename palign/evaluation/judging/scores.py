@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -26,7 +25,8 @@ from palign.models.files.mixture import load_mixture
 from palign.models.metric.model import MetricModel
 from palign.models.people_fit import linear_scores, row_scores
 from palign.models.type_scores import gathered
-from palign.parallel.sharded import forwards, is_sharded, turns
+from palign.parallel.sharded import forwards, is_sharded
+from palign.parallel.shared_work import own_batches
 from palign.reading import reading
 
 if TYPE_CHECKING:
@@ -299,13 +299,9 @@ def over_items(
     """
     item_values = np.full(len(items), np.nan)
     numbers: Sequence[int]
-    batches = list(items.batches_by_length(None, batch_size))
-    is_divided = is_sharded(model)
-    if is_divided:
-        state = PartialState()
-        batches = [b for b, _ in turns(batches[state.process_index :: state.num_processes], batches[0], model)]
+    batches = own_batches(list(items.batches_by_length(None, batch_size)), model)
     with forwards(model):
         for numbers in tqdm(batches, desc="judging", disable=len(items) <= FEW):
             batch = {name: tensor.to(device) for name, tensor in items.collate(numbers).items()}
             item_values[numbers] = value(batch).double().cpu().numpy()
-    return gathered(item_values) if is_divided else item_values
+    return gathered(item_values) if is_sharded(model) else item_values
