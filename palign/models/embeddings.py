@@ -156,7 +156,7 @@ class EmbeddingStore:
         parts = [own[start : start + TEXTS_AT_ONCE] for start in range(0, len(own), TEXTS_AT_ONCE)]
         with ending_together():  # a text that cannot be read is said before all wait for its pass
             backbone.tokenize(
-                [prompts[i] for i in own], None if completions is None else [completions[i] for i in own]
+                *_of_numbers(own, prompts, completions),
             )
         with forwards(backbone.model):
             for part, is_own in turns(parts, missing[:1], backbone.model):
@@ -164,8 +164,7 @@ class EmbeddingStore:
                 with ending_together():  # what may fail comes after the passes
                     share._compute_missing(
                         backbone,
-                        [prompts[i] for i in part],
-                        None if completions is None else [completions[i] for i in part],
+                        *_of_numbers(part, prompts, completions),
                         batch_size,
                         keep_prompt_states and backbone.is_causal,
                         progress and state.is_main_process and is_own,
@@ -193,8 +192,7 @@ class EmbeddingStore:
                 share = EmbeddingStore(None, self.fingerprint, self.hidden_size)
                 share.fill(
                     backbone,
-                    [prompts[i] for i in part],
-                    None if completions is None else [completions[i] for i in part],
+                    *_of_numbers(part, prompts, completions),
                     batch_size=batch_size,
                     keep_prompt_states=keep_prompt_states,
                     progress=progress and state.is_main_process,
@@ -384,6 +382,13 @@ def item_texts(
     prompts = [render_prompt(prompt, tokenizer) for prompt in prefs.prompts]
     completions = [render_completion(prefs.prompts[index], text, tokenizer) for index, text in prefs.items]
     return [prompts[index] for index, _ in prefs.items], completions, prompts
+
+
+def _of_numbers(
+    numbers: Sequence[int], prompts: Sequence[str], completions: Sequence[str] | None
+) -> tuple[list[str], list[str] | None]:
+    """Prompts and completions of those numbers, where there are completions."""
+    return [prompts[i] for i in numbers], None if completions is None else [completions[i] for i in numbers]
 
 
 def _taken(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
