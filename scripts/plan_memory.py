@@ -12,10 +12,10 @@ import argparse
 import sys
 from dataclasses import MISSING, fields
 
-from palign.pipelines.memory.plan import GIB, plan_memory
+from palign.pipelines.memory.plan import plan_memory
 from palign.pipelines.memory.room import room_sentence
 from palign.pipelines.memory.run import PlannedRun
-from palign.pipelines.memory.shape import read_shape
+from palign.pipelines.memory.shape import GIB, read_shape
 
 
 def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, PlannedRun]:

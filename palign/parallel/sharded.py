@@ -238,7 +238,7 @@ def release_in_backward(model: nn.Module) -> None:
     if not _has_engine(model):
         return
     for module in model.modules():
-        if not any(getattr(hook, "__func__", hook) is _count_again for hook in module._forward_hooks.values()):
+        if not any(hook is _count_again for hook in module._forward_hooks.values()):
             module.register_forward_hook(_count_again)
 
 

@@ -299,9 +299,8 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
     quantized = get_quantization_config(model_args)
     if quantized is not None:  # quantized where it is loaded, so each process on its device
         load_model |= {"quantization_config": quantized, "device_map": {"": PartialState().local_process_index}}
-    with loading(
-        divided=model_args.use_peft
-    ):  # of a policy trained whole the reference is a copy, which parts have not
+    # of a policy trained whole the reference is a copy, which parts have not
+    with loading(divided=model_args.use_peft):
         model = AutoModelForCausalLM.from_pretrained(model_args.model_name_or_path, use_safetensors=True, **load_model)
     agree_on_marks(tokenizer, model)
     return {

@@ -335,10 +335,8 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What `PALRewardModel.save_pretrained` writes, once, by the main process."""
         model = self.accelerator.unwrap_model(self.model)
-        is_apart = model.config.backbone not in (
-            None,
-            BACKBONE,
-        )  # and not written: of a base in parts stays where it is
+        # a backbone with a name of its own is not written, and in parts it stays where it is
+        is_apart = model.config.backbone not in (None, BACKBONE)
         written = [held for held in model.parameters() if held.requires_grad or not is_apart]
         with whole(written), outside_fsdp(model):
             if not self.args.should_save:

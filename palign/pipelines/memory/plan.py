@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 from palign.pipelines.memory.run import PlannedRun
-from palign.pipelines.memory.shape import ModelShape
+from palign.pipelines.memory.shape import GIB, ModelShape
 from palign.pipelines.memory.stages import PARTS, Held, Needs, StageNeeds, stages_of
 
 __all__ = ["MemoryPlan", "plan_memory"]
 
-GIB = 2**30
 PREFETCHED = 50_000_000  # numbers in one of DeepSpeed's messages
 READS_ADAPTERS = ("fair_policy", "evaluate_fairness")  # others make theirs later
 

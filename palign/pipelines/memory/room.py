@@ -9,14 +9,13 @@ from palign.models.model_folders import looks_like_path
 from palign.parallel.deepspeed_launch import is_deepspeed_launch
 from palign.parallel.fsdp_launch import is_fsdp_launch
 from palign.pipelines.memory.run import PlannedRun
-from palign.pipelines.memory.shape import read_shape
+from palign.pipelines.memory.shape import GIB, read_shape
 
 if TYPE_CHECKING:
     from palign.pipelines.memory.plan import MemoryPlan
 
 __all__ = ["refuse_without_room", "room_sentence"]
 
-GIB = 2**30
 DIVIDING = "accelerate_configs/zero3.yaml or fsdp2.yaml with --num_processes"
 
 

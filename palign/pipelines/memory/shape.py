@@ -11,8 +11,9 @@ from typing import Any
 
 from palign.reading import read_json
 
-__all__ = ["LINEARS", "ModelShape", "read_shape"]
+__all__ = ["GIB", "LINEARS", "ModelShape", "read_shape"]
 
+GIB = 2**30  # bytes
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 INDEX, CONFIG, ONE_FILE = "model.safetensors.index.json", "config.json", "model.safetensors"
 LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
