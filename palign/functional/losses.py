@@ -123,11 +123,19 @@ def strictly_below(ranks: Tensor) -> Tensor:
 
 
 def pair_order(scores: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """Strictly ordered pairs that the scores order the same way (a tie is half), and all such pairs: (rows,) each."""
+    """Strictly ordered pairs that the scores order the same way (a tie is half), and all such pairs.
+
+    Args:
+        scores: (..., rows, n_items).
+        ranks: (rows, n_items), −1 is padding.
+
+    Returns:
+        (..., rows) and (rows,) float64.
+    """
     better = strictly_below(ranks)
-    gaps = scores[:, :, None] - scores[:, None, :]
+    gaps = scores[..., :, None] - scores[..., None, :]
     right = ((gaps > 0).double() + 0.5 * (gaps == 0).double()) * better
-    return right.sum((1, 2)), better.sum((1, 2)).double()
+    return right.sum((-1, -2)), better.sum((-1, -2)).double()
 
 
 def _all_pairs(ranks: Tensor) -> bool:

@@ -79,6 +79,7 @@ def fit_linear_mixture(
     ridge: float = 1.0,
     pooled_ridge: float = POOLED_RIDGE,
     start: Tensor | None = None,
+    pooled_theta: Tensor | None = None,
     n_restarts: int = 8,
     temper_start: float = 0.2,
     n_tempered: int = 10,
@@ -96,6 +97,7 @@ def fit_linear_mixture(
         ridge: strength of the shrinkage to the pooled fit, positive.
         pooled_ridge: strength of the shrinkage of the pooled fit to zero, positive.
         start: (n_annotators, n_types) responsibilities of the first restart; spectral if None, the others random.
+        pooled_theta: (dim,) of an earlier fit to the same rows with the same `pooled_ridge`; fitted if None.
         n_restarts: one in three random ones ends badly.
         temper_start: the E-step's first temper, annealed to 1 over `n_tempered` steps; 1 is plain EM, as it is where
             the median annotator with rows has a single stage.
@@ -111,11 +113,7 @@ def fit_linear_mixture(
     if len(stages.winner) == 0:
         raise ValueError("no row prefers one item to another: all of them tie. There is nothing to fit.")
     problem = LinearRankings(features, stages)
-    everybody = torch.ones(n_annotators, 1, dtype=torch.float64)
-    pooled = ConvexColumns(
-        problem, torch.zeros(1, features.shape[1], dtype=torch.float64), torch.zeros(()), pooled_ridge
-    )
-    pooled.minimise(everybody, POOLED_STEPS, tolerance=POOLED_TOLERANCE * tolerance)
+    pooled = _pooled(problem, pooled_ridge, POOLED_TOLERANCE * tolerance) if pooled_theta is None else pooled_theta
     counts = stages.counts()
     is_tempered = n_types > 1 and temper_start < 1 and int(counts[counts > 0].median()) > 1
     schedule = temper_schedule(n_tempered + 1, temper_start)[:-1] if is_tempered else []
@@ -125,7 +123,7 @@ def fit_linear_mixture(
 
     def fitted(problem: LinearRankings, start: Tensor | None) -> tuple[_EM, LinearMixture]:
         starts = _starts(features, problem.stages, n_types, start, n_restarts, seed)
-        em = _EM(problem, pooled.theta[0], starts, ridge)
+        em = _EM(problem, pooled, starts, ridge)
         for temper in schedule:
             em.step(temper)
         return em, em.best(*em.run(max_steps, tolerance), starts)
@@ -137,6 +135,16 @@ def fit_linear_mixture(
     drawn = Stages(stages.winner[keep], stages.losers[keep], stages.absent[keep], numbers, len(people), weight)
     em, _ = fitted(LinearRankings(features, drawn), None if start is None else start[people])
     return _with_everybody(problem, em, ridge, max_steps, tolerance)
+
+
+def _pooled(problem: LinearRankings, ridge: float, tolerance: float) -> Tensor:
+    """(dim,) what fits everybody together."""
+    columns = ConvexColumns(
+        problem, torch.zeros(1, problem.features.shape[1], dtype=torch.float64), torch.zeros(()), ridge
+    )
+    everybody = torch.ones(problem.stages.n_annotators, 1, dtype=torch.float64)
+    columns.minimise(everybody, POOLED_STEPS, tolerance=tolerance)
+    return columns.theta[0]
 
 
 def linear_log_likelihoods(

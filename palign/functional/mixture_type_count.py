@@ -26,6 +26,7 @@ The Bayesian information criterion, with n = annotators, stands in the same tabl
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,10 +36,18 @@ from palign.functional.evidence.parts import RowTable, part_rows
 from palign.functional.evidence.votes import Votes
 from palign.functional.losses import pair_order, plackett_luce
 from palign.functional.mixture import log_evidence, responsibilities, sum_by_annotator
-from palign.functional.mixture_linear import POOLED_RIDGE, fit_linear_mixture
+from palign.functional.mixture_linear import POOLED_RIDGE, LinearMixture, fit_linear_mixture
+from palign.functional.mixture_start import find_stages, spectral_start
 from palign.functional.people_sample import draw_people
 
-__all__ = ["TypeChoice", "choose_n_types", "levels_off", "one_standard_error", "paired_gain"]
+__all__ = [
+    "TypeChoice",
+    "choose_n_types",
+    "held_out_log_likelihood",
+    "levels_off",
+    "one_standard_error",
+    "paired_gain",
+]
 
 N_FOLDS = 3
 MORE_FOLDS, FEW_PEOPLE = 8, 400  # near the limit of what can be seen every person fitted on counts
@@ -53,6 +62,7 @@ RIDGES = (3.0, 15.0)  # of types, where it is left open
 POOLED_RIDGES = (1e-2, 3.0, 30.0)
 LEAST_ANNOTATORS = 8
 N_DRAWN = 4000
+CELLS_AT_ONCE = 2**18  # scores times temperatures that are worked on together: they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -119,22 +129,9 @@ def choose_n_types(
         ValueError: fewer than 8 annotators who can be both placed and judged, too few to hold any out; no candidate
             that those left to fit on can bear.
     """
-    if votes.n_annotators > N_DRAWN:
-        people, keep, numbers = draw_people(
-            votes.annotator_index, votes.n_annotators, N_DRAWN, least_rows=2, seed=seed
-        )
-        votes = votes.of_rows(keep).said_by(numbers, len(people))
-    n_folds = n_folds or (MORE_FOLDS if votes.n_annotators < FEW_PEOPLE else N_FOLDS)
-    options = {"temper_start": temper_start, "n_restarts": n_restarts, "seed": seed} | COARSE
-    trial = _Trial(features, votes, n_folds, seed, options)
+    trial = _Trial(features, votes, n_folds, seed, temper_start=temper_start, n_restarts=n_restarts)
     tried = trial.allowed(sorted(set(candidates if candidates is not None else range(1, max_types + 1))))
-    if pooled_ridge is None:
-        pooled_ridge = trial.best_option(1, "pooled_ridge", POOLED_RIDGES)
-    options["pooled_ridge"] = pooled_ridge
-    if ridge is None:
-        k = min((k for k in tried if k > 1), default=1)
-        ridge = trial.best_option(k, "ridge", RIDGES) if k > 1 else 1.0
-    options["ridge"] = ridge
+    ridge, pooled_ridge = trial.choose_strengths(tried, ridge, pooled_ridge)
     table, judged = [], []
     for k in tried:
         judged.append(trial.judge(k))
@@ -150,11 +147,42 @@ def choose_n_types(
     return replace(choice, ridge=ridge, pooled_ridge=pooled_ridge, n_people_by_item=trial.n_people_by_item)
 
 
+def held_out_log_likelihood(
+    features: Tensor,
+    votes: Votes,
+    n_types: int,
+    *,
+    ridge: float | None = 1.0,
+    pooled_ridge: float | None = POOLED_RIDGE,
+    n_restarts: int = 3,
+    temper_start: float = 0.2,
+    n_folds: int | None = None,
+    seed: int = 0,
+) -> float:
+    """Nats a row of people held out under K types: what features are compared by; arguments as `choose_n_types`.
+
+    Raises:
+        ValueError: as there.
+    """
+    trial = _Trial(features, votes, n_folds, seed, temper_start=temper_start, n_restarts=n_restarts)
+    trial.choose_strengths(trial.allowed([n_types]), ridge, pooled_ridge)
+    return float(trial.judge(n_types).log_likelihood[trial.eligible].sum() / trial.n_judged[trial.eligible].sum())
+
+
 class _Trial:
     """The folds, and the rows by which people held out are placed and judged."""
 
-    def __init__(self, features: Tensor, votes: Votes, n_folds: int, seed: int, options: dict[str, float]) -> None:
-        self.features, self.votes, self.n_annotators, self.options = features, votes, votes.n_annotators, options
+    def __init__(
+        self, features: Tensor, votes: Votes, n_folds: int | None, seed: int, *, temper_start: float, n_restarts: int
+    ) -> None:
+        if votes.n_annotators > N_DRAWN:
+            people, keep, numbers = draw_people(
+                votes.annotator_index, votes.n_annotators, N_DRAWN, least_rows=2, seed=seed
+            )
+            votes = votes.of_rows(keep).said_by(numbers, len(people))
+        n_folds = n_folds or (MORE_FOLDS if votes.n_annotators < FEW_PEOPLE else N_FOLDS)
+        self.features, self.votes, self.n_annotators = features, votes, votes.n_annotators
+        self.options: dict[str, Any] = {"temper_start": temper_start, "n_restarts": n_restarts, "seed": seed} | COARSE
         self.evidence = votes.evidence()
         self.dealings = [_Dealing(votes, np.random.default_rng((seed, i))) for i in range(N_DEALINGS)]
         self.n_people_by_item = self.dealings[0].n_people_by_item
@@ -173,6 +201,8 @@ class _Trial:
         self.folds = shuffled.tensor_split(n_folds)
         self.n_fitted = int((counts > 0).sum())
         self.judged: dict[tuple, tuple[Tensor, Tensor, Tensor]] = {}
+        self.pooled: dict[tuple, Tensor] = {}
+        self.starts: dict[tuple, Tensor] = {}
 
     def allowed(self, tried: list[int]) -> list[int]:
         """The candidates that those left to fit on can bear."""
@@ -183,6 +213,19 @@ class _Trial:
                 f"one of {len(self.folds)} folds is held out. Try fewer types, or use more folds."
             )
         return [k for k in tried if 1 <= k <= most]
+
+    def choose_strengths(
+        self, tried: list[int], ridge: float | None, pooled_ridge: float | None
+    ) -> tuple[float, float]:
+        """Both, given or the best on people held out; fits have them from here on."""
+        if pooled_ridge is None:
+            pooled_ridge = self.best_option(1, "pooled_ridge", POOLED_RIDGES)
+        self.options["pooled_ridge"] = pooled_ridge
+        if ridge is None:
+            k = min((k for k in tried if k > 1), default=1)
+            ridge = self.best_option(k, "ridge", RIDGES) if k > 1 else 1.0
+        self.options["ridge"] = ridge
+        return ridge, pooled_ridge
 
     def best_option(self, n_types: int, name: str, values: Sequence[float]) -> float:
         """The value of a strength under which people held out are most likely at that K."""
@@ -201,28 +244,39 @@ class _Trial:
             if key not in self.judged:  # a strength that was chosen is judged on the same folds again
                 is_out = torch.zeros(self.n_annotators, dtype=torch.bool)
                 is_out[people] = True
-                self.judged[key] = is_out, *self._judge_fold(is_out, n_types)
+                self.judged[key] = is_out, *self._judge_fold(number, is_out, n_types)
             held_out, nats, correct = self.judged[key]
             likelihoods[:, held_out], right[:, held_out] = nats, correct
         best = int(likelihoods.sum(1).argmax())
         return _Judged(likelihoods[best], right[best], TEMPERATURES[best])
 
-    def _judge_fold(self, is_out: Tensor, n_types: int) -> tuple[Tensor, Tensor]:
+    def _judge_fold(self, number: int, is_out: Tensor, n_types: int) -> tuple[Tensor, Tensor]:
         """Nats and right pairs of the people held out, (n_temperatures, n_held_out) each."""
         shape = (len(TEMPERATURES), self.n_annotators)
         likelihoods, right = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
         kept = ~is_out[self.votes.annotator_index]
-        fit = fit_linear_mixture(
-            self.features, self.votes.of_rows(kept), n_types, row_weights=self.evidence[kept], **self.options
-        )
+        fit = self._fit(number, self.votes.of_rows(kept), n_types, self.evidence[kept])
         items = torch.cat([part.double() @ fit.theta.T for part in self.features.split(8192)])
         for dealing in self.dealings:
             dealing.judge(items, fit.mixing_weights, is_out, likelihoods, right)
         return likelihoods[:, is_out], right[:, is_out]
 
+    def _fit(self, fold: int, votes: Votes, n_types: int, evidence: Tensor) -> LinearMixture:
+        """A fit to a fold, −1 to everybody; what several fits to it share is found once."""
+        pooled, start = (fold, self.options.get("pooled_ridge")), (fold, n_types)
+        if start not in self.starts:
+            seed = self.options["seed"]
+            self.starts[start] = spectral_start(self.features, find_stages(votes, evidence), n_types, seed=seed)
+        fit = fit_linear_mixture(
+            self.features, votes, n_types, row_weights=evidence, start=self.starts[start],
+            pooled_theta=self.pooled.get(pooled), **self.options,
+        )  # fmt: skip
+        self.pooled[pooled] = fit.pooled_theta
+        return fit
+
     def bic(self, n_types: int) -> float:
         """Of a fit on everybody."""
-        fit = fit_linear_mixture(self.features, self.votes, n_types, row_weights=self.evidence, **self.options)
+        fit = self._fit(-1, self.votes, n_types, self.evidence)
         n_parameters = n_types * self.features.shape[1] + n_types - 1
         evidence = float(log_evidence(fit.log_likelihoods, fit.mixing_weights).sum())
         return -2 * evidence + n_parameters * math.log(self.n_fitted)
@@ -252,14 +306,16 @@ class _Dealing:
         place, judged = self.place.of_rows(is_placed), self.judged.of_rows(is_judged)
         place_scores, scores = items[place.item_indices], items[judged.item_indices]
         ranks, owner, weights = judged.ranks, judged.annotator_index, self.weights[is_judged]
-        for row, temperature in enumerate(TEMPERATURES):
-            each = _row_likelihoods(place_scores * temperature, place.ranks) * self.place_weights[is_placed, None]
-            total = sum_by_annotator(each, place.annotator_index, self.n_annotators)
-            share = responsibilities(total, mixing_weights)[owner]
-            nats = (share.log() + _row_likelihoods(scores * temperature, ranks)).logsumexp(1)
-            likelihoods[row] += sum_by_annotator(nats * weights, owner, self.n_annotators)
-            correct, n_pairs = pair_order((scores * share[:, None]).sum(2), ranks)
-            right[row] += sum_by_annotator(correct / n_pairs * weights, owner, self.n_annotators)
+        at_once = max(1, CELLS_AT_ONCE // max(1, place_scores.numel()))
+        for some in torch.arange(len(TEMPERATURES)).split(at_once):
+            scale = torch.tensor(TEMPERATURES, dtype=torch.float64)[some][:, None, None, None]
+            each = _row_likelihoods(place_scores * scale, place.ranks) * self.place_weights[is_placed, None]
+            total = sum_by_annotator(each.movedim(1, 0), place.annotator_index, self.n_annotators)
+            share = responsibilities(total.flatten(0, 1), mixing_weights).view_as(total)[owner].movedim(1, 0)
+            nats = (share.log() + _row_likelihoods(scores * scale, ranks)).logsumexp(2) * weights
+            likelihoods[some] += sum_by_annotator(nats.T, owner, self.n_annotators).T
+            correct, n_pairs = pair_order((scores * share[:, :, None]).sum(3), ranks)
+            right[some] += sum_by_annotator((correct / n_pairs * weights).T, owner, self.n_annotators).T
 
 
 def _votes_of(table: RowTable, votes: Votes) -> Votes:
@@ -271,8 +327,8 @@ def _votes_of(table: RowTable, votes: Votes) -> Votes:
 
 
 def _row_likelihoods(scores: Tensor, ranks: Tensor) -> Tensor:
-    """(rows, max_items, n_types) → (rows, n_types) nats."""
-    return -plackett_luce(scores.transpose(1, 2), ranks[:, None])
+    """(..., rows, max_items, n_types) → (..., rows, n_types) nats."""
+    return -plackett_luce(scores.transpose(-1, -2), ranks[:, None])
 
 
 def levels_off(judged: list[Tensor], n_rows: Tensor) -> bool:

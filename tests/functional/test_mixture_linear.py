@@ -106,6 +106,15 @@ def test_one_type_is_the_pooled_fit() -> None:
     assert fit.mixing_weights.tolist() == [1.0] and fit.responsibilities.tolist() == [[1.0]] * 5
 
 
+def test_a_pooled_fit_that_is_known_is_not_made_again() -> None:
+    rows = mixed_rows()
+    first = fit_linear_mixture(*rows, 2, n_restarts=1)
+    again = fit_linear_mixture(*rows, 2, n_restarts=1, pooled_theta=first.pooled_theta)
+    torch.testing.assert_close(again.theta, first.theta, atol=1e-6, rtol=1e-6)
+    moved = fit_linear_mixture(*rows, 2, n_restarts=1, ridge=50.0, pooled_theta=first.pooled_theta + 1)
+    assert not torch.allclose(moved.theta, first.theta, atol=0.1)  # types are shrunk to it
+
+
 def rises(start: str, n_steps: int) -> None:
     rows = worlds.linear_world("best-of-3", worlds.directions(3, 6, 1), torch.arange(40) % 3, 3, 1)
     given = random_start(40, 3, seed=1) if start == "random" else None

@@ -9,7 +9,12 @@ import torch
 
 from palign.functional.evidence.votes import Votes
 from palign.functional.mixture_linear import fit_linear_mixture, linear_log_likelihoods
-from palign.functional.mixture_type_count import _one_standard_error, _Trial, choose_n_types
+from palign.functional.mixture_type_count import (
+    _one_standard_error,
+    _Trial,
+    choose_n_types,
+    held_out_log_likelihood,
+)
 from tests.worlds.scripts import load_script
 
 worlds = load_script("measure_mixture")
@@ -67,19 +72,28 @@ def test_types_that_are_less_accurate_give_way_to_one() -> None:
 
 def test_people_are_judged_by_strangers_to_their_rows() -> None:
     rows = worlds.linear_world("best-of-3", worlds.directions(2, 3, 0), torch.arange(16) % 2, 6, 0)
-    options = {"n_restarts": 1, "ridge": 1.0, "temper_start": 0.2, "seed": 0}
+    options = {"n_restarts": 1, "temper_start": 0.2}
     features, votes = rows
-    trial = _Trial(features, votes, 4, 0, dict(options))
+    trial = _Trial(features, votes, 4, 0, **options)
     before = trial.judge(2)
     # whichever rows person 1 is judged by, their names reach no head that judges person 0 of the same fold
     fold = next(fold for fold in trial.folds if 1 in fold)
     turned, is_theirs = votes.item_indices.clone(), votes.annotator_index == 1
     turned[is_theirs] = turned[is_theirs].roll(1, 1)
-    after = _Trial(features, replace(votes, item_indices=turned), 4, 0, dict(options)).judge(2)
+    after = _Trial(features, replace(votes, item_indices=turned), 4, 0, **options).judge(2)
     others = torch.tensor([person for person in fold.tolist() if person != 1])
     if before.temperature == after.temperature:
         torch.testing.assert_close(after.log_likelihood[others], before.log_likelihood[others])
     assert not torch.allclose(after.log_likelihood[1], before.log_likelihood[1])
+
+
+def test_what_features_are_compared_by_is_the_likelihood_in_the_table() -> None:
+    features, votes = worlds.linear_world("best-of-3", worlds.directions(2, 3, 0), torch.arange(16) % 2, 6, 0)
+    options = {"ridge": None, "pooled_ridge": None, "n_restarts": 2, "n_folds": 2}
+    (row,) = choose_n_types(features, votes, candidates=[2], **options).table
+    assert held_out_log_likelihood(features, votes, 2, **options) == pytest.approx(row["log_likelihood"], abs=1e-12)
+    with pytest.raises(ValueError, match=r"types \[40\] lies in"):
+        held_out_log_likelihood(features, votes, 40, **options)
 
 
 def votes_world(

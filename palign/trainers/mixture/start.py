@@ -24,7 +24,7 @@ from palign.functional.mixture import responsibilities
 from palign.functional.mixture_checks import length_confounder, longer_wins_rate, permutation_test, restart_stability
 from palign.functional.mixture_linear import LinearMixture, fit_linear_mixture, linear_log_likelihoods
 from palign.functional.mixture_start import find_stages, spectral_start
-from palign.functional.mixture_type_count import TypeChoice, choose_n_types
+from palign.functional.mixture_type_count import TypeChoice, choose_n_types, held_out_log_likelihood
 from palign.models.completions import TokenizedItems
 from palign.parallel.shared_work import computed_once
 from palign.trainers.mixture.start_features import ItemFeatures, state_projection, token_projection
@@ -291,13 +291,12 @@ def _features(
     n_fitted = int((counts > 0).sum()) - (n_eligible + 1) // 2  # while one half is held out
     if wanted is HeadFeatures.BOTH or n_eligible < LEAST_FOR_AUTO or k > n_fitted:
         return readers["both"], features["both"]
-    options = options | {"candidates": [k], "n_folds": 2, "n_restarts": 2}
+    options = options | {"n_folds": 2, "n_restarts": 2}
     try:
-        tables = {name: choose_n_types(values, votes, **options).table for name, values in features.items()}
+        judged = {name: held_out_log_likelihood(values, votes, k, **options) for name, values in features.items()}
     except ValueError as error:  # too few people whose items can be dealt into two parts
         logger.info("The linear head reads states and tokens, without a choice: %s", error)
         return readers["both"], features["both"]
-    judged = {name: table[0]["log_likelihood"] for name, table in tables.items()}
     best = max(judged, key=judged.get)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in judged.items())
     logger.info("The linear head reads %s; nats a row of people held out: %s.", best, shown)
