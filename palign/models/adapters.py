@@ -227,10 +227,15 @@ class TypePolicies(nn.Module):
                 "cell for each sequence and type."
             )
         batch = _packed(input_ids, attention_mask, completion_mask)
+        layers = _tuner_layers(self.policy)
         columns = []
         for k, name in enumerate(self.names):
-            with route(self.policy, name), folded(self.policy, name):
-                columns.append(self._column(batch, None if needs_grad is None else needs_grad[:, k]))
+            wanted = None if needs_grad is None else needs_grad[:, k]
+            if wanted is None or bool(wanted.any()):
+                with _Route(layers, [name], False), folded(self.policy, name):
+                    columns.append(self._column(batch, wanted))
+            else:
+                columns.append(self._nothing(layers, batch, name).expand(len(wanted)))
         return torch.stack(columns, dim=1)
 
     def activation_checkpointing_enable(
@@ -261,13 +266,23 @@ class TypePolicies(nn.Module):
         if wanted is None or bool(wanted.all()):
             return policy_logps(self.policy, *batch)
         numbers = wanted.nonzero()[:, 0]
-        if len(numbers) == 0:
-            # Two tokens of the first row keep all ranks in step; × 0 leaves exact zero gradients instead of None.
-            ids, mask = batch[0][:1, :2], torch.ones_like(batch[1][:1, :2])
-            nothing = policy_logps(self.policy, ids, mask, mask) * 0.0
-            return nothing.expand(len(wanted))
         logps = policy_logps(self.policy, *_packed(*(tensor[numbers] for tensor in batch)))
         return logps.new_zeros(len(wanted)).index_copy(0, numbers, logps)
+
+    def _nothing(self, layers: list[BaseTunerLayer], batch: tuple[Tensor, Tensor, Tensor], name: str) -> Tensor:
+        """0 of a type that has nothing to compute, with gradients of exactly zero instead of None.
+
+        Where weights are divided, every rank has to run the layers: two tokens of the first row do that.
+        """
+        if is_sharded(self.policy):
+            ids, mask = batch[0][:1, :2], torch.ones_like(batch[1][:1, :2])
+            with _Route(layers, [name], False):
+                return policy_logps(self.policy, ids, mask, mask) * 0.0
+        nothing = torch.zeros(1, device=batch[0].device)
+        if not torch.is_grad_enabled():
+            return nothing
+        held = (part for layer in layers for at, part in layer.named_parameters() if f".{name}." in f".{at}.")
+        return sum(((part.float() * 0.0).sum().to(nothing.device) for part in held if part.requires_grad), nothing)
 
 
 def _packed(input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from palign.models.adapters import route
 from palign.models.architectures import hidden_size_of, without_head
 from palign.models.backbones import enter_tensor
-from palign.models.completions import TokenizedItems, policy_logps
+from palign.models.completions import TokenizedItems, policy_logps, tokens_at_once
 from palign.models.embeddings import EmbeddingStore
 from palign.models.states.scored import has_plain_head, scored_logps, scored_states
 from palign.parallel.sharded import forwards, is_sharded, turns, whole_tensor
@@ -123,7 +123,8 @@ def _compute(model: nn.Module, items: TokenizedItems, numbers: np.ndarray, batch
     try:
         reference = route(model, None) if isinstance(model, PeftModel) else nullcontext()
         with forwards(model), reference:
-            batches = list(items.batches_by_length(numbers, batch_size)) if len(numbers) else []
+            options = {"batch_size": batch_size, "max_tokens": tokens_at_once(device)}
+            batches = list(items.batches_by_length(numbers, **options)) if len(numbers) else []
             for chosen, is_own in turns(batches, np.zeros(1, dtype=np.int64), model):
                 batch = {name: tensor.to(device) for name, tensor in items.collate(chosen).items()}
                 logps, pooled = _read(model, batch)

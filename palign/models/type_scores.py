@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from palign.data.preferences import Preferences
 from palign.functional.losses import implicit_reward, plackett_luce
 from palign.models.adapters import TypePolicies
-from palign.models.completions import TokenizedItems
+from palign.models.completions import TokenizedItems, tokens_at_once
 from palign.parallel.sharded import forwards, turns
 
 __all__ = ["gathered", "implicit_rewards", "merged", "row_log_likelihoods", "type_logps"]
@@ -49,7 +49,8 @@ def type_logps(
     item_logps = np.full(wanted.shape, np.nan)
     was_training = policies.training
     policies.eval()
-    batches = list(items.batches_by_length(np.flatnonzero(wanted.any(1)), batch_size))[rank::n_ranks]
+    chosen, room = np.flatnonzero(wanted.any(1)), tokens_at_once(device)
+    batches = list(items.batches_by_length(chosen, batch_size, max_tokens=room))[rank::n_ranks]
     try:
         with forwards(policies):
             batch_turns = turns(batches, np.zeros(1, dtype=np.int64), policies)

@@ -37,7 +37,9 @@ T = TypeVar("T")
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether weights are divided among processes."""
+    """Whether weights are divided among processes; asked before every pass, so it looks at no model in vain."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
     return is_fsdp(model) or any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 

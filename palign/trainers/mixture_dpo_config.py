@@ -147,10 +147,10 @@ class MixtureDPOConfig(TrainingArguments):
         },
     )
     e_step_tolerance: float = field(
-        default=0.02,
+        default=0.1,
         metadata={
             "help": "An E-step leaves rows unread that would move no responsibility of their annotator by more than "
-            "this (at two standard errors; before the last E-step, five times this); 0 reads all."
+            "this, at two standard errors; 0 reads all."
         },
     )
     e_step_batch_size: int = field(default=32, metadata={"help": "Completions in a forward pass without gradient."})
@@ -184,8 +184,8 @@ class MixtureDPOConfig(TrainingArguments):
                 f"{self.n_permutations} and e_step_rows is {self.e_step_rows} (both 0 or more)."
             )
 
-        if not 0 <= self.e_step_tolerance <= 0.1:
-            raise ValueError(f"e_step_tolerance is {self.e_step_tolerance}; it must lie between 0 and .1.")
+        if not 0 <= self.e_step_tolerance <= 0.5:
+            raise ValueError(f"e_step_tolerance is {self.e_step_tolerance}; it must lie between 0 and .5.")
 
     def recorded_options(self) -> dict[str, Any]:
         """What mixture.json keeps: options that are not of every `TrainingArguments`, and the schedule."""

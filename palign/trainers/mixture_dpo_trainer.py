@@ -87,7 +87,6 @@ from palign.writing import saving, whole_files, write_whole
 __all__ = ["MixtureDPOTrainer"]
 
 logger = logging.getLogger(__name__)
-EARLY_TOLERANCE = 5  # times that of the last E-step: early responsibilities only say which type a row is drawn for
 Rows = Preferences | Iterable[Mapping[str, Any]]
 
 
@@ -415,12 +414,13 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         """(rows, n_types) log-likelihoods and margins under the adapters, NaN where unread, and people's sums."""
         args, state, baseline = self.args, self.mixture, reference_likelihoods(self.train_rows)
         before = state.mixing_weights.log() + words_beside(self.start, share)
-        tolerance = args.e_step_tolerance * (EARLY_TOLERANCE if share < 1 else 1)
-        evidence = Evidence(before.expand_as(state.responsibilities), share * temper, tolerance)
+        evidence = Evidence(before.expand_as(state.responsibilities), share * temper, args.e_step_tolerance)
         recorded = torch.from_numpy(gathered(state.recorded.numpy()))
+        # one type of a row alone, seen before it was trained on, is no evidence beside the others as they are now
+        known = recorded if args.m_step == MStep.WEIGHTED else torch.full_like(recorded, torch.nan)
         known = read_in_waves(
-            self._row_log_likelihoods, recorded, baseline, self.annotator_index, self.row_weights, evidence,
-            n_most=args.e_step_rows if share < 1 else 0, seed=args.seed + state.round,
+            self._row_log_likelihoods, known, baseline, self.annotator_index, self.row_weights, evidence,
+            seen=recorded[:, 0], n_most=args.e_step_rows if share < 1 else 0, seed=args.seed + state.round,
         )  # fmt: skip
         by_row, margins = known.unbind(1)
         return by_row, margins, RowSums.of(
@@ -485,7 +485,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
 
     def save_beside(self, folder: Path) -> None:
         """Every process has recorded the rows of its batches; the state holds those of the main one."""
-        if self.args.process_index and self.args.m_step == MStep.WEIGHTED:
+        if self.args.process_index:
             self.mixture.save_recorded(folder, self.args.process_index)
 
     def deciding(self) -> dict[str, Any]:
@@ -552,10 +552,9 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         if not self.model.training:
             return
         self._sums.add(scores, losses, weights, ranks)
-        if self.args.m_step == MStep.WEIGHTED:
-            rows = rows.cpu()
-            records = torch.stack([-losses.double(), row_margins(scores, ranks)], 1).cpu()
-            self.mixture.recorded[rows] = records.where((weights > 0).cpu()[:, None], self.mixture.recorded[rows])
+        rows = rows.cpu()
+        records = torch.stack([-losses.double(), row_margins(scores, ranks)], 1).cpu()
+        self.mixture.recorded[rows] = records.where((weights > 0).cpu()[:, None], self.mixture.recorded[rows])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds to the training loss its parts by type, and TRL's `rewards/…` under the types that were trained."""

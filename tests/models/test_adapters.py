@@ -168,7 +168,7 @@ def test_one_forward_equals_models_with_one_adapter_each(tmp_path: Path) -> None
     found = TypePolicies(policy)(**batch)
     for k in range(3):
         alone = PeftModel.from_pretrained(make_base(), tmp_path / f"type_{k}")
-        torch.testing.assert_close(found[:, k], policy_logps(alone, **batch), atol=1e-6, rtol=0)
+        torch.testing.assert_close(found[:, k], policy_logps(alone, **batch), atol=1e-5, rtol=0)
     assert (found[:, 0] - found[:, 1]).abs().min() > 1e-3
 
 
@@ -224,7 +224,7 @@ def test_gradients_under_checkpointing_are_those_without(with_filler: bool) -> N
     theirs = dict(plain.named_parameters())
     for name, parameter in checkpointed.named_parameters():
         if owner(name) is not None:
-            assert torch.equal(parameter.grad, theirs[name].grad), name
+            torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=1e-5, rtol=1e-4)  # one folds adapters
     assert active(checkpointed) == {("type_0", False)}
 
 

@@ -18,7 +18,7 @@ from palign.evaluation.judging.conditioned_rows import tell_readers
 from palign.evaluation.judging.kinds import ModelKind, ModelSource
 from palign.functional.losses import implicit_reward
 from palign.models.architectures import sees_only_the_past
-from palign.models.completions import TokenizedItems, policy_logps
+from palign.models.completions import TokenizedItems, policy_logps, tokens_at_once
 from palign.models.files.adapter_files import load_adapter
 from palign.models.files.base_files import load_base, load_whole, require_fitting
 from palign.models.files.mixture import load_mixture
@@ -299,7 +299,7 @@ def over_items(
     """
     item_values = np.full(len(items), np.nan)
     numbers: Sequence[int]
-    batches = own_batches(list(items.batches_by_length(None, batch_size)), model)
+    batches = own_batches(list(items.batches_by_length(None, batch_size, max_tokens=tokens_at_once(device))), model)
     with forwards(model):
         for numbers in tqdm(batches, desc="judging", disable=len(items) <= FEW):
             batch = {name: tensor.to(device) for name, tensor in items.collate(numbers).items()}

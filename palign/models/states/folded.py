@@ -1,11 +1,14 @@
-"""Adapters read as part of the weights they change, in passes without gradient: one matrix product in place of three.
+"""Adapters read as part of the weights they change: one matrix product in place of three.
 
-W x + s·B A x = (W + s·B A) x. The sum is made anew for every pass, so nothing is left behind in a weight.
+W x + s·B A x = (W + s·B A) x. The sum is made anew for every pass, so nothing is left behind in a weight. With a
+gradient the backward pass makes the sum once more, and finds the gradients of A and B without a product of the size
+of W.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +24,16 @@ __all__ = ["folded"]
 def folded(model: nn.Module, name: str | None) -> Iterator[None]:
     """Inside this context LoRA layers run with the adapter of that name folded into their weights.
 
-    Only in float32 and without gradient, where the product is the same but for rounding; quantized layers, other
-    variants of LoRA and weights that are divided among processes run as they always do. So do short inputs, for which
-    the sum would cost more than it saves.
+    Only in float32, where the product is the same but for rounding; quantized layers, other variants of LoRA and
+    weights that are divided among processes run as they always do, and so does a layer with dropout in training. So do
+    short inputs, for which the sum would cost more than it saves. With gradient checkpointing nothing is folded in
+    training: what is recomputed later would not be.
 
     Args:
-        model: carries the adapter, in evaluation mode: dropout is not applied.
+        model: carries the adapter.
         name: of the adapter; None leaves everything as it is.
     """
-    layers = [] if name is None or torch.is_grad_enabled() or is_sharded(model) else _plain_layers(model, name)
+    layers = [] if name is None or is_sharded(model) else _plain_layers(model, name)
     for layer in layers:
         layer.forward = partial(_forward, layer, name)
     try:
@@ -40,7 +44,10 @@ def folded(model: nn.Module, name: str | None) -> Iterator[None]:
 
 
 def _plain_layers(model: nn.Module, name: str) -> list[Linear]:
-    layers = (module for module in model.modules() if type(module) is Linear)
+    modules = list(model.modules())
+    if torch.is_grad_enabled() and any(getattr(module, "gradient_checkpointing", False) for module in modules):
+        return []
+    layers = (module for module in modules if type(module) is Linear)
     return [layer for layer in layers if name in layer.lora_A and _is_plain(layer, name)]
 
 
@@ -50,7 +57,9 @@ def _is_plain(layer: Linear, name: str) -> bool:
         type(base) is nn.Linear
         and base.weight.dtype == layer.lora_A[name].weight.dtype == torch.float32
         and not torch.is_autocast_enabled(base.weight.device.type)
-        and not (layer.merged or layer.training or layer.fan_in_fan_out)
+        and not (base.weight.requires_grad and torch.is_grad_enabled())
+        and not (layer.merged or layer.fan_in_fan_out)
+        and not (layer.training and getattr(layer.lora_dropout[name], "p", 0) > 0)
         and name not in layer.lora_variant
         and layer.lora_B[name].bias is None
     )
@@ -60,5 +69,26 @@ def _forward(layer: Linear, name: str, x: Tensor) -> Tensor:
     weight = layer.base_layer.weight
     if x.numel() // x.shape[-1] < weight.shape[0] or x.dtype != weight.dtype:
         return type(layer).forward(layer, x)
-    whole = torch.addmm(weight, layer.lora_B[name].weight, layer.lora_A[name].weight, alpha=layer.scaling[name])
-    return F.linear(x, whole, layer.base_layer.bias)
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return _FoldedLinear.apply(x, a, b, weight, layer.base_layer.bias, layer.scaling[name])
+
+
+class _FoldedLinear(torch.autograd.Function):
+    """(W + scaling · B A) x + bias, of which x, A and B get gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, weight: Tensor, bias: Tensor | None, scaling: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, a, b, weight)
+        ctx.scaling = scaling
+        return F.linear(x, torch.addmm(weight, b, a, alpha=scaling), bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None, None]:
+        x, a, b, weight = ctx.saved_tensors
+        of_x = grad @ torch.addmm(weight, b, a, alpha=ctx.scaling) if ctx.needs_input_grad[0] else None
+        x, grad = x.flatten(0, -2), grad.flatten(0, -2)
+        of_a = ctx.scaling * ((grad @ b).T @ x)
+        of_b = ctx.scaling * (grad.T @ (x @ a.T))
+        return of_x, of_a, of_b, None, None, None

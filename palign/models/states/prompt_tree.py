@@ -53,9 +53,11 @@ class PromptTrees:
     item: Tensor
 
     def options(self, attention: str, dtype: torch.dtype) -> dict[str, Tensor]:
-        """What a model's forward takes; eager attention adds its mask, so it is given numbers."""
+        """What a model's forward takes. Eager attention adds its mask, and that of PyTorch makes numbers of one in
+        every layer on a CPU: there they are given as numbers.
+        """
         mask = self.is_visible
-        if attention == "eager":
+        if attention == "eager" or mask.device.type == "cpu":
             mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
         return {"input_ids": self.input_ids, "position_ids": self.position_ids, "attention_mask": mask}
 

@@ -1,10 +1,11 @@
 """Reading rows under the types in waves, until no further row could change who belongs where.
 
 An E-step needs a person's log-likelihood under each type, and it is mostly known after a few rows. So the first wave
-reads `FIRST_WAVE` rows of everybody, and each further wave half as many as were read before. In between, a type is
+reads `FIRST_WAVE` rows of a person, and each further wave half as many as were read before. In between, a type is
 left out for a person for whom it is too far behind to come back, and a person is left out whose responsibilities the
 unread rows cannot move. What is unread is extrapolated from what was read, and judged by how rows of one person
-scatter.
+scatter. Before anything is read it is judged by what training passes saw: young adapters may say too little to move
+anybody.
 
 This is group-sequential testing with a fixed number of standard errors (`SURE`), not an exact bound: log-likelihoods
 of unread rows have none.
@@ -20,7 +21,7 @@ from torch import Tensor
 from palign.functional.evidence.positions import position_within
 from palign.functional.mixture import sum_by_annotator
 
-__all__ = ["FIRST_WAVE", "Evidence", "RowSums", "read_in_waves"]
+__all__ = ["FIRST_WAVE", "Evidence", "RowSums", "first_cells", "read_in_waves"]
 
 FIRST_WAVE = 2  # rows of a person
 SURE = 2.0  # standard errors that unread rows are granted
@@ -39,6 +40,23 @@ class Evidence:
     before: Tensor
     weight: float
     tolerance: float
+
+    def open_cells(self, is_open: Tensor, totals: Tensor, errors: Callable[[Tensor], Tensor]) -> Tensor:
+        """(n_annotators, n_types) bool: where unread rows may move a responsibility by more than the tolerance.
+
+        Args:
+            is_open: (n_annotators, n_types) bool, types that have not been left out yet.
+            totals: (n_annotators, n_types) log-likelihoods, nats, as far as they are known.
+            errors: (n_annotators, 1) the numbers of the likeliest types → (n_annotators, n_types) standard errors of
+                a type's total less that of this one.
+        """
+        scores = self.before + self.weight * totals
+        best = scores.argmax(1, keepdim=True)
+        reach = (SURE * self.weight * errors(best)).nan_to_num(nan=0.0)  # 0 · infinity: no word, no reach
+        behind = scores.gather(1, best) - scores
+        moves = (reach - behind).sigmoid() - (-behind).sigmoid() > self.tolerance  # against the likeliest alone
+        moves = (moves & is_open).scatter(1, best, False)
+        return moves.scatter(1, best, moves.any(1, keepdim=True))
 
 
 @dataclass(frozen=True)
@@ -101,19 +119,35 @@ class RowSums:
         errors = self.shares[:, None] * variance.nan_to_num(nan=math.inf, posinf=math.inf).sqrt()
         return torch.where(unread > 0, errors, 0.0)
 
-    def open_cells(self, evidence: Evidence) -> Tensor:
-        """(n_annotators, n_types) bool: where further rows may change a responsibility by more than the tolerance."""
+    def open_cells(self, evidence: Evidence, is_open: Tensor) -> Tensor:
+        """(n_annotators, n_types) bool: where further rows are asked for, of the types that `is_open` has left."""
         is_left = self.n_read < self.n_rows[:, None]
-        if evidence.tolerance == 0:
-            return is_left
-        scores = evidence.before + evidence.weight * self.totals
-        best = scores.argmax(1, keepdim=True)
-        reach = (SURE * evidence.weight * self.errors(best)).nan_to_num(nan=0.0)  # 0 · infinity: no word, no reach
-        behind = scores.gather(1, best) - scores
-        moves = behind - reach < math.log(1 / evidence.tolerance)  # else it stays too far behind to count
-        moves &= reach / 4 > evidence.tolerance  # a responsibility moves by a quarter of its log-odds at most
-        moves.scatter_(1, best, False)
-        return moves.scatter(1, best, moves.any(1, keepdim=True)) & is_left
+        return is_left & evidence.open_cells(is_open, self.totals, self.errors) if evidence.tolerance else is_left
+
+
+def first_cells(
+    evidence: Evidence, seen: Tensor, baseline: Tensor, annotator_index: Tensor, row_weights: Tensor
+) -> Tensor:
+    """(n_annotators, n_types) bool: where anything has to be read, by what training passes saw.
+
+    All of a person's rows are granted to go the same way, each as far as rows commonly go.
+
+    Args:
+        seen: (rows, n_types) log-likelihoods of training passes, nats, NaN where there were none; a type without any
+            is taken to be as loud as the loudest.
+        baseline: (rows,) nats of each row under the reference.
+        annotator_index: (rows,).
+        row_weights: (rows,) what a row counts for.
+    """
+    n_annotators, everything = len(evidence.before), torch.ones_like(evidence.before, dtype=torch.bool)
+    if evidence.tolerance == 0 or bool(torch.isnan(seen).all()):
+        return everything
+    moment = (seen - baseline[:, None]).square().nanmean(0)
+    moment = moment.nan_to_num(nan=float(moment[~moment.isnan()].max()))
+    whole = sum_by_annotator(row_weights, annotator_index, n_annotators)[:, None]
+    totals = sum_by_annotator(baseline * row_weights, annotator_index, n_annotators)[:, None]
+    totals = totals.expand_as(evidence.before)
+    return evidence.open_cells(everything, totals, lambda best: whole * (moment[best] + moment).sqrt())
 
 
 def read_in_waves(
@@ -124,6 +158,7 @@ def read_in_waves(
     row_weights: Tensor,
     evidence: Evidence,
     *,
+    seen: Tensor | None = None,
     n_most: int,
     seed: int,
 ) -> Tensor:
@@ -136,13 +171,16 @@ def read_in_waves(
         annotator_index: (rows,).
         row_weights: (rows,) what a row counts for.
         evidence: one for all people.
+        seen: (rows, n_types) what training passes saw, as `first_cells` takes it; None asks everybody.
         n_most: rows of a person at most; 0 is all.
         seed: of the order in which a person's rows are read.
     """
     place = _places(annotator_index, seed)
     counts = torch.bincount(annotator_index, minlength=len(evidence.before))
     most = int(counts.max()) if n_most == 0 else min(n_most, int(counts.max()))
-    is_open, upto = torch.ones_like(evidence.before, dtype=torch.bool), most if evidence.tolerance == 0 else FIRST_WAVE
+    seen = torch.full_like(known[:, 0], torch.nan) if seen is None else seen
+    is_open = first_cells(evidence, seen, baseline, annotator_index, row_weights)
+    upto = most if evidence.tolerance == 0 else FIRST_WAVE
     while True:
         asked = (place < upto)[:, None] & torch.isnan(known[:, 0]) & is_open[annotator_index]
         if bool(asked.any()):
@@ -150,7 +188,7 @@ def read_in_waves(
         if upto >= most:
             return known
         sums = RowSums.of(known[:, 0], baseline, annotator_index, len(evidence.before), row_weights)
-        is_open &= sums.open_cells(evidence)
+        is_open = sums.open_cells(evidence, is_open)
         if not bool(is_open.any()):
             return known
         upto = min(upto + (upto + 1) // 2, most)

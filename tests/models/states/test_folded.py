@@ -11,7 +11,8 @@ from tests.worlds.causal_models import small_model
 
 
 def lora_model(**options: object) -> torch.nn.Module:
-    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False, **options)
+    options = {"target_modules": "all-linear"} | options
+    config = LoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=False, **options)
     return get_peft_model(small_model("llama"), config, adapter_name="type_0").eval()
 
 
@@ -33,10 +34,43 @@ def test_values_are_those_of_the_adapter_beside_its_weight(options):
     assert torch.equal(logits_of(model), before)
 
 
-def test_nothing_is_folded_in_training_nor_in_half_precision():
-    for model, grad in ((lora_model(), True), (lora_model().train(), False), (lora_model().bfloat16(), False)):
-        with torch.set_grad_enabled(grad), folded(model, "type_0"):
-            assert not any("forward" in vars(module) for module in model.modules())
+def loss_and_gradients(model: torch.nn.Module, *, fold: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ids = torch.arange(400).reshape(4, 100) % 50
+    model.zero_grad()
+    with folded(model, "type_0" if fold else None):
+        loss = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss
+    loss.backward()
+    return loss.detach(), {name: held.grad.clone() for name, held in model.named_parameters() if held.requires_grad}
+
+
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"target_modules": ["q_proj"]}])
+def test_gradients_are_those_of_the_adapter_beside_its_weight(options: dict[str, object]) -> None:
+    model = lora_model(**options).train()
+    loss, plain = loss_and_gradients(model, fold=False)
+    folded_loss, gradients = loss_and_gradients(model, fold=True)
+    torch.testing.assert_close(folded_loss, loss, rtol=1e-6, atol=1e-6)
+    assert plain and gradients.keys() == plain.keys()
+    for name, gradient in plain.items():
+        assert gradient.abs().max() > 1e-5
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+
+
+def n_folded(model: torch.nn.Module, *, grad: bool) -> int:
+    with torch.set_grad_enabled(grad), folded(model, "type_0"):
+        return sum("forward" in vars(module) for module in model.modules())
+
+
+def test_where_it_would_not_be_the_same_nothing_is_folded() -> None:
+    assert n_folded(lora_model().train(), grad=True) > 0
+    assert n_folded(lora_model().bfloat16(), grad=False) == 0
+    assert n_folded(lora_model(lora_dropout=0.1).train(), grad=True) == 0
+    assert n_folded(lora_model(lora_dropout=0.1).eval(), grad=False) > 0
+    is_trained = lora_model()
+    is_trained.requires_grad_(True)
+    assert n_folded(is_trained, grad=True) == 0
+    recomputed = lora_model()
+    recomputed.get_base_model().activation_checkpointing_enable()
+    assert n_folded(recomputed, grad=True) == 0 and n_folded(recomputed, grad=False) > 0
 
 
 def test_weights_are_left_as_they_were():

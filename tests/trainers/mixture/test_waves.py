@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from palign.functional.mixture import responsibilities
-from palign.trainers.mixture.waves import FIRST_WAVE, Evidence, RowSums, read_in_waves
+from palign.trainers.mixture.waves import FIRST_WAVE, Evidence, RowSums, first_cells, read_in_waves
 
 NAN = float("nan")
 
@@ -109,6 +109,51 @@ def test_where_the_adapters_word_is_small_the_first_wave_is_enough() -> None:
     table, index, _ = world(10, 30, 0.5)
     _, reader = run(table, index, evidence_of(10, weight=1e-3))
     assert int(reader.read.sum()) == FIRST_WAVE * 10 * 4
+
+
+def test_what_moves_a_responsibility_by_hand() -> None:
+    # three people at 0, 1 and 4 nats behind the first type; standard errors of .5 are granted twice, so 1 nat:
+    # σ(1) − σ(0) = .231, σ(0) − σ(−1) = .231, σ(−3) − σ(−4) = .029
+    before = torch.tensor([[0.0, 0.0], [0.0, -1.0], [0.0, -4.0]], dtype=torch.float64)
+    half, everybody = torch.full((3, 2), 0.5, dtype=torch.float64), torch.ones(3, 2, dtype=torch.bool)
+    for tolerance, expected in ((0.23, [True, True, False]), (0.24, [False] * 3), (0.02, [True] * 3)):
+        is_open = Evidence(before, 1.0, tolerance).open_cells(everybody, torch.zeros(3, 2), lambda best: half)
+        assert is_open.tolist() == [[held, held] for held in expected]  # whoever is compared is read, too
+    assert not bool(Evidence(before, 0.0, 0.01).open_cells(everybody, torch.zeros(3, 2), lambda best: half / 0).any())
+    # a rival that was left out stays out, and with it whom it was compared with
+    left = torch.tensor([[True, False], [True, True], [False, True]])
+    is_open = Evidence(before, 1.0, 0.02).open_cells(left, torch.zeros(3, 2), lambda best: half)
+    assert is_open.tolist() == [[False, False], [True, True], [True, True]]
+
+
+def test_before_reading_people_are_judged_by_what_training_saw() -> None:
+    # type 0 was seen .1 above and .3 below the reference: rows go √.05 = .224; type 1 was not seen: as loud.
+    # four rows, each counting for a half, may move 2 · √(2 · .05) = .632 nats, granted twice
+    index, weights = torch.tensor([0] * 4 + [1] * 4), torch.full((8,), 0.5, dtype=torch.float64)
+    baseline = torch.full((8,), -0.7, dtype=torch.float64)
+    seen = torch.full((8, 2), NAN, dtype=torch.float64)
+    seen[2, 0], seen[5, 0] = -0.6, -1.0
+    before = torch.tensor([[0.0, -1.0], [-5.0, 0.0]], dtype=torch.float64)
+    move = 1 / (1 + math.exp(1 - 2 * 0.4**0.5)) - 1 / (1 + math.e)  # of the first; of the second .016
+    for tolerance, is_open in ((move - 1e-3, True), (move + 1e-3, False)):
+        cells = first_cells(Evidence(before, 1.0, tolerance), seen, baseline, index, weights)
+        assert cells.tolist() == [[is_open] * 2, [False] * 2]
+    for tolerance, held in ((0.0, seen), (0.9, torch.full_like(seen, NAN))):  # all are asked for, or nothing is known
+        assert bool(first_cells(Evidence(before, 1.0, tolerance), held, baseline, index, weights).all())
+
+
+def test_people_whom_young_adapters_cannot_move_are_not_read() -> None:
+    table, index, types = world(30, 8, 0.0)
+    table = -math.log(2) + 0.05 * torch.randn(table.shape, generator=torch.Generator().manual_seed(1)).double()
+    before = torch.full((30, 4), -6.0, dtype=torch.float64)
+    before[torch.arange(30), types] = 0.0
+    before[0] = 0.0  # nobody knows where the first belongs
+    reader = Reader(table)
+    read_in_waves(
+        reader, torch.full((len(table), 2, 4), NAN).double(), torch.full((len(table),), -math.log(2)), index,
+        torch.ones(len(table)), Evidence(before, 1.0, 0.02), seen=table, n_most=0, seed=0,
+    )  # fmt: skip
+    assert set(index[reader.read.any(1)].tolist()) == {0}
 
 
 def test_what_is_known_is_not_read() -> None:
