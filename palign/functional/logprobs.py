@@ -81,7 +81,7 @@ def linear_head_logps(
 
 
 def expected_logps(
-    speaker: Tensor, listeners: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, n_at_once: int
+    states: Tensor, speaker: int, weight: Tensor, bias: Tensor | None, targets: Tensor, *, n_at_once: int
 ) -> tuple[Tensor, Tensor]:
     """What every listener says of tokens, and of what a speaker would say in their place, over the whole vocabulary.
 
@@ -90,8 +90,8 @@ def expected_logps(
     alone.
 
     Args:
-        speaker: (n_tokens, hidden), of the positions that predict the targets, of whoever says p.
-        listeners: (n_listeners, n_tokens, hidden), the same positions as the listeners read them.
+        states: (n_listeners, n_tokens, hidden), of the positions that predict the targets, as each listener reads them.
+        speaker: number of the listener who says p.
         weight, bias: (vocab, hidden) and (vocab,) or None, of the head that all share.
         targets: (n_tokens,) int64.
         n_at_once: states whose logits stand in memory together, at least 1.
@@ -99,21 +99,22 @@ def expected_logps(
     Returns:
         log q at the targets, and Σ_v p(v) log q(v); (n_listeners, n_tokens) each, nats, at least float32.
     """
-    kept = torch.promote_types(speaker.dtype, torch.float32)
-    logps, expected = (torch.empty(listeners.shape[:2], dtype=kept, device=speaker.device) for _ in range(2))
-    for start in range(0, len(speaker), n_at_once):
+    kept = torch.promote_types(states.dtype, torch.float32)
+    logps, expected = (torch.empty(states.shape[:2], dtype=kept, device=states.device) for _ in range(2))
+    others = [number for number in range(len(states)) if number != speaker]
+    for start in range(0, states.shape[1], n_at_once):
         part = slice(start, start + n_at_once)
-        odds = _odds(torch.nn.functional.linear(speaker[part], weight, bias).to(kept))[0]
-        total = odds.sum(-1, keepdim=True)
-        mean = (odds.to(weight.dtype) @ weight).to(kept) / total
-        shift = 0.0 if bias is None else (odds @ bias.to(kept)) / total[:, 0]
-        for number, states in enumerate(listeners[:, part]):
-            logits = torch.nn.functional.linear(states, weight, bias).to(kept)
+        for number in (speaker, *others):
+            logits = torch.nn.functional.linear(states[number, part], weight, bias).to(kept)
             chosen = logits.gather(-1, targets[part, None])[:, 0]
             odds, top = _odds(logits)
-            normaliser = top[:, 0] + odds.sum(-1).log()
+            total = odds.sum(-1, keepdim=True)
+            if number == speaker:
+                mean = (odds.to(weight.dtype) @ weight).to(kept) / total
+                shift = 0.0 if bias is None else (odds @ bias.to(kept)) / total[:, 0]
+            normaliser = (top + total.log())[:, 0]
             logps[number, part] = chosen - normaliser
-            expected[number, part] = (mean * states.to(kept)).sum(-1) + shift - normaliser
+            expected[number, part] = (mean * states[number, part].to(kept)).sum(-1) + shift - normaliser
     return logps, expected
 
 

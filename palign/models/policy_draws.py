@@ -285,7 +285,7 @@ class PolicyReader:
                 read.append(scored_states(base, **batch))
         head, states = plain_head(base), torch.stack([scored.states for scored in read])
         tables = expected_logps(
-            states[names.index(speaker)], states, head.weight, head.bias, read[0].targets,
+            states, names.index(speaker), head.weight, head.bias, read[0].targets,
             n_at_once=n_at_once(head.weight),
         )  # fmt: skip
         logps, expected = (read[0].sums(table.T) for table in tables)

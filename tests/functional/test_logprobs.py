@@ -85,11 +85,10 @@ def test_expected_logps_are_sums_over_the_vocabulary(n_at_once, has_bias):
     generator = torch.Generator().manual_seed(3)
     weight = torch.randn(11, 5, generator=generator, dtype=torch.float64)
     bias = torch.randn(11, generator=generator, dtype=torch.float64) if has_bias else None
-    speaker = torch.randn(7, 5, generator=generator, dtype=torch.float64)
-    listeners = torch.randn(2, 7, 5, generator=generator, dtype=torch.float64)
+    states = torch.randn(3, 7, 5, generator=generator, dtype=torch.float64)
     targets = torch.randint(11, (7,), generator=generator)
-    logps, expected = expected_logps(speaker, listeners, weight, bias, targets, n_at_once=n_at_once)
+    logps, expected = expected_logps(states, 1, weight, bias, targets, n_at_once=n_at_once)
     shift = 0 if bias is None else bias
-    tables = (listeners @ weight.T + shift).log_softmax(-1)
-    torch.testing.assert_close(logps, tables.gather(-1, targets.expand(2, 7)[..., None])[..., 0])
-    torch.testing.assert_close(expected, ((speaker @ weight.T + shift).softmax(-1) * tables).sum(-1))
+    tables = (states @ weight.T + shift).log_softmax(-1)
+    torch.testing.assert_close(logps, tables.gather(-1, targets.expand(3, 7)[..., None])[..., 0])
+    torch.testing.assert_close(expected, (tables[1].exp() * tables).sum(-1))
