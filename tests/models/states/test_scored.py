@@ -78,6 +78,27 @@ def test_lora_on_the_head_is_read():
     torch.testing.assert_close(policy_logps(model, **batch()), by_logits(model))
 
 
+class EightBitLinear(nn.Linear):
+    """A head held in eight bits, as those of bitsandbytes a linear map of a class of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = self.weight.abs().amax(1, keepdim=True) / 127
+        return nn.functional.linear(x, (self.weight / scale).round() * scale, self.bias)
+
+
+@torch.no_grad()
+def test_a_quantized_head_is_read_as_the_model_makes_its_logits():
+    model = small_model("llama").eval()
+    plain = policy_logps(model, **batch())
+    head = EightBitLinear(*model.lm_head.weight.shape[::-1], bias=False)
+    head.weight = model.lm_head.weight
+    model.set_output_embeddings(head)
+    assert not scored.has_plain_head(model)
+    quantized = policy_logps(model, **batch())
+    torch.testing.assert_close(quantized, by_logits(model), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(quantized, plain, rtol=1e-5, atol=1e-5)  # what eight bits round is there
+
+
 def test_looking_at_a_model_leaves_it_in_training():
     model = small_model("llama").requires_grad_(False).train()
     model.model.layers[0].eval()
