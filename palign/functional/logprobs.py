@@ -90,7 +90,7 @@ def expected_logps(
     alone.
 
     Args:
-        states: (n_listeners, n_tokens, hidden), of the positions that predict the targets, as each listener reads them.
+        states: (n_listeners, n_tokens, hidden), of the positions that predict the targets, as each listener reads it.
         speaker: number of the listener who says p.
         weight, bias: (vocab, hidden) and (vocab,) or None, of the head that all share.
         targets: (n_tokens,) int64.

@@ -64,6 +64,7 @@ from palign.parallel.fsdp import divide_again, outside_fsdp
 from palign.parallel.fsdp_launch import plan_fsdp
 from palign.parallel.sharded import divided_parameters, trained_state
 from palign.trainers.checkpointing.complete import CompleteCheckpoints
+from palign.trainers.length_windows import LengthWindows
 from palign.trainers.mixture.collator import MixtureCollator
 from palign.trainers.mixture.e_step import (
     checks_of_round,
@@ -345,6 +346,16 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         if self.model.training:
             self._sums.add_nll(by_type.detach(), weights)
         return (weights.mean(0) * by_type).sum()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """As of `Trainer`; "group_by_length" is `LengthWindows`, by the tokens of a row's prompt and completions."""
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        items = self.train_rows.item_indices
+        own = np.where(items >= 0, (self.items.lengths - self.items.prompt_lengths)[items], 0).sum(1)
+        n_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthWindows(own + self.items.prompt_lengths[items[:, 0]], n_rows, seed)
 
     def _row_type_weights(self) -> Tensor:
         """(rows, n_types): fixed within an epoch of a round, whatever was interrupted in between."""
