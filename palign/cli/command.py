@@ -67,7 +67,8 @@ GUARD_TEXT = "looks for leaks, shortcuts and too few votes in rows before anythi
 COMMANDS = {
     "reward": Command(
         "pal_reward", "a reward model that knows who it scores for (PAL)",
-        ("pipelines/arguments/reward.py:RewardArguments", *ROWS, "trainers/pal_reward_config.py:PALRewardConfig"),
+        ("pipelines/arguments/reward_options.py:RewardArguments", *ROWS, "trainers/reward/options.py:HeadOptions",
+         "trainers/pal_reward_config.py:PALRewardConfig"),
         (TRAINING, MODEL), "model_name_or_path use_peft lora_r output_dir seed use_cpu report_to",
     ),
     "ppo": Command(

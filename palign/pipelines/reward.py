@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from accelerate import PartialState
-from transformers import set_seed
+from accelerate.utils import set_seed
 
 from palign.data.annotators import AnnotatorIndex
 from palign.data.arguments import DataArguments
@@ -30,7 +30,7 @@ from palign.models.pal_config import PALConfig
 from palign.parallel.one_disk import require_one_disk
 from palign.parallel.sharded import is_sharded
 from palign.parallel.shared_work import computed_once
-from palign.pipelines.arguments.reward import RewardArguments
+from palign.pipelines.arguments.reward_options import NoModel, RewardArguments
 from palign.pipelines.image_vectors import image_vectors
 from palign.pipelines.memory.room import refuse_without_room
 from palign.pipelines.reports.facts import data_facts
@@ -41,11 +41,12 @@ from palign.pipelines.reports.reward import (
     people_in_no_number,
     states_sentence,
 )
-from palign.trainers.pal_reward_config import PALRewardConfig
-from palign.trainers.pal_reward_trainer import PALRewardTrainer, check_prototype_count, head_fit_options
+from palign.trainers.reward.head_training import HeadTraining, check_prototype_count
 from palign.trainers.reward.linear_fit import RECURS, TEXTS_RECUR
+from palign.trainers.reward.options import HeadOptions, VectorRewardConfig
 from palign.trainers.reward.prototype_count import PrototypeChoice, calibrate_head, choose_n_prototypes, require_people
 from palign.trainers.reward.state_choice import StateChoice, choose_states
+from palign.trainers.reward.vector_fit import VectorFit
 
 if TYPE_CHECKING:
     from trl import ModelConfig
@@ -76,7 +77,7 @@ class RewardSetup:
     """
 
     script: RewardArguments
-    args: PALRewardConfig
+    args: HeadOptions
     train_rows: Preferences
     eval_rows: Preferences
     embeddings: np.ndarray | None
@@ -130,10 +131,26 @@ class RewardSetup:
         """What people held out chose for the model, without a person's own part for the 'pooled' baseline."""
         return self.choice if self.choice is None or name == "pal" else replace(self.choice, personal=None)
 
+    def make_trainer(self, name: str, args: HeadOptions, model_args: "ModelConfig | NoModel") -> HeadTraining:
+        """What fits the model 'pooled' or 'pal', with options of its own."""
+        model = self.make_model(1 if name == "pooled" else self.n_prototypes)
+        rows = (self.train_rows, self.eval_rows)
+        if isinstance(args, VectorRewardConfig):
+            return VectorFit(model, args, *rows, embeddings=self.embeddings, choice=self.choice_of(name))
+        # here, since who fits vectors need not wait for transformers and TRL
+        from trl import get_peft_config
+
+        from palign.trainers.pal_reward_trainer import PALRewardTrainer
+
+        return PALRewardTrainer(
+            model, args, *rows, embeddings=self.embeddings, peft_config=get_peft_config(model_args), store=self.store,
+            choice=self.choice_of(name),
+        )  # fmt: skip
+
     trains_backbone: bool = False
     fresh_backbone: Callable[[], "Backbone"] | None = None  # where weights in parts cannot be copied
 
-    def newcomer_accuracies(self, trainer: PALRewardTrainer) -> dict[str, float]:
+    def newcomer_accuracies(self, trainer: HeadTraining) -> dict[str, float]:
         """`newcomers/<n>/accuracy`: newcomers placed by their first n answers, judged on their other rows."""
         if self.newcomers is None:
             return {}
@@ -176,7 +193,7 @@ class RewardSetup:
 
 
 def set_up_reward(
-    script: RewardArguments, data_args: DataArguments, args: PALRewardConfig, model_args: "ModelConfig"
+    script: RewardArguments, data_args: DataArguments, args: HeadOptions, model_args: "ModelConfig | NoModel"
 ) -> RewardSetup:
     """Check and read everything, cheapest first; choose K where it is 'auto'."""
     require_one_disk(args.output_dir)
@@ -258,7 +275,7 @@ def _choose_states(setup: RewardSetup) -> None:
 
     def choose() -> StateChoice | None:
         return choose_states(
-            setup.train_rows, backbone, setup.config(1), head_fit_options(args),
+            setup.train_rows, backbone, setup.config(1), args.head_fit_options(),
             n_prototypes=(1, AUTO_JUDGED) if script.n_prototypes is None else (script.n_prototypes,),
             layers=layers, poolings=poolings, scalings=scalings, batch_size=args.embedding_batch_size,
             seed=args.seed, show_progress=not args.disable_tqdm and PartialState().is_main_process,
@@ -290,14 +307,14 @@ def _choose(setup: RewardSetup) -> None:
     variants = ("fixed", "linear") if script.variant == "auto" and not setup.trains_backbone else None
     variants = variants if args.loss_type == "logistic" else None
     personal = script.personal == "auto" and not setup.trains_backbone and len(setup.annotators) <= MOST_PERSONAL
-    options = replace(head_fit_options(args), min_steps=0)
+    options = replace(args.head_fit_options(), min_steps=0)
     recurs = TEXTS_RECUR if setup.embeddings is None else RECURS
     common = {"variants": variants, "recurs": recurs, "personal": personal, "seed": args.seed}
 
     def choose() -> PrototypeChoice:
         if is_auto:
             progress = {"show_progress": not args.disable_tqdm}
-            return choose_n_prototypes(data, setup.config(1), head_fit_options(args), **common, **progress)
+            return choose_n_prototypes(data, setup.config(1), args.head_fit_options(), **common, **progress)
         steps = {"min_steps": args.head_min_steps}
         return calibrate_head(data, setup.config(1), options, setup.n_prototypes, **steps, **common)
 
@@ -312,7 +329,7 @@ def _choose(setup: RewardSetup) -> None:
         args.head_min_steps = choice.min_steps
 
 
-def _backbone(script: RewardArguments, model_args: "ModelConfig") -> "Backbone | None":
+def _backbone(script: RewardArguments, model_args: "ModelConfig | NoModel") -> "Backbone | None":
     if model_args.model_name_or_path is None:
         return None
     from palign.models.backbones import Backbone
