@@ -7,9 +7,11 @@ kind, a contradiction) is not judged here: `CommandLine` reads the line again an
 import argparse
 import dataclasses
 import os
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from palign.cli.option_file import config_path, read_options
@@ -38,6 +40,8 @@ def plain_arguments(
     Returns:
         One object each, or None where anything about the line asks for `CommandLine`.
     """
+    if Path(sys.argv[0] or "palign").with_suffix(".args").exists():  # of which transformers' parser reads more flags
+        return None
     parser = _Parser(add_help=False, allow_abbrev=False)
     for kind in kinds:
         hints = typing.get_type_hints(kind)
@@ -83,8 +87,6 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _truth(text: str) -> bool:
-    return TRUTH[text.lower()] if text.lower() in TRUTH else _not_plain(text)
-
-
-def _not_plain(text: str) -> NoReturn:
-    raise ValueError(f"{text!r} is neither true nor false.")
+    if text.lower() not in TRUTH:
+        raise ValueError(f"{text!r} is neither true nor false.")
+    return TRUTH[text.lower()]
