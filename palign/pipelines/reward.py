@@ -31,8 +31,6 @@ from palign.parallel.one_disk import require_one_disk
 from palign.parallel.sharded import is_sharded
 from palign.parallel.shared_work import computed_once
 from palign.pipelines.arguments.reward_options import NoModel, RewardArguments
-from palign.pipelines.image_vectors import image_vectors
-from palign.pipelines.memory.room import refuse_without_room
 from palign.pipelines.reports.facts import data_facts
 from palign.pipelines.reports.reward import (
     NAMES_DOUBTED,
@@ -45,13 +43,13 @@ from palign.trainers.reward.head_training import HeadTraining, check_prototype_c
 from palign.trainers.reward.linear_fit import RECURS, TEXTS_RECUR
 from palign.trainers.reward.options import HeadOptions, VectorRewardConfig
 from palign.trainers.reward.prototype_count import PrototypeChoice, calibrate_head, choose_n_prototypes, require_people
-from palign.trainers.reward.state_choice import StateChoice, choose_states
 from palign.trainers.reward.vector_fit import VectorFit
 
 if TYPE_CHECKING:
     from trl import ModelConfig
 
     from palign.models.backbones import Backbone
+    from palign.trainers.reward.state_choice import StateChoice
 
 __all__ = ["RewardSetup", "dominant_prototypes", "set_up_reward"]
 
@@ -91,7 +89,7 @@ class RewardSetup:
     annotators: AnnotatorIndex = field(default_factory=AnnotatorIndex)
     guard_notes: list[str] = field(default_factory=list)
     variant: str | None = None
-    states: StateChoice | None = None
+    states: "StateChoice | None" = None
     dealt: Preferences | None = None
     image_encoder: str | None = None
     images: ImageFolder | None = None
@@ -198,6 +196,8 @@ def set_up_reward(
     """Check and read everything, cheapest first; choose K where it is 'auto'."""
     require_one_disk(args.output_dir)
     if model_args.model_name_or_path is not None:
+        from palign.pipelines.memory.room import refuse_without_room
+
         require_model_folder(model_args.model_name_or_path)
         refuse_without_room("pal_reward", model_args.model_name_or_path, model_args.dtype)
     split_note: list[str] = []
@@ -210,6 +210,8 @@ def set_up_reward(
         train, evaluation = data_args.train_rows(n_embeddings), data_args.eval_rows(n_embeddings)
         newcomers = _newcomers(script, data_args, n_embeddings)
         if data_args.images is not None:
+            from palign.pipelines.image_vectors import image_vectors
+
             images = (train, evaluation, *(newcomers or ()))
             kept = {"store_dir": args.embedding_cache_dir, "show_progress": not args.disable_tqdm}
             embeddings, image_encoder = computed_once(lambda: image_vectors(data_args, images, **kept))
@@ -266,6 +268,8 @@ def _choose_states(setup: RewardSetup) -> None:
     script, args, backbone = setup.script, setup.args, setup.backbone
     if backbone is None:
         return
+    from palign.trainers.reward.state_choice import choose_states
+
     is_free = script.pooling == "auto" and backbone.is_causal and backbone.pooling == "completion"
     layers = [backbone.layer] if script.layer is not None or not is_free else None
     poolings = ("completion", "completion_last") if is_free else (backbone.pooling,)
@@ -273,7 +277,7 @@ def _choose_states(setup: RewardSetup) -> None:
     if layers is not None and len(poolings) == len(scalings) == 1:
         return
 
-    def choose() -> StateChoice | None:
+    def choose() -> "StateChoice | None":
         return choose_states(
             setup.train_rows, backbone, setup.config(1), args.head_fit_options(),
             n_prototypes=(1, AUTO_JUDGED) if script.n_prototypes is None else (script.n_prototypes,),

@@ -65,7 +65,7 @@ def bounds(
 
 
 def _normal_tail(share: float, degrees: np.ndarray | float) -> np.ndarray:
-    """What of a normal distribution lies below the quantile `share` of Student's t; NaN without freedom."""
+    """What of a normal distribution lies below the quantile `share` of Student's t."""
     from scipy.special import ndtr, stdtrit  # what scipy.stats calls, which takes half a second to import
 
     return ndtr(stdtrit(degrees, share))
