@@ -79,7 +79,7 @@ class HeadOptions:
 
 @dataclass
 class VectorRewardConfig(HeadOptions):
-    """Options of a fit on vectors by one process. Those of `TrainingArguments` have its names and its defaults.
+    """Options of a fit on vectors by one process, under the names that `TrainingArguments` has for the same.
 
     Raises:
         ValueError: as `PALRewardConfig`, or for a value that asks for a trainer of transformers.
