@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 from accelerate import PartialState
 from torch import Tensor
-from trl import get_peft_config
 
 from palign.cli.errors import run
 from palign.cli.library_log import keep_library_log
@@ -30,11 +29,11 @@ from palign.evaluation.pages.type_likes import type_likes
 from palign.evaluation.report import write_report
 from palign.evaluation.scoring import score_table, scores_csv
 from palign.parallel.sharded import is_sharded
-from palign.pipelines.arguments.reward import parse_reward_arguments
+from palign.pipelines.arguments.reward_options import read_reward_arguments
 from palign.pipelines.reports.run_end import end_of_run
 from palign.pipelines.reward import RewardSetup, dominant_prototypes, set_up_reward
 from palign.pipelines.run_names import run_name
-from palign.trainers.pal_reward_trainer import PALRewardTrainer
+from palign.trainers.reward.head_training import HeadTraining
 from palign.writing import write_whole
 
 ONE_FOR_ALL = "one reward for all (K = 1), since people held out gave no reason to tell annotators apart"
@@ -43,26 +42,21 @@ ONE_FOR_ALL = "one reward for all (K = 1), since people held out gave no reason 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Train PAL and the pooled baseline, place newcomers, report; returns what summary.json holds."""
     start = time.monotonic()
-    script, data_args, args, model_args = parse_reward_arguments(argv)
+    script, data_args, args, model_args = read_reward_arguments(argv)
     keep_library_log(args.output_dir)
     steps = Steps(STEPS["reward"])
     steps.next()
     setup = set_up_reward(script, data_args, args, model_args)
     if setup.n_prototypes == 1 or not script.pooled_baseline:
         steps.replace(1, [])
-    peft_config = get_peft_config(model_args)
     trainers, resume = {}, args.resume_from_checkpoint
-    for name, n_prototypes in {"pooled": 1, "pal": setup.n_prototypes}.items():
+    for name in ("pooled", "pal"):
         if name == "pal" or (script.pooled_baseline and setup.n_prototypes > 1):
             steps.next()
             run_args = copy.copy(args)
             run_args.output_dir = args.output_dir if name == "pal" else str(Path(args.output_dir) / name)
             run_args.run_name = run_name(args.run_name, "reward", name, seed=args.seed)
-            trainers[name] = PALRewardTrainer(
-                setup.make_model(n_prototypes), run_args, setup.train_rows, setup.eval_rows,
-                embeddings=setup.embeddings, peft_config=peft_config, store=setup.store,
-                choice=setup.choice_of(name),
-            )  # fmt: skip
+            trainers[name] = setup.make_trainer(name, run_args, model_args)
             trainers[name].train(resume_from_checkpoint=resume if name == "pal" else resume is not None)
     for trainer in trainers.values():
         trainer.save_model()
@@ -84,7 +78,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 def judge(
     setup: RewardSetup,
-    trainer: PALRewardTrainer,
+    trainer: HeadTraining,
     scores: dict[str, Tensor],
     newcomers: dict[str, float],
     prototype_scores: tuple[list[str], np.ndarray, np.ndarray],

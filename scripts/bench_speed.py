@@ -173,7 +173,8 @@ def reward() -> dict[str, float]:
         options = ["reward", "--dataset_name", str(folder / "rows.jsonl"), "--embeddings", str(folder / "items.npy")]
         options += ["--output_dir", str(folder / "out"), "--use_cpu", "true"]
         begin = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", command, *options], check=True, capture_output=True)
+        # not where this was started: python -c looks for the package there first, and only then in the tree to measure
+        subprocess.run([sys.executable, "-c", command, *options], check=True, capture_output=True, cwd=folder)
         end = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {"seconds": end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime}
 

@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "serving": (*BELOW, "integrations", "serving"),
     "auto_classes": ("models.classifier",),
     # what recipes start from and end with: nothing but recipes and scripts imports it
-    "pipelines": (*BELOW, "questions", "cli.parser", "trainers", "evaluation", "pipelines"),
+    "pipelines": (*BELOW, "questions", "cli.parser", "cli.plain_parser", "trainers", "evaluation", "pipelines"),
     "cli": ("cli", "data.guard", "reading"),  # it runs recipes, by their files, and imports none
     "__main__": ("cli.command",),
 }

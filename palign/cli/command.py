@@ -7,6 +7,7 @@ A sub-command runs the file in `recipes/` and nothing else: same flags, same YAM
 imported before a recipe is, so help comes at once.
 """
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -67,7 +68,8 @@ GUARD_TEXT = "looks for leaks, shortcuts and too few votes in rows before anythi
 COMMANDS = {
     "reward": Command(
         "pal_reward", "a reward model that knows who it scores for (PAL)",
-        ("pipelines/arguments/reward.py:RewardArguments", *ROWS, "trainers/pal_reward_config.py:PALRewardConfig"),
+        ("pipelines/arguments/reward_options.py:RewardArguments", *ROWS, "trainers/reward/options.py:HeadOptions",
+         "trainers/pal_reward_config.py:PALRewardConfig"),
         (TRAINING, MODEL), "model_name_or_path use_peft lora_r output_dir seed use_cpu report_to",
     ),
     "ppo": Command(
@@ -129,6 +131,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sub-command; returns the exit status (2: no such sub-command or configuration; else as `errors.run`)."""
+    is_own_process = argv is None  # and no program that goes on after this
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         return run("palign", lambda: print(overview()))
@@ -146,10 +149,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if "-h" in flags or "--help" in flags:
         return run(f"palign {name}", lambda: print(command_help(name)))
-    return run(f"palign {name}", lambda: start(name, flags))
+    return run(f"palign {name}", lambda: start(name, flags, is_own_process=is_own_process))
 
 
-def start(name: str, flags: Sequence[str]) -> None:
+def start(name: str, flags: Sequence[str], *, is_own_process: bool = False) -> None:
     """Run a sub-command's recipe; a configuration that cannot be read is found before its imports."""
     path = config_path(flags)
     options = {} if path is None else read_options(path)  # the parser reads it again, after seconds of imports
@@ -161,7 +164,8 @@ def start(name: str, flags: Sequence[str]) -> None:
     sys.argv[0] = f"palign {name}"  # what a parser calls itself
     if os.environ.get("RANK", "0") == "0":
         print(announcement(name), flush=True)
-    load_recipe(COMMANDS[name].recipe).main(["--help" if flag == "--help-all" else flag for flag in flags])
+    recipe = (load_for_good if is_own_process else load_recipe)(COMMANDS[name].recipe)
+    recipe.main(["--help" if flag == "--help-all" else flag for flag in flags])
 
 
 def known_options(command: Command) -> set[str] | None:
@@ -194,6 +198,20 @@ def load_recipe(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_for_good(name: str) -> ModuleType:
+    """The same, in a process that has no other work: what the imports make lives as long as it does.
+
+    The garbage collector looks through all of it again and again, while modules are imported, while the recipe runs
+    and as Python ends. That is about a second of processor time, and finds nothing.
+    """
+    gc.disable()
+    try:
+        return load_recipe(name)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def overview() -> str:

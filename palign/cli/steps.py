@@ -22,7 +22,7 @@ STEPS = {
 def announcement(command: str) -> str:
     """The first line of a sub-command, before torch is imported."""
     steps = f", in steps: {'; '.join(STEPS[command])}" if command in STEPS else ""
-    return f"palign {command}{steps}. First torch and transformers are loaded, which takes some seconds."
+    return f"palign {command}{steps}. First torch is loaded, and transformers if need be: some seconds."
 
 
 class Steps:

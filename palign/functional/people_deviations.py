@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from palign.functional.losses import plackett_luce
+from palign.functional.optimizers.lbfgs import PlainLBFGS
 
 __all__ = ["fit_deviations", "principal_basis"]
 
@@ -74,7 +75,7 @@ def fit_deviations(
     deltas = features.new_zeros(n_annotators, features.shape[1]).requires_grad_()
     if len(ranks) == 0:
         return deltas.detach()
-    optimizer = torch.optim.LBFGS(
+    optimizer = PlainLBFGS(
         [deltas],
         max_iter=MAX_STEPS,
         history_size=MEMORY,
@@ -85,7 +86,7 @@ def fit_deviations(
     at_once = max(1, CHUNK_ENTRIES // (ranks.shape[1] * features.shape[1]))
 
     def objective() -> Tensor:
-        optimizer.zero_grad()
+        deltas.grad = None
         total = ridge / 2 * deltas.square().sum()
         total.backward()
         for start in range(0, len(ranks), at_once):

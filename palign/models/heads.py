@@ -92,7 +92,9 @@ class Standardize(nn.Module):
         first = network[0]
         weight = first.weight * self.scale
         inner = nn.functional.linear(vectors.to(weight.dtype), weight, first.bias - weight @ self.center)
-        return network[1:](inner)
+        for layer in list(network)[1:]:  # a slice would be made into a module in every step
+            inner = layer(inner)
+        return inner
 
 
 def mlp(hidden_size: int, inner_size: int, preference_dim: int, n_layers: int, dropout: float) -> nn.Sequential:

@@ -2,13 +2,16 @@
 
 import importlib.util
 import os
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from torch import nn
-from transformers import Trainer
 
 from palign.parallel.sharded import make_whole
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 __all__ = [
     "divide_loaded",
@@ -86,7 +89,7 @@ def leave_accelerator(mixed_precision: str | None = None) -> None:
         GradientState._reset_state()
 
 
-def refuse_eval_in_parts(trainer: Trainer, name: str) -> None:
+def refuse_eval_in_parts(trainer: "Trainer", name: str) -> None:
     """ValueError for a trainer that cannot evaluate between steps where ZeRO-3 has divided what it evaluates.
 
     Args:
@@ -102,7 +105,7 @@ def refuse_eval_in_parts(trainer: Trainer, name: str) -> None:
         )
 
 
-def trained_model(trainer: Trainer, part: str | None = None) -> nn.Module:
+def trained_model(trainer: "Trainer", part: str | None = None) -> nn.Module:
     """What a trainer trained, without an engine, to answer with or to train again.
 
     It is whole on every process, but for what was divided from loading on (`trainer.divided`).

@@ -3,19 +3,25 @@
 `fully_shard` changes modules in place: a forward pass of the outermost one puts weights together, what is called below
 it (`generate` of a policy within a wrapper) does not, and PyTorch has no function that takes a model out. What is
 private here is listed in tests/parallel/test_fsdp.py.
+
+`torch.distributed.tensor` and `torch.distributed.fsdp` take a second of processor time to import, which who divides
+nothing need not spend: a tensor or module of theirs can only be there where somebody has imported them.
 """
 
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
-__all__ = ["divide_again", "is_fsdp", "kept_whole", "leave_fsdp", "outside_fsdp", "parts_beside_whole"]
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+__all__ = ["divide_again", "is_dtensor", "is_fsdp", "kept_whole", "leave_fsdp", "outside_fsdp", "parts_beside_whole"]
 
 HOOKS = (
     "_forward_pre_hooks", "_forward_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
@@ -23,10 +29,25 @@ HOOKS = (
 )  # fmt: skip
 
 
+def is_dtensor(tensor: object) -> bool:
+    """Whether it lies in parts on several processes, as a `DTensor`."""
+    return _is_a(tensor, "torch.distributed.tensor", "DTensor")
+
+
+def _is_unit(module: object) -> bool:
+    return _is_a(module, "torch.distributed.fsdp", "FSDPModule")
+
+
+def _is_a(thing: object, module: str, kind: str) -> bool:
+    """`isinstance`, without importing the class: False where nobody has."""
+    held = getattr(sys.modules.get(module), kind, None)
+    return held is not None and isinstance(thing, held)
+
+
 def is_fsdp(model: object) -> bool:
     """Whether FSDP2 divides this module, one inside of it, or weights of one that holds it."""
     return isinstance(model, nn.Module) and (
-        bool(_units(model)) or any(isinstance(parameter, DTensor) for parameter in model.parameters())
+        bool(_units(model)) or any(is_dtensor(parameter) for parameter in model.parameters())
     )
 
 
@@ -106,9 +127,9 @@ def leave_fsdp(model: nn.Module) -> None:
             _take_off(module, whole)
 
 
-def _units(model: nn.Module) -> list[FSDPModule]:
+def _units(model: nn.Module) -> "list[FSDPModule]":
     """Modules whose weights are put together at once, the outermost first."""
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+    return [module for module in model.modules() if _is_unit(module)]
 
 
 @dataclass
@@ -118,7 +139,7 @@ class _Put:
     module: nn.Module
     kind: type
     state: Any
-    parameters: dict[str, DTensor]
+    parameters: "dict[str, DTensor]"
     hooks: dict[str, OrderedDict]
     attributes: dict[str, Any]
 
@@ -143,7 +164,7 @@ def _take_off(module: nn.Module, whole: dict[int, nn.Parameter]) -> _Put:
     names = [name for name, held in module.__dict__.items() if name in marks or _is_of_fsdp(held)]  # `generate`, too
     put = _Put(
         module, type(module), _states().pop(module, None),
-        {name: held for name, held in module._parameters.items() if isinstance(held, DTensor)},
+        {name: held for name, held in module._parameters.items() if is_dtensor(held)},
         {name: getattr(module, name).copy() for name in HOOKS}, {name: module.__dict__.pop(name) for name in names},
     )  # fmt: skip
     for name, parameter in put.parameters.items():
@@ -154,7 +175,9 @@ def _take_off(module: nn.Module, whole: dict[int, nn.Parameter]) -> _Put:
     for name, hooks in put.hooks.items():
         for number in [number for number, hook in hooks.items() if _is_of_fsdp(hook)]:
             del getattr(module, name)[number]
-    if isinstance(module, FSDPModule):
+    if _is_unit(module):
+        from torch.distributed.fsdp import FSDPModule
+
         module.__class__ = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
     return put
 

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
-from palign.parallel.fsdp import parts_beside_whole
+from palign.parallel.fsdp import is_dtensor, parts_beside_whole
 
 __all__ = ["is_of_base", "resident_elements", "resident_share"]
 
@@ -27,7 +26,7 @@ def resident_elements(parameters: Iterable[Tensor]) -> tuple[int, int]:
         if hasattr(parameter, "ds_id"):
             part = 0 if parameter.ds_tensor is None else parameter.ds_tensor.numel()
             here, whole = here + part + parameter.data.numel(), whole + parameter.ds_numel
-        elif isinstance(parameter, DTensor):
+        elif is_dtensor(parameter):
             here, whole = here + parameter.to_local().numel(), whole + parameter.numel()
         else:
             here, whole = here + parameter.numel(), whole + parameter.numel()

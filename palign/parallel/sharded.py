@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
-from palign.parallel.fsdp import is_fsdp, leave_fsdp
+from palign.parallel.fsdp import is_dtensor, is_fsdp, leave_fsdp
 
 __all__ = [
     "any_process",
@@ -62,7 +61,7 @@ def whole(parameters: Iterable[nn.Parameter], *, write: bool = False) -> Abstrac
 
 def whole_tensor(tensor: Tensor) -> Tensor:
     """The values of one parameter or buffer in full; every process must call it."""
-    if isinstance(tensor, DTensor):
+    if is_dtensor(tensor):
         return tensor.detach().full_tensor()
     if not hasattr(tensor, "ds_id"):
         return tensor.detach()
@@ -79,7 +78,9 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 def set_whole(parameter: nn.Parameter, values: Tensor) -> None:
     """Overwrite a parameter by values in full, those of the main process; ZeRO-3's inside `whole(…, write=True)`."""
     values = values.to(parameter.device)
-    if isinstance(parameter, DTensor):
+    if is_dtensor(parameter):
+        from torch.distributed.tensor import distribute_tensor
+
         values = distribute_tensor(values, parameter.device_mesh, parameter.placements)
     parameter.data.copy_(values)
 

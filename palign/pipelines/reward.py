@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from accelerate import PartialState
-from transformers import set_seed
+from accelerate.utils import set_seed
 
 from palign.data.annotators import AnnotatorIndex
 from palign.data.arguments import DataArguments
@@ -30,9 +30,7 @@ from palign.models.pal_config import PALConfig
 from palign.parallel.one_disk import require_one_disk
 from palign.parallel.sharded import is_sharded
 from palign.parallel.shared_work import computed_once
-from palign.pipelines.arguments.reward import RewardArguments
-from palign.pipelines.image_vectors import image_vectors
-from palign.pipelines.memory.room import refuse_without_room
+from palign.pipelines.arguments.reward_options import NoModel, RewardArguments
 from palign.pipelines.reports.facts import data_facts
 from palign.pipelines.reports.reward import (
     NAMES_DOUBTED,
@@ -41,16 +39,17 @@ from palign.pipelines.reports.reward import (
     people_in_no_number,
     states_sentence,
 )
-from palign.trainers.pal_reward_config import PALRewardConfig
-from palign.trainers.pal_reward_trainer import PALRewardTrainer, check_prototype_count, head_fit_options
+from palign.trainers.reward.head_training import HeadTraining, check_prototype_count
 from palign.trainers.reward.linear_fit import RECURS, TEXTS_RECUR
+from palign.trainers.reward.options import HeadOptions, VectorRewardConfig
 from palign.trainers.reward.prototype_count import PrototypeChoice, calibrate_head, choose_n_prototypes, require_people
-from palign.trainers.reward.state_choice import StateChoice, choose_states
+from palign.trainers.reward.vector_fit import VectorFit
 
 if TYPE_CHECKING:
     from trl import ModelConfig
 
     from palign.models.backbones import Backbone
+    from palign.trainers.reward.state_choice import StateChoice
 
 __all__ = ["RewardSetup", "dominant_prototypes", "set_up_reward"]
 
@@ -76,7 +75,7 @@ class RewardSetup:
     """
 
     script: RewardArguments
-    args: PALRewardConfig
+    args: HeadOptions
     train_rows: Preferences
     eval_rows: Preferences
     embeddings: np.ndarray | None
@@ -90,7 +89,7 @@ class RewardSetup:
     annotators: AnnotatorIndex = field(default_factory=AnnotatorIndex)
     guard_notes: list[str] = field(default_factory=list)
     variant: str | None = None
-    states: StateChoice | None = None
+    states: "StateChoice | None" = None
     dealt: Preferences | None = None
     image_encoder: str | None = None
     images: ImageFolder | None = None
@@ -130,10 +129,26 @@ class RewardSetup:
         """What people held out chose for the model, without a person's own part for the 'pooled' baseline."""
         return self.choice if self.choice is None or name == "pal" else replace(self.choice, personal=None)
 
+    def make_trainer(self, name: str, args: HeadOptions, model_args: "ModelConfig | NoModel") -> HeadTraining:
+        """What fits the model 'pooled' or 'pal', with options of its own."""
+        model = self.make_model(1 if name == "pooled" else self.n_prototypes)
+        rows = (self.train_rows, self.eval_rows)
+        if isinstance(args, VectorRewardConfig):
+            return VectorFit(model, args, *rows, embeddings=self.embeddings, choice=self.choice_of(name))
+        # here, since who fits vectors need not wait for transformers and TRL
+        from trl import get_peft_config
+
+        from palign.trainers.pal_reward_trainer import PALRewardTrainer
+
+        return PALRewardTrainer(
+            model, args, *rows, embeddings=self.embeddings, peft_config=get_peft_config(model_args), store=self.store,
+            choice=self.choice_of(name),
+        )  # fmt: skip
+
     trains_backbone: bool = False
     fresh_backbone: Callable[[], "Backbone"] | None = None  # where weights in parts cannot be copied
 
-    def newcomer_accuracies(self, trainer: PALRewardTrainer) -> dict[str, float]:
+    def newcomer_accuracies(self, trainer: HeadTraining) -> dict[str, float]:
         """`newcomers/<n>/accuracy`: newcomers placed by their first n answers, judged on their other rows."""
         if self.newcomers is None:
             return {}
@@ -176,11 +191,13 @@ class RewardSetup:
 
 
 def set_up_reward(
-    script: RewardArguments, data_args: DataArguments, args: PALRewardConfig, model_args: "ModelConfig"
+    script: RewardArguments, data_args: DataArguments, args: HeadOptions, model_args: "ModelConfig | NoModel"
 ) -> RewardSetup:
     """Check and read everything, cheapest first; choose K where it is 'auto'."""
     require_one_disk(args.output_dir)
     if model_args.model_name_or_path is not None:
+        from palign.pipelines.memory.room import refuse_without_room
+
         require_model_folder(model_args.model_name_or_path)
         refuse_without_room("pal_reward", model_args.model_name_or_path, model_args.dtype)
     split_note: list[str] = []
@@ -193,6 +210,8 @@ def set_up_reward(
         train, evaluation = data_args.train_rows(n_embeddings), data_args.eval_rows(n_embeddings)
         newcomers = _newcomers(script, data_args, n_embeddings)
         if data_args.images is not None:
+            from palign.pipelines.image_vectors import image_vectors
+
             images = (train, evaluation, *(newcomers or ()))
             kept = {"store_dir": args.embedding_cache_dir, "show_progress": not args.disable_tqdm}
             embeddings, image_encoder = computed_once(lambda: image_vectors(data_args, images, **kept))
@@ -249,6 +268,8 @@ def _choose_states(setup: RewardSetup) -> None:
     script, args, backbone = setup.script, setup.args, setup.backbone
     if backbone is None:
         return
+    from palign.trainers.reward.state_choice import choose_states
+
     is_free = script.pooling == "auto" and backbone.is_causal and backbone.pooling == "completion"
     layers = [backbone.layer] if script.layer is not None or not is_free else None
     poolings = ("completion", "completion_last") if is_free else (backbone.pooling,)
@@ -256,9 +277,9 @@ def _choose_states(setup: RewardSetup) -> None:
     if layers is not None and len(poolings) == len(scalings) == 1:
         return
 
-    def choose() -> StateChoice | None:
+    def choose() -> "StateChoice | None":
         return choose_states(
-            setup.train_rows, backbone, setup.config(1), head_fit_options(args),
+            setup.train_rows, backbone, setup.config(1), args.head_fit_options(),
             n_prototypes=(1, AUTO_JUDGED) if script.n_prototypes is None else (script.n_prototypes,),
             layers=layers, poolings=poolings, scalings=scalings, batch_size=args.embedding_batch_size,
             seed=args.seed, show_progress=not args.disable_tqdm and PartialState().is_main_process,
@@ -290,14 +311,14 @@ def _choose(setup: RewardSetup) -> None:
     variants = ("fixed", "linear") if script.variant == "auto" and not setup.trains_backbone else None
     variants = variants if args.loss_type == "logistic" else None
     personal = script.personal == "auto" and not setup.trains_backbone and len(setup.annotators) <= MOST_PERSONAL
-    options = replace(head_fit_options(args), min_steps=0)
+    options = replace(args.head_fit_options(), min_steps=0)
     recurs = TEXTS_RECUR if setup.embeddings is None else RECURS
     common = {"variants": variants, "recurs": recurs, "personal": personal, "seed": args.seed}
 
     def choose() -> PrototypeChoice:
         if is_auto:
             progress = {"show_progress": not args.disable_tqdm}
-            return choose_n_prototypes(data, setup.config(1), head_fit_options(args), **common, **progress)
+            return choose_n_prototypes(data, setup.config(1), args.head_fit_options(), **common, **progress)
         steps = {"min_steps": args.head_min_steps}
         return calibrate_head(data, setup.config(1), options, setup.n_prototypes, **steps, **common)
 
@@ -312,7 +333,7 @@ def _choose(setup: RewardSetup) -> None:
         args.head_min_steps = choice.min_steps
 
 
-def _backbone(script: RewardArguments, model_args: "ModelConfig") -> "Backbone | None":
+def _backbone(script: RewardArguments, model_args: "ModelConfig | NoModel") -> "Backbone | None":
     if model_args.model_name_or_path is None:
         return None
     from palign.models.backbones import Backbone

@@ -6,7 +6,6 @@ is served like the population, and nobody worse than by one pooled reward for wa
 """
 
 import logging
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,48 +13,31 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 
-from palign.data.guards.finding import completion_texts
-from palign.data.preferences import Preferences
-from palign.data.trained_rows import save_trained_rows
 from palign.functional.losses import plackett_luce, preference_loss
 from palign.models.embeddings import EmbeddingStore
 from palign.models.files.pal import BACKBONE, load_backbone_state, load_own_state, pal_card
 from palign.models.pal import PALRewardModel
-from palign.models.people_fit import fit_people, linear_scores, row_scores
 from palign.models.row_tensors import RowTensors
 from palign.parallel.deepspeed_launch import leave_accelerator, refuse_eval_in_parts
-from palign.parallel.fsdp import outside_fsdp
 from palign.parallel.fsdp_launch import plan_fsdp
-from palign.parallel.sharded import divided_parameters, make_whole, whole
+from palign.parallel.sharded import divided_parameters, make_whole
 from palign.parallel.shared_work import ending_together
 from palign.trainers.checkpointing.complete import CompleteCheckpoints
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.progress import show_named_progress
 from palign.trainers.reward.collator import PairDataset, RewardCollator
-from palign.trainers.reward.head_fit import HeadFitOptions, fit_head
-from palign.trainers.reward.linear_fit import LinearFitOptions, fit_linear_head
+from palign.trainers.reward.head_training import HeadTraining, Rows
 from palign.trainers.reward.prototype_count import PrototypeChoice
-from palign.trainers.reward.trial import PERSONAL_WIDTH, personal_basis, standardize
-from palign.writing import saving, write_whole
+from palign.writing import write_whole
 
-__all__ = ["PALRewardTrainer", "check_prototype_count", "head_fit_options"]
+__all__ = ["PALRewardTrainer"]
 
 logger = logging.getLogger(__name__)
-Rows = Preferences | Iterable[Mapping[str, Any]]
 
 
-def head_fit_options(args: PALRewardConfig) -> HeadFitOptions:
-    """The options of the first stage."""
-    return HeadFitOptions(
-        args.head_epochs, args.head_learning_rate, args.head_batch_size, args.head_weight_decay,
-        args.annotator_learning_rate, args.annotator_prior, args.loss_type, args.head_min_steps,
-    )  # fmt: skip
-
-
-class PALRewardTrainer(CompleteCheckpoints, Trainer):
+class PALRewardTrainer(HeadTraining, CompleteCheckpoints, Trainer):
     """A `transformers.Trainer` for `PALRewardModel`.
 
     Args:
@@ -87,11 +69,10 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         choice: PrototypeChoice | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
-        self.embeddings, self.choice = embeddings, choice
-        self._store = store
-        self.train_rows = self._preferences(train_dataset)
-        self.eval_rows = None if eval_dataset is None else self._preferences(eval_dataset)
-        _check_fit(model, self.train_rows, args, peft_config)
+        self.hold(
+            model, args, train_dataset, eval_dataset, embeddings=embeddings, store=store, choice=choice,
+            peft_config=peft_config,
+        )  # fmt: skip
         if peft_config is not None:
             from peft import TaskType, get_peft_model
 
@@ -102,14 +83,10 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         elif args.train_backbone:
             model.backbone.requires_grad_(True)
             model.config.backbone, model.config.backbone_revision = BACKBONE, None  # saved with the model from now on
-        self.trains_backbone = peft_config is not None or args.train_backbone
         args.remove_unused_columns, args.label_names = False, []
         self._divided = divided_parameters(model)  # from loading to the end
-        model.to(args.device)  # embeddings and the first stage are computed before transformers would move it
+        self.prepare(model, args.device)  # the first stage is computed before transformers would move it
         leave_accelerator()
-        if choice is not None and choice.personal is not None and not self.trains_backbone:
-            model.add_deviations(*deviation_size(model, choice))
-        self.head_history: list[dict[str, float]] = []
         super().__init__(
             model=model,
             args=args,
@@ -130,6 +107,11 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
             plan_fsdp(self.accelerator, model)
             refuse_eval_in_parts(self, "PALRewardTrainer")
 
+    @property
+    def bare_model(self) -> PALRewardModel:
+        """The PAL model, out of what Accelerate has put around it."""
+        return self.accelerator.unwrap_model(self.model)
+
     # training
 
     writes_own_weights = True
@@ -145,7 +127,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         Raises:
             ValueError: the checkpoint is not complete, or of another run (`CompleteCheckpoints.train`).
         """
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.bare_model
         resume = self.agreed_resume_point(resume_from_checkpoint) if self.trains_backbone else None
         if resume is None:
             data = self._states(self.train_rows, together=True).as_comparisons()
@@ -170,71 +152,19 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
 
     def _fit_alone(self, model: PALRewardModel, data: RowTensors) -> None:
         """Stage one where there is no other, with the events of a training: a step is an epoch of the head's fit."""
-        state, options = self.state, head_fit_options(self.args)
-        is_linear = model.config.variant == "linear"
-        state.max_steps = 1 if is_linear else options.schedule(len(data))[0] * self.args.n_restarts
+        state = self.state
+        state.max_steps = self.n_epochs(data)
         state.global_step, state.epoch, state.num_train_epochs = 0, 0.0, state.max_steps
         self.control = self.callback_handler.on_train_begin(self.args, state, self.control)
         self._fit_head(model, data)
         self.control = self.callback_handler.on_train_end(self.args, state, self.control)
 
-    def _note_epoch(self, restart: int, epoch: int, loss: float) -> None:
-        self.head_history.append({"restart": restart, "epoch": epoch, "loss": loss})
-        if self.trains_backbone:  # whose steps are those of stage two
-            return
+    def epoch_ended(self, loss: float) -> None:
+        """A step of a training that has no other steps."""
         self.state.global_step += 1
         self.state.epoch = float(self.state.global_step)
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
         self.log({"loss": loss})
-
-    def _fit_head(self, model: PALRewardModel, data: RowTensors) -> None:
-        """Stage one, with restarts; the best training loss is kept."""
-        options, best, best_state = head_fit_options(self.args), float("inf"), None
-        if model.config.variant == "linear":
-            linear = LinearFitOptions() if self.choice is None else self.choice.linear
-            loss = fit_linear_head(model.head, model.people, data, linear, seed=self.args.seed)
-            self._note_epoch(0, 1, loss)
-            return
-        epochs = options.schedule(len(data))[0]
-        for restart in range(self.args.n_restarts):
-            seed = self.args.seed + restart
-            if restart:
-                _draw_again(model, seed)
-            standardize(model.head, data)
-            is_shown = self.trains_backbone and not self.args.disable_tqdm  # else transformers' bar counts epochs
-            with tqdm(total=epochs, desc="fitting heads", disable=not is_shown) as bar:
-
-                def on_epoch(epoch: int, loss: float, bar: tqdm = bar, restart: int = restart) -> None:
-                    bar.update()
-                    bar.set_postfix(loss=f"{loss:.4f}")
-                    self._note_epoch(restart, epoch, loss)
-
-                with torch.random.fork_rng():  # dropout too: the same seed gives the same head
-                    torch.manual_seed(seed)
-                    loss = fit_head(model.head, model.people, data, options, seed=seed, on_epoch=on_epoch)
-            if self.args.n_restarts > 1 and loss < best:
-                parts = (model.head.state_dict(), model.people.state_dict())
-                best, best_state = loss, [{name: t.clone() for name, t in part.items()} for part in parts]
-        if best_state is not None:
-            model.head.load_state_dict(best_state[0])
-            model.people.load_state_dict(best_state[1])
-
-    def _place_people(self, model: PALRewardModel, data: RowTensors) -> None:
-        """Freeze the population; replace everybody's weights by their posterior mean under it, at the temperature that
-        people held out chose; fit their own parts.
-        """
-        if self.choice is not None and not self.trains_backbone:
-            is_pooled = model.n_prototypes == 1
-            model.set_temperature(self.choice.pooled_temperature if is_pooled else self.choice.temperature)
-        counts = torch.bincount(data.annotator_index, data.evidence, len(model.annotators))
-        model.people.freeze_population(counts, seed=self.args.seed)
-        if self.args.smooth_annotators and self.args.loss_type == "logistic" and model.n_prototypes > 1:
-            fit = fit_people(model.head, model.people, data, len(model.annotators), method="posterior")
-            model.people.store(fit.weights)
-            model.people.freeze_population(counts, seed=self.args.seed)
-        if model.deviations is not None:
-            model.deviations.center, model.deviations.basis = (part.to(model.device) for part in personal_basis(data))
-            model.deviations.own.weight.copy_(model.fit_deviations(data, model.people.all()))
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -251,7 +181,7 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Backbone at `learning_rate`; head and people at a tenth of what they had in stage one."""
         if self.optimizer is None:
-            model, options = self.accelerator.unwrap_model(self.model), self.args
+            model, options = self.bare_model, self.args
             groups = [
                 {"params": [p for p in model.backbone.parameters() if p.requires_grad],
                  "weight_decay": options.weight_decay},
@@ -284,99 +214,22 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    @torch.no_grad()
-    def predict_scores(
-        self,
-        rows: Preferences,
-        *,
-        weights: Tensor | None = None,
-        deviations: Tensor | None = None,
-        together: bool = False,
-    ) -> Tensor:
-        """Rewards (n_rows, max_items) of every item for the person of its row, or for `weights`; 0 at padding.
-
-        `deviations`: (n_rows, personal_dim) beside such weights. `together`: all processes call this with the same
-        rows, and each embeds its share of the texts.
-        """
-        model = self.accelerator.unwrap_model(self.model)
-        model.eval()
-        with outside_fsdp(model):  # parts of the model run by themselves
-            return self._scores(model, rows, weights, deviations, together)
-
-    def _scores(
-        self,
-        model: PALRewardModel,
-        rows: Preferences,
-        weights: Tensor | None,
-        deviations: Tensor | None,
-        together: bool,
-    ) -> Tensor:
-        data = self._states(rows, together=together)
-        device = data.annotator_index.device
-        people = model.people(data.annotator_index) if weights is None else weights.to(device).expand(len(data), -1)
-        if weights is None and model.deviations is not None:
-            deviations = model.deviations.of(data.annotator_index)
-        own = None if deviations is None else deviations.to(device)
-        scores = row_scores(model.head, data, people, deviations=model.deviations, own=own)
-        return scores.masked_fill(data.ranks < 0, 0.0).cpu()
-
-    @torch.no_grad()
-    def prototype_scores(self, rows: Preferences) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Every completion of the rows as text (n,), its reward for each prototype (n, n_prototypes), its row (n,).
-
-        Of vectors the text is "item" and the number of the vector.
-        """
-        model = self.accelerator.unwrap_model(self.model)
-        data = self._states(rows)
-        scores = linear_scores(model.head, data).cpu().numpy()
-        texts, row, place = completion_texts(rows)
-        return texts, scores[row, place], row
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """What `PALRewardModel.save_pretrained` writes, once, by the main process."""
-        model = self.accelerator.unwrap_model(self.model)
-        # a backbone with a name of its own is not written, and in parts it stays where it is
-        is_apart = model.config.backbone not in (None, BACKBONE)
-        written = [held for held in model.parameters() if held.requires_grad or not is_apart]
-        with whole(written), outside_fsdp(model):
-            if not self.args.should_save:
-                return
-            card, folder = pal_card(model, n_rows=len(self.train_rows)), output_dir or self.args.output_dir
-            with saving(folder, "The reward model"):
-                model.save_pretrained(folder, card=card)
-                save_trained_rows(folder, self.train_rows)
-
     def write_card(self, folder: Path) -> None:
         """README.md of the reward model."""
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.bare_model
         write_whole(folder / "README.md", pal_card(model, n_rows=len(self.train_rows)))
 
     def read_weights(self, folder: Path) -> None:
         """Head, people and what was trained of the backbone, from a checkpoint of stage two."""
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.bare_model
         load_own_state(model, folder)
         load_backbone_state(model, folder)
 
     # plumbing
 
-    def _preferences(self, rows: Rows) -> Preferences:
-        return Preferences.of(rows, embeddings=False if self.embeddings is None else len(self.embeddings))
-
-    def _states(self, rows: Preferences, *, together: bool = False) -> RowTensors:
-        """Rows as tensors; texts pass the backbone as it is now, each once, and are kept where the options say."""
-        model = self.accelerator.unwrap_model(self.model)
-        if rows.is_text:
-            fingerprint = model.backbone.fingerprint()
-            if self._store is None or self._store.fingerprint != fingerprint:
-                self._store = EmbeddingStore(self.args.embedding_cache_dir, fingerprint, model.config.hidden_size)
-        return model.row_tensors(
-            rows, self.embeddings, store=self._store, batch_size=self.args.embedding_batch_size,
-            show_progress=not self.args.disable_tqdm, together=together,
-        )  # fmt: skip
-
     def _on_main_process(self, work: Any) -> None:
         """Do something to head and people once, and give every process the result."""
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.bare_model
         with ending_together():
             if self.accelerator.is_main_process:
                 work()
@@ -393,45 +246,3 @@ class PALRewardTrainer(CompleteCheckpoints, Trainer):
                 setattr(model.people, name, torch.empty_like(held[0]["people"][name]))
             model.head.load_state_dict(held[0]["head"])
             model.people.load_state_dict(held[0]["people"])
-
-
-def deviation_size(model: PALRewardModel, choice: PrototypeChoice) -> tuple[int, float]:
-    """Width and ridge of a person's own part."""
-    return min(PERSONAL_WIDTH, model.config.hidden_size), choice.personal.ridge
-
-
-def _draw_again(model: PALRewardModel, seed: int) -> None:
-    """Fresh parameters for head and people."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model.head.load_state_dict(model.config.make_head().state_dict())
-        nn.init.normal_(model.people.logits.weight, std=0.1)
-
-
-def check_prototype_count(n_prototypes: int, n_annotators: int) -> None:
-    """ValueError where there are more prototypes than people."""
-    if n_prototypes > n_annotators:
-        raise ValueError(
-            f"n_prototypes is {n_prototypes}, and the rows come from {n_annotators} annotators; there cannot be more "
-            f"prototypes than people. Take at most {n_annotators}, or 'auto'."
-        )
-
-
-def _check_fit(model: PALRewardModel, rows: Preferences, args: PALRewardConfig, peft_config: Any) -> None:
-    if len(rows) == 0:
-        raise ValueError("There are no rows to train on.")
-    people = rows.annotators()
-    check_prototype_count(model.n_prototypes, len(people))
-    model.annotators.indices(people.ids)  # strangers raise
-    if rows.is_text != (model.backbone is not None):
-        held, made = ("text", "for vectors") if rows.is_text else ("indices of vectors", "on a backbone")
-        raise ValueError(
-            f"The rows hold {held} and the model was made {made}. Use PALRewardModel.from_backbone for text, "
-            "PALRewardModel.from_embeddings for vectors."
-        )
-    if peft_config is not None and args.train_backbone:
-        raise ValueError("Both LoRA and train_backbone are asked for; train the backbone in one of the two ways.")
-    if not rows.is_text and (peft_config is not None or args.train_backbone):
-        raise ValueError(
-            "There is no backbone to train: rows of vectors have none. Leave out use_peft/train_backbone."
-        )

@@ -1,34 +1,17 @@
-"""A training's bar with its name on it, and its figures as one short line now and then, in place of whole dicts."""
+"""A training's bar with its name on it, and short lines of figures beside it, in a trainer of transformers."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-__all__ = ["NamedProgress", "log_line", "show_named_progress"]
+from palign.trainers.figure_lines import FigureLines
 
-SHOWN = (
-    "loss", "eval_loss", "objective/reward", "objective/gold", "objective/kl", "reward", "kl", "eval_accuracy",
-    "eval_log_likelihood", "rewards/accuracies", "policy/entropy", "completions/mean_length",
-)  # fmt: skip
-MOST_SHOWN = 5
-N_LINES = 12  # of a training; its trackers and log_history have every one
-
-
-def log_line(logs: Mapping[str, Any], step: int, max_steps: int) -> str:
-    """What is shown of one log: the step, and at most five figures under short names; empty where it has none."""
-    known = [(name, logs[name]) for name in SHOWN if isinstance(logs.get(name), (int, float, str))]
-    parts = [f"{name.rpartition('/')[2]} {_number(value)}" for name, value in known[:MOST_SHOWN]]
-    return f"  step {step:>{len(str(max_steps))}}/{max_steps}  {'  '.join(parts)}" if parts else ""
-
-
-def _number(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
+__all__ = ["NamedProgress", "show_named_progress"]
 
 
 class NamedProgress(ProgressCallback):
-    """The bar of transformers with a name, and at most `N_LINES` lines of figures.
+    """The bar of transformers with a name, and short lines of figures.
 
     Args:
         name: in front of the bar.
@@ -37,10 +20,10 @@ class NamedProgress(ProgressCallback):
 
     def __init__(self, name: str, *, has_bar: bool = True):
         super().__init__()
-        self.name, self.has_bar, self.next_step = name, has_bar, 0
+        self.name, self.has_bar, self.lines = name, has_bar, FigureLines()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any):
-        self.next_step, self.current_step = 0, 0
+        self.lines, self.current_step = FigureLines(), 0
         if self.has_bar:
             super().on_train_begin(args, state, control, **rest)
             if self.training_bar is not None:
@@ -61,11 +44,9 @@ class NamedProgress(ProgressCallback):
     ):
         if not state.is_world_process_zero or not logs or (self.has_bar and self.training_bar is None):
             return
-        line = log_line(logs, state.global_step, state.max_steps)
-        is_judged = any(name.startswith("eval_") for name in logs)
-        if not line or not (is_judged or state.global_step >= min(self.next_step, state.max_steps)):
+        line = self.lines.line(logs, state.global_step, state.max_steps)
+        if not line:
             return
-        self.next_step = state.global_step + max(1, state.max_steps // N_LINES)
         if self.training_bar is not None:
             self.training_bar.write(line)
         else:

@@ -112,6 +112,25 @@ def test_flags_and_config_reach_the_recipe(tmp_path: Path, monkeypatch) -> None:
     assert seen == ["em_dpo", ["--config", str(config), "--n_types", "auto"], "ppo_pal", ["--help"]]
 
 
+@pytest.mark.parametrize(
+    ("call", "while_loading", "after"), [("main()", False, True), ("main(['serve'])", True, False)]
+)
+def test_imports_are_kept_from_the_collector_in_a_process_of_its_own_alone(
+    call: str, while_loading: bool, after: bool
+) -> None:
+    code = (
+        "import gc, sys, types\n"
+        "from palign.cli import command\n"
+        "recipe = types.ModuleType('recipe')\n"
+        "recipe.main = lambda flags: print(gc.isenabled(), gc.get_freeze_count() > 0)\n"
+        "command.load_recipe = lambda name: print(gc.isenabled()) or recipe\n"
+        f"sys.argv = ['palign', 'serve']; sys.exit(command.{call})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == [str(while_loading), f"True {after}"]
+
+
 def test_a_configuration_that_cannot_be_read_ends_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     code = "import atexit, sys\natexit.register(lambda: print('torch' in sys.modules))\n"
     code += f"from palign.cli.command import main; sys.exit(main(['ppo', '--config', {str(tmp_path / 'no.yaml')!r}]))"

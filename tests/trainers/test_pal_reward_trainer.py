@@ -15,9 +15,9 @@ from palign.data.synthetic import make_gaussian_population
 from palign.models import backbones
 from palign.models.backbones import Backbone
 from palign.models.pal import PALRewardModel
-from palign.trainers import pal_reward_trainer
 from palign.trainers.pal_reward_config import PALRewardConfig
 from palign.trainers.pal_reward_trainer import PALRewardTrainer
+from palign.trainers.reward import head_training
 from tests.worlds.reward_models import (
     SMALL,
     make_people,
@@ -130,14 +130,14 @@ def test_same_seed_same_scores(n_prototypes: int, tmp_path: Path) -> None:
 
 
 def test_restarts_keep_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, real = [], pal_reward_trainer.fit_head
+    seen, real = [], head_training.fit_head
 
     def fit(head: Any, people: Any, *args: Any, **options: Any) -> float:
         real(head, people, *args, **options)
         seen.append((state_bits(head), people.logits.weight.detach().clone()))
         return [0.5, 0.3, 0.4][len(seen) - 1]
 
-    monkeypatch.setattr(pal_reward_trainer, "fit_head", fit)
+    monkeypatch.setattr(head_training, "fit_head", fit)
     model = vector_model()
     args = config(tmp_path, n_restarts=3, smooth_annotators=False)
     PALRewardTrainer(model, args, vector_rows(40, n_vectors=20), embeddings=vectors(20)).train()
@@ -447,7 +447,7 @@ def test_rows_and_model_that_do_not_fit_are_told_apart_before_anything_is_comput
 def test_vectors_with_nan_or_out_of_range_stop_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pal_reward_trainer, "fit_head", never)
+    monkeypatch.setattr(head_training, "fit_head", never)
     data, table = vector_rows(30, n_vectors=20), vectors(20)
     with pytest.raises(ValueError, match="the embeddings have 10 rows"):
         PALRewardTrainer(vector_model(), config(tmp_path), data, embeddings=table[:10]).train()

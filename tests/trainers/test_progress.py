@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from palign.trainers.progress import NamedProgress, log_line, show_named_progress
+from palign.trainers.figure_lines import log_line
+from palign.trainers.progress import NamedProgress, show_named_progress
 
 MANY = {f"groups/{k}/reward": 0.1 for k in range(30)} | {"objective/reward": 0.51234, "objective/kl": 1.5, "epoch": 1}
 

@@ -51,9 +51,7 @@ def bounds(
     ``draws`` (n_resamples, ...) give the spread; ``free``, of the same shape, the statistic itself on the resamples,
     where its bias is to be taken off. NaN draws, where a resample missed a group, are left out.
     """
-    from scipy.stats import norm, t
-
-    tail = np.broadcast_to(norm.cdf(t.ppf((1 - level) / 2, degrees)), np.shape(estimate))
+    tail = np.broadcast_to(_normal_tail((1 - level) / 2, degrees), np.shape(estimate))
     unknown = np.isnan(draws).all(axis=0) | np.isnan(estimate)
     ordered = np.sort(np.where(unknown, 0.0, draws), axis=0)  # NaN sorts to the end
     counts = (~np.isnan(ordered)).sum(axis=0)
@@ -64,6 +62,13 @@ def bounds(
         low, high = low - bias, high - bias
     low, high = np.minimum(low, estimate), np.maximum(high, estimate)
     return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
+
+
+def _normal_tail(share: float, degrees: np.ndarray | float) -> np.ndarray:
+    """What of a normal distribution lies below the quantile `share` of Student's t."""
+    from scipy.special import ndtr, stdtrit  # what scipy.stats calls, which takes half a second to import
+
+    return ndtr(stdtrit(degrees, share))
 
 
 def _quantile(ordered: np.ndarray, counts: np.ndarray, share: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 A configuration is read by a list of fields. What is not on it (`auto_mapping`, `megatron_core` and other names of
 modules that would be imported; calibration data; variants that were never tried here) must be as if it were not there.
+
+PEFT is imported where an adapter is read: a reward on vectors, whose files name no adapter, does without.
 """
 
 import json
@@ -9,14 +11,16 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from torch import nn
 
 from palign.contents import reading_whole
 from palign.models.model_folders import looks_like_path
 from palign.reading import read_json, read_tensors, reading, require_tensors
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
 
 __all__ = ["base_of", "check_adapter_config", "load_adapter", "portable_base", "read_adapter_config", "write_base"]
 
@@ -56,25 +60,29 @@ def _is_of_transformers(mapping: Any) -> bool:
     return isinstance(library, str) and library.split(".")[0] in ("transformers", "palign")
 
 
-def read_adapter_config(folder: str | Path) -> PeftConfig:
+def read_adapter_config(folder: str | Path) -> "PeftConfig":
     """The configuration of an adapter on disk.
 
     Raises:
         ValueError: it is damaged, or says what is not read here.
     """
+    from peft import PeftConfig
+
     path = Path(folder) / CONFIG
     check_adapter_config(read_json(path, dict), path)
     with reading(folder, "The configuration of the adapter"):
         return PeftConfig.from_pretrained(str(folder))
 
 
-def load_adapter(model: nn.Module, folder: str | Path, *, adapter_name: str = "default") -> PeftModel:
+def load_adapter(model: nn.Module, folder: str | Path, *, adapter_name: str = "default") -> "PeftModel":
     """A saved adapter on its base; a hub name is left to PEFT.
 
     Raises:
         ValueError: configuration or tensors are damaged or not finite, or tensors are missing, unknown or of another
             shape: none is made up.
     """
+    from peft import PeftModel, get_peft_model_state_dict
+
     if not Path(folder).is_dir():
         return PeftModel.from_pretrained(model, str(folder), adapter_name=adapter_name)
     path = Path(folder) / WEIGHTS

@@ -3,7 +3,6 @@
 from typing import Any
 
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from palign.contents import reading_whole
 from palign.models.model_folders import looks_like_path, require_model_folder
@@ -21,6 +20,8 @@ def load_base(name_or_path: str, *, divided: bool = False, **options: Any) -> nn
     Raises:
         ValueError: no model, a damaged one, one with a tensor that is missing or not finite.
     """
+    from transformers import AutoModelForCausalLM
+
     return load_whole(AutoModelForCausalLM, name_or_path, divided=divided, **options)
 
 

@@ -1,10 +1,13 @@
 """What a report is made of, in a few named words: the rows, what was trained on them, on which model."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from palign.data.preferences import Preferences
-from palign.evaluation.judging.kinds import ModelSource
-from palign.evaluation.judging.unseen_rows import UnseenRows
+
+if TYPE_CHECKING:
+    from palign.evaluation.judging.kinds import ModelSource
+    from palign.evaluation.judging.unseen_rows import UnseenRows
 
 __all__ = ["data_facts", "evaluation_facts", "n_in_no_number", "policy_facts"]
 
@@ -24,7 +27,7 @@ def data_facts(train: Preferences, evaluation: Preferences, base: str) -> dict[s
     return facts | {"backbone": base}
 
 
-def evaluation_facts(rows: Preferences, unseen: UnseenRows, judged: Sequence[ModelSource]) -> dict[str, str]:
+def evaluation_facts(rows: Preferences, unseen: "UnseenRows", judged: "Sequence[ModelSource]") -> dict[str, str]:
     """Where the rows are from, how many are left out, which models are judged."""
     facts = _rows_fact(rows)
     if unseen.n_left_out:

@@ -1,9 +1,13 @@
 """What people held out chose, in sentences for the report."""
 
+from typing import TYPE_CHECKING
+
 from palign.data.preferences import Preferences
 from palign.pipelines.reports.facts import n_in_no_number
 from palign.trainers.reward.prototype_count import PrototypeChoice
-from palign.trainers.reward.state_choice import StateChoice
+
+if TYPE_CHECKING:
+    from palign.trainers.reward.state_choice import StateChoice
 
 __all__ = ["choice_sentences", "names_matter", "people_in_no_number", "states_sentence"]
 
@@ -37,7 +41,7 @@ def people_in_no_number(train: Preferences, evaluation: Preferences) -> list[str
     ]
 
 
-def states_sentence(choice: StateChoice) -> str:
+def states_sentence(choice: "StateChoice") -> str:
     """Which states are read, and how likely answers of people held out were under the others."""
     best = {"layer": choice.kind.layer, "pooling": choice.kind.pooling, "scaling": choice.scaling}
     shown = {_what_differs(row, best): f"{row['log_likelihood']:.3f}" for row in choice.table}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from palign.functional.losses import preference_loss
+from palign.functional.optimizers.adamw import AdamW, ParameterGroup
 from palign.models.heads import PointHead
 from palign.models.people_weights import AnnotatorWeights
 from palign.models.row_tensors import RowTensors
@@ -60,7 +61,7 @@ def fit_head(
     Raises:
         RuntimeError: the loss is no longer finite (says at which epoch).
     """
-    optimizers = _optimizers(head, people, options)
+    optimizer, sparse = _optimizers(head, people, options)
     counts = torch.bincount(data.annotator_index, data.evidence, people.logits.num_embeddings).clamp_min(1e-6)
     epochs, batch_size = options.schedule(len(data))
     generator = torch.Generator().manual_seed(seed)
@@ -71,13 +72,15 @@ def fit_head(
         total = torch.zeros((), device=data.annotator_index.device)
         center = people.logits.weight.detach().mean(0)
         for rows in torch.randperm(len(data), generator=generator).split(batch_size):
-            _set_learning_rates(optimizers, step / n_steps)
+            _set_learning_rates(optimizer, sparse, options, step / n_steps)
             loss, objective = _objective(head, people, data, rows, counts, center, options)
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
+            optimizer.forget_gradients()
+            if sparse is not None:
+                sparse.zero_grad(set_to_none=True)
             objective.backward()
-            for optimizer in optimizers:
-                optimizer.step()
+            optimizer.step()
+            if sparse is not None:
+                sparse.step()
             total += loss.detach() * len(rows)
             step += 1
         mean_loss = float(total) / max(1, len(data))
@@ -119,29 +122,30 @@ def _objective(
     return loss, loss + (penalty * evidence).mean()
 
 
-def _optimizers(head: PointHead, people: AnnotatorWeights, options: HeadFitOptions) -> list[torch.optim.Optimizer]:
+def _optimizers(
+    head: PointHead, people: AnnotatorWeights, options: HeadFitOptions
+) -> tuple[AdamW, torch.optim.Optimizer | None]:
+    """Of the head, and of the people with it; theirs apart where a step touches a few of very many."""
     decayed = [p for name, p in head.named_parameters() if p.dim() == 2 and not name.startswith("prototypes")]
     kept = {id(p) for p in decayed}
     free = [p for p in head.parameters() if id(p) not in kept]
     groups = [
-        {"params": decayed, "lr": options.learning_rate, "weight_decay": options.weight_decay},
-        {"params": free, "lr": options.learning_rate, "weight_decay": 0.0},
+        ParameterGroup(decayed, options.learning_rate, options.weight_decay),
+        ParameterGroup(free, options.learning_rate),
     ]
     table: nn.Parameter = people.logits.weight
     if people.logits.sparse:
-        people_optimizer = torch.optim.SparseAdam([table], lr=options.annotator_learning_rate, betas=BETAS)
-        optimizers = [torch.optim.AdamW(groups, betas=BETAS, fused=True), people_optimizer]
-    else:
-        groups.append({"params": [table], "lr": options.annotator_learning_rate, "weight_decay": 0.0})
-        optimizers = [torch.optim.AdamW(groups, betas=BETAS, fused=True)]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return optimizers
+        return AdamW(groups, betas=BETAS), torch.optim.SparseAdam([table], betas=BETAS)
+    groups.append(ParameterGroup([table], options.annotator_learning_rate))
+    return AdamW(groups, betas=BETAS), None
 
 
-def _set_learning_rates(optimizers: list[torch.optim.Optimizer], progress: float) -> None:
+def _set_learning_rates(
+    optimizer: AdamW, sparse: torch.optim.Optimizer | None, options: HeadFitOptions, progress: float
+) -> None:
     factor = min(1.0, (1 - progress) / (1 - DECAY_FROM))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
+    peaks = (options.learning_rate, options.learning_rate, options.annotator_learning_rate)
+    for group, peak in zip(optimizer.groups, peaks, strict=False):
+        group.learning_rate = peak * factor
+    if sparse is not None:
+        sparse.param_groups[0]["lr"] = options.annotator_learning_rate * factor
