@@ -79,6 +79,25 @@ def test_one_type_is_trls_dpo(tmp_path: Path, accumulation: int) -> None:
     assert own[-1] != own[0]
 
 
+def test_rows_of_like_length_share_a_batch_where_they_are_asked_to(tmp_path: Path) -> None:
+    rows = planted_rows(8, 8)
+    for number, row in enumerate(rows):
+        row["chosen"] += " red" * (number % 9)
+    spreads = {}
+    for strategy in ("random", "group_by_length"):
+        trainer = make_trainer(
+            tmp_path / strategy, rows, n_types=1, num_train_epochs=2, train_sampling_strategy=strategy
+        )
+        seen: list[list[int]] = []
+        collate = trainer.data_collator
+        trainer.data_collator = lambda numbers, seen=seen, collate=collate: (seen.append(numbers), collate(numbers))[1]
+        trainer.train()
+        assert sorted(sum(seen[:16], [])) == sorted(sum(seen[16:], [])) == list(range(64)) and seen[:16] != seen[16:]
+        lengths = trainer.items.lengths[trainer.train_rows.item_indices].sum(1)
+        spreads[strategy] = np.mean([np.ptp(lengths[batch]) for batch in seen])
+    assert spreads["group_by_length"] < 0.5 * spreads["random"]
+
+
 @pytest.mark.parametrize("rpo_alpha", [0.0, 0.7])
 def test_the_likelihood_of_the_best_is_weighed_as_trls_sft_loss(tmp_path: Path, rpo_alpha: float) -> None:
     """TRL's `rpo_alpha`, in later versions its losses 'sigmoid' and 'sft' with weights 1 and rpo_alpha."""
