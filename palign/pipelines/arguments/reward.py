@@ -21,7 +21,8 @@ def parse_reward_arguments(
     """Read flags over YAML (`--config FILE.yaml`) over defaults; `CommandLine` refuses unknown names.
 
     Raises:
-        ValueError: rows of text without a model, a model together with vectors, or a quantized one.
+        ValueError: rows of text without a model, a model together with vectors, or a quantized one; a backbone is to
+            be trained where there is none.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = CommandLine((RewardArguments, DataArguments, PALRewardConfig, ModelConfig))
@@ -38,6 +39,12 @@ def parse_reward_arguments(
         )
     if data_args.dataset_name is None and (not data_args.are_texts or model_args.model_name_or_path):
         raise ValueError("No rows are named: give --dataset_name FILE, FOLDER or a name on the hub.")
+    trains = "use_peft" if model_args.use_peft else "train_backbone" if args.train_backbone else None
+    if trains is not None and model_args.model_name_or_path is None:
+        raise ValueError(
+            f"--{trains} is given, and there is no backbone to train: vectors come ready. Leave it out, or give "
+            "rows of texts and --model_name_or_path."
+        )
     flag = next((name for name in ("load_in_4bit", "load_in_8bit") if getattr(model_args, name)), None)
     if flag is not None:
         raise ValueError(f"--{flag} is for policies; the backbone of a PAL reward is read as it is. Leave it out.")

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from palign.cli.plain_parser import is_launched, plain_arguments
 from palign.data.arguments import DataArguments
 from palign.data.vote_counts import count_or_auto
+from palign.models.people_fit import FIT_METHODS
 from palign.models.states.pooling import POOLINGS
 from palign.trainers.reward.options import HeadOptions, VectorRewardConfig
 from palign.writing import require_writable
@@ -116,6 +117,8 @@ class RewardArguments:
             raise ValueError(f"--pooling is {self.pooling!r}; it must be one of {', '.join(allowed)}.")
         if self.scaling not in (allowed := ("auto", "common", "unit")):
             raise ValueError(f"--scaling is {self.scaling!r}; it must be one of {', '.join(allowed)}.")
+        if self.fit_method not in FIT_METHODS:
+            raise ValueError(f"--fit_method is {self.fit_method!r}; it must be one of {', '.join(FIT_METHODS)}.")
         if not 0 < self.eval_fraction < 1:
             raise ValueError(f"--eval_fraction is {self.eval_fraction}; it must lie between 0 and 1.")
         if (self.newcomers_dataset_name is None) != (self.newcomers_eval_dataset_name is None):

@@ -23,6 +23,9 @@ WRONG = {
     "head_epochs is -1": ["--head_epochs", "-1"],
     "--n_prototypes": ["--n_prototypes", "many"],
     "items are vectors or text": ["--model_name_or_path", "lm"],
+    "--use_peft is given, and there is no backbone": ["--use_peft", "true"],
+    "--train_backbone is given, and there is no backbone": ["--train_backbone", "true"],
+    "--fit_method is 'odd'; it must be one of posterior, map, official": ["--fit_method", "odd"],
 }
 
 
