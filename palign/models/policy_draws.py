@@ -25,7 +25,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from palign.functional.logprobs import expected_logps, token_logps
 from palign.models.adapters import route
 from palign.models.architectures import stop_ids
-from palign.models.completions import TokenizedItems, prompt_ids
+from palign.models.completions import TokenizedItems, prompt_ids, tokens_at_once
 from palign.models.reference_logps import base_fingerprint
 from palign.models.single_adapter import adapter_fingerprint
 from palign.models.states.folded import folded
@@ -261,7 +261,8 @@ class PolicyReader:
         logps, expected = (np.full((len(items), len(names)), np.nan) for _ in range(2))
         reads_states = has_plain_head(self.model.get_base_model())
         read = self._read_states if reads_states else self._read_logits
-        room = None if reads_states else max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
+        room = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
+        room = tokens_at_once(self.model.device) if reads_states else room
         batches = own_batches(
             list(items.batches_by_length(batch_size=settings.batch_size, max_tokens=room)), self.model
         )
