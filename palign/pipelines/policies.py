@@ -23,8 +23,9 @@ from palign.data.turns import as_turns, reads_plain, turns_sentence
 from palign.models.architectures import agree_on_marks
 from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
+from palign.parallel.divided_loading import from_pretrained
 from palign.parallel.one_disk import require_one_disk
-from palign.parallel.sharded import loading
+from palign.parallel.sharded import divides_by_fsdp
 from palign.pipelines.arguments.policy import PolicyArguments
 from palign.pipelines.builtin_world import make_embedded_default, train_embedded_reward
 from palign.pipelines.in_context import choices_before, told_prompts
@@ -299,9 +300,12 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
     quantized = get_quantization_config(model_args)
     if quantized is not None:  # quantized where it is loaded, so each process on its device
         load_model |= {"quantization_config": quantized, "device_map": {"": PartialState().local_process_index}}
-    # of a policy trained whole the reference is a copy, which parts have not
-    with loading(divided=model_args.use_peft):
-        model = AutoModelForCausalLM.from_pretrained(model_args.model_name_or_path, use_safetensors=True, **load_model)
+    # of a policy trained whole the reference is a copy, which parts have not; FSDP2 does not divide four bits
+    model = from_pretrained(
+        AutoModelForCausalLM, model_args.model_name_or_path,
+        divided=model_args.use_peft and not (quantized is not None and divides_by_fsdp()),
+        use_safetensors=True, **load_model,
+    )  # fmt: skip
     agree_on_marks(tokenizer, model)
     return {
         "tokenizer": tokenizer,
