@@ -42,16 +42,18 @@ def from_pretrained(auto: Any, name_or_path: str, *, divided: bool = False, **op
     named = ("revision", "trust_remote_code", "subfolder", "num_labels", "attn_implementation")
     config = AutoConfig.from_pretrained(name_or_path, **{name: options[name] for name in named if name in options})
     is_tied = bool(getattr(config, "tie_word_embeddings", False))
-    config.tie_word_embeddings = False
+    if is_tied:
+        config.tie_word_embeddings = False
     with torch.device("meta"):
         shape = auto.from_config(config, trust_remote_code=options.get("trust_remote_code", False))
     is_tied = is_tied and shape.get_output_embeddings() is not None
+    untied = {"tie_word_embeddings": False} if is_tied else {}
     plan = dict.fromkeys(_with_stars(units_of(shape)), "free_full_weight")
     division = DistributedConfig(fsdp_size=torch.distributed.get_world_size(), fsdp_plan=plan)
     wants_info = options.pop("output_loading_info", False)
     with _without_report() if is_tied else nullcontext():
         model, info = auto.from_pretrained(
-            name_or_path, distributed_config=division, tie_word_embeddings=False, output_loading_info=True, **options
+            name_or_path, distributed_config=division, output_loading_info=True, **untied, **options
         )
     if is_tied:
         info["missing_keys"] = set(info["missing_keys"]) - set(_fill_head(model))

@@ -36,12 +36,14 @@ class BesideDivided:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         model = kwargs.get("model", args[0] if args else None)
         self.is_beside_divided = is_kept_divided(model)
+        if self.is_beside_divided:
+            _refuse_trained_parts(model)
         with _fitting_accelerator(is_divided=self.is_beside_divided):
             super().__init__(*args, **kwargs)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         if self.is_beside_divided:
-            _require_adapter(self.model)
+            _refuse_trained_parts(self.model)
             # autocast, and nothing else; what is prepared already `Accelerator.prepare` leaves as it is
             self.accelerator.prepare_model(self.model, device_placement=False, evaluation_mode=True)
             for held in _trained(self.model):
@@ -56,11 +58,10 @@ class BesideDivided:
         return loss
 
 
-def _require_adapter(model: nn.Module) -> None:
-    trained = [held for held in model.parameters() if held.requires_grad]
-    if not trained or any(isinstance(held, DTensor) for held in trained):
+def _refuse_trained_parts(model: nn.Module) -> None:
+    if any(held.requires_grad and isinstance(held, DTensor) for held in model.parameters()):
         raise ValueError(
-            "The base was loaded in parts under FSDP2, where it stays frozen, and no adapter alone is to be trained. "
+            "The base was loaded in parts under FSDP2, where it stays frozen, and its own weights are to be trained. "
             "Train an adapter (--use_peft true), or load the base whole."
         )
 
