@@ -56,6 +56,7 @@ def from_pretrained(auto: Any, name_or_path: str, *, divided: bool = False, **op
             name_or_path, distributed_config=division, output_loading_info=True, **untied, **options
         )
     if is_tied:
+        model.config.tie_word_embeddings = True  # as the files say: the same base has the same key however it lies
         info["missing_keys"] = set(info["missing_keys"]) - set(_fill_head(model))
         if info["missing_keys"]:
             logger.warning("%s lacks %s; new ones were drawn.", name_or_path, ", ".join(sorted(info["missing_keys"])))

@@ -45,6 +45,7 @@ IN_PARTS = {
     "stage3_gather_16bit_weights_on_model_save": True,
 }  # fmt: skip
 ONE = DDP
+MOST = 0.6  # of a base on one of two processes
 # whose forward pass holds one unit and the message it came in, and whose backward pass the next one, too
 N_LAYERS = {ZERO_3: 8, FSDP_2: 40}
 TRAIN, HELD_OUT, LATER = (planted(n_annotators=4, n_rows=4, seed=seed) for seed in range(3))

@@ -13,11 +13,10 @@ from transformers import AutoModelForCausalLM
 from palign import PALRewardModel
 from palign.models.mixture_policy import MixturePolicy
 from tests.distributed import divided_runs
-from tests.distributed.divided_runs import ONE, save_base, save_judged, save_reward, save_types
+from tests.distributed.divided_runs import MOST, ONE, save_base, save_judged, save_reward, save_types
 from tests.distributed.equal_runs import FSDP_2, ZERO_3, alike
 from tests.distributed.ranks import run_ranks
 
-MOST = 0.6  # of a base on one of two processes
 HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 LAUNCHES = [
     pytest.param(ZERO_3, id="zero3", marks=pytest.mark.skipif(not HAS_DEEPSPEED, reason="DeepSpeed is not installed")),

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,12 +23,15 @@ from transformers import (
 
 from palign import PALRewardConfig, PALRewardModel, PALRewardTrainer
 from palign.models.files.base_files import load_whole
+from palign.models.reference_logps import base_fingerprint
 from palign.parallel.divided_training import average_gradients
 from palign.parallel.resident import resident_share
 from palign.parallel.sharded import divided_parameters
+from palign.trainers.checkpointing.complete import CompleteCheckpoints
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
-from tests.distributed.divided_runs import small_lora
+from tests.distributed import divided_runs
+from tests.distributed.divided_runs import MOST, save_base, save_reward, small_lora
 from tests.distributed.equal_runs import DDP, FSDP_2, Interrupt, alike, common, launched, losses
 from tests.distributed.ranks import run_ranks
 from tests.worlds.colour import colour_lm, colour_tokenizer, planted
@@ -47,7 +51,10 @@ def states(auto: Any, folder: str, stage: int) -> dict[str, Any]:
     model = load_whole(auto, folder, divided=True).eval()
     with torch.no_grad():
         output = model(input_ids=torch.arange(6)[None])[0]
-    return {"output": output.tolist(), "share": resident_share(model), "parts": len(divided_parameters(model))}
+    return {
+        "output": output.tolist(), "share": resident_share(model), "parts": len(divided_parameters(model)),
+        "key": base_fingerprint(model),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bert", "qwen3"])
@@ -61,7 +68,7 @@ def test_models_of_other_kinds_are_divided(kind: str, tmp_path: Path) -> None:
     (alone,) = run_ranks(states, tmp_path / "1", auto, str(tmp_path / "base"), DDP, n_ranks=1)
     assert alone["share"] == 1 and not alone["parts"]
     for rank in run_ranks(states, tmp_path / "2", auto, str(tmp_path / "base"), FSDP_2):
-        assert rank["share"] < 0.51 and rank["parts"]
+        assert rank["share"] < 0.51 and rank["parts"] and rank["key"] == alone["key"]
         np.testing.assert_allclose(rank["output"], alone["output"], atol=1e-5)
 
 
@@ -106,6 +113,43 @@ def test_an_interrupted_run_goes_on_to_the_end_of_whole_models(base: str, tmp_pa
     rank = run_ranks(train_mixture, tmp_path / "b", *words, None)[0]
     assert rank["parts"] and not whole["parts"]
     alike({**whole, "parts": rank["parts"]}, rank)
+
+
+def interrupted(run: str, stop: int | None, folder: Path, *arguments: Any) -> dict[str, Any]:
+    """A run of a base in parts that saves each step, from its last checkpoint if there is one, up to a step."""
+    options, save = divided_runs.options, CompleteCheckpoints._save_checkpoint
+    asked = CompleteCheckpoints.agreed_resume_point
+
+    def save_and_stop(self: CompleteCheckpoints, *further: Any) -> None:
+        save(self, *further)
+        if self.state.global_step == stop:
+            raise KeyboardInterrupt
+
+    with (
+        mock.patch.object(
+            divided_runs, "options", lambda *given: options(*given) | {"save_strategy": "steps", "save_steps": 1}
+        ),
+        mock.patch.object(CompleteCheckpoints, "_save_checkpoint", save_and_stop),
+        mock.patch.object(CompleteCheckpoints, "agreed_resume_point", lambda self, _: asked(self, True)),
+    ):
+        try:
+            return getattr(divided_runs, run)(folder, FSDP_2, 2, *arguments)
+        except KeyboardInterrupt:
+            return {"interrupted": True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["policies", "reward"])
+def test_checkpoints_of_parts_are_gone_on_with(run: str, tmp_path: Path) -> None:
+    """By PPO with a judge that is in parts, too, and by a reward model; nothing is put together to write them."""
+    further = [save_base(tmp_path / "base", stage=FSDP_2)]
+    if run == "policies":
+        further += [save_reward(tmp_path / "judge", save_base(tmp_path / "base_1", seed=1, stage=FSDP_2)), "ppo"]
+    (whole, _) = run_ranks(interrupted, tmp_path / "w", run, None, tmp_path / "whole", *further)
+    assert run_ranks(interrupted, tmp_path / "a", run, 1, tmp_path / "parts", *further) == [{"interrupted": True}] * 2
+    (rank, _) = run_ranks(interrupted, tmp_path / "b", run, None, tmp_path / "parts", *further)
+    assert max(whole["shares"].values()) <= MOST and max(rank["shares"].values()) <= MOST
+    alike(whole, rank, 1e-6)
 
 
 def refused(folder: Path, base: str) -> dict[str, Any]:
