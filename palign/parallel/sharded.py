@@ -162,17 +162,19 @@ def divides_from_loading() -> bool:
 
 
 def divides_by_fsdp() -> bool:
-    """Whether the launch divides models by FSDP2 as they are loaded: several processes, and a transformers that can.
+    """Whether the launch divides models by FSDP2 as they are loaded: several processes, and a transformers and a
+    torch that can.
 
-    An earlier transformers loads whole models under FSDP2, which are divided while they are trained.
+    Earlier ones load whole models under FSDP2, which are divided while they are trained.
     """
     if not (is_fsdp_launch() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
         return False
     try:
         from transformers.distributed import DistributedConfig
+        from transformers.utils import is_torch_greater_or_equal
     except ImportError:
         return False
-    return "fsdp_plan" in DistributedConfig.__dataclass_fields__
+    return "fsdp_plan" in DistributedConfig.__dataclass_fields__ and is_torch_greater_or_equal("2.8")
 
 
 def loading(*, divided: bool) -> AbstractContextManager:
@@ -217,12 +219,9 @@ def make_whole(model: nn.Module, engine: object, *, keep: Iterable[nn.Parameter]
 
 def divided_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Those that were divided as they were loaded; of ZeRO-3's where it is asked before there is an engine."""
-    of_fsdp = [
-        held for module in model.modules() if hasattr(module, KEPT) for held in module.parameters(recurse=False)
-    ]
-    return [held for held in model.parameters() if hasattr(held, "ds_id")] or [
-        held for held in of_fsdp if isinstance(held, DTensor)
-    ]
+    kept = [held for module in model.modules() if hasattr(module, KEPT) for held in module.parameters(recurse=False)]
+    of_fsdp = {id(held) for held in kept if isinstance(held, DTensor)}
+    return [held for held in model.parameters() if hasattr(held, "ds_id") or id(held) in of_fsdp]
 
 
 def _replace(model: nn.Module, values: Callable[[nn.Parameter], Tensor | None]) -> None:
