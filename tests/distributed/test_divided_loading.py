@@ -115,8 +115,15 @@ def test_an_interrupted_run_goes_on_to_the_end_of_whole_models(base: str, tmp_pa
     alike({**whole, "parts": rank["parts"]}, rank)
 
 
-def interrupted(run: str, stop: int | None, folder: Path, *arguments: Any) -> dict[str, Any]:
-    """A run of a base in parts that saves each step, from its last checkpoint if there is one, up to a step."""
+SAVING = {"save_strategy": "steps", "save_steps": 1}
+UNCHANGED = {
+    "judged": {"eval_strategy": "steps", "eval_steps": 1, "eval_on_start": True},
+    "recomputed": {"gradient_checkpointing": True},
+}
+
+
+def changed(run: str, further: dict[str, Any], stop: int | None, folder: Path, *arguments: Any) -> dict[str, Any]:
+    """A run of a base in parts with further options, from its last checkpoint if there is one, up to a step."""
     options, save = divided_runs.options, CompleteCheckpoints._save_checkpoint
     asked = CompleteCheckpoints.agreed_resume_point
 
@@ -126,9 +133,7 @@ def interrupted(run: str, stop: int | None, folder: Path, *arguments: Any) -> di
             raise KeyboardInterrupt
 
     with (
-        mock.patch.object(
-            divided_runs, "options", lambda *given: options(*given) | {"save_strategy": "steps", "save_steps": 1}
-        ),
+        mock.patch.object(divided_runs, "options", lambda *given: options(*given) | further),
         mock.patch.object(CompleteCheckpoints, "_save_checkpoint", save_and_stop),
         mock.patch.object(CompleteCheckpoints, "agreed_resume_point", lambda self, _: asked(self, True)),
     ):
@@ -145,11 +150,27 @@ def test_checkpoints_of_parts_are_gone_on_with(run: str, tmp_path: Path) -> None
     further = [save_base(tmp_path / "base", stage=FSDP_2)]
     if run == "policies":
         further += [save_reward(tmp_path / "judge", save_base(tmp_path / "base_1", seed=1, stage=FSDP_2)), "ppo"]
-    (whole, _) = run_ranks(interrupted, tmp_path / "w", run, None, tmp_path / "whole", *further)
-    assert run_ranks(interrupted, tmp_path / "a", run, 1, tmp_path / "parts", *further) == [{"interrupted": True}] * 2
-    (rank, _) = run_ranks(interrupted, tmp_path / "b", run, None, tmp_path / "parts", *further)
+    words = (run, SAVING, 1, tmp_path / "parts", *further)
+    (whole, _) = run_ranks(changed, tmp_path / "w", run, SAVING, None, tmp_path / "whole", *further)
+    assert run_ranks(changed, tmp_path / "a", *words) == [{"interrupted": True}] * 2
+    (rank, _) = run_ranks(changed, tmp_path / "b", run, SAVING, None, tmp_path / "parts", *further)
     assert max(whole["shares"].values()) <= MOST and max(rank["shares"].values()) <= MOST
     alike(whole, rank, 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["mixture", "reward", "policies"])
+def test_judging_and_recomputing_change_no_step_of_parts(run: str, tmp_path: Path) -> None:
+    """Between steps a base is judged with, layers are computed again; nor does either put anything together."""
+    further = [save_base(tmp_path / "base", stage=FSDP_2)]
+    if run == "policies":
+        further += [save_reward(tmp_path / "judge", save_base(tmp_path / "base_1", seed=1, stage=FSDP_2)), "ppo"]
+    plain = run_ranks(changed, tmp_path / "p", run, {}, None, tmp_path / "plain", *further)[0]
+    for name, options in UNCHANGED.items():
+        if (run, name) != ("policies", "judged"):  # which PPO is not between steps
+            rank = run_ranks(changed, tmp_path / name, run, options, None, tmp_path / f"{name}o", *further)[0]
+            assert max(rank["shares"].values()) <= MOST
+            alike(plain, rank, 1e-5)
 
 
 def refused(folder: Path, base: str) -> dict[str, Any]:
