@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
+from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import (
@@ -19,7 +20,9 @@ from transformers import (
     GPT2LMHeadModel,
     Qwen3Config,
     Qwen3ForCausalLM,
+    core_model_loading,
 )
+from transformers.distributed.sharding_utils import DtensorShardOperation
 
 from palign import PALRewardConfig, PALRewardModel, PALRewardTrainer
 from palign.models.files.base_files import load_whole
@@ -45,15 +48,29 @@ MODELS: dict[str, Any] = {
 
 
 def states(auto: Any, folder: str, stage: int) -> dict[str, Any]:
-    """What a model computes, and how it lies here."""
+    """What a model computes, how it lies here, and how many numbers of its files were read."""
     launched(stage)
     PartialState(cpu=True)
-    model = load_whole(auto, folder, divided=True).eval()
+    read: list[int] = []
+
+    def counting(method: Any) -> Any:
+        def run(*args: Any, **options: Any) -> torch.Tensor:
+            tensor = method(*args, **options)
+            read.append(tensor.numel())
+            return tensor
+
+        return run
+
+    with (
+        mock.patch.object(core_model_loading, "_materialize_copy", counting(core_model_loading._materialize_copy)),
+        mock.patch.object(DtensorShardOperation, "shard_tensor", counting(DtensorShardOperation.shard_tensor)),
+    ):
+        model = load_whole(auto, folder, divided=True).eval()
     with torch.no_grad():
         output = model(input_ids=torch.arange(6)[None])[0]
     return {
         "output": output.tolist(), "share": resident_share(model), "parts": len(divided_parameters(model)),
-        "key": base_fingerprint(model),
+        "key": base_fingerprint(model), "read": sum(read),
     }  # fmt: skip
 
 
@@ -67,8 +84,10 @@ def test_models_of_other_kinds_are_divided(kind: str, tmp_path: Path) -> None:
     auto = AutoModel if kind == "bert" else AutoModelForCausalLM
     (alone,) = run_ranks(states, tmp_path / "1", auto, str(tmp_path / "base"), DDP, n_ranks=1)
     assert alone["share"] == 1 and not alone["parts"]
+    n_saved = sum(tensor.numel() for tensor in load_file(tmp_path / "base" / "model.safetensors").values())
+    assert alone["read"] == n_saved
     for rank in run_ranks(states, tmp_path / "2", auto, str(tmp_path / "base"), FSDP_2):
-        assert rank["share"] < 0.51 and rank["parts"] and rank["key"] == alone["key"]
+        assert rank["share"] < 0.51 and rank["read"] < 0.51 * n_saved and rank["parts"] and rank["key"] == alone["key"]
         np.testing.assert_allclose(rank["output"], alone["output"], atol=1e-5)
 
 
