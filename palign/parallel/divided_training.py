@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from palign.parallel.fsdp import is_kept_divided
 from palign.parallel.fsdp_launch import is_fsdp_launch
 
-__all__ = ["BesideDivided", "average_gradients"]
+__all__ = ["BesideDivided", "average_gradients", "refuse_copies"]
 
 SWITCH = "ACCELERATE_USE_FSDP"
 
@@ -38,6 +38,7 @@ class BesideDivided:
         self.is_beside_divided = is_kept_divided(model)
         if self.is_beside_divided:
             _refuse_trained_parts(model)
+        refuse_copies(model, kwargs.get("peft_config"))
         with _fitting_accelerator(is_divided=self.is_beside_divided):
             super().__init__(*args, **kwargs)
 
@@ -56,6 +57,16 @@ class BesideDivided:
         if self.is_beside_divided and self.accelerator.sync_gradients:
             average_gradients(_trained(self.model))
         return loss
+
+
+def refuse_copies(model: object, peft_config: Any) -> None:
+    """ValueError where PEFT would copy modules of a base that was loaded in parts under FSDP2."""
+    copied = getattr(peft_config, "modules_to_save", None)
+    if copied and is_kept_divided(model):
+        raise ValueError(
+            f"The LoRA configuration has modules_to_save {', '.join(copied)}, which PEFT copies, and the base was "
+            "loaded in parts under FSDP2, which cannot be copied. Leave --lora_modules_to_save out."
+        )
 
 
 def _refuse_trained_parts(model: nn.Module) -> None:

@@ -193,12 +193,16 @@ def test_judging_and_recomputing_change_no_step_of_parts(run: str, tmp_path: Pat
 
 
 def refused(folder: Path, base: str) -> dict[str, Any]:
-    """What is said where a divided backbone is to be trained whole."""
+    """What is said where a divided backbone is to be trained whole, or modules of it are."""
     launched(FSDP_2)
     args = PALRewardConfig(train_backbone=True, **common(folder, FSDP_2, 2, 1))
     model = PALRewardModel.from_backbone(base, annotators=planted().annotators(), n_prototypes=2, divided=True)
     with pytest.raises(ValueError, match="loaded in parts under FSDP2, where it stays frozen") as failure:
         PALRewardTrainer(model, args, planted())
+    lora = small_lora(modules_to_save=["embed_tokens"])
+    model = PALRewardModel.from_backbone(base, annotators=planted().annotators(), n_prototypes=2, divided=True)
+    with pytest.raises(ValueError, match="modules_to_save embed_tokens, which PEFT copies"):
+        PALRewardTrainer(model, PALRewardConfig(**common(folder, FSDP_2, 2, 1)), planted(), peft_config=lora)
     return {"said": str(failure.value)}
 
 
