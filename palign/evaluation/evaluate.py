@@ -43,7 +43,7 @@ def evaluate_models(
 ) -> Evaluation | None:
     """Score every model on all rows; called by every process, each of which scores its share.
 
-    Where models are divided among the processes (ZeRO-3) all score all rows, and share the passes.
+    Where models are divided among the processes (ZeRO-3, FSDP2) all score all rows, and share the passes.
 
     Where the rows have no column `type`, everybody's type is that of the first model that has several.
 

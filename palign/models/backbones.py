@@ -30,7 +30,8 @@ from palign.models.architectures import (
 )
 from palign.models.model_folders import read_pooling_hints, require_model_folder, unknown_model_message
 from palign.models.states.pooling import OF_COMPLETION, POOLINGS, completion_tokens, pack, pool, rows_at
-from palign.parallel.sharded import loading, whole_tensor
+from palign.parallel.divided_loading import from_pretrained
+from palign.parallel.sharded import whole_tensor
 
 
 def enter_tensor(digest: Any, name: str, tensor: Tensor) -> None:
@@ -148,8 +149,8 @@ class Backbone(nn.Module):
         """Load a hub name or a folder (safetensors only), with the pooling a sentence-transformers folder asks for.
 
         ``pooling`` and ``normalize`` given here win over those of the folder. A folder that is not a model raises
-        ValueError before anything is loaded. ``divided``: in parts under ZeRO-3 (`palign.parallel.sharded.loading`);
-        all processes then embed and score together.
+        ValueError before anything is loaded. ``divided``: in parts where the launch divides
+        (`palign.parallel.divided_loading`); all processes then embed and score together.
         """
         name_or_path = str(name_or_path)
         hints = read_pooling_hints(name_or_path, revision=revision, pooling=pooling)
@@ -159,10 +160,10 @@ class Backbone(nn.Module):
         common = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
             tokenizer = AutoTokenizer.from_pretrained(name_or_path, **common)
-            with loading(divided=divided):
-                model = AutoModel.from_pretrained(
-                    name_or_path, dtype=dtype, use_safetensors=True, subfolder=hints.subfolder, **common
-                )
+            model = from_pretrained(
+                AutoModel, name_or_path, divided=divided, dtype=dtype, use_safetensors=True, subfolder=hints.subfolder,
+                **common,
+            )  # fmt: skip
         except (OSError, KeyError) as error:
             raise ValueError(unknown_model_message(name_or_path, error)) from error
         limit = min(max_length, hints.max_length or max_length)

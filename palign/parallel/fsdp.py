@@ -6,6 +6,9 @@ private here is listed in tests/parallel/test_fsdp.py.
 
 `torch.distributed.tensor` and `torch.distributed.fsdp` take a second of processor time to import, which who divides
 nothing need not spend: a tensor or module of theirs can only be there where somebody has imported them.
+
+A base that was loaded in parts (`keep_divided`) is another thing: each of its units gathers itself, it runs at any
+time, and nothing here puts it together.
 """
 
 import sys
@@ -21,7 +24,12 @@ if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
-__all__ = ["divide_again", "is_dtensor", "is_fsdp", "kept_whole", "leave_fsdp", "outside_fsdp", "parts_beside_whole"]
+__all__ = [
+    "divide_again", "is_dtensor", "is_fsdp", "is_kept_divided", "keep_divided", "kept_whole", "leave_fsdp",
+    "numbers_in_messages", "outside_fsdp", "parts_beside_whole", "units_of_weights",
+]  # fmt: skip
+
+KEPT = "_stays_divided"  # of modules of a base that was loaded in parts
 
 HOOKS = (
     "_forward_pre_hooks", "_forward_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
@@ -47,16 +55,46 @@ def _is_a(thing: object, module: str, kind: str) -> bool:
 def is_fsdp(model: object) -> bool:
     """Whether FSDP2 divides this module, one inside of it, or weights of one that holds it."""
     return isinstance(model, nn.Module) and (
-        bool(_units(model)) or any(is_dtensor(parameter) for parameter in model.parameters())
+        any(_is_unit(module) for module in model.modules())
+        or any(is_dtensor(parameter) for parameter in model.parameters())
     )
+
+
+def keep_divided(model: nn.Module) -> None:
+    """Say of a model that it was loaded in parts, and stays so to the end; all of it, or any part, may be run."""
+    for module in model.modules():
+        setattr(module, KEPT, True)
+    model._get_fsdp_state()._lazy_init()  # else the first part to run would take itself for the outermost
+
+
+def is_kept_divided(model: object) -> bool:
+    """Whether this model, or one inside of it, was loaded in parts under FSDP2."""
+    return isinstance(model, nn.Module) and any(hasattr(module, KEPT) for module in model.modules())
+
+
+def units_of_weights(model: nn.Module) -> list[Any]:
+    """FSDP2's groups of weights that are put together at once."""
+    units = [module for module in model.modules() if _is_unit(module)]
+    return [group for unit in units for group in unit._get_fsdp_state()._fsdp_param_groups]
 
 
 def parts_beside_whole(model: nn.Module) -> int:
     """Numbers of the parts that lie on this process beside weights that are put together just now."""
-    groups = [group for unit in _units(model) for group in unit._get_fsdp_state()._fsdp_param_groups]
+    groups = units_of_weights(model)
     return sum(
         held._sharded_param_data.numel() for group in groups if group.is_unsharded for held in group.fsdp_params
     )
+
+
+def numbers_in_messages(groups: list[Any]) -> int:
+    """Numbers that FSDP2 holds of what comes next, and of what came last, before they are let go of.
+
+    Args:
+        groups: of one model, from `units_of_weights`.
+    """
+    last = getattr(groups[0].comm_ctx, "all_gather_state", None) if groups else None  # one of all units
+    messages = [group._all_gather_result for group in groups] + [last and last.all_gather_result]
+    return sum(message.all_gather_output.numel() for message in messages if message is not None)
 
 
 def divide_again(model: nn.Module) -> None:
@@ -103,7 +141,7 @@ def outside_fsdp(model: nn.Module) -> Iterator[None]:
     """
     whole: dict[int, nn.Parameter] = {}
     divide_again(model)
-    before = [_take_off(module, whole) for module in model.modules()] if is_fsdp(model) else []
+    before = [_take_off(module, whole) for module in _in_training(model)] if is_fsdp(model) else []
     try:
         yield
     finally:
@@ -123,13 +161,18 @@ def leave_fsdp(model: nn.Module) -> None:
     if is_fsdp(model):
         divide_again(model)
         whole: dict[int, nn.Parameter] = {}
-        for module in model.modules():
+        for module in _in_training(model):
             _take_off(module, whole)
 
 
 def _units(model: nn.Module) -> "list[FSDPModule]":
-    """Modules whose weights are put together at once, the outermost first."""
-    return [module for module in model.modules() if _is_unit(module)]
+    """Modules that training has divided, whose weights are put together at once, the outermost first."""
+    return [module for module in model.modules() if _is_unit(module) and not hasattr(module, KEPT)]
+
+
+def _in_training(model: nn.Module) -> list[nn.Module]:
+    """Modules that training may have divided, and may be taken out again."""
+    return [module for module in model.modules() if not hasattr(module, KEPT)]
 
 
 @dataclass

@@ -1,4 +1,7 @@
-"""Training under FSDP2 (accelerate_configs/fsdp2.yaml): what may be asked for, and what is divided how."""
+"""Training under FSDP2 (accelerate_configs/fsdp2.yaml): what may be asked for, and what is divided how.
+
+A base that was loaded in parts is trained beside, not within (`divided_training.py`): there nothing is planned here.
+"""
 
 import logging
 import os
@@ -19,7 +22,7 @@ NEEDS = {
     "FSDP_VERSION": ("1", "2", "FSDP1 wraps modules, and models do not come out of it again"),
     "FSDP_AUTO_WRAP_POLICY": ("NO_WRAP", "TRANSFORMER_BASED_WRAP", "layers are put together one by one"),
     "FSDP_STATE_DICT_TYPE": ("SHARDED_STATE_DICT", "FULL_STATE_DICT", "what is saved would be in parts"),
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": ("false", "false", "all processes compute with the model before it is divided"),
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": ("false", "false", "all processes compute with a model before it is trained"),
     "FSDP_OFFLOAD_PARAMS": ("false", "false", "weights are put together on the GPUs"),
     "FSDP_ACTIVATION_CHECKPOINTING": ("false", "false", "it would recompute under another adapter; give "
                                       "--gradient_checkpointing instead"),
@@ -58,7 +61,9 @@ def check_fsdp(*, is_asked: bool = False) -> None:
 @cache
 def say_there_is_no_gpu() -> None:
     """Once, however many configurations are made."""
-    logger.warning("FSDP was asked for, and there is no GPU: Accelerate trains whole models on every process.")
+    logger.warning(
+        "FSDP was asked for, and there is no GPU: what is not loaded in parts is trained whole on every process."
+    )
 
 
 def plan_fsdp(accelerator: Accelerator, model: nn.Module) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
-from palign.parallel.fsdp import is_dtensor, parts_beside_whole
+from palign.parallel.fsdp import is_dtensor, numbers_in_messages, parts_beside_whole, units_of_weights
 
 __all__ = ["is_of_base", "resident_elements", "resident_share"]
 
@@ -41,4 +41,5 @@ def resident_share(model: nn.Module, *, counts: Callable[[str], bool] = is_of_ba
         counts: which parameters, by name.
     """
     here, whole = resident_elements(p for name, p in model.named_parameters() if counts(name))
-    return (here + parts_beside_whole(model)) / max(whole, 1)
+    beside = parts_beside_whole(model) + numbers_in_messages(units_of_weights(model))
+    return (here + beside) / max(whole, 1)

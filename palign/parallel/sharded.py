@@ -1,4 +1,4 @@
-"""Weights that lie in parts on several processes (DeepSpeed ZeRO-3): reading them, running them, in step.
+"""Weights that lie in parts on several processes (DeepSpeed ZeRO-3, FSDP2): reading them, running them, in step.
 
 A forward pass of such a model needs every process at once. What each process computes for itself therefore has to have
 as many turns everywhere (`turns`), and weights are looked at whole inside `whole` only.
@@ -12,16 +12,19 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from palign.parallel.fsdp import is_dtensor, is_fsdp, leave_fsdp
+from palign.parallel.fsdp import KEPT, is_dtensor, is_fsdp, leave_fsdp
+from palign.parallel.fsdp_launch import is_fsdp_launch
 
 __all__ = [
     "any_process",
     "divided_parameters",
+    "divides_by_fsdp",
     "divides_from_loading",
     "forwards",
     "is_sharded",
     "leave_engine",
     "loading",
+    "local_part",
     "loading_whole",
     "make_whole",
     "release_in_backward",
@@ -67,6 +70,11 @@ def whole_tensor(tensor: Tensor) -> Tensor:
         return tensor.detach()
     with whole([tensor]):
         return tensor.detach().clone()
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """What of a tensor that FSDP2 has divided lies on this process; any other as it is."""
+    return tensor.to_local() if is_dtensor(tensor) else tensor
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -150,18 +158,34 @@ def _asked_of_stage_3() -> dict[str, Any]:
 
 
 def divides_from_loading() -> bool:
-    """Whether the launch divides models as they are loaded: ZeRO-3, once `TrainingArguments` are there."""
+    """Whether the launch divides models as they are loaded: ZeRO-3, once `TrainingArguments` are there, or FSDP2."""
     from transformers.integrations import is_deepspeed_zero3_enabled
 
-    return is_deepspeed_zero3_enabled()
+    return is_deepspeed_zero3_enabled() or divides_by_fsdp()
+
+
+def divides_by_fsdp() -> bool:
+    """Whether the launch divides models by FSDP2 as they are loaded: several processes, and a transformers and a
+    torch that can.
+
+    Earlier ones load whole models under FSDP2, which are divided while they are trained.
+    """
+    if not (is_fsdp_launch() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
+        return False
+    try:
+        from transformers.distributed import DistributedConfig
+        from transformers.utils import is_torch_greater_or_equal
+    except ImportError:
+        return False
+    return "fsdp_plan" in DistributedConfig.__dataclass_fields__ and is_torch_greater_or_equal("2.8")
 
 
 def loading(*, divided: bool) -> AbstractContextManager:
     """Around transformers' loading of a model.
 
     Args:
-        divided: in parts where the launch divides (`divides_from_loading`); every process then has to run the model
-            as often as the others, in `turns`. Else whole, whatever the launch.
+        divided: in parts under ZeRO-3; every process then has to run the model as often as the others, in `turns`.
+            Else whole, whatever the launch. Under FSDP2 too: `palign.parallel.divided_loading.from_pretrained`.
     """
     return nullcontext() if divided else loading_whole()
 
@@ -197,8 +221,10 @@ def make_whole(model: nn.Module, engine: object, *, keep: Iterable[nn.Parameter]
 
 
 def divided_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Those that ZeRO-3 has divided as they were loaded, where it is asked before there is an engine."""
-    return [held for held in model.parameters() if hasattr(held, "ds_id")]
+    """Those that were divided as they were loaded; of ZeRO-3's where it is asked before there is an engine."""
+    kept = [held for module in model.modules() if hasattr(module, KEPT) for held in module.parameters(recurse=False)]
+    of_fsdp = {id(held) for held in kept if is_dtensor(held)}
+    return [held for held in model.parameters() if hasattr(held, "ds_id") or id(held) in of_fsdp]
 
 
 def _replace(model: nn.Module, values: Callable[[nn.Parameter], Tensor | None]) -> None:

@@ -27,8 +27,9 @@ from palign.models.completions import TokenizedItems
 from palign.models.files.mixture import named_base
 from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.reference_logps import base_fingerprint
+from palign.parallel.divided_loading import from_pretrained
 from palign.parallel.one_disk import require_one_disk
-from palign.parallel.sharded import leave_engine
+from palign.parallel.sharded import divides_by_fsdp, leave_engine
 from palign.parallel.shared_work import computed_once
 from palign.pipelines.arguments.mixture import DEFAULT_SPREAD, MixtureArguments
 from palign.pipelines.builtin_world import embedded_rankings, make_embedded_default
@@ -251,7 +252,8 @@ def _load(
     quantized = get_quantization_config(model_args)
     if quantized is not None:  # quantized where it is loaded, so each process on its device
         load |= {"quantization_config": quantized, "device_map": {"": PartialState().local_process_index}}
-    return AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **load), tokenizer
+    is_divided = not (quantized is not None and divides_by_fsdp())  # FSDP2 does not divide four bits
+    return from_pretrained(AutoModelForCausalLM, name, divided=is_divided, use_safetensors=True, **load), tokenizer
 
 
 def _embedded(

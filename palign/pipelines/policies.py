@@ -23,8 +23,9 @@ from palign.data.turns import as_turns, reads_plain, turns_sentence
 from palign.models.architectures import agree_on_marks
 from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
+from palign.parallel.divided_loading import from_pretrained
 from palign.parallel.one_disk import require_one_disk
-from palign.parallel.sharded import loading
+from palign.parallel.sharded import divides_by_fsdp
 from palign.pipelines.arguments.policy import PolicyArguments
 from palign.pipelines.builtin_world import make_embedded_default, train_embedded_reward
 from palign.pipelines.in_context import choices_before, told_prompts
@@ -263,6 +264,15 @@ def _reward_groups(script: PolicyArguments, args: Any) -> list[str]:
     return [] if args.log_rewards_by in known else [args.log_rewards_by]
 
 
+def _stays_divided(args: Any, *, use_peft: bool, is_quantized: bool) -> bool:
+    """Whether a policy may be in parts from loading on: not one trained whole, whose reference is a copy; FSDP2's
+    parts are neither quantized, nor copied into a critic, nor given to vLLM.
+    """
+    copies = getattr(args, "critic", "lora") not in ("lora", "head")
+    needs_whole = is_quantized or copies or getattr(args, "use_vllm", False)
+    return use_peft and not (divides_by_fsdp() and needs_whole)
+
+
 def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remote_code: bool) -> dict[str, Any]:
     require_model_folder(model_args.model_name_or_path)
     if not (model_args.load_in_4bit or model_args.load_in_8bit):
@@ -299,9 +309,10 @@ def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remo
     quantized = get_quantization_config(model_args)
     if quantized is not None:  # quantized where it is loaded, so each process on its device
         load_model |= {"quantization_config": quantized, "device_map": {"": PartialState().local_process_index}}
-    # of a policy trained whole the reference is a copy, which parts have not
-    with loading(divided=model_args.use_peft):
-        model = AutoModelForCausalLM.from_pretrained(model_args.model_name_or_path, use_safetensors=True, **load_model)
+    model = from_pretrained(
+        AutoModelForCausalLM, model_args.model_name_or_path, use_safetensors=True,
+        divided=_stays_divided(args, use_peft=model_args.use_peft, is_quantized=quantized is not None), **load_model,
+    )  # fmt: skip
     agree_on_marks(tokenizer, model)
     return {
         "tokenizer": tokenizer,

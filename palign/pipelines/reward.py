@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +28,7 @@ from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.models.pal_config import PALConfig
 from palign.parallel.one_disk import require_one_disk
-from palign.parallel.sharded import is_sharded
+from palign.parallel.sharded import divides_by_fsdp, is_sharded
 from palign.parallel.shared_work import computed_once
 from palign.pipelines.arguments.reward_options import NoModel, RewardArguments
 from palign.pipelines.reports.facts import data_facts
@@ -235,12 +235,14 @@ def set_up_reward(
         trusts = getattr(model_args, "trust_remote_code", False)
         origin = {"revision": model_args.model_revision, "trust_remote_code": trusts}
         require_template(train.texts(), read_tokenizer(model_args.model_name_or_path, **origin))
+    trains_all = args.train_backbone and not model_args.use_peft
+    load_backbone = partial(_backbone, script, model_args, trains_all=trains_all)
     setup = RewardSetup(
-        script, args, train, evaluation, embeddings, _backbone(script, model_args), model_args.model_name_or_path,
+        script, args, train, evaluation, embeddings, load_backbone(), model_args.model_name_or_path,
         newcomers, data_args.group_columns, data_args.group_sizes(), annotators=train.annotators(),
         guard_notes=guard_notes,
         trains_backbone=bool(model_args.use_peft or args.train_backbone), dealt=dealt,
-        image_encoder=image_encoder, images=data_args.images, fresh_backbone=lambda: _backbone(script, model_args),
+        image_encoder=image_encoder, images=data_args.images, fresh_backbone=load_backbone,
     )  # fmt: skip
     if setup.backbone is not None:
         note = turns_sentence(train.prompts, setup.backbone.tokenizer, script.plain_prompts)
@@ -333,7 +335,8 @@ def _choose(setup: RewardSetup) -> None:
         args.head_min_steps = choice.min_steps
 
 
-def _backbone(script: RewardArguments, model_args: "ModelConfig | NoModel") -> "Backbone | None":
+def _backbone(script: RewardArguments, model_args: "ModelConfig | NoModel", *, trains_all: bool) -> "Backbone | None":
+    """In parts, where the launch divides; FSDP2's parts are frozen."""
     if model_args.model_name_or_path is None:
         return None
     from palign.models.backbones import Backbone
@@ -343,7 +346,7 @@ def _backbone(script: RewardArguments, model_args: "ModelConfig | NoModel") -> "
         model_args.model_name_or_path, dtype=dtype, revision=model_args.model_revision,
         trust_remote_code=getattr(model_args, "trust_remote_code", False),
         pooling=None if script.pooling == "auto" else script.pooling, layer=script.layer, max_length=script.max_length,
-        divided=True,
+        divided=not (trains_all and divides_by_fsdp()),
     )  # fmt: skip
 
 

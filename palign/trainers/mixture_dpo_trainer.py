@@ -60,6 +60,7 @@ from palign.models.mixture_policy import MixturePolicy
 from palign.models.reference_logps import ReferencePass, reference_pass
 from palign.models.type_scores import gathered, row_log_likelihoods
 from palign.parallel.deepspeed_launch import leave_accelerator
+from palign.parallel.divided_training import refuse_copies
 from palign.parallel.fsdp import divide_again, outside_fsdp
 from palign.parallel.fsdp_launch import plan_fsdp
 from palign.parallel.sharded import divided_parameters, trained_state
@@ -124,6 +125,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         cheap_head: LinearHead | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
+        refuse_copies(model, peft_config)
         self.train_rows = Preferences.of(train_dataset)
         self.eval_rows = None if eval_dataset is None else Preferences.of(eval_dataset)
         given = given_start(responsibilities, self.train_rows, args)

@@ -14,6 +14,7 @@ PPO (`pal_ppo_trainer.py`) shares `PersonalGroupTrainer`. All of it runs on any 
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,8 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         self.recorder.accelerator = self.accelerator
         if isinstance(reward.model, nn.Module):  # TRL moves the reward models it made only
             reward.model.to(self.accelerator.device)
+            if is_sharded(reward.model):  # all have to read it, and it is the main process that asks
+                self._rewarded_by  # noqa: B018
 
     def _complete_model(self) -> None:
         """Put on the model what is trained with it, before anything wraps it."""
@@ -213,6 +216,10 @@ class PersonalGroupTrainer(CompleteCheckpoints):
 
     def deciding(self) -> dict[str, Any]:
         """The reward."""
+        return self._rewarded_by
+
+    @cached_property
+    def _rewarded_by(self) -> dict[str, Any]:
         return reward_record(self.reward)
 
     def _place(self) -> tuple[int, torch.device]:

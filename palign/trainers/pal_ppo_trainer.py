@@ -115,7 +115,7 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         )
 
     def _divides_weights(self) -> bool:
-        return self.is_fsdp_enabled or self._is_zero_3()
+        return self.is_fsdp_enabled or self._is_zero_3() or self.is_beside_divided
 
     def _is_zero_3(self) -> bool:
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)

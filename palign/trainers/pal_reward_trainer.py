@@ -21,6 +21,7 @@ from palign.models.files.pal import BACKBONE, load_backbone_state, load_own_stat
 from palign.models.pal import PALRewardModel
 from palign.models.row_tensors import RowTensors
 from palign.parallel.deepspeed_launch import leave_accelerator, refuse_eval_in_parts
+from palign.parallel.divided_training import refuse_copies
 from palign.parallel.fsdp_launch import plan_fsdp
 from palign.parallel.sharded import divided_parameters, make_whole
 from palign.parallel.shared_work import ending_together
@@ -76,6 +77,7 @@ class PALRewardTrainer(HeadTraining, CompleteCheckpoints, Trainer):
         if peft_config is not None:
             from peft import TaskType, get_peft_model
 
+            refuse_copies(model, peft_config)
             peft_config.task_type = TaskType.FEATURE_EXTRACTION  # other types ask for a head, which a backbone lacks
             with torch.random.fork_rng():  # the trainer's seed comes only after this
                 torch.manual_seed(args.seed)

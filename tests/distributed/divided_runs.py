@@ -19,10 +19,11 @@ from palign.evaluation.evaluate import evaluate_models
 from palign.evaluation.judging.kinds import recognise
 from palign.evaluation.judging.samples import policy_table, sample_rows
 from palign.models.adapters import add_type_adapters, save_type_adapters
+from palign.models.files.base_files import load_base, plain_state
 from palign.models.files.mixture import MixtureRecord, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.tiny import make_tiny_lm
-from palign.parallel.sharded import forwards, loading, whole
+from palign.parallel.sharded import forwards, whole
 from palign.pipelines.grpo import GRPORuns
 from palign.pipelines.ppo import PPORuns
 from palign.trainers.fair_policy_config import FairPolicyConfig
@@ -31,7 +32,7 @@ from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from palign.trainers.pal_grpo_config import PALGRPOConfig, PALRLOOConfig
 from palign.trainers.pal_ppo_config import PALPPOConfig
-from tests.distributed.equal_runs import ZERO, common, how, launched, losses, start_deepspeed
+from tests.distributed.equal_runs import DDP, FSDP_2, ZERO, ZERO_3, common, how, launched, losses, start_deepspeed
 from tests.distributed.residency import Residency, watched
 from tests.worlds.colour import THINGS, colour_tokenizer, planted
 from tests.worlds.lora import lora
@@ -43,13 +44,18 @@ IN_PARTS = {
     "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0,
     "stage3_gather_16bit_weights_on_model_save": True,
 }  # fmt: skip
-ONE, DIVIDED = 0, 3
+ONE = DDP
+MOST = 0.6  # of a base on one of two processes
+# whose forward pass holds one unit and the message it came in, and whose backward pass the next one, too
+N_LAYERS = {ZERO_3: 8, FSDP_2: 40}
 TRAIN, HELD_OUT, LATER = (planted(n_annotators=4, n_rows=4, seed=seed) for seed in range(3))
 
 
-def save_base(folder: Path, seed: int = 0) -> str:
-    """An untrained base whose largest weight is a small share of it, as in a large model; its folder."""
-    model = make_tiny_lm(colour_tokenizer(), hidden_size=64, n_layers=8, n_heads=2, max_length=64, seed=seed)
+def save_base(folder: Path, seed: int = 0, *, stage: int = ZERO_3) -> str:
+    """An untrained base of which what is gathered at once is a small share, as in a large model; its folder."""
+    model = make_tiny_lm(
+        colour_tokenizer(), hidden_size=64, n_layers=N_LAYERS[stage], n_heads=2, max_length=64, seed=seed
+    )
     model.save_pretrained(folder)
     colour_tokenizer().save_pretrained(folder)
     return str(folder)
@@ -63,29 +69,30 @@ def small_lora(**changes: Any) -> Any:
 def options(folder: Path, stage: int, n_ranks: int) -> dict[str, Any]:
     """Of all trainers; on parts every tensor is divided, and nothing is gathered ahead."""
     found = common(folder, ONE, n_ranks, 1)
-    return found | ({"deepspeed": ZERO | {"zero_optimization": IN_PARTS}} if stage == DIVIDED else {})
+    return found | ({"deepspeed": ZERO | {"zero_optimization": IN_PARTS}} if stage == ZERO_3 else {})
 
 
 def looked_at(stage: int) -> Any:
     """A `Residency` that sees what is gathered, or one that sees nothing."""
     launched(stage)
-    if stage != DIVIDED:
+    if stage == ONE:
         return nullcontext(Residency())
-    start_deepspeed()  # as a launcher does, before anything is loaded
-    return watched()
+    if stage == ZERO_3:
+        start_deepspeed()  # as a launcher does, before anything is loaded
+    return watched(by_deepspeed=stage == ZERO_3)
 
 
 def one_pass(folder: Path, stage: int, n_ranks: int, base: str) -> dict[str, Any]:
     """Loading, a pass on the parts, and, to see that it is seen, all of the base at once."""
     with looked_at(stage) as seen:
         args = MixtureDPOConfig(**options(folder, stage, n_ranks))
-        model = AutoModelForCausalLM.from_pretrained(base).eval()
+        model = load_base(base, divided=True).eval()
         seen.at("pass")
         with torch.no_grad(), forwards(model):
             logits = model(torch.arange(6)[None]).logits
         seen.at("gathered")
         with whole(model.parameters()):
-            pass
+            plain_state(model) if stage == FSDP_2 else None
         return {"shares": seen.shares, "logits": logits[0, -1, :20].tolist(), "n": args.world_size}
 
 
@@ -96,7 +103,7 @@ def mixture(folder: Path, stage: int, n_ranks: int, base: str) -> dict[str, Any]
             n_types=2, n_permutations=0, n_restarts=2, num_train_epochs=1, n_rounds=2, m_step="sampled", beta=0.5,
             e_step_batch_size=5, **options(folder, stage, n_ranks),
         )  # fmt: skip
-        model = AutoModelForCausalLM.from_pretrained(base)
+        model = load_base(base, divided=True)
         seen.at("reference")
         trainer = MixtureDPOTrainer(
             model, args, TRAIN, HELD_OUT, processing_class=colour_tokenizer(), peft_config=small_lora()
@@ -188,8 +195,7 @@ def policies(folder: Path, stage: int, n_ranks: int, base: str, reward_model: st
             **options(folder, stage, n_ranks) | {"learning_rate": 2e-2}, max_steps=2, max_completion_length=4,
             n_reference_completions=8, missing_eos_penalty=None, **further,
         )  # fmt: skip
-        with loading(divided=True):
-            model = AutoModelForCausalLM.from_pretrained(base)
+        model = load_base(base, divided=True)
         judge = PALRewardModel.from_pretrained(reward_model, divided=True)
         people = [f"p{i}" for i in range(4)]
         who = WhoIsAsking.from_weights(people, judge.weights_for(people).numpy())
@@ -280,7 +286,7 @@ def evaluation(folder: Path, stage: int, n_ranks: int, models: list[str]) -> dic
     """Models of several kinds on the same rows."""
     with looked_at(stage) as seen:
         config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": IN_PARTS}
-        held = HfDeepSpeedConfig(config) if stage == DIVIDED else None
+        held = HfDeepSpeedConfig(config) if stage == ZERO_3 else None
         state = PartialState(cpu=True)
         sources = [recognise(path, name=f"model_{i}") for i, path in enumerate(models)]
         found = evaluate_models(sources, LATER, batch_size=5)

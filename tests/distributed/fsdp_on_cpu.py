@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 import torch.distributed.fsdp
+import transformers.distributed.fsdp
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
@@ -33,3 +34,4 @@ def launch_fsdp2() -> None:
 
     PartialState.__init__ = with_gpus
     torch.distributed.fsdp.fully_shard = counted
+    transformers.distributed.fsdp.fully_shard = counted  # as a base is loaded

@@ -66,13 +66,15 @@ def test_a_recipe_under_fsdp2_ends_as_with_whole_models(
         flags = smoke(name)[:-2]  # it has no --disable_tqdm
     elif name == "pal_reward":
         flags = reward_of_ones_own(tmp_path)
+    elif name == "fair_policy":  # without `rl` and `maxmin`, which are not offered
+        flags = [*smoke(name), "--routes", "distill", "regress", "dro", "merge", "soup"]
     else:
         flags = smoke(name)
     found = {}
     for kind in ("ddp", "fsdp"):
         words = [*flags, "--output_dir", str(tmp_path / kind)]
         found[kind] = run_ranks(run, tmp_path / f"logs_{kind}", recipe, words, kind == "fsdp")[0]
-    assert bool(found["fsdp"]["units"]) == (name != "evaluate_fairness")  # which trains heads alone
+    assert found["fsdp"]["units"]
     assert not found["ddp"]["units"]
     summaries = [found[kind]["summary"] for kind in ("ddp", "fsdp")]
     names = sorted(key for key in summaries[0] if "seconds" not in key)
@@ -81,4 +83,6 @@ def test_a_recipe_under_fsdp2_ends_as_with_whole_models(
     assert np.isfinite(values).all()
     # divided processes answer until the last of them has ended, and draw on: the next training has other dropout
     same = [number for number, key in enumerate(names) if not (key.startswith("prompt/") and name.endswith("_pal"))]
-    np.testing.assert_allclose(values[1, same], values[0, same], atol=2e-3)
+    # a relative regret has for its denominator what a type could gain, here some thousandths
+    atol = np.array([5e-3 if names[number].endswith("relative_regret") else 2e-3 for number in same])
+    assert (np.abs(values[1, same] - values[0, same]) <= atol).all()

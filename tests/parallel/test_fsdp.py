@@ -17,9 +17,17 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from palign.models.adapters import TypePolicies, adapter_state, add_type_adapters, restore_adapter_state
-from palign.parallel.fsdp import divide_again, is_fsdp, kept_whole, leave_fsdp, outside_fsdp
+from palign.parallel.fsdp import (
+    divide_again,
+    is_fsdp,
+    is_kept_divided,
+    keep_divided,
+    kept_whole,
+    leave_fsdp,
+    outside_fsdp,
+)
 from palign.parallel.fsdp_launch import NEEDS, check_fsdp, is_fsdp_launch, say_there_is_no_gpu
-from palign.parallel.sharded import is_sharded, make_whole, set_whole, whole_tensor
+from palign.parallel.sharded import divided_parameters, is_sharded, make_whole, set_whole, whole_tensor
 from tests.worlds.colour import colour_lm
 from tests.worlds.fsdp import fsdp2_environment
 from tests.worlds.lora import lora
@@ -226,6 +234,26 @@ def test_nothing_is_asked_of_other_launches(monkeypatch: pytest.MonkeyPatch) -> 
     check_fsdp()
 
 
+def test_a_base_that_was_loaded_in_parts_stays_so(one_rank: None) -> None:
+    base = colour_lm()
+    for part in (*base.model.layers, base):
+        fully_shard(part, mesh=init_device_mesh("cpu", (1,)))
+    keep_divided(base)
+    policies, whole = (TypePolicies(add_type_adapters(model, lora(), 2, seed=0)) for model in (base, colour_lm()))
+    assert is_kept_divided(policies) and is_sharded(policies) and not is_kept_divided(whole)
+    parts = [name for name, held in policies.named_parameters() if isinstance(held, DTensor)]
+    assert parts and all("lora_" not in name for name in parts)
+    assert len(divided_parameters(policies)) == len(parts)
+    for context in (kept_whole, outside_fsdp):
+        with context(policies):
+            assert [name for name, held in policies.named_parameters() if isinstance(held, DTensor)] == parts
+            torch.testing.assert_close(logits(policies), logits(whole))
+            base.reshard()  # the outermost one stays whole after a forward pass
+    make_whole(policies, None)
+    assert [name for name, held in policies.named_parameters() if isinstance(held, DTensor)] == parts
+    torch.testing.assert_close(logits(policies), logits(whole))
+
+
 def test_the_private_names_of_pytorch_are_there(one_rank: None) -> None:
     """Where one of these has moved, look at palign/parallel/fsdp.py."""
     policies = divided()
@@ -235,6 +263,7 @@ def test_the_private_names_of_pytorch_are_there(one_rank: None) -> None:
     assert state._is_root
     (group,) = state._fsdp_param_groups
     assert group.post_forward_mesh_info is None  # the outermost one stays whole after a forward pass
+    assert group._all_gather_result is None and group.comm_ctx.all_gather_state is None
     assert policies in _composable_state._module_state_mapping
     assert policies._is_fsdp_managed_module and issubclass(type(policies), FSDPModule)
     assert "post_forward_mesh_info" in inspect.getsource(FSDPModule.set_reshard_after_forward)

@@ -6,7 +6,8 @@ from torch import nn
 
 from palign.contents import reading_whole
 from palign.models.model_folders import looks_like_path, require_model_folder
-from palign.parallel.sharded import loading, whole_tensor
+from palign.parallel.divided_loading import from_pretrained
+from palign.parallel.sharded import local_part, whole_tensor
 from palign.reading import reading, require_finite
 
 __all__ = ["load_base", "load_whole", "plain_state", "require_fitting", "require_loaded"]
@@ -15,7 +16,7 @@ __all__ = ["load_base", "load_whole", "plain_state", "require_fitting", "require
 def load_base(name_or_path: str, *, divided: bool = False, **options: Any) -> nn.Module:
     """The language model of a folder or hub name (safetensors only); `options` go to loading.
 
-    `divided`: in parts under ZeRO-3 (`palign.parallel.sharded.loading`).
+    `divided`: in parts where the launch divides (`palign.parallel.divided_loading`).
 
     Raises:
         ValueError: no model, a damaged one, one with a tensor that is missing or not finite.
@@ -31,12 +32,13 @@ def load_whole(auto: Any, name_or_path: str, *, divided: bool = False, **options
     """
     require_model_folder(name_or_path)
     if not looks_like_path(name_or_path):
-        with loading(divided=divided):
-            return auto.from_pretrained(name_or_path, use_safetensors=True, **options)
-    with reading_whole(name_or_path), reading(name_or_path, "The model"), loading(divided=divided):
-        model, found = auto.from_pretrained(name_or_path, use_safetensors=True, output_loading_info=True, **options)
+        return from_pretrained(auto, name_or_path, divided=divided, use_safetensors=True, **options)
+    with reading_whole(name_or_path), reading(name_or_path, "The model"):
+        model, found = from_pretrained(
+            auto, name_or_path, divided=divided, use_safetensors=True, output_loading_info=True, **options
+        )
     require_loaded(found, name_or_path)
-    require_finite(model.state_dict(), name_or_path)
+    require_finite({name: local_part(tensor) for name, tensor in model.state_dict().items()}, name_or_path)
     return model
 
 

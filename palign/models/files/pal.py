@@ -15,6 +15,7 @@ from palign.models.files.adapter_files import base_of, load_adapter, portable_ba
 from palign.models.files.base_files import plain_state, require_fitting
 from palign.models.files.card import PAL, base_note, named, render, shown, table
 from palign.models.pal_config import PALConfig
+from palign.parallel.sharded import local_part
 from palign.reading import read_tensors, reading, require_files, require_finite, require_tensors
 from palign.writing import whole_files
 
@@ -226,4 +227,4 @@ def _require_saved(model: torch.nn.Module, folder: Path) -> None:
             f"{str(folder)!r} lacks {len(lacking)} tensors of the backbone, first {lacking[0]!r}; new ones would be "
             "drawn at random. Give a whole copy of the folder."
         )
-    require_finite(model.state_dict(), folder)
+    require_finite({name: local_part(tensor) for name, tensor in model.state_dict().items()}, folder)

@@ -67,14 +67,21 @@ def plan_memory(run: PlannedRun, shape: ModelShape) -> MemoryPlan:
 def _loading(run: PlannedRun, shape: ModelShape, held: Held) -> Needs:
     """The model as it is loaded; one tensor of a head that is not asked for, or of those that are divided."""
     weight = run.precision.weight
-    share = run.num_processes if run.divides_weights else 1
+    share = run.num_processes if run.launcher == "zero3" or run.loads_parts else 1
     ends = shape.vocab * shape.hidden * weight
     is_body = run.recipe == "pal_reward" and not shape.is_tied
-    buffers = float(ends) if is_body or run.divides_weights else 0.0
-    parts = {"weights": (held.divisible + held.reference) * weight / share + held.aside, "buffers": buffers}
+    # under FSDP2 each process reads its own slices of the files
+    buffers = float(ends) if (is_body or run.launcher == "zero3") and not run.loads_parts else 0.0
+    weights = (held.divisible + held.reference + _untied(run, shape)) * weight / share
+    parts = {"weights": weights + held.aside, "buffers": buffers}
     if run.recipe in READS_ADAPTERS:
-        parts["adapters"] = held.adapters * 4 / share
+        parts["adapters"] = held.adapters * 4 / (1 if run.loads_parts else share)
     return {name: size for name, size in parts.items() if size}
+
+
+def _untied(run: PlannedRun, shape: ModelShape) -> int:
+    """Numbers of a head that has parts of its own where the files have it as the embeddings."""
+    return shape.vocab * shape.hidden if run.loads_parts and shape.is_tied and run.recipe != "pal_reward" else 0
 
 
 def _stage(run: PlannedRun, shape: ModelShape, held: Held, stage: StageNeeds) -> Needs:
@@ -82,10 +89,12 @@ def _stage(run: PlannedRun, shape: ModelShape, held: Held, stage: StageNeeds) ->
     n, weight, trained = run.num_processes, run.precision.weight, held.trained * held.trained_bytes
     parts = dict.fromkeys(PARTS, 0.0) | stage.needs
     share = n if run.divides_weights else 1
-    state_share = n if run.launcher in ("zero2", "zero3", "fsdp2") else 1
+    divides_training = run.launcher in ("zero2", "zero3", "fsdp2") and not run.loads_parts
+    state_share = n if divides_training else 1
     trained += 4 * held.critic
-    parts["weights"] += ((held.divisible + held.reference) * weight + 4 * held.critic) / share + held.aside
-    parts["adapters"] += held.adapters * 4 / share
+    weights = (held.divisible + held.reference + _untied(run, shape)) * weight
+    parts["weights"] += (weights + 4 * held.critic) / share + held.aside
+    parts["adapters"] += held.adapters * 4 / (1 if run.loads_parts else share)
     if stage.trains:
         parts["gradients"] += trained / state_share
     if stage.after_steps:
@@ -107,6 +116,10 @@ def _of_launcher(run: PlannedRun, shape: ModelShape, held: Held, stage: StageNee
         n_whole = min(held.divisible + held.adapters, run.max_live_parameters)
         whole = (n_whole + min(n_whole, PREFETCHED)) * weight  # each is copied out of the message that it came in
         return whole + (float(run.reduce_bucket_size * number) if stage.after_steps else 0.0)
+    if run.loads_parts:
+        # the unit that is run and its message; in a backward pass the next one's message, too
+        whole = max((3 if stage.trains else 2) * shape.layer_parameters, 2 * shape.vocab * shape.hidden) * weight
+        return whole + (held.trained * held.trained_bytes if stage.after_steps else 0.0)  # gradients, to be averaged
     if run.launcher == "fsdp2":
         if stage.name == "generation":  # put together once, and not at every token
             return held.divisible * weight

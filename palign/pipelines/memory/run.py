@@ -127,6 +127,12 @@ class PlannedRun:
         """Whether each process holds a part of the weights."""
         return self.launcher in ("zero3", "fsdp2")
 
+    @property
+    def loads_parts(self) -> bool:
+        """Whether FSDP2 divides the base as it is loaded: frozen, with adapters that lie whole beside it."""
+        copies = self.recipe == "ppo_pal" and self.critic not in ("lora", "head")
+        return self.launcher == "fsdp2" and self.use_peft and not copies
+
     def adapter_bytes(self, shape: ModelShape, n: int = 1) -> float:
         """Of n adapters, which PEFT holds in float32."""
         return 4.0 * n * shape.adapter_parameters(self.lora_r, self.targets)

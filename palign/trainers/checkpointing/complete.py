@@ -23,7 +23,8 @@ from torch import nn
 from transformers.trainer import SCHEDULER_NAME
 
 from palign.contents import file_hash
-from palign.parallel.fsdp import is_fsdp, leave_fsdp
+from palign.parallel.divided_training import BesideDivided
+from palign.parallel.fsdp import leave_fsdp
 from palign.parallel.sharded import release_in_backward
 from palign.parallel.shared_work import computed_once
 from palign.reading import read_json
@@ -165,7 +166,7 @@ def _written(folder: Path) -> tuple[int, float, int]:
     return (count, 0.0, number) if is_counted else (0, float(clock) if is_timed else 0.0, number)
 
 
-class CompleteCheckpoints(OwnCard):
+class CompleteCheckpoints(BesideDivided, OwnCard):
     """Put before `Trainer` among the bases: `class MyTrainer(CompleteCheckpoints, Trainer)`.
 
     `train(resume_from_checkpoint=True)` goes on from the last complete checkpoint in `output_dir`, and begins at the
@@ -275,7 +276,7 @@ class CompleteCheckpoints(OwnCard):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if not self.writes_own_weights:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        elif not is_fsdp(model):  # else they were read before it was divided
+        elif not self.is_fsdp_enabled:  # else they were read before it was divided
             self.read_weights(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from palign.models.completions import TokenizedItems
 from palign.models.single_adapter import AdapterPolicies
 from palign.parallel.deepspeed_launch import leave_accelerator
+from palign.parallel.divided_training import BesideDivided
 from palign.parallel.fsdp_launch import plan_fsdp
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.progress import show_named_progress
@@ -25,7 +26,7 @@ from palign.trainers.progress import show_named_progress
 __all__ = ["RouteTrainer"]
 
 
-class RouteTrainer(Trainer):
+class RouteTrainer(BesideDivided, Trainer):
     """A `transformers.Trainer` of one adapter by the loss of one route.
 
     Args:

@@ -12,6 +12,7 @@ from torch import nn
 
 from palign.functional.reward_scales import RewardScale, RewardScales
 from palign.models.backbones import enter_tensor
+from palign.parallel.sharded import whole_tensor
 from palign.reading import read_json, read_tensors, reading
 from palign.rewards import PersonalizedReward
 from palign.trainers.policy.collapse import CollapseGuard
@@ -25,11 +26,14 @@ GUARD, WATCH = "guard.safetensors", "watch.json"
 
 
 def reward_record(reward: PersonalizedReward) -> dict[str, Any]:
-    """What a policy is rewarded by, for `same_run`: a reward model of torch by content, any other by its class."""
+    """What a policy is rewarded by, for `same_run`: a reward model of torch by content, any other by its class.
+
+    Every process of a reward model that is divided among them calls it.
+    """
     digest, model = hashlib.sha256(), reward.model
-    state = model.state_dict() if isinstance(model, nn.Module) else {}
+    state = model.state_dict(keep_vars=True) if isinstance(model, nn.Module) else {}
     for name in sorted(name for name, held in state.items() if torch.is_tensor(held)):
-        enter_tensor(digest, name, state[name])
+        enter_tensor(digest, name, whole_tensor(state[name]))
     model_key = f"{type(model).__name__}, key {digest.hexdigest()[:16]}" if state else type(model).__name__
     return {"reward": model_key, "prototype_weights": None if reward.weights is None else reward.weights.tolist()}
 

@@ -63,6 +63,29 @@ def test_zero3_divides_weights_and_zero2_their_training_alone(folder: Path) -> N
     assert two["training"]["gradients"] == one / 4
 
 
+def test_fsdp2_divides_a_frozen_base_from_loading_on_and_no_adapter(folder: Path) -> None:
+    asked = {"recipe": "grpo_pal", "dtype": "bfloat16", "reward_model": False}
+    one, parts = stages(folder, **asked), stages(folder, **asked, launcher="fsdp2", num_processes=4)
+    for stage in ("loading", "training", "generation"):
+        assert parts[stage]["weights"] == 2 * N_PARAMETERS / 4
+    assert parts["training"]["gradients"] == one["training"]["gradients"]
+    layer = 4 * 64 * 64 + 3 * 64 * 128 + 128
+    assert parts["generation"]["buffers"] - 4 * _n_trained(one) == 2 * max(2 * layer, 2 * 64_000)
+
+
+def test_fsdp2_loads_whole_what_it_trains_whole(folder: Path) -> None:
+    asked = {"recipe": "ppo_pal", "launcher": "fsdp2", "num_processes": 4, "reward_model": False}
+    whole, copied = stages(folder, **asked, use_peft=False), stages(folder, **asked, critic="full")
+    assert whole["loading"]["weights"] == 2 * 4 * N_PARAMETERS  # and the reference
+    assert whole["training"]["weights"] == 2 * 4 * N_PARAMETERS / 4
+    assert copied["loading"]["weights"] == 4 * N_PARAMETERS
+
+
+def _n_trained(held: dict[str, dict[str, float]]) -> float:
+    """Numbers of an adapter, of which one process has all gradients, in float32."""
+    return held["training"]["gradients"] / 4
+
+
 def test_keys_and_values_of_a_rollout(folder: Path) -> None:
     held = stages(folder, recipe="ppo_pal", per_device_train_batch_size=2, steps_per_generation=3)["generation"]
     assert held["cache"] == 6 * 24 * 2 * 2 * 64 * 4  # answers, tokens, layers, keys and values, width, bytes
