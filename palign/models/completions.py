@@ -190,9 +190,9 @@ class TokenizedItems:
             yield numbers[start:]
 
 
-def tokens_at_once(device: torch.device) -> int | None:
+def tokens_at_once(device: torch.device | str) -> int | None:
     """`max_tokens` of `batches_by_length` that a device is quick with."""
-    return CPU_TOKENS if device.type == "cpu" else None
+    return CPU_TOKENS if torch.device(device).type == "cpu" else None
 
 
 def prompt_ids(prompts: Sequence[Any], tokenizer: Any, *, plain_prompts: bool = True) -> list[list[int]]:
