@@ -33,8 +33,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-# what an engine leaves on modules: the next one takes over the functions, so that backward passes are told to the engine
-# before it and forward passes to itself; weights of a layer that is computed again would be kept to the very end
+# what an engine leaves on modules: the next one takes over the functions, so that backward passes are told to the one
+# before and forward passes to itself; weights of a layer that is computed again would be kept to the very end
 LEFT_BY_ENGINE = ("pre_bwd_fn", "post_bwd_fn", "applied_pre_backward_ref_cnt", "ds_grads_remaining")
 
 
