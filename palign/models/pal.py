@@ -227,8 +227,18 @@ class PALRewardModel(nn.Module):
                 lengths = self._lengths(prompt_attention_mask.sum(1))
                 prompt_states = self.backbone(prompt_input_ids, prompt_attention_mask, lengths).text[prompt_rows]
         logits = self.people.logits(annotator_index)
-        scores = self.head(states.text[item_rows], logits.softmax(-1), prompt_states)
+        scores = self._head_scores(states.text[item_rows], logits.softmax(-1), prompt_states)
         return scores, logits, self.people.logits.weight.detach().mean(0)
+
+    def _head_scores(self, text: Tensor, weights: Tensor, prompt_states: Tensor | None) -> Tensor:
+        """The head's scores of a training batch, in float32 as it is fitted and read, autocast or not.
+
+        In bfloat16 a score of 3 is right to .008 only, and launches round the sums in the head differently.
+        """
+        if weights.dtype != torch.float32:  # an engine has cast all of the model
+            return self.head(text, weights, prompt_states)
+        with torch.autocast(text.device.type, enabled=False):
+            return self.head(text.float(), weights, None if prompt_states is None else prompt_states.float())
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """Compute the backbone's layers again in the backward pass instead of keeping them; as in transformers."""

@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+# what an engine leaves on modules: the next one takes over the functions, so that backward passes are told to the one
+# before and forward passes to itself; weights of a layer that is computed again would be kept to the very end
+LEFT_BY_ENGINE = ("pre_bwd_fn", "post_bwd_fn", "applied_pre_backward_ref_cnt", "ds_grads_remaining")
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -252,6 +255,8 @@ def leave_engine(engine: object) -> None:
         for hooks in (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks):
             for number in [number for number, hook in hooks.items() if _is_of_deepspeed(hook) or hook is _count_again]:
                 del hooks[number]
+        for name in LEFT_BY_ENGINE:
+            module.__dict__.pop(name, None)
 
 
 def release_in_backward(model: nn.Module) -> None:

@@ -63,6 +63,7 @@ from palign.parallel.deepspeed_launch import leave_accelerator
 from palign.parallel.divided_training import refuse_copies
 from palign.parallel.fsdp import divide_again, outside_fsdp
 from palign.parallel.fsdp_launch import plan_fsdp
+from palign.parallel.half_precision import plan_half_precision
 from palign.parallel.sharded import divided_parameters, trained_state
 from palign.trainers.checkpointing.complete import CompleteCheckpoints
 from palign.trainers.length_windows import LengthWindows
@@ -206,6 +207,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         if args.disable_dropout:
             disable_dropout(self._policies)
         plan_fsdp(self.accelerator, self._policies)
+        plan_half_precision(self.accelerator, self._policies)
         set_seed(args.seed)
         self._is_prepared = True
 

@@ -35,6 +35,7 @@ from palign.models.files.adapter_files import write_base
 from palign.parallel.deepspeed_launch import leave_accelerator
 from palign.parallel.fsdp import kept_whole
 from palign.parallel.fsdp_launch import divide_reference, is_fsdp_launch, plan_fsdp
+from palign.parallel.half_precision import plan_half_precision
 from palign.parallel.sharded import divided_parameters, forwards, is_sharded
 from palign.parallel.shared_work import PLAIN_SAMPLING, drawn
 from palign.rewards import PersonalizedReward
@@ -150,6 +151,7 @@ class PersonalGroupTrainer(CompleteCheckpoints):
         show_named_progress(self)
         self._complete_model()
         plan_fsdp(self.accelerator, self.model)
+        plan_half_precision(self.accelerator, self.model)
         divide_reference(self.accelerator, self.ref_model)
         self.recorder.accelerator = self.accelerator
         if isinstance(reward.model, nn.Module):  # TRL moves the reward models it made only

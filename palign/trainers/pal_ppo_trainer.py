@@ -122,11 +122,6 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         return plugin is not None and plugin.zero_stage == 3
 
     def _recompute_under_adapters(self) -> None:
-        if self._is_zero_3():
-            raise ValueError(
-                "gradient_checkpointing under ZeRO-3 computes again under whichever adapter is active; give --critic "
-                "head, full or layers:N, or launch with accelerate_configs/zero2.yaml."
-            )
         given = self.args.gradient_checkpointing_kwargs or {}
         self.args.gradient_checkpointing_kwargs = {
             **given, "use_reentrant": False, "context_fn": RecomputeUnderItsAdapter(self.model),

@@ -23,6 +23,7 @@ from palign.models.row_tensors import RowTensors
 from palign.parallel.deepspeed_launch import leave_accelerator, refuse_eval_in_parts
 from palign.parallel.divided_training import refuse_copies
 from palign.parallel.fsdp_launch import plan_fsdp
+from palign.parallel.half_precision import plan_half_precision
 from palign.parallel.sharded import divided_parameters, make_whole
 from palign.parallel.shared_work import ending_together
 from palign.trainers.checkpointing.complete import CompleteCheckpoints
@@ -107,6 +108,7 @@ class PALRewardTrainer(HeadTraining, CompleteCheckpoints, Trainer):
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
         if self.trains_backbone:
             plan_fsdp(self.accelerator, model)
+            plan_half_precision(self.accelerator, model)
             refuse_eval_in_parts(self, "PALRewardTrainer")
 
     @property

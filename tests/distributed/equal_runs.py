@@ -158,8 +158,8 @@ def train_ppo(folder: Path, stage: int, n_ranks: int, accumulation: int) -> dict
     policy_lora = lora(4)
     policy_lora.lora_dropout = 0.0
     options = common(folder, stage, n_ranks, accumulation) | {"learning_rate": 2e-2}  # moves ratios and KL
-    # where activations are computed again the steps are the same (not under ZeRO-3, where that is refused)
-    options["gradient_checkpointing"] = n_ranks > 1 and stage in (DDP, ZERO_2)
+    # where activations are computed again the steps are the same
+    options["gradient_checkpointing"] = n_ranks > 1 and stage in (DDP, ZERO_2, ZERO_3)
     model, tokenizer = tiny_policy()
     trainer = PALPPOTrainer(
         model, PersonalizedReward(IdAndLength(), standardize=False),

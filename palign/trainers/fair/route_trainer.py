@@ -20,6 +20,7 @@ from palign.models.single_adapter import AdapterPolicies
 from palign.parallel.deepspeed_launch import leave_accelerator
 from palign.parallel.divided_training import BesideDivided
 from palign.parallel.fsdp_launch import plan_fsdp
+from palign.parallel.half_precision import plan_half_precision
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.progress import show_named_progress
 
@@ -48,6 +49,7 @@ class RouteTrainer(BesideDivided, Trainer):
         self.model_accepts_loss_kwargs = False  # our loss is a mean: the trainer divides it by the accumulation steps
         self.rows = rows
         plan_fsdp(self.accelerator, policies)
+        plan_half_precision(self.accelerator, policies)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
