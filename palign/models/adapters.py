@@ -272,11 +272,12 @@ class TypePolicies(nn.Module):
     def _nothing(self, layers: list[BaseTunerLayer], batch: tuple[Tensor, Tensor, Tensor], name: str) -> Tensor:
         """0 of a type that has nothing to compute, with gradients of exactly zero instead of None.
 
-        Where weights are divided, every rank has to run the layers: two tokens of the first row do that.
+        Of several processes every one has to run the layers: weights in parts are gathered there, and ZeRO-2 takes it
+        that gradients come in one order everywhere. Two tokens of the first row do that.
         """
-        if is_sharded(self.policy):
+        if torch.distributed.is_initialized():
             ids, mask = batch[0][:1, :2], torch.ones_like(batch[1][:1, :2])
-            with _Route(layers, [name], False):
+            with _Route(layers, [name], False), folded(self.policy, name):
                 return policy_logps(self.policy, ids, mask, mask) * 0.0
         nothing = torch.zeros(1, device=batch[0].device)
         if not torch.is_grad_enabled():

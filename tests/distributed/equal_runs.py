@@ -79,14 +79,20 @@ def how(trainer: Any) -> dict[str, Any]:
     }
 
 
-def alike(first: dict[str, Any], second: dict[str, Any], tolerance: float = 1e-4) -> None:
-    """Losses of every step, and all else that two runs tell of themselves but how they ran."""
+def alike(
+    first: dict[str, Any], second: dict[str, Any], tolerance: float = 1e-4, wider: dict[str, float] | None = None
+) -> None:
+    """Losses of every step, and all else that two runs tell of themselves but how they ran.
+
+    `wider` holds tolerances of single figures.
+    """
     assert first.keys() - HOW == second.keys() - HOW
     for name in first.keys() - HOW:
         if isinstance(first[name], str):
             assert first[name] == second[name], name
         else:
-            np.testing.assert_allclose(first[name], second[name], atol=tolerance, rtol=tolerance, err_msg=name)
+            within = (wider or {}).get(name, tolerance)
+            np.testing.assert_allclose(first[name], second[name], atol=within, rtol=within, err_msg=name)
 
 
 def losses(trainer: Any) -> list[float]:

@@ -1,4 +1,7 @@
-"""One of two processes that train; told so, the second is killed in the midst of what it writes to a checkpoint."""
+"""One of two processes that train; told so, the second is killed in the midst of what it writes to a checkpoint.
+
+Checkpoints are counted, not writes: how many writes come before the first of them is no part of what is tested.
+"""
 
 import os
 import sys
@@ -16,7 +19,7 @@ from tests.worlds.kills import KillAt, counted_writes  # noqa: E402
 
 def main(name: str, folder: Path, kill_at: int) -> None:
     dies = kill_at > 0 and os.environ["RANK"] == "1"
-    with counted_writes(KillAt(write=kill_at) if dies else None):
+    with counted_writes(KillAt(write=kill_at, file="rng_state_1.pth") if dies else None):
         TRAIN[name](folder)
     torch.distributed.barrier()
     if os.environ["RANK"] == "0":

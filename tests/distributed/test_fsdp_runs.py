@@ -17,6 +17,9 @@ RUNS: dict[str, tuple[Any, ...]] = {
     "mixture": (equal_runs.train_mixture, "sampled"), "reward": (equal_runs.train_reward,),
     "ppo": (equal_runs.train_ppo,), "grpo": (equal_runs.train_group, "grpo"),
 }  # fmt: skip
+# What the order of a sum in bfloat16 does to the mixture: one and two whole processes (DDP) in bfloat16, seeds 0 to 4,
+# differ by .90, 1.08, .92, .82 and 1.89e-3 in scores and by at most 1.39e-4 in losses (2e-6 and 5e-7 in float32).
+ROUNDING = {"mixture": {"scores": 1.9e-3, "loss": 1.4e-4}}
 
 
 def held_share(model: Any) -> float:
@@ -60,7 +63,7 @@ def test_half_precision_is_that_of_ddp(trainer: str, tmp_path: Path) -> None:
         for stage in (DDP, FSDP_2)
     )
     assert fsdp[0]["distributed_type"] == "FSDP" and fsdp[0]["units"]
-    alike(ddp[0], fsdp[0], 1e-4)
+    alike(ddp[0], fsdp[0], 1e-4, ROUNDING.get(trainer))
 
 
 @pytest.mark.parametrize("trainer", ["mixture", "reward"])

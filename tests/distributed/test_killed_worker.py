@@ -24,7 +24,7 @@ def launch(name: str, folder: Path, kill_at: int = 0) -> subprocess.CompletedPro
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, kill_at", [("ppo", 4), ("mixture", 7)])  # a write of the second process
+@pytest.mark.parametrize("name, kill_at", [("ppo", 3), ("mixture", 3)])  # a checkpoint of the second process
 def test_a_dead_worker_is_said_and_survived(tmp_path: Path, name: str, kill_at: int) -> None:
     whole = launch(name, tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr[-3000:]

@@ -27,12 +27,14 @@ KILLED = -signal.SIGKILL
 class KillAt:
     """When a child is killed: so many seconds after it began, or at its so manieth write.
 
-    A write that is hit leaves half of its file (`torn`), or happens just before or after.
+    A write that is hit leaves half of its file (`torn`), or happens just before or after. With `file`, a name,
+    only writes of such files count.
     """
 
     seconds: float | None = None
     write: int | None = None
     how: str = "torn"  # "before", "torn", "after"
+    file: str = ""
 
 
 def in_child(run: Run, folder: Path, outcome: Path, kill: KillAt | None = None) -> int:
@@ -80,12 +82,14 @@ def counted_writes(kill: KillAt | None) -> Any:
 
     def counting(original: Callable[..., Any], path_of: Callable[..., Any]) -> Callable[..., Any]:
         def write(*args: Any, **kwargs: Any) -> Any:
+            path = path_of(*args, **kwargs)
+            if kill is not None and kill.file and (path is None or Path(str(path)).name != kill.file):
+                return original(*args, **kwargs)
             count[0] += 1
             if kill is None or kill.write != count[0]:
                 return original(*args, **kwargs)
             if kill.how != "before":
                 original(*args, **kwargs)
-            path = path_of(*args, **kwargs)
             if kill.how == "torn" and path is not None and os.path.isfile(path):
                 os.truncate(path, os.path.getsize(path) // 2)
             os.kill(os.getpid(), signal.SIGKILL)

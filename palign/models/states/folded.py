@@ -67,7 +67,9 @@ def _is_plain(layer: Linear, name: str) -> bool:
 
 def _forward(layer: Linear, name: str, x: Tensor) -> Tensor:
     weight = layer.base_layer.weight
-    if x.numel() // x.shape[-1] < weight.shape[0] or x.dtype != weight.dtype:
+    is_short = x.numel() // x.shape[-1] < weight.shape[0]
+    # in training all processes have to take one way: ZeRO-2 takes it that gradients come in the same order everywhere
+    if (is_short and not torch.is_grad_enabled()) or x.dtype != weight.dtype:
         return type(layer).forward(layer, x)
     a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
     return _FoldedLinear.apply(x, a, b, weight, layer.base_layer.bias, layer.scaling[name])

@@ -34,8 +34,8 @@ from palign.models.architectures import agree_on_marks
 from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.single_adapter import AdapterPolicies, beyond_product, merge_adapters, train_only
 from palign.models.type_scores import type_logps
-from palign.parallel.deepspeed_launch import is_deepspeed_launch, leave_accelerator
-from palign.parallel.fsdp_launch import is_fsdp_launch
+from palign.parallel.deepspeed_launch import leave_accelerator
+from palign.parallel.launch_checks import refuse_where_divided
 from palign.trainers.fair.measure import mixed_candidate
 from palign.trainers.fair_policy_config import FairPolicyConfig, Route
 
@@ -151,11 +151,7 @@ class GameReward:
 
 def _play(builder: "RouteBuilder", name: str, *, is_regret: bool) -> dict[str, Any]:
     args = builder.args
-    if is_fsdp_launch() or is_deepspeed_launch() or args.deepspeed:
-        raise ValueError(
-            f"The route {name} draws from the policy it trains, and is not offered with FSDP or DeepSpeed, which "
-            f"divide it; launch it with plain data parallelism, or leave {name} out of --routes."
-        )
+    refuse_where_divided([name], args)  # a route of one's own may play it, too
     starts_from = _start(builder, name)
     own_values, reference_values = builder.reward_values()
     gap = float(((own_values - reference_values).mean(0) * builder.importance).max())
