@@ -12,8 +12,8 @@ from palign.models.tiny import make_tiny_lm
 from palign.parallel.sharded import forwards, release_in_backward, trained_state
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
-from tests.distributed.divided_runs import DIVIDED, IN_PARTS, TRAIN, looked_at, options, small_lora
-from tests.distributed.equal_runs import how, losses
+from tests.distributed.divided_runs import IN_PARTS, TRAIN, looked_at, options, small_lora
+from tests.distributed.equal_runs import ZERO_3, how, losses
 from tests.worlds.colour import colour_tokenizer
 
 N_LAYERS = 16  # so that one layer, which lies whole where it is computed again, is a small share of the base
@@ -41,7 +41,7 @@ def one_backward(folder: Path, stage: int, n_ranks: int, base: str, reentrant: b
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         texts = (torch.arange(6)[None] + torch.arange(2)[:, None]) % 8
         engine: Any = model
-        if stage == DIVIDED:
+        if stage == ZERO_3:
             import deepspeed
 
             config = {"train_micro_batch_size_per_gpu": 1, "zero_allow_untested_optimizer": True}
@@ -55,7 +55,7 @@ def one_backward(folder: Path, stage: int, n_ranks: int, base: str, reentrant: b
         seen.at("training")
         for _ in range(3):  # DeepSpeed learns the order of layers in the first two
             loss = engine(texts, labels=texts).loss
-            if stage == DIVIDED:
+            if stage == ZERO_3:
                 engine.backward(loss)
                 engine.step()
             else:
@@ -101,7 +101,7 @@ def half_mixture(folder: Path, stage: int, n_ranks: int, base: str) -> dict[str,
 def half_options(folder: Path, stage: int, n_ranks: int) -> dict[str, Any]:
     """Of a launch with `--bf16`; a step of gradient descent shows gradients, and Adam's first only their signs."""
     found = options(folder, stage, n_ranks)
-    if stage == DIVIDED:
+    if stage == ZERO_3:
         found["deepspeed"] = found["deepspeed"] | {"bf16": {"enabled": "auto"}}
     further = {"gradient_accumulation_steps": 2, "gradient_checkpointing": True, "optim": "sgd", "max_grad_norm": 0.0}
     return found | further | {"bf16": True, "per_device_train_batch_size": 2, "learning_rate": 1.0}

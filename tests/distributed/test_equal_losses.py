@@ -22,6 +22,7 @@ TYPES = {DDP: "MULTI_CPU", ZERO_2: "DEEPSPEED", ZERO_3: "DEEPSPEED", FSDP_2: "FS
 QUICK = {
     ("mixture", ZERO_3, 4), ("reward", ZERO_2, 1), ("fair", DDP, 1), ("ppo", DDP, 4), ("ppo", ZERO_2, 1),
     ("grpo", ZERO_2, 4), ("rloo", ZERO_3, 1), ("mixture", FSDP_2, 1), ("ppo", FSDP_2, 4), ("grpo", FSDP_2, 1),
+    ("mixture", ZERO_2, 1),
 }  # fmt: skip
 CASES = [
     pytest.param(

@@ -12,10 +12,11 @@ import torch
 
 from palign.models import completions, reference_logps
 from tests.distributed import divided_runs, recomputed_runs
-from tests.distributed.divided_runs import DIVIDED, ONE, options, save_reward
+from tests.distributed.divided_runs import MOST, ONE, options, save_reward
+from tests.distributed.equal_runs import ZERO_3
 from tests.distributed.ranks import run_ranks
 from tests.distributed.recomputed_runs import save_deep_base
-from tests.distributed.test_divided import MOST, on_one_and_on_two
+from tests.distributed.test_divided import on_one_and_on_two
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
@@ -50,7 +51,7 @@ def half_policy_options(*given: Any) -> dict[str, Any]:
 def test_what_is_computed_again_is_let_go_of(base: str, tmp_path: Path, reentrant: bool) -> None:
     work = recomputed_runs.one_backward
     (alone,) = run_ranks(work, tmp_path / "1", tmp_path, ONE, 1, base, reentrant, n_ranks=1)
-    for rank in run_ranks(work, tmp_path / "2", tmp_path, DIVIDED, 2, base, reentrant):
+    for rank in run_ranks(work, tmp_path / "2", tmp_path, ZERO_3, 2, base, reentrant):
         # half of it, and a layer: more than any pass without recomputation gathers, so that it is seen
         assert rank["shares"]["loading"] < rank["shares"]["training"] <= MOST, rank["shares"]
         np.testing.assert_allclose(rank["weights"], alone["weights"], atol=1e-5)
@@ -61,7 +62,7 @@ def test_what_is_computed_again_is_let_go_of(base: str, tmp_path: Path, reentran
 @pytest.mark.parametrize("recipe", ["reward", "mixture"])
 def test_recipes_that_compute_again_stay_in_parts(base: str, tmp_path: Path, recipe: str) -> None:
     work = getattr(divided_runs, recipe)
-    on_one_and_on_two(work, tmp_path, base, stages={"loading", "training", "evaluation"}, n_whole=2)
+    on_one_and_on_two(work, tmp_path, ZERO_3, base, stages={"loading", "training", "evaluation"}, n_whole=2)
 
 
 @pytest.mark.slow
@@ -69,7 +70,7 @@ def test_recipes_that_compute_again_stay_in_parts(base: str, tmp_path: Path, rec
 @pytest.mark.parametrize("recipe", ["ppo", "grpo"])
 def test_policies_that_compute_again_stay_in_parts(base: str, tmp_path: Path, recipe: str) -> None:
     arguments = (base, save_reward(tmp_path / "reward", base), recipe)
-    on_one_and_on_two(divided_runs.policies, tmp_path, *arguments, stages={"training", "answers"}, n_whole=2)
+    on_one_and_on_two(divided_runs.policies, tmp_path, ZERO_3, *arguments, stages={"training", "answers"}, n_whole=2)
 
 
 @pytest.mark.slow
@@ -81,7 +82,7 @@ def test_gradients_in_bfloat16_are_those_of_whole_processes(
         monkeypatch.setattr(module, "has_plain_head", lambda _: False)
     base, work = save_deep_base(tmp_path / "base", torch.bfloat16), getattr(recomputed_runs, recipe)
     whole = run_ranks(work, tmp_path / "whole", tmp_path / "whole", ONE, 2, base)[0]
-    parts = run_ranks(work, tmp_path / "parts", tmp_path / "parts", DIVIDED, 2, base)[0]
+    parts = run_ranks(work, tmp_path / "parts", tmp_path / "parts", ZERO_3, 2, base)[0]
     assert (whole["distributed_type"], parts["distributed_type"]) == ("MULTI_CPU", "DEEPSPEED")
     assert 0.5 < max(parts["shares"].values()) <= MOST, parts["shares"]
     np.testing.assert_allclose(parts["loss"], whole["loss"], rtol=1e-6)
@@ -95,7 +96,7 @@ def test_ppo_runs_in_bfloat16_on_parts(tmp_path: Path) -> None:
     arguments = (base, save_reward(tmp_path / "reward", base), "ppo")
     with mock.patch.object(divided_runs, "options", half_policy_options):
         whole = run_ranks(divided_runs.policies, tmp_path / "1", tmp_path / "1", ONE, 2, *arguments)[0]
-        parts = run_ranks(divided_runs.policies, tmp_path / "2", tmp_path / "2", DIVIDED, 2, *arguments)[0]
+        parts = run_ranks(divided_runs.policies, tmp_path / "2", tmp_path / "2", ZERO_3, 2, *arguments)[0]
     assert 0.5 < max(parts["shares"].values()) <= MOST, parts["shares"]
     for recipe in ("none", "prompt"):
         assert parts[f"{recipe}/kl"][0] == pytest.approx(0, abs=1e-6)  # the policy begins as the reference

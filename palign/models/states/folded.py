@@ -26,8 +26,8 @@ def folded(model: nn.Module, name: str | None) -> Iterator[None]:
 
     Only in float32, where the product is the same but for rounding; quantized layers, other variants of LoRA and
     weights that are divided among processes run as they always do, and so does a layer with dropout in training. So do
-    short inputs, for which the sum would cost more than it saves. With gradient checkpointing nothing is folded in
-    training: what is recomputed later would not be.
+    short inputs without gradient, for which the sum would cost more than it saves. With gradient checkpointing nothing
+    is folded in training: what is recomputed later would not be.
 
     Args:
         model: carries the adapter.
