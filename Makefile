@@ -36,7 +36,7 @@ test: setup
 	$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
 
 fast: setup
-	$(PYTEST) -m "not slow" -q $(FLOOR_0) $(ARGS)
+	$(PYTEST) -m "not slow" -q -n $(WORKERS) --dist loadfile $(FLOOR_0) $(ARGS)
 
 slow: setup
 	$(PYTEST) -m slow $(ARGS)
