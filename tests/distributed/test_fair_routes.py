@@ -3,9 +3,11 @@
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from accelerate import PartialState
 
 from palign.models.mixture_policy import MixturePolicy
 from palign.trainers.fair.builder import RouteBuilder
@@ -47,3 +49,27 @@ def test_a_late_process_builds_what_the_main_one_builds(tmp_path: Path, monkeypa
     assert built[0] == "merge" and found == built == second["read"][1]
     assert second["read"][0][1] != built[1]  # it took seconds of its own to build it
     assert [path.name for path in (tmp_path / "out" / "routes").iterdir()] == ["merge"]
+
+
+def cleared_late(folder: Path) -> dict[str, Any]:
+    """Whether the training folder was there when the second process, later than the main one, came to its end."""
+    PartialState(cpu=True)
+    training, builder = folder / "routes" / ".training-dro", SimpleNamespace(output_dir=folder)
+    if PartialState().is_main_process:
+        (training / "runs").mkdir(parents=True)
+        (training / "runs" / "events").write_text("a curve")
+    PartialState().wait_for_everyone()
+    time.sleep(0.5 * PartialState().process_index)
+    was_there = training.is_dir()
+    RouteBuilder.clear(builder, str(training), "dro")
+    return {"was_there": was_there, "is_there": training.is_dir()}
+
+
+def test_a_training_folder_stays_until_the_last_process_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transformers trainer lists its checkpoints as the last thing it does."""
+    monkeypatch.setattr(ranks, "TIMEOUT", 60)
+    for of_rank in ranks.run_ranks(cleared_late, tmp_path / "logs", tmp_path):
+        assert of_rank == {"was_there": True, "is_there": False}
+    assert (tmp_path / "runs" / "dro" / "events").read_text() == "a curve"

@@ -184,10 +184,16 @@ class RouteBuilder:
         self.clear(args.output_dir, name)
 
     def clear(self, folder: str, name: str) -> None:
-        """Remove a route's training folder; the curves that tensorboard shows are kept."""
-        if (curves := Path(folder) / "runs").is_dir():
-            move_into(curves, self.output_dir / "runs" / name)
-        shutil.rmtree(folder, ignore_errors=True)
+        """Remove a route's training folder, once no process reads it; the curves that tensorboard shows are kept.
+
+        Every process calls it.
+        """
+        PartialState().wait_for_everyone()  # at its end a transformers trainer lists the checkpoints there
+        if PartialState().is_main_process:
+            if (curves := Path(folder) / "runs").is_dir():
+                move_into(curves, self.output_dir / "runs" / name)
+            shutil.rmtree(folder, ignore_errors=True)
+        PartialState().wait_for_everyone()  # a next route of that name begins in a folder that is gone
 
     def type_rewards(self, rows: list[int], completions: Sequence[Any], log_ratios: Tensor) -> Tensor:
         """(n, n_types) what routes by reinforcement are trained on: β h of the types, or a PAL model's rewards.
