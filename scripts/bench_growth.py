@@ -10,13 +10,11 @@ One thing is made larger at a time, the others stay at the first value of each:
 - words of a prompt: 60, 120, 240; completions have 60.
 
 Processor seconds of one thread, the median of `--repeats`. Growth is the exponent between the smallest and the largest
-size, log(time ratio) / log(size ratio): 1 is linear. Wall-clock neighbours move single figures.
+size, log(time ratio) / log(size ratio): 1 is linear. Other work on the machine moves single figures.
 """
 
 import argparse
-import copy
 import json
-import math
 import statistics
 import tempfile
 import time
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_mixture_dpo import common, lora, make_rows
+from bench_population import exponent
 
 from palign.models.reference_logps import ReferencePass
 from palign.models.tiny import make_tiny_lm, make_tiny_tokenizer
@@ -81,7 +80,7 @@ def measured(sizes: dict[str, int], args: argparse.Namespace) -> dict[str, float
     """Seconds of each stage at these sizes, two rounds in one epoch."""
     rows = make_rows(sizes["n_annotators"], sizes["n_each"], 60, seed=0, n_prompt_words=sizes["n_prompt_words"])
     tokenizer = make_tiny_tokenizer([text for row in rows for text in (row["prompt"], row["chosen"])])
-    model = copy.deepcopy(make_tiny_lm(tokenizer, hidden_size=args.hidden_size, n_layers=args.n_layers))
+    model = make_tiny_lm(tokenizer, hidden_size=args.hidden_size, n_layers=args.n_layers)
     options = {"n_types": sizes["n_types"], "n_permutations": 0, "n_rounds": 2, "num_train_epochs": 1}
     options |= {"e_step_tolerance": args.e_step_tolerance, "e_step_rows": args.e_step_rows}
     with tempfile.TemporaryDirectory() as output:
@@ -96,9 +95,10 @@ def table(axis: str, runs: dict[int, dict[str, float]]) -> str:
     sizes = sorted(runs)
     lines = [f"| {NAMES[axis]} | " + " | ".join(map(str, sizes)) + " | growth |", "|---|" + "---|" * (len(sizes) + 1)]
     for stage in STAGES:
-        ratio = runs[sizes[-1]][stage] / max(runs[sizes[0]][stage], 1e-9)
-        growth = math.log(max(ratio, 1e-9)) / math.log(sizes[-1] / sizes[0])
-        lines.append(f"| {stage} | " + " | ".join(f"{runs[size][stage]:.1f}" for size in sizes) + f" | {growth:.2f} |")
+        seconds = [runs[size][stage] for size in sizes]
+        lines.append(
+            f"| {stage} | " + " | ".join(f"{value:.1f}" for value in seconds) + f" | {exponent(seconds, sizes)} |"
+        )
     return "\n".join(lines)
 
 

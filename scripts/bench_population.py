@@ -263,17 +263,18 @@ def as_table(found: dict[str, dict[int, dict[str, Any]]], sizes: list[int]) -> s
         for name in by_size[sizes[0]]["seconds"]:
             values = [by_size[size]["seconds"][name] for size in sizes]
             shown = " | ".join(f"{value:.2f} s" if value < 10 else f"{value:.0f} s" for value in values)
-            lines.append(f"| {stage}: {name} | {shown} | {_exponent(values, sizes)} |")
+            lines.append(f"| {stage}: {name} | {shown} | {exponent(values, sizes)} |")
         peaks = [by_size[size]["peak"] for size in sizes]
         shown = " | ".join(f"**{value:.1f} GiB**" for value in peaks)
-        lines.append(f"| {stage}: peak memory | {shown} | {_exponent(peaks, sizes)} |")
+        lines.append(f"| {stage}: peak memory | {shown} | {exponent(peaks, sizes)} |")
         for name in by_size[sizes[0]]["found"]:
             shown = " | ".join(f"{by_size[size]['found'][name]:.4g}" for size in sizes)
             lines.append(f"| {stage}: {name} | {shown} | |")
     return "\n".join(lines)
 
 
-def _exponent(values: list[float], sizes: list[int]) -> str:
+def exponent(values: list[float], sizes: list[int]) -> str:
+    """Between the smallest and the largest size; empty where there is one size, or nothing was measured."""
     if len(sizes) < 2 or values[0] <= 0:
         return ""
     return f"{math.log(values[-1] / values[0]) / math.log(sizes[-1] / sizes[0]):.2f}"

@@ -261,8 +261,8 @@ class PolicyReader:
         logps, expected = (np.full((len(items), len(names)), np.nan) for _ in range(2))
         reads_states = has_plain_head(self.model.get_base_model())
         read = self._read_states if reads_states else self._read_logits
-        room = max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
-        room = tokens_at_once(self.model.device) if reads_states else room
+        n_words = self.model.config.get_text_config().vocab_size
+        room = tokens_at_once(self.model.device) if reads_states else max(1, LOGITS_AT_ONCE // n_words)
         batches = own_batches(
             list(items.batches_by_length(batch_size=settings.batch_size, max_tokens=room)), self.model
         )

@@ -11,11 +11,13 @@ from torch import nn
 from palign.parallel.sharded import make_whole
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from transformers import Trainer
 
 __all__ = [
     "divide_loaded",
     "is_deepspeed_launch",
+    "is_zero_3",
     "leave_accelerator",
     "prepare_deepspeed",
     "refuse_eval_in_parts",
@@ -89,6 +91,12 @@ def leave_accelerator(mixed_precision: str | None = None) -> None:
         GradientState._reset_state()
 
 
+def is_zero_3(accelerator: "Accelerator") -> bool:
+    """Whether this Accelerator trains under ZeRO-3."""
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    return plugin is not None and plugin.zero_stage == 3
+
+
 def refuse_eval_in_parts(trainer: "Trainer", name: str) -> None:
     """ValueError for a trainer that cannot evaluate between steps where ZeRO-3 has divided what it evaluates.
 
@@ -96,9 +104,8 @@ def refuse_eval_in_parts(trainer: "Trainer", name: str) -> None:
         trainer: made, not yet run.
         name: of the trainer, for the message.
     """
-    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
     asked = getattr(trainer.args.eval_strategy, "value", trainer.args.eval_strategy)
-    if plugin is not None and plugin.zero_stage == 3 and asked != "no":
+    if is_zero_3(trainer.accelerator) and asked != "no":
         raise ValueError(
             f"eval_strategy is {asked!r}, and under ZeRO-3 {name} can evaluate before and after training only. Give "
             "--eval_strategy no, or launch with accelerate_configs/zero2.yaml."

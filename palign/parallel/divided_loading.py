@@ -57,7 +57,7 @@ def from_pretrained(auto: Any, name_or_path: str, *, divided: bool = False, **op
         )
     if is_tied:
         model.config.tie_word_embeddings = True  # as the files say: the same base has the same key however it lies
-        info["missing_keys"] = set(info["missing_keys"]) - set(_fill_head(model))
+        info["missing_keys"] = set(info["missing_keys"]) - _fill_head(model)
         if info["missing_keys"]:
             logger.warning("%s lacks %s; new ones were drawn.", name_or_path, ", ".join(sorted(info["missing_keys"])))
     # from here on it is palign that trains beside it: transformers would refuse to write checkpoints, and PEFT would
@@ -109,11 +109,9 @@ def _with_stars(names: list[str]) -> Iterator[str]:
     return (replace_layer_number_by_wildcard(name) for name in names)
 
 
-def _fill_head(model: nn.Module) -> Iterator[str]:
+def _fill_head(model: nn.Module) -> set[str]:
     """Give a head that the files have as the embeddings only its values, part by part; its weights by name."""
-    head = model.get_output_embeddings()
-    if head is None:
-        return
+    weight = model.get_output_embeddings().weight
     with torch.no_grad():
-        head.weight.to_local().copy_(model.get_input_embeddings().weight.to_local())
-    yield from (name for name, parameter in model.named_parameters() if parameter is head.weight)
+        weight.to_local().copy_(model.get_input_embeddings().weight.to_local())
+    return {name for name, parameter in model.named_parameters() if parameter is weight}

@@ -78,9 +78,12 @@ def units_of_weights(model: nn.Module) -> list[Any]:
     return [group for unit in units for group in unit._get_fsdp_state()._fsdp_param_groups]
 
 
-def parts_beside_whole(model: nn.Module) -> int:
-    """Numbers of the parts that lie on this process beside weights that are put together just now."""
-    groups = units_of_weights(model)
+def parts_beside_whole(groups: list[Any]) -> int:
+    """Numbers of the parts that lie on this process beside weights that are put together just now.
+
+    Args:
+        groups: of one model, from `units_of_weights`.
+    """
     return sum(
         held._sharded_param_data.numel() for group in groups if group.is_unsharded for held in group.fsdp_params
     )

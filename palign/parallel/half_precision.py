@@ -3,6 +3,8 @@
 from accelerate import Accelerator
 from torch import nn
 
+from palign.parallel.deepspeed_launch import is_zero_3
+
 __all__ = ["plan_half_precision"]
 
 
@@ -21,8 +23,7 @@ def plan_half_precision(accelerator: Accelerator, model: nn.Module) -> None:
         model: to be prepared. Where what is trained is divided already, as in a model that is trained whole, it is
             left to DeepSpeed, which holds all of it in bfloat16.
     """
-    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
-    if plugin is None or plugin.zero_stage != 3 or accelerator.mixed_precision != "bf16":
+    if not is_zero_3(accelerator) or accelerator.mixed_precision != "bf16":
         return
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     is_divided = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
@@ -30,7 +31,7 @@ def plan_half_precision(accelerator: Accelerator, model: nn.Module) -> None:
         return
     for parameter in trained:
         parameter.data = parameter.data.float()
-    config = plugin.deepspeed_config
+    config = accelerator.state.deepspeed_plugin.deepspeed_config
     config.setdefault("communication_data_type", "fp32")
     config.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
     accelerator.native_amp = True  # `accelerator.autocast()`, too

@@ -41,5 +41,5 @@ def resident_share(model: nn.Module, *, counts: Callable[[str], bool] = is_of_ba
         counts: which parameters, by name.
     """
     here, whole = resident_elements(p for name, p in model.named_parameters() if counts(name))
-    beside = parts_beside_whole(model) + numbers_in_messages(units_of_weights(model))
-    return (here + beside) / max(whole, 1)
+    groups = units_of_weights(model)
+    return (here + parts_beside_whole(groups) + numbers_in_messages(groups)) / max(whole, 1)

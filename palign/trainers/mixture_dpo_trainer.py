@@ -356,10 +356,10 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         items = self.train_rows.item_indices
-        own = np.where(items >= 0, (self.items.lengths - self.items.prompt_lengths)[items], 0).sum(1)
+        answers = np.where(items >= 0, (self.items.lengths - self.items.prompt_lengths)[items], 0).sum(1)
         n_rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthWindows(own + self.items.prompt_lengths[items[:, 0]], n_rows, seed)
+        return LengthWindows(answers + self.items.prompt_lengths[items[:, 0]], n_rows, seed)
 
     def _row_type_weights(self) -> Tensor:
         """(rows, n_types): fixed within an epoch of a round, whatever was interrupted in between."""
@@ -500,7 +500,7 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
 
     def save_beside(self, folder: Path) -> None:
         """Every process has recorded the rows of its batches; the state holds those of the main one."""
-        if self.args.process_index:
+        if self.args.process_index and self._runs_em:
             self.mixture.save_recorded(folder, self.args.process_index)
 
     def deciding(self) -> dict[str, Any]:
@@ -567,6 +567,8 @@ class MixtureDPOTrainer(CompleteCheckpoints, Trainer):
         if not self.model.training:
             return
         self._sums.add(scores, losses, weights, ranks)
+        if not self._runs_em:  # nobody asks for records, and to fetch them from a GPU holds up the step
+            return
         rows = rows.cpu()
         records = torch.stack([-losses.double(), row_margins(scores, ranks)], 1).cpu()
         self.mixture.recorded[rows] = records.where((weights > 0).cpu()[:, None], self.mixture.recorded[rows])

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
 
+from palign.parallel.deepspeed_launch import is_zero_3
 from palign.parallel.sharded import set_whole, whole_tensor
 from palign.reading import number_in, read_json, read_tensors
 from palign.rewards import PersonalizedReward
@@ -115,11 +116,7 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
         )
 
     def _divides_weights(self) -> bool:
-        return self.is_fsdp_enabled or self._is_zero_3() or self.is_beside_divided
-
-    def _is_zero_3(self) -> bool:
-        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        return plugin is not None and plugin.zero_stage == 3
+        return self.is_fsdp_enabled or is_zero_3(self.accelerator) or self.is_beside_divided
 
     def _recompute_under_adapters(self) -> None:
         given = self.args.gradient_checkpointing_kwargs or {}

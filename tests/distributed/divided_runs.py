@@ -53,10 +53,13 @@ TRAIN, HELD_OUT, LATER = (planted(n_annotators=4, n_rows=4, seed=seed) for seed 
 
 def save_base(folder: Path, seed: int = 0, *, stage: int = ZERO_3) -> str:
     """An untrained base of which what is gathered at once is a small share, as in a large model; its folder."""
-    model = make_tiny_lm(
-        colour_tokenizer(), hidden_size=64, n_layers=N_LAYERS[stage], n_heads=2, max_length=64, seed=seed
-    )
-    model.save_pretrained(folder)
+    return save_untrained(folder, N_LAYERS[stage], seed=seed)
+
+
+def save_untrained(folder: Path, n_layers: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> str:
+    """An untrained base of that many layers, with its tokenizer; its folder."""
+    model = make_tiny_lm(colour_tokenizer(), hidden_size=64, n_layers=n_layers, n_heads=2, max_length=64, seed=seed)
+    model.to(dtype).save_pretrained(folder)
     colour_tokenizer().save_pretrained(folder)
     return str(folder)
 

@@ -1,6 +1,9 @@
 """One short training of each trainer on planted rows, the same on any number of ranks: what they are compared by."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -13,6 +16,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from palign import PALRewardConfig, PALRewardModel, PALRewardTrainer, PersonalizedReward
 from palign.models.mixture_policy import MixturePolicy
 from palign.parallel.deepspeed_launch import prepare_deepspeed
+from palign.trainers.checkpointing.complete import CompleteCheckpoints
 from palign.trainers.fair.route_trainer import RouteTrainer
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.fair_policy_trainer import FairPolicyTrainer
@@ -93,6 +97,21 @@ def alike(
         else:
             within = (wider or {}).get(name, tolerance)
             np.testing.assert_allclose(first[name], second[name], atol=within, rtol=within, err_msg=name)
+
+
+@contextmanager
+def going_on(runs: ModuleType, name: str, further: dict[str, Any], save: Callable[..., None]) -> Iterator[None]:
+    """Inside this context trainings go on from their last checkpoint, if there is one.
+
+    The options that `runs.name` gives have further ones beside them, and `save` writes checkpoints.
+    """
+    given, asked = getattr(runs, name), CompleteCheckpoints.agreed_resume_point
+    with (
+        mock.patch.object(runs, name, lambda *arguments: given(*arguments) | further),
+        mock.patch.object(CompleteCheckpoints, "_save_checkpoint", save),
+        mock.patch.object(CompleteCheckpoints, "agreed_resume_point", lambda self, _: asked(self, True)),
+    ):
+        yield
 
 
 def losses(trainer: Any) -> list[float]:

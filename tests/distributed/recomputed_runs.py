@@ -8,11 +8,10 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from palign import PALRewardConfig, PALRewardModel, PALRewardTrainer
-from palign.models.tiny import make_tiny_lm
 from palign.parallel.sharded import forwards, release_in_backward, trained_state
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
-from tests.distributed.divided_runs import IN_PARTS, TRAIN, looked_at, options, small_lora
+from tests.distributed.divided_runs import IN_PARTS, TRAIN, looked_at, options, save_untrained, small_lora
 from tests.distributed.equal_runs import ZERO_3, how, losses
 from tests.worlds.colour import colour_tokenizer
 
@@ -21,10 +20,7 @@ N_LAYERS = 16  # so that one layer, which lies whole where it is computed again,
 
 def save_deep_base(folder: Path, dtype: torch.dtype = torch.float32) -> str:
     """An untrained base of many layers; its folder."""
-    model = make_tiny_lm(colour_tokenizer(), hidden_size=64, n_layers=N_LAYERS, n_heads=2, max_length=64, seed=0)
-    model.to(dtype).save_pretrained(folder)
-    colour_tokenizer().save_pretrained(folder)
-    return str(folder)
+    return save_untrained(folder, N_LAYERS, dtype=dtype)
 
 
 def one_backward(folder: Path, stage: int, n_ranks: int, base: str, reentrant: bool) -> dict[str, Any]:

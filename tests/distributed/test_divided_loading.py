@@ -35,7 +35,7 @@ from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.mixture_dpo_trainer import MixtureDPOTrainer
 from tests.distributed import divided_runs
 from tests.distributed.divided_runs import MOST, save_base, save_reward, small_lora
-from tests.distributed.equal_runs import DDP, FSDP_2, Interrupt, alike, common, launched, losses
+from tests.distributed.equal_runs import DDP, FSDP_2, Interrupt, alike, common, going_on, launched, losses
 from tests.distributed.ranks import run_ranks
 from tests.worlds.colour import colour_lm, colour_tokenizer, planted
 
@@ -143,19 +143,14 @@ UNCHANGED = {
 
 def changed(run: str, further: dict[str, Any], stop: int | None, folder: Path, *arguments: Any) -> dict[str, Any]:
     """A run of a base in parts with further options, from its last checkpoint if there is one, up to a step."""
-    options, save = divided_runs.options, CompleteCheckpoints._save_checkpoint
-    asked = CompleteCheckpoints.agreed_resume_point
+    save = CompleteCheckpoints._save_checkpoint
 
     def save_and_stop(self: CompleteCheckpoints, *further: Any) -> None:
         save(self, *further)
         if self.state.global_step == stop:
             raise KeyboardInterrupt
 
-    with (
-        mock.patch.object(divided_runs, "options", lambda *given: options(*given) | further),
-        mock.patch.object(CompleteCheckpoints, "_save_checkpoint", save_and_stop),
-        mock.patch.object(CompleteCheckpoints, "agreed_resume_point", lambda self, _: asked(self, True)),
-    ):
+    with going_on(divided_runs, "options", further, save_and_stop):
         try:
             return getattr(divided_runs, run)(folder, FSDP_2, 2, *arguments)
         except KeyboardInterrupt:

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 from torch.distributed.tensor import DTensor
 
 from palign.trainers.checkpointing.complete import CompleteCheckpoints
 from tests.distributed import equal_runs
-from tests.distributed.equal_runs import DDP, FSDP_2, alike
+from tests.distributed.equal_runs import DDP, FSDP_2, alike, going_on
 from tests.distributed.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
@@ -36,8 +35,7 @@ class Interrupted(Exception):
 def changed(trainer: str, folder: Path, stage: int, options: dict[str, Any], stop: int | None) -> dict[str, Any]:
     """A training of the matrix with further options, from the last checkpoint if there is one, up to a step."""
     work, *further = RUNS[trainer]
-    save, asked = CompleteCheckpoints._save_checkpoint, CompleteCheckpoints.agreed_resume_point
-    common, shares = equal_runs.common, []
+    save, shares = CompleteCheckpoints._save_checkpoint, []
 
     def save_and_stop(self: CompleteCheckpoints, *arguments: Any) -> None:
         shares.append(held_share(self.model))
@@ -45,11 +43,7 @@ def changed(trainer: str, folder: Path, stage: int, options: dict[str, Any], sto
         if self.state.global_step == stop and list(Path(self.args.output_dir).glob("checkpoint-*/complete.json")):
             raise Interrupted
 
-    with (
-        mock.patch.object(equal_runs, "common", lambda *given: common(*given) | options),
-        mock.patch.object(CompleteCheckpoints, "_save_checkpoint", save_and_stop),
-        mock.patch.object(CompleteCheckpoints, "agreed_resume_point", lambda self, _: asked(self, True)),
-    ):
+    with going_on(equal_runs, "common", options, save_and_stop):
         try:
             return {**work(folder, stage, 2, 1, *further), "shares": shares}
         except Interrupted:

@@ -1,5 +1,6 @@
 """A whole model of transformers from its folder, every tensor of it as it was saved."""
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -10,7 +11,7 @@ from palign.parallel.divided_loading import from_pretrained
 from palign.parallel.sharded import local_part, whole_tensor
 from palign.reading import reading, require_finite
 
-__all__ = ["load_base", "load_whole", "plain_state", "require_fitting", "require_loaded"]
+__all__ = ["load_base", "load_whole", "plain_state", "require_finite_parts", "require_fitting", "require_loaded"]
 
 
 def load_base(name_or_path: str, *, divided: bool = False, **options: Any) -> nn.Module:
@@ -38,8 +39,13 @@ def load_whole(auto: Any, name_or_path: str, *, divided: bool = False, **options
             auto, name_or_path, divided=divided, use_safetensors=True, output_loading_info=True, **options
         )
     require_loaded(found, name_or_path)
-    require_finite({name: local_part(tensor) for name, tensor in model.state_dict().items()}, name_or_path)
+    require_finite_parts(model, name_or_path)
     return model
+
+
+def require_finite_parts(model: nn.Module, folder: str | Path) -> None:
+    """ValueError where a tensor of a model that was read from there is not finite, as far as it lies here."""
+    require_finite({name: local_part(tensor) for name, tensor in model.state_dict().items()}, folder)
 
 
 def plain_state(model: nn.Module) -> dict[str, Any]:

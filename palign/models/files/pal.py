@@ -12,11 +12,10 @@ from safetensors.torch import save_file
 from palign.contents import reading_whole
 from palign.data.annotators import AnnotatorIndex
 from palign.models.files.adapter_files import base_of, load_adapter, portable_base, write_base
-from palign.models.files.base_files import plain_state, require_fitting
+from palign.models.files.base_files import plain_state, require_finite_parts, require_fitting
 from palign.models.files.card import PAL, base_note, named, render, shown, table
 from palign.models.pal_config import PALConfig
-from palign.parallel.sharded import local_part
-from palign.reading import read_tensors, reading, require_files, require_finite, require_tensors
+from palign.reading import read_tensors, reading, require_files, require_tensors
 from palign.writing import whole_files
 
 if TYPE_CHECKING:
@@ -227,4 +226,4 @@ def _require_saved(model: torch.nn.Module, folder: Path) -> None:
             f"{str(folder)!r} lacks {len(lacking)} tensors of the backbone, first {lacking[0]!r}; new ones would be "
             "drawn at random. Give a whole copy of the folder."
         )
-    require_finite({name: local_part(tensor) for name, tensor in model.state_dict().items()}, folder)
+    require_finite_parts(model, folder)

@@ -121,8 +121,7 @@ class RowSums:
 
     def open_cells(self, evidence: Evidence, is_open: Tensor) -> Tensor:
         """(n_annotators, n_types) bool: where further rows are asked for, of the types that `is_open` has left."""
-        is_left = self.n_read < self.n_rows[:, None]
-        return is_left & evidence.open_cells(is_open, self.totals, self.errors) if evidence.tolerance else is_left
+        return (self.n_read < self.n_rows[:, None]) & evidence.open_cells(is_open, self.totals, self.errors)
 
 
 def first_cells(
