@@ -1,13 +1,16 @@
 """Logits and token ids → log-probabilities of completions, one value per sequence."""
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 __all__ = ["completion_logps", "drawn_logps", "expected_logps", "linear_head_logps", "token_logps"]
+
+MOST_ODDS = {torch.float16: 1e4}  # else 1e30: of a sum that can still be multiplied by the head
 
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
@@ -63,25 +66,25 @@ def completion_logps(logits: Tensor, input_ids: Tensor, completion_mask: Tensor)
 
 
 def linear_head_logps(
-    states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, n_at_once: int
+    states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, logits_at_once: int
 ) -> Tensor:
     """log softmax(states · weightᵀ + bias) at the targets: (n_tokens,) nats, at least float32.
 
-    No tensor of n_tokens × vocab is made: logits stand for `n_at_once` states at a time, and the gradient of each of
-    those, weight[target] − Σ softmax · weight, is found beside them, so that nothing is computed again.
+    No tensor of n_tokens × vocab is made: logits stand for some states and some words at a time, and the gradient of
+    each state, weight[target] − Σ softmax · weight, is found beside them, so that nothing is computed again.
 
     Args:
         states: (n_tokens, hidden), of the positions that predict the targets.
         weight: (vocab, hidden) of a head that is not trained: it gets no gradient.
         bias: (vocab,) or None; without gradient, too.
         targets: (n_tokens,) int64.
-        n_at_once: states whose logits stand in memory together, at least 1.
+        logits_at_once: numbers that stand in memory together, at least 1.
     """
-    return _LinearHeadLogps.apply(states, weight, bias, targets, n_at_once)
+    return _LinearHeadLogps.apply(states, weight, bias, targets, logits_at_once)
 
 
 def expected_logps(
-    states: Tensor, speaker: int, weight: Tensor, bias: Tensor | None, targets: Tensor, *, n_at_once: int
+    states: Tensor, speaker: int, weight: Tensor, bias: Tensor | None, targets: Tensor, *, logits_at_once: int
 ) -> tuple[Tensor, Tensor]:
     """What every listener says of tokens, and of what a speaker would say in their place, over the whole vocabulary.
 
@@ -94,34 +97,95 @@ def expected_logps(
         speaker: number of the listener who says p.
         weight, bias: (vocab, hidden) and (vocab,) or None, of the head that all share.
         targets: (n_tokens,) int64.
-        n_at_once: states whose logits stand in memory together, at least 1.
+        logits_at_once: numbers that stand in memory together, at least 1.
 
     Returns:
         log q at the targets, and Σ_v p(v) log q(v); (n_listeners, n_tokens) each, nats, at least float32.
     """
     kept = torch.promote_types(states.dtype, torch.float32)
-    logps, expected = (torch.empty(states.shape[:2], dtype=kept, device=states.device) for _ in range(2))
     others = [number for number in range(len(states)) if number != speaker]
-    for start in range(0, states.shape[1], n_at_once):
-        part = slice(start, start + n_at_once)
-        for number in (speaker, *others):
-            logits = torch.nn.functional.linear(states[number, part], weight, bias).to(kept)
-            chosen = logits.gather(-1, targets[part, None])[:, 0]
-            odds, top = _odds(logits)
-            total = odds.sum(-1, keepdim=True)
-            if number == speaker:
-                mean = (odds.to(weight.dtype) @ weight).to(kept) / total
-                shift = 0.0 if bias is None else (odds @ bias.to(kept)) / total[:, 0]
-            normaliser = (top + total.log())[:, 0]
-            logps[number, part] = chosen - normaliser
-            expected[number, part] = (mean * states[number, part].to(kept)).sum(-1) + shift - normaliser
-    return logps, expected
+    odds_of_speaker = _odds(states[speaker], weight, bias, targets, logits_at_once, with_mean=True)
+    odds_of_others = _odds(states[others].flatten(0, 1), weight, bias, targets.repeat(len(others)), logits_at_once)
+    chosen, log_total = (torch.empty(states.shape[:2], dtype=kept, device=states.device) for _ in range(2))
+    for numbers, odds in (([speaker], odds_of_speaker), (others, odds_of_others)):
+        chosen[numbers] = odds.chosen.view(len(numbers), len(targets))
+        log_total[numbers] = odds.log_total.view(len(numbers), len(targets))
+    of_means = (odds_of_speaker.mean * states.to(kept)).sum(-1) + odds_of_speaker.mean_bias
+    return -log_total, of_means - chosen - log_total
 
 
-def _odds(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each word to the likeliest, in place of the logits (n, vocab); and the largest logit, (n, 1)."""
-    top = logits.amax(-1, keepdim=True)
-    return logits.sub_(top).exp_(), top
+class _Odds(NamedTuple):
+    """Of the words to a target, exp(z_v − z_target): what their sum over the vocabulary says.
+
+    Attributes:
+        chosen: (n_tokens,) z_target.
+        log_total: (n_tokens,) log of the sum, which is −log p(target), nats.
+        mean, mean_bias: (n_tokens, hidden) and (n_tokens,), means of the head's rows and biases under p; 0 where they
+            are not asked for.
+    """
+
+    chosen: Tensor
+    log_total: Tensor
+    mean: Tensor
+    mean_bias: Tensor
+
+
+def _odds(
+    states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, logits_at_once: int, *,
+    with_mean: bool = False,
+) -> _Odds:  # fmt: skip
+    """No pass looks for the largest logit, since the target's serves; but for targets so unlikely that odds to them
+    are beyond what a number holds."""
+    kept = torch.promote_types(states.dtype, torch.float32)
+    chosen = (states.to(kept) * weight[targets].to(kept)).sum(-1)
+    if bias is not None:
+        chosen += bias[targets].to(kept)
+    chosen = chosen.to(states.dtype).to(kept)  # rounded as logits are
+    total, mean, mean_bias = _sums(states, weight, bias, chosen, logits_at_once, with_mean)
+    log_total = total.log()
+    unlikely = (~(total < MOST_ODDS.get(weight.dtype, 1e30))).nonzero()[:, 0]
+    if len(unlikely):
+        top = _largest_logits(states[unlikely], weight, bias, logits_at_once).to(kept)
+        total[unlikely], mean[unlikely], mean_bias[unlikely] = _sums(
+            states[unlikely], weight, bias, top, logits_at_once, with_mean
+        )
+        log_total[unlikely] = total[unlikely].log() + top - chosen[unlikely]
+    return _Odds(chosen, log_total, mean.div_(total[:, None]), mean_bias.div_(total))
+
+
+def _sums(
+    states: Tensor, weight: Tensor, bias: Tensor | None, shift: Tensor, logits_at_once: int, with_mean: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Σ_v exp(z_v − shift) (n,); the same with each word's row of the head (n, hidden), and with its bias (n,)."""
+    total, of_biases = torch.zeros_like(shift), torch.zeros_like(shift)
+    of_rows = shift.new_zeros(len(states), weight.shape[1] if with_mean else 1)
+    for some, words in _blocks(len(states), len(weight), logits_at_once):
+        rows, biases = weight[words], None if bias is None else bias[words]
+        odds = torch.nn.functional.linear(states[some], rows, biases).to(shift.dtype).sub_(shift[some, None]).exp_()
+        total[some] += odds.sum(-1)
+        if with_mean:
+            of_rows[some] += odds.to(rows.dtype) @ rows
+        if with_mean and biases is not None:
+            of_biases[some] += odds @ biases.to(odds.dtype)
+    return total, of_rows, of_biases
+
+
+def _largest_logits(states: Tensor, weight: Tensor, bias: Tensor | None, logits_at_once: int) -> Tensor:
+    largest = states.new_full(states.shape[:1], -torch.inf)
+    for some, words in _blocks(len(states), len(weight), logits_at_once):
+        logits = torch.nn.functional.linear(states[some], weight[words], None if bias is None else bias[words])
+        largest[some] = torch.maximum(largest[some], logits.amax(-1))
+    return largest
+
+
+def _blocks(n_states: int, n_words: int, logits_at_once: int) -> Iterator[tuple[slice, slice]]:
+    """Some states and some words, of which the logits may stand in memory together: all words where enough states fit
+    beside them, else about as many words as states, with which a matrix product is quick."""
+    states_each = max(logits_at_once // n_words, math.isqrt(logits_at_once), 1)
+    words_each = max(logits_at_once // max(min(n_states, states_each), 1), 1)
+    for first in range(0, n_states, states_each):
+        for word in range(0, n_words, words_each):
+            yield slice(first, first + states_each), slice(word, word + words_each)
 
 
 class _LinearHeadLogps(torch.autograd.Function):
@@ -129,25 +193,13 @@ class _LinearHeadLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, n_at_once: int
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, logits_at_once: int
     ) -> Tensor:
         needs_gradient = ctx.needs_input_grad[0]
-        kept = torch.promote_types(states.dtype, torch.float32)
-        logps = torch.empty(len(states), dtype=kept, device=states.device)
-        gradient = torch.empty_like(states) if needs_gradient else None
-        for start in range(0, len(states), n_at_once):
-            part = slice(start, start + n_at_once)
-            ids = targets[part, None]
-            logits = torch.nn.functional.linear(states[part], weight, bias).to(kept)
-            chosen = logits.gather(-1, ids)
-            odds, top = _odds(logits)  # they serve the sum and the gradient
-            total = odds.sum(-1, keepdim=True)
-            logps[part] = (chosen - top - total.log())[:, 0]
-            if needs_gradient:
-                mean = (odds.to(weight.dtype) @ weight).to(kept) / total
-                gradient[part] = (weight[ids[:, 0]].to(kept) - mean).to(states.dtype)
+        odds = _odds(states, weight, bias, targets, logits_at_once, with_mean=needs_gradient)
+        gradient = (weight[targets].to(odds.mean.dtype) - odds.mean).to(states.dtype) if needs_gradient else None
         ctx.save_for_backward(gradient)
-        return logps
+        return -odds.log_total
 
     @staticmethod
     @torch.autograd.function.once_differentiable

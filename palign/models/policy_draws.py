@@ -29,7 +29,7 @@ from palign.models.completions import TokenizedItems, prompt_ids, tokens_at_once
 from palign.models.reference_logps import base_fingerprint
 from palign.models.single_adapter import adapter_fingerprint
 from palign.models.states.folded import folded
-from palign.models.states.scored import has_plain_head, n_at_once, plain_head, scored_states
+from palign.models.states.scored import has_plain_head, logits_at_once, plain_head, scored_states
 from palign.models.type_scores import gathered
 from palign.parallel.sharded import forwards, is_sharded
 from palign.parallel.shared_work import computed_once, own_batches
@@ -287,7 +287,7 @@ class PolicyReader:
         head, states = plain_head(base), torch.stack([scored.states for scored in read])
         tables = expected_logps(
             states, names.index(speaker), head.weight, head.bias, read[0].targets,
-            n_at_once=n_at_once(head.weight),
+            logits_at_once=logits_at_once(head.weight.device),
         )  # fmt: skip
         logps, expected = (read[0].sums(table.T) for table in tables)
         return logps, expected

@@ -20,13 +20,13 @@ from palign.models.states.evaluating import evaluating
 from palign.models.states.prompt_tree import plant, states_of, takes_trees
 from palign.parallel.sharded import is_sharded
 
-__all__ = ["ScoredStates", "has_plain_head", "n_at_once", "plain_head", "scored_logps", "scored_states"]
+__all__ = ["ScoredStates", "has_plain_head", "logits_at_once", "plain_head", "scored_logps", "scored_states"]
 
 logger = logging.getLogger(__name__)
 CHANGES_LOGITS = re.compile(r"logits?_\w*(cap|scal|mult)|lm_head_mult|output_mult")
 N_COMPARED = 8  # tokens read in both ways
 CLOSE = 1e-2  # of the largest logit; bfloat16 rounds to 4e-3
-LOGITS_AT_ONCE = {"cpu": 2**22, "other": 2**27}  # numbers
+LOGITS_AT_ONCE = {"cpu": 2**20, "other": 2**27}
 _trusted: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
@@ -99,15 +99,18 @@ def scored_logps(transformer: nn.Module, scored: ScoredStates) -> Tensor:
     head = plain_head(transformer)
     device = head.weight.device
     logps = linear_head_logps(
-        scored.states.to(device), head.weight, head.bias, scored.targets.to(device), n_at_once=n_at_once(head.weight)
+        scored.states.to(device),
+        head.weight,
+        head.bias,
+        scored.targets.to(device),
+        logits_at_once=logits_at_once(device),
     )
     return scored.sums(logps)
 
 
-def n_at_once(weight: Tensor) -> int:
-    """States whose logits under a head (vocab, hidden) may stand in memory together."""
-    numbers = LOGITS_AT_ONCE.get(weight.device.type, LOGITS_AT_ONCE["other"])
-    return max(16, numbers // weight.shape[0])
+def logits_at_once(device: torch.device) -> int:
+    """Numbers of logits that may stand in memory together; on a CPU few, that they stay in its cache."""
+    return LOGITS_AT_ONCE.get(device.type, LOGITS_AT_ONCE["other"])
 
 
 def _inner(transformer: nn.Module) -> nn.Module:

@@ -82,11 +82,12 @@ def _batch(shape: ModelShape, run: PlannedRun, n_rows: int) -> tuple[int, int]:
 
 
 def _scored_head(run: PlannedRun, shape: ModelShape, n_tokens: int, *, trains: bool) -> float:
-    """Log-probabilities by `palign.functional.logprobs.linear_head_logps`: logits of some states at a time."""
-    at_once = max(16, LOGITS_AT_ONCE["cpu" if run.device == "cpu" else "other"] // shape.vocab)
-    logits = 4.0 * min(n_tokens, at_once) * shape.vocab
+    """Log-probabilities by `palign.functional.logprobs.linear_head_logps`: some logits at a time, states, targets'
+    rows of the head and means."""
+    at_once = LOGITS_AT_ONCE["cpu" if run.device == "cpu" else "other"]
+    logits = 4.0 * min(n_tokens * shape.vocab, at_once)
     rows = n_tokens * shape.hidden * run.precision.stream
-    return 2 * logits + (2 * rows if trains else rows)
+    return 2 * logits + (3 * rows if trains else 2 * rows)
 
 
 def _whole_head(shape: ModelShape, n_sequences: int, n_times: int, number: int, *, trains: bool) -> float:
