@@ -4,6 +4,7 @@
     git worktree add /tmp/before COMMIT
     OMP_NUM_THREADS=1 python scripts/bench_speed.py rankings --beside /tmp/before
     OMP_NUM_THREADS=1 python scripts/bench_speed.py estimation      # over plain generation of the same completions
+    OMP_NUM_THREADS=1 python scripts/bench_speed.py types           # step of four types, a pass each, over one pass
     OMP_NUM_THREADS=1 python scripts/bench_speed.py reward --beside /tmp/before    # palign reward, 100 rows of vectors
 
 Every run is a process of its own, and runs of the two sides alternate; the least processor time of `--repeats` counts.
@@ -154,6 +155,27 @@ def estimation(vocab_size: int) -> dict[str, float]:
     return {"ratio": whole / plain, "plain": plain, "whole": whole}
 
 
+def types(vocab_size: int) -> dict[str, float]:
+    """A step of sixteen pairs, each of one of four types, over the same sixteen under one type."""
+    import torch
+
+    from palign.models.adapters import TypePolicies, add_type_adapters
+
+    policies = TypePolicies(add_type_adapters(make_model(vocab_size), lora(), 4, seed=0).train())
+    batch = make_items(16, 2, 70, 80, vocab_size).collate(range(32))
+    of_row = torch.randint(4, (16,), generator=torch.Generator().manual_seed(0)).repeat_interleave(2)
+    drawn = torch.nn.functional.one_hot(of_row, 4).bool()
+    alone = torch.zeros_like(drawn)
+    alone[:, 0] = True
+
+    def step(cells: torch.Tensor) -> float:
+        policies.zero_grad()
+        return seconds_of(lambda: policies(**batch, needs_grad=cells).sum().backward())
+
+    four, one = (min(step(cells) for _ in range(6)) for cells in (drawn, alone))
+    return {"ratio": four / one, "four types": four, "one type": one}
+
+
 def reward() -> dict[str, float]:
     """`palign reward` on 100 rows of vectors, from the command line to the report."""
     import numpy as np
@@ -201,6 +223,7 @@ PARTS: dict[str, Callable[[], dict[str, float]]] = {
     "step_trl": lambda: trl_step(8, 80, 80, 150_000),
     "rankings": lambda: our_step(4, 8, 200, 60, 2_000),
     "estimation": lambda: estimation(16_000),
+    "types": lambda: types(700),
     "reward": reward,
 }
 
