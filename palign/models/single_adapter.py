@@ -188,7 +188,7 @@ def adapter_fingerprint(model: PeftModel, name: str | None) -> str:
     config = model.peft_config[name]
     settings = (config.r, config.lora_alpha, config.use_rslora, config.rank_pattern, config.alpha_pattern)
     digest = hashlib.sha256(repr(settings).encode())
-    with whole(held for at, held in model.named_parameters() if f".{name}." in at):
+    with whole(held for at, held in model.named_parameters() if f".{name}." in f"{at}."):
         state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
         for key, tensor in sorted(state.items()):
             digest.update(key.encode())
