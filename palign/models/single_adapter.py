@@ -17,6 +17,7 @@ from palign.contents import reading_whole
 from palign.models.adapters import TypePolicies, disable_dropout
 from palign.models.backbones import tensor_bytes
 from palign.models.files.adapter_files import CONFIG, WEIGHTS, read_adapter_config, write_base
+from palign.parallel.sharded import whole
 from palign.reading import read_tensors, reading, require_files, require_tensors
 from palign.writing import set_usual_modes, sweep_partials
 
@@ -181,16 +182,17 @@ def save_adapter(
 
 
 def adapter_fingerprint(model: PeftModel, name: str | None) -> str:
-    """A content key of one adapter; "reference" for none."""
+    """A content key of one adapter; "reference" for none. Where it is divided, all processes call this."""
     if name is None:
         return "reference"
     config = model.peft_config[name]
     settings = (config.r, config.lora_alpha, config.use_rslora, config.rank_pattern, config.alpha_pattern)
     digest = hashlib.sha256(repr(settings).encode())
-    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    for key, tensor in sorted(state.items()):
-        digest.update(key.encode())
-        digest.update(tensor_bytes(tensor))
+    with whole(held for at, held in model.named_parameters() if f".{name}." in f"{at}."):
+        state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        for key, tensor in sorted(state.items()):
+            digest.update(key.encode())
+            digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
 
 

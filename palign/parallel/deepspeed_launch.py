@@ -12,17 +12,20 @@ from palign.parallel.sharded import make_whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import Trainer
+    from transformers import Trainer, TrainingArguments
 
 __all__ = [
     "divide_loaded",
     "is_deepspeed_launch",
     "is_zero_3",
     "leave_accelerator",
+    "let_flags_size",
     "prepare_deepspeed",
     "refuse_eval_in_parts",
     "trained_model",
 ]
+
+BATCH_SIZES = ("train_batch_size", "train_micro_batch_size_per_gpu")
 
 
 def is_deepspeed_launch() -> bool:
@@ -89,6 +92,24 @@ def leave_accelerator(mixed_precision: str | None = None) -> None:
     if getattr(state, "deepspeed_plugins", None) is not None or mixed_precision not in (None, state.mixed_precision):
         AcceleratorState._reset_state()
         GradientState._reset_state()
+
+
+def let_flags_size(args: "TrainingArguments") -> None:
+    """Put the batch sizes of a trainer in place of those that DeepSpeed's configuration names.
+
+    `check_launch` has compared these with the flags of the run; a trainer within it may read batches of another size.
+
+    Args:
+        args: of that trainer, which is not yet made.
+    """
+    plugin = args.deepspeed_plugin
+    if plugin is None:
+        return
+    held = plugin.hf_ds_config
+    held.config.update({name: "auto" for name in BATCH_SIZES if name in held.config})
+    if hasattr(held, "trainer_config_process"):  # else it is the launcher's, and the trainer fills it in
+        held.mismatches.clear()
+        held.trainer_config_process(args)
 
 
 def is_zero_3(accelerator: "Accelerator") -> bool:

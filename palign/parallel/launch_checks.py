@@ -6,14 +6,13 @@ Without these checks one of the two is silently followed, or an engine fails min
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from palign.parallel.deepspeed_launch import is_deepspeed_launch
-from palign.parallel.fsdp_launch import is_fsdp_launch
 
-__all__ = ["check_launch", "refuse_where_divided"]
+__all__ = ["check_launch"]
 
 DS_FILE = "ACCELERATE_DEEPSPEED_CONFIG_FILE"
 # of DeepSpeed's file: the variable by which accelerate launch passes it on, the flag, and what decides
@@ -39,23 +38,6 @@ def check_launch(args: Any) -> None:
     if is_deepspeed_launch() or held:
         _check_deepspeed(args, held)
     _check_resume(args)
-
-
-def refuse_where_divided(routes: Sequence[str], args: Any) -> None:
-    """Routes of a fair policy that generate with what they train, under a launch that divides it.
-
-    Args:
-        routes: those of them that are asked for; none is fine anywhere.
-        args: training arguments, which name DeepSpeed's configuration where the launcher does not.
-
-    Raises:
-        ValueError: there is such a route, and FSDP or DeepSpeed.
-    """
-    if routes and (is_fsdp_launch() or is_deepspeed_launch() or args.deepspeed):
-        raise ValueError(
-            f"Routes that draw from the policy they train ({', '.join(routes)}) are not offered with FSDP or "
-            "DeepSpeed, which divide it; launch with plain data parallelism, or give --routes without them."
-        )
 
 
 def _check_precision(args: Any) -> None:

@@ -28,6 +28,7 @@ from palign.models.pal import PALRewardModel
 from palign.models.policy_draws import readable_prompts
 from palign.models.single_adapter import require_adapter_folder
 from palign.parallel.one_disk import require_one_disk
+from palign.parallel.sharded import divides_by_fsdp
 from palign.pipelines.arguments.fair import OF_THE_MIXTURE, FairPolicyArguments
 from palign.pipelines.arguments.mixture import MixtureArguments, mixture_defaults
 from palign.pipelines.builtin_world import N_EVAL_PROMPTS, embedded_people, embedded_rankings
@@ -101,8 +102,9 @@ def set_up_fair_policy(script: FairPolicyArguments, data_args: DataArguments, ar
     if script.pooled_path or pooled.is_dir():
         require_adapter_folder(pooled)
     mixture = MixturePolicy.from_pretrained(
-        folder, dtype=script.dtype, trust_remote_code=script.trust_remote_code, divided=True
-    )
+        folder, dtype=script.dtype, trust_remote_code=script.trust_remote_code,
+        divided=not (args.use_vllm and divides_by_fsdp()),  # FSDP2's parts are not given to vLLM
+    )  # fmt: skip
     if parts is not None:
         notes += print_note(turns_sentence(train.prompts, mixture.tokenizer, record.plain_prompts))
     names = type_labels(record, train, script.type_column)

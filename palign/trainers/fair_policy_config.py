@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from palign.models.policy_draws import ESTIMATORS, DrawSettings
 from palign.parallel.deepspeed_launch import prepare_deepspeed
 from palign.parallel.fsdp_launch import check_fsdp
-from palign.parallel.launch_checks import check_launch, refuse_where_divided
+from palign.parallel.launch_checks import check_launch
 
 __all__ = ["FairPolicyConfig", "Route"]
 
@@ -135,8 +135,6 @@ class FairPolicyConfig(TrainingArguments):
                 "always measured)."
             )
         self.routes = list(dict.fromkeys(self.routes))
-        # here, before types are trained and answers are drawn for hours
-        refuse_where_divided([name for name in self.routes if name in (Route.RL, Route.MAXMIN)], self)
         unknown = [name for name in self.judges if name not in JUDGES]
         if unknown or not self.judges:
             raise ValueError(f"judges holds {', '.join(unknown) or 'nothing'}; choose from {', '.join(JUDGES)}.")

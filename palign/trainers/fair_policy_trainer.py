@@ -117,7 +117,7 @@ class FairPolicyTrainer:
                 "judges or rl_reward name 'pal', and no PAL reward model is there; give --pal_path (pal= of the "
                 "trainer), or leave 'pal' out."
             )
-        self.pal = None if pal is None else PALJudge(pal, mixture.record)
+        self.pal = None if pal is None else PALJudge(pal.to(args.device), mixture.record)
         _check_own_routes(self.own_routes, mixture.policies.names)
         self.routes = [*args.routes, *self.own_routes]
         train = used_prompts(self.train_rows) if prompts is None else prompts

@@ -32,14 +32,12 @@ from palign.data.turns import reads_plain
 from palign.models.architectures import agree_on_marks
 from palign.models.completions import prompt_ids
 from palign.models.files.adapter_files import write_base
-from palign.parallel.deepspeed_launch import leave_accelerator
-from palign.parallel.fsdp import kept_whole
-from palign.parallel.fsdp_launch import divide_reference, is_fsdp_launch, plan_fsdp
-from palign.parallel.half_precision import plan_half_precision
-from palign.parallel.sharded import divided_parameters, forwards, is_sharded
+from palign.parallel.fsdp_launch import divide_reference, is_fsdp_launch
+from palign.parallel.sharded import forwards, is_sharded
 from palign.parallel.shared_work import PLAIN_SAMPLING, drawn
 from palign.rewards import PersonalizedReward
 from palign.trainers.checkpointing.complete import CompleteCheckpoints
+from palign.trainers.grpo.divided import DividedGroupTrainer
 from palign.trainers.grpo.resume import OrderByEpoch, load_generation, save_generation
 from palign.trainers.grpo.reward import RecordedReward
 from palign.trainers.grpo.rows import prepare_group_rows
@@ -49,7 +47,6 @@ from palign.trainers.policy.collapse import CollapseGuard
 from palign.trainers.policy.metrics import sample_table
 from palign.trainers.policy.resume import load_watch, reward_record, save_watch
 from palign.trainers.policy.rows import require_one_batch
-from palign.trainers.progress import show_named_progress
 from palign.writing import saving, whole_files
 
 __all__ = ["PALGRPOTrainer", "PALRLOOTrainer", "PersonalGroupTrainer"]
@@ -57,7 +54,7 @@ __all__ = ["PALGRPOTrainer", "PALRLOOTrainer", "PersonalGroupTrainer"]
 logger = get_logger(__name__)
 
 
-class PersonalGroupTrainer(CompleteCheckpoints):
+class PersonalGroupTrainer(CompleteCheckpoints, DividedGroupTrainer):
     """What `PALGRPOTrainer` and `PALRLOOTrainer` add to TRL's trainer of the same name.
 
     Args:
@@ -109,9 +106,6 @@ class PersonalGroupTrainer(CompleteCheckpoints):
                 "WhoIsAsking.from_weights(ids, reward_model.weights_for(ids)), or set policy_conditioning='none'."
             )
         self._check_reference(model, args, peft_config)
-        self.divided = divided_parameters(model)  # by ZeRO-3, from loading to the end
-        if self.divided:
-            args.ds3_gather_for_generation = False  # else TRL would gather all of it to answer
         self._stops = agree_on_marks(processing_class, model)
         reward_tokenizer = getattr(reward.model, "tokenizer", None) or processing_class
         args.plain_prompts = reads_plain(processing_class, args.plain_prompts)
@@ -133,7 +127,6 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             missing_eos_penalty=args.missing_eos_penalty,
         )
         self.guard = CollapseGuard(args.max_kl, args.max_empty_fraction, args.stop_patience)
-        leave_accelerator()
         if is_fsdp_launch() and peft_config is None and args.beta:
             # TRL would put the reference on all devices at once: it knows of MULTI_GPU and DeepSpeed only
             args.model_init_kwargs = {"device_map": None} | (args.model_init_kwargs or {})
@@ -148,19 +141,12 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             peft_config=peft_config,
             **trl,
         )
-        show_named_progress(self)
-        self._complete_model()
-        plan_fsdp(self.accelerator, self.model)
-        plan_half_precision(self.accelerator, self.model)
         divide_reference(self.accelerator, self.ref_model)
         self.recorder.accelerator = self.accelerator
         if isinstance(reward.model, nn.Module):  # TRL moves the reward models it made only
             reward.model.to(self.accelerator.device)
             if is_sharded(reward.model):  # all have to read it, and it is the main process that asks
                 self._rewarded_by  # noqa: B018
-
-    def _complete_model(self) -> None:
-        """Put on the model what is trained with it, before anything wraps it."""
 
     @staticmethod
     def _check_reference(model: PreTrainedModel, args: GroupPolicyConfig, peft_config: PeftConfig | None) -> None:
@@ -280,13 +266,6 @@ class PersonalGroupTrainer(CompleteCheckpoints):
             parts = drawn(starts, draw, seed=args.seed, model=self.model, together=True)
         self.model.train(was_training)
         return [text for part in parts for text in part]
-
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        """TRL's; FSDP2's weights are put together once, and not at every token."""
-        if self.args.use_vllm:
-            return super()._generate_single_turn(*args, **kwargs)
-        with kept_whole(self.model_wrapped):
-            return super()._generate_single_turn(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log; in training also `objective/kl`, the guard's judgement, and the sample table."""

@@ -232,13 +232,13 @@ def policies(folder: Path, stage: int, n_ranks: int, base: str, reward_model: st
         }  # fmt: skip
 
 
-def save_types(folder: Path, base: str) -> str:
+def save_types(folder: Path, base: str, *, spread: float = 0.3) -> str:
     """A mixture of two types of random adapters on a base; its folder."""
     policy = add_type_adapters(AutoModelForCausalLM.from_pretrained(base), small_lora(), 2, seed=0)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in policy.named_parameters():
         if "lora_B" in name:
-            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+            parameter.data = spread * torch.randn(parameter.shape, generator=generator)
     save_type_adapters(policy, folder)
     people = colour_rows(PROMPTS[::2]).annotators()
     gamma = np.eye(2)[np.arange(len(people)) % 2]

@@ -66,8 +66,6 @@ def test_a_recipe_under_fsdp2_ends_as_with_whole_models(
         flags = smoke(name)[:-2]  # it has no --disable_tqdm
     elif name == "pal_reward":
         flags = reward_of_ones_own(tmp_path)
-    elif name == "fair_policy":  # without `rl` and `maxmin`, which are not offered
-        flags = [*smoke(name), "--routes", "distill", "regress", "dro", "merge", "soup"]
     else:
         flags = smoke(name)
     found = {}
@@ -83,6 +81,8 @@ def test_a_recipe_under_fsdp2_ends_as_with_whole_models(
     assert np.isfinite(values).all()
     # divided processes answer until the last of them has ended, and draw on: the next training has other dropout
     same = [number for number, key in enumerate(names) if not (key.startswith("prompt/") and name.endswith("_pal"))]
+    if name == "fair_policy":  # a type of the smoke run is the reference, nearly: rounding decides how it orders votes
+        same = [number for number in same if not names[number].endswith("more_than_pooled/low")]
     # a relative regret has for its denominator what a type could gain, here some thousandths
     atol = np.array([5e-3 if names[number].endswith("relative_regret") else 2e-3 for number in same])
     assert (np.abs(values[1, same] - values[0, same]) <= atol).all()

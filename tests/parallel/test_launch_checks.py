@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from palign.parallel.launch_checks import check_launch, refuse_where_divided
+from palign.parallel.launch_checks import check_launch
 from palign.trainers.mixture_dpo_config import MixtureDPOConfig
 from palign.trainers.pal_grpo_config import PALGRPOConfig
 from palign.trainers.pal_reward_config import PALRewardConfig
-from tests.worlds.fsdp import fsdp2_environment
-from tests.worlds.recipes import RECIPES, load_recipe
 
 
 def flags(**given: Any) -> SimpleNamespace:
@@ -115,26 +113,3 @@ def test_every_configuration_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     with pytest.raises(ValueError, match="mixed_precision: fp16, and --bf16 true was given"):
         kind(output_dir=str(tmp_path), use_cpu=True, bf16=True)
-
-
-@pytest.mark.parametrize("launcher", ["FSDP", "DEEPSPEED"])
-def test_routes_that_draw_are_refused_before_anything_is_trained(
-    launcher: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """By the recipe itself, whose smoke configuration names both: a mixture is trained and answers are drawn first."""
-    for name, value in (fsdp2_environment() if launcher == "FSDP" else {"ACCELERATE_USE_DEEPSPEED": "true"}).items():
-        monkeypatch.setenv(name, value)
-    words = ["--config", str(RECIPES / "configs" / "fair_policy" / "smoke.yaml"), "--output_dir", str(tmp_path)]
-    sentence = (
-        r"Routes that draw .* \(rl, maxmin\) are not offered with FSDP or DeepSpeed.*give --routes without them\.$"
-    )
-    with pytest.raises(ValueError, match=sentence):
-        load_recipe("fair_policy").main(words)
-    assert not (tmp_path / "mixture").exists()
-
-
-def test_routes_that_draw_are_refused_where_a_flag_names_deepspeed() -> None:
-    with pytest.raises(ValueError, match=r"\(rl\) are not offered"):
-        refuse_where_divided(["rl"], flags(deepspeed="ds.json"))
-    refuse_where_divided(["rl"], flags())
-    refuse_where_divided([], flags(deepspeed="ds.json"))

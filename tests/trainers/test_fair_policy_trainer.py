@@ -193,6 +193,15 @@ def test_an_interrupted_route_leaves_nothing_half_done(tmp_path: Path, monkeypat
     assert json.loads((done / "distill" / "route.json").read_text())["n_rows"] > 0
 
 
+def test_checkpoints_within_a_route_are_gone_with_it(tmp_path: Path) -> None:
+    trainer = make_trainer(
+        tmp_path / "out", random_mixture(tmp_path / "mixture"), routes=["distill", "rl"], max_kl=1e6,
+        save_strategy="steps", save_steps=1,
+    )  # fmt: skip
+    trainer.train()
+    assert {path.name for path in (tmp_path / "out" / "routes").iterdir()} == {"pooled", "distill", "rl"}
+
+
 def test_routes_by_reinforcement_say_what_they_did(finished: FairPolicyTrainer) -> None:
     for name in ("rl", "maxmin"):
         entries = finished.record["routes"][name]

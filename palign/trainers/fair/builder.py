@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +33,7 @@ from palign.models.single_adapter import (
     save_adapter,
     train_only,
 )
-from palign.parallel.sharded import divided_parameters, make_whole
+from palign.parallel.sharded import divided_parameters, forwards, make_whole
 from palign.parallel.shared_work import computed_once
 from palign.reading import read_json
 from palign.trainers.checkpointing.finished import options_key
@@ -216,6 +217,12 @@ class RouteBuilder:
         pal, tokenizer = self._pal(), self.mixture.tokenizer
         by_type = [pal.values(self.prompts, draws.texts(tokenizer))[:, i] for i, draws in enumerate(self.type_draws)]
         return torch.stack(by_type, 1), pal.values(self.prompts, self.reference_draws.texts(tokenizer))
+
+    def rewarding(self) -> AbstractContextManager:
+        """Around calls of `reward_values` and `type_rewards`: one engine of ZeRO-3 for all that a PAL model reads."""
+        if self.args.rl_reward == "types":
+            return nullcontext()
+        return forwards(self._pal().model.backbone.model)
 
     def _pal(self) -> PALJudge:
         if self.pal is None:

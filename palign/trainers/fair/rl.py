@@ -34,10 +34,12 @@ from palign.models.architectures import agree_on_marks
 from palign.models.completions import TokenizedItems, prompt_ids
 from palign.models.single_adapter import AdapterPolicies, beyond_product, merge_adapters, train_only
 from palign.models.type_scores import type_logps
-from palign.parallel.deepspeed_launch import leave_accelerator
-from palign.parallel.launch_checks import refuse_where_divided
+from palign.parallel.deepspeed_launch import let_flags_size
+from palign.parallel.sharded import make_whole
 from palign.trainers.fair.measure import mixed_candidate
+from palign.trainers.fair.route_trainer import OneAdapter
 from palign.trainers.fair_policy_config import FairPolicyConfig, Route
+from palign.trainers.grpo.divided import DividedGroupTrainer
 
 if TYPE_CHECKING:
     from palign.trainers.fair.builder import RouteBuilder
@@ -58,12 +60,14 @@ NOT_OF_A_ROUTE = {
 
 def rl(builder: "RouteBuilder") -> dict[str, Any]:
     """GRPO on the weighted types, weights moved by measured regret."""
-    return _play(builder, Route.RL, is_regret=True)
+    with builder.rewarding():
+        return _play(builder, Route.RL, is_regret=True)
 
 
 def maxmin(builder: "RouteBuilder") -> dict[str, Any]:
     """GRPO on the weighted types, weights moved by the least reward."""
-    return _play(builder, Route.MAXMIN, is_regret=False)
+    with builder.rewarding():
+        return _play(builder, Route.MAXMIN, is_regret=False)
 
 
 @dataclass
@@ -149,9 +153,12 @@ class GameReward:
         self.price.see(kl)
 
 
+class GameTrainer(OneAdapter, DividedGroupTrainer, GRPOTrainer):
+    """TRL's `GRPOTrainer` of the one adapter that plays, on a base that may be divided."""
+
+
 def _play(builder: "RouteBuilder", name: str, *, is_regret: bool) -> dict[str, Any]:
     args = builder.args
-    refuse_where_divided([name], args)  # a route of one's own may play it, too
     starts_from = _start(builder, name)
     own_values, reference_values = builder.reward_values()
     gap = float(((own_values - reference_values).mean(0) * builder.importance).max())
@@ -171,14 +178,14 @@ def _play(builder: "RouteBuilder", name: str, *, is_regret: bool) -> dict[str, A
     )  # fmt: skip
     train_only(builder.model, name)
     agree_on_marks(tokenizer, builder.model)
-    leave_accelerator()
     config = _grpo_config(args, builder, name)
     with route(builder.model, name):
-        trainer = GRPOTrainer(
+        trainer = GameTrainer(
             model=builder.model, reward_funcs=reward, args=config, train_dataset=_rows(builder, config),
             processing_class=tokenizer,
         )  # fmt: skip
         trainer.train()
+    make_whole(builder.model, trainer.model_wrapped, keep=trainer.divided)
     builder.clear(config.output_dir, name)
     length = _hold(builder, name, AT_MOST * budget)
     ends = reward.history[-max(1, len(reward.history) // 10) :]
@@ -239,7 +246,7 @@ def _grpo_config(args: FairPolicyConfig, builder: "RouteBuilder", name: str) -> 
         for option in fields(TrainingArguments)
         if option.init and option.name not in NOT_OF_A_ROUTE
     }
-    return GRPOConfig(
+    config = GRPOConfig(
         **shared,
         output_dir=str(builder.output_dir / "routes" / f".training-{name}"),
         run_name=f"{args.run_name}-{name}" if args.run_name else None,
@@ -249,6 +256,8 @@ def _grpo_config(args: FairPolicyConfig, builder: "RouteBuilder", name: str) -> 
         max_completion_length=args.max_new_tokens, temperature=1.0, top_p=1.0, top_k=0, repetition_penalty=1.0,
         beta=0.0, scale_rewards="none", loss_type="dr_grpo", use_vllm=args.use_vllm, vllm_mode=args.vllm_mode,
     )  # fmt: skip
+    let_flags_size(config)
+    return config
 
 
 def _rows(builder: "RouteBuilder", config: GRPOConfig) -> Dataset:

@@ -7,6 +7,7 @@
 Each stands in the file of its name.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,19 @@ from palign.parallel.half_precision import plan_half_precision
 from palign.trainers.fair_policy_config import FairPolicyConfig
 from palign.trainers.progress import show_named_progress
 
-__all__ = ["RouteTrainer"]
+__all__ = ["OneAdapter", "RouteTrainer"]
 
 
-class RouteTrainer(BesideDivided, Trainer):
+class OneAdapter:
+    """Put before `Trainer` among the bases: `FairPolicyTrainer` writes the adapter when its route is done."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """A place for the optimizer and no weights, for which ZeRO-3 would put all of the base together."""
+        if self.args.should_save:
+            Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
+
+
+class RouteTrainer(OneAdapter, BesideDivided, Trainer):
     """A `transformers.Trainer` of one adapter by the loss of one route.
 
     Args:
@@ -68,9 +78,6 @@ class RouteTrainer(BesideDivided, Trainer):
     def _summed(self, values: Tensor) -> Tensor:
         """Over all processes."""
         return self.accelerator.reduce(values, reduction="sum") if self.accelerator.num_processes > 1 else values
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Nothing: the adapter is written by `FairPolicyTrainer` when its route is done."""
 
 
 class GroupedRows(Dataset):

@@ -129,12 +129,3 @@ def test_an_adapter_beyond_the_budget_is_shortened(kl: float, length: float) -> 
     assert found == pytest.approx(length)
     assert float(model.lora_B["rl"].weight) == pytest.approx(length)
     assert float(model.lora_B["type_0"].weight) == 1.0
-
-
-@pytest.mark.parametrize(("launched", "asked"), [("true", None), ("false", {"zero_optimization": {"stage": 3}})])
-def test_weights_in_parts_are_refused(monkeypatch: pytest.MonkeyPatch, launched: str, asked: dict | None) -> None:
-    """By the flag, and by the file of a launcher, which is told of in the environment alone."""
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", launched)
-    builder: Any = SimpleNamespace(args=SimpleNamespace(deepspeed=asked))
-    with pytest.raises(ValueError, match="not offered with FSDP or DeepSpeed"):
-        rl.rl(builder)
