@@ -11,9 +11,11 @@ from transformers import AutoModelForCausalLM
 
 from palign import PALRewardModel
 from tests.distributed import divided_runs
-from tests.distributed.divided_runs import save_base, save_reward
-from tests.distributed.equal_runs import ZERO_3
+from tests.distributed.divided_runs import MOST, save_base, save_reward
+from tests.distributed.equal_runs import ZERO_3, alike
+from tests.distributed.ranks import run_ranks
 from tests.distributed.test_divided import on_one_and_on_two
+from tests.distributed.test_divided_loading import SAVING, changed
 
 pytestmark = [
     pytest.mark.slow,
@@ -56,6 +58,20 @@ def test_a_critic_that_is_a_copy_lies_in_parts_beside_adapters(base: str, reward
         divided_runs.policies, tmp_path, ZERO_3, *arguments, stages={"loading", "training"}, n_whole=2
     )
     assert not any(rank["in_file"] for rank in ranks)
+
+
+@pytest.mark.parametrize("run", ["policies", "reward"])
+def test_checkpoints_of_what_is_trained_whole_are_gone_on_with(
+    run: str, base: str, reward_model: str, tmp_path: Path
+) -> None:
+    """By PPO with a critic that is a copy, and by a reward model."""
+    further = [ZERO_3, base, *([reward_model, "ppo", "full"] if run == "policies" else []), False]
+    (alone, _) = run_ranks(changed, tmp_path / "w", run, SAVING, None, tmp_path / "whole", *further)
+    words = (tmp_path / "parts", *further)
+    assert run_ranks(changed, tmp_path / "a", run, SAVING, 1, *words) == [{"interrupted": True}] * 2
+    (rank, _) = run_ranks(changed, tmp_path / "b", run, SAVING, None, *words)
+    assert max(alone["shares"].values()) <= MOST and max(rank["shares"].values()) <= MOST
+    alike(alone, rank, 1e-5)
 
 
 def test_a_backbone_trained_whole_stays_in_parts(base: str, tmp_path: Path) -> None:
