@@ -1,5 +1,6 @@
 """Training in half precision on weights that ZeRO-3 has divided from loading on: with the roundings of DDP."""
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -20,17 +21,19 @@ def plan_half_precision(accelerator: Accelerator, model: nn.Module) -> None:
 
     Args:
         accelerator: the trainer's.
-        model: to be prepared. Where what is trained is divided already, as in a model that is trained whole, it is
-            left to DeepSpeed, which holds all of it in bfloat16.
+        model: to be prepared. Where all that is trained was divided in bfloat16, as in a model that is trained whole,
+            it is left to DeepSpeed, which has masters in float32. Beside a critic such a model is held in float32.
     """
     if not is_zero_3(accelerator) or accelerator.mixed_precision != "bf16":
         return
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     is_divided = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
-    if not is_divided or any(hasattr(parameter, "ds_id") for parameter in trained):
+    if not is_divided or all(hasattr(held, "ds_id") and held.dtype == torch.bfloat16 for held in trained):
         return
     for parameter in trained:
         parameter.data = parameter.data.float()
+        if hasattr(parameter, "ds_id"):
+            parameter.ds_tensor.data = parameter.ds_tensor.data.float()
     config = accelerator.state.deepspeed_plugin.deepspeed_config
     config.setdefault("communication_data_type", "fp32")
     config.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")

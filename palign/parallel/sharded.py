@@ -5,6 +5,7 @@ as many turns everywhere (`turns`), and weights are looked at whole inside `whol
 What is of FSDP2 alone is in `fsdp.py`.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from palign.parallel.fsdp_launch import is_fsdp_launch
 
 __all__ = [
     "any_process",
+    "copied",
+    "copy_values",
     "divided_parameters",
     "divides_by_fsdp",
     "divides_from_loading",
@@ -94,6 +97,36 @@ def set_whole(parameter: nn.Parameter, values: Tensor) -> None:
 
         values = distribute_tensor(values, parameter.device_mesh, parameter.placements)
     parameter.data.copy_(values)
+
+
+def copy_values(to: Tensor, source: Tensor) -> None:
+    """Overwrite a tensor by the values of another one of its shape; part by part where ZeRO-3 has divided both.
+
+    Every process must call it.
+    """
+    if hasattr(to, "ds_id") and hasattr(source, "ds_id"):  # the same shape is divided alike
+        to.ds_tensor.data.copy_(source.ds_tensor)
+    else:
+        to.data.copy_(whole_tensor(source))
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of a model; what of it lies in parts under ZeRO-3 does so in the copy, too. All processes call it.
+
+    One tensor after the other is put together on the way.
+    """
+    in_parts = {id(held): _copied_parts(held) for held in model.parameters() if hasattr(held, "ds_id")}
+    return copy.deepcopy(model, in_parts)
+
+
+def _copied_parts(parameter: nn.Parameter) -> nn.Parameter:
+    import deepspeed
+    from transformers.integrations.deepspeed import deepspeed_config
+
+    holder = nn.Module()
+    holder.held = nn.Parameter(whole_tensor(parameter), requires_grad=parameter.requires_grad)
+    deepspeed.zero.Init(module=holder, config_dict_or_path=deepspeed_config())
+    return holder.held
 
 
 def turns(batches: Sequence[T], filler: T, model: nn.Module) -> Iterator[tuple[T, bool]]:

@@ -25,7 +25,7 @@ from palign.models.model_folders import read_tokenizer, require_model_folder
 from palign.models.pal import PALRewardModel
 from palign.parallel.divided_loading import from_pretrained
 from palign.parallel.one_disk import require_one_disk
-from palign.parallel.sharded import divides_by_fsdp
+from palign.parallel.sharded import copied, divided_parameters, divides_by_fsdp
 from palign.pipelines.arguments.policy import PolicyArguments
 from palign.pipelines.builtin_world import make_embedded_default, train_embedded_reward
 from palign.pipelines.in_context import choices_before, told_prompts
@@ -109,8 +109,9 @@ class PolicyRuns(ABC):
 
     def _clean_model(self) -> PreTrainedModel:
         """The language model as it was given: adapters are taken off again, a fully trained policy is a copy."""
-        if self.peft_config is None:  # while the copy is trained, the reference takes no room on its device
-            return copy.deepcopy(self.model.cpu())
+        if self.peft_config is None:
+            # while the copy is trained, a reference that is whole takes no room on its device
+            return copied(self.model if divided_parameters(self.model) else self.model.cpu())
         if isinstance(self._latest, PeftModel):
             self.model, self._latest = self._latest.unload(), None
             if hasattr(self.model, "peft_config"):
@@ -265,12 +266,12 @@ def _reward_groups(script: PolicyArguments, args: Any) -> list[str]:
 
 
 def _stays_divided(args: Any, *, use_peft: bool, is_quantized: bool) -> bool:
-    """Whether a policy may be in parts from loading on: not one trained whole, whose reference is a copy; FSDP2's
-    parts are neither quantized, nor copied into a critic, nor given to vLLM.
+    """Whether a policy may be in parts from loading on. FSDP2's parts are neither trained, nor quantized, nor copied
+    into a critic, nor given to vLLM.
     """
     copies = getattr(args, "critic", "lora") not in ("lora", "head")
-    needs_whole = is_quantized or copies or getattr(args, "use_vllm", False)
-    return use_peft and not (divides_by_fsdp() and needs_whole)
+    needs_whole = not use_peft or is_quantized or copies or getattr(args, "use_vllm", False)
+    return not (divides_by_fsdp() and needs_whole)
 
 
 def _own(script: PolicyArguments, args: Any, model_args: ModelConfig, trust_remote_code: bool) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOTrainer
 
 from palign.parallel.deepspeed_launch import is_zero_3
-from palign.parallel.sharded import set_whole, whole_tensor
+from palign.parallel.sharded import divided_parameters, set_whole, whole_tensor
 from palign.reading import number_in, read_json, read_tensors
 from palign.rewards import PersonalizedReward
 from palign.trainers.pal_grpo_trainer import PersonalGroupTrainer
@@ -106,6 +106,7 @@ class PALPPOTrainer(PersonalGroupTrainer, GRPOTrainer):
     def _complete_model(self) -> None:
         args = self.args
         self.critic = put_critic(self.model, args.critic, lora_r=args.critic_lora_r, seed=args.seed)
+        self.divided = [*self.divided, *divided_parameters(self.critic)]
         let_learn(self.model)
         self._critic_route = critic_route(self.model, args.critic)
         self.passes = StatePasses(

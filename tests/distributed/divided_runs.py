@@ -19,11 +19,11 @@ from palign.evaluation.evaluate import evaluate_models
 from palign.evaluation.judging.kinds import recognise
 from palign.evaluation.judging.samples import policy_table, sample_rows
 from palign.models.adapters import add_type_adapters, save_type_adapters
-from palign.models.files.base_files import load_base, plain_state
+from palign.models.files.base_files import load_base
 from palign.models.files.mixture import MixtureRecord, save_mixture
 from palign.models.mixture_policy import MixturePolicy
 from palign.models.tiny import make_tiny_lm
-from palign.parallel.sharded import forwards, whole
+from palign.parallel.sharded import forwards, whole, whole_tensor
 from palign.pipelines.grpo import GRPORuns
 from palign.pipelines.ppo import PPORuns
 from palign.trainers.fair_policy_config import FairPolicyConfig
@@ -95,7 +95,8 @@ def one_pass(folder: Path, stage: int, n_ranks: int, base: str) -> dict[str, Any
             logits = model(torch.arange(6)[None]).logits
         seen.at("gathered")
         with whole(model.parameters()):
-            plain_state(model) if stage == FSDP_2 else None
+            held = [whole_tensor(parameter) for parameter in model.parameters()] if stage == FSDP_2 else []
+            del held
         return {"shares": seen.shares, "logits": logits[0, -1, :20].tolist(), "n": args.world_size}
 
 
@@ -130,20 +131,23 @@ def mixture(folder: Path, stage: int, n_ranks: int, base: str) -> dict[str, Any]
         }  # fmt: skip
 
 
-def reward(folder: Path, stage: int, n_ranks: int, base: str) -> dict[str, Any]:
-    """PAL reward with LoRA: embeddings, heads, both together, people placed, held-out scores, newcomers, files."""
+def reward(folder: Path, stage: int, n_ranks: int, base: str, use_peft: bool = True) -> dict[str, Any]:
+    """PAL reward with LoRA: embeddings, heads, both together, people placed, held-out scores, newcomers, files.
+
+    `use_peft`: else the backbone is trained whole.
+    """
     with looked_at(stage) as seen:
         args = PALRewardConfig(
-            head_epochs=2, num_train_epochs=1, embedding_batch_size=5,
+            head_epochs=2, num_train_epochs=1, embedding_batch_size=5, train_backbone=not use_peft,
             embedding_cache_dir=str(folder / f"vectors_{os.environ.get('RANK', 0)}"),  # no two see one disk
-            **options(folder, stage, n_ranks),
+            **options(folder, stage, n_ranks) | ({} if use_peft else {"learning_rate": 2e-4}),
         )  # fmt: skip
         torch.manual_seed(0)
         model = PALRewardModel.from_backbone(
             base, annotators=TRAIN.annotators(), n_prototypes=2, preference_dim=8, inner_size=16, dropout=0.0,
             divided=True,
         )  # fmt: skip
-        trainer = PALRewardTrainer(model, args, TRAIN, HELD_OUT, peft_config=small_lora())
+        trainer = PALRewardTrainer(model, args, TRAIN, HELD_OUT, peft_config=small_lora() if use_peft else None)
         seen.at("training")
         trainer.train()
         seen.at("saving")
@@ -188,15 +192,32 @@ RUNS = {
     "rloo": (GRPORuns, PALRLOOConfig, {"num_generations": 4}, {"algorithm": "rloo"}),
     "ppo": (PPORuns, PALPPOConfig, {"critic": "lora", "num_iterations": 1}, {}),
 }  # fmt: skip
+WHOLE: dict[str, dict[str, Any]] = {  # further options where the policy is trained whole
+    "grpo": {"beta": 0.1, "learning_rate": 1e-3}, "rloo": {"beta": 0.1, "learning_rate": 1e-3},
+    "ppo": {"learning_rate": 1e-3},
+}  # fmt: skip
 
 
-def policies(folder: Path, stage: int, n_ranks: int, base: str, reward_model: str, recipe: str) -> dict[str, Any]:
-    """What the recipes of policies do: answers of the reference, two policies in turn, their answers, judged."""
+def policies(
+    folder: Path,
+    stage: int,
+    n_ranks: int,
+    base: str,
+    reward_model: str,
+    recipe: str,
+    critic: str | None = None,
+    use_peft: bool = True,
+) -> dict[str, Any]:
+    """What the recipes of policies do: answers of the reference, two policies in turn, their answers, judged.
+
+    `critic`: of PPO, another than the usual one. `use_peft`: else the policies are trained whole.
+    """
     with looked_at(stage) as seen:
         runs_of, config, further, of_runs = RUNS[recipe]
+        further = further | ({} if critic is None else {"critic": critic}) | ({} if use_peft else WHOLE[recipe])
         args = config(
-            **options(folder, stage, n_ranks) | {"learning_rate": 2e-2}, max_steps=2, max_completion_length=4,
-            n_reference_completions=8, missing_eos_penalty=None, **further,
+            **options(folder, stage, n_ranks) | {"learning_rate": 2e-2} | further, max_steps=2,
+            max_completion_length=4, n_reference_completions=8, missing_eos_penalty=None,
         )  # fmt: skip
         model = load_base(base, divided=True)
         judge = PALRewardModel.from_pretrained(reward_model, divided=True)
@@ -204,7 +225,7 @@ def policies(folder: Path, stage: int, n_ranks: int, base: str, reward_model: st
         who = WhoIsAsking.from_weights(people, judge.weights_for(people).numpy())
         runs = runs_of(
             model, colour_tokenizer(), PersonalizedReward(judge), who, policy_rows(8), policy_rows(6, first=3),
-            args, peft_config=small_lora(), **of_runs,
+            args, peft_config=small_lora() if use_peft else None, **of_runs,
         )  # fmt: skip
         seen.at("reference answers")
         samples = {"reference": sample_rows(**runs.sampling(None) | {"batch_size": 2})}
@@ -223,12 +244,12 @@ def policies(folder: Path, stage: int, n_ranks: int, base: str, reward_model: st
             found |= {f"{name}/texts": " | ".join(table["completion"]), f"{name}/judged": table["reward"].tolist()}
         seen.at("end")
         PartialState().wait_for_everyone()
-        weights = load_file(folder / "prompt" / "adapter_model.safetensors")
+        weights = load_file(folder / "prompt" / f"{'adapter_' if use_peft else ''}model.safetensors")
         state = PartialState()
         return {
             "num_processes": state.num_processes, "distributed_type": state.distributed_type.value, "stage": stage,
-            "shares": seen.shares, **found,
-            "weights": np.concatenate([weights[name].numpy().ravel() for name in sorted(weights)]).tolist(),
+            "shares": seen.shares, "in_file": seen.in_file, **found,
+            "weights": np.concatenate([weights[name].float().numpy().ravel() for name in sorted(weights)]).tolist(),
         }  # fmt: skip
 
 

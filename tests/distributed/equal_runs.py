@@ -32,7 +32,7 @@ from tests.worlds.ppo_policy import named_rows, ppo_config, tiny_policy
 from tests.worlds.tiny_policy import IdAndLength
 
 GLOBAL_BATCH = 8
-HOW = {"num_processes", "distributed_type", "wrapper", "stage", "units", "shares"}  # not compared
+HOW = {"num_processes", "distributed_type", "wrapper", "stage", "units", "shares", "in_file"}  # not compared
 DDP, ZERO_2, ZERO_3, FSDP_2 = 0, 2, 3, -2  # `stage`: of ZeRO where it is above 0
 ZERO = {
     "train_micro_batch_size_per_gpu": "auto", "train_batch_size": "auto", "gradient_accumulation_steps": "auto",

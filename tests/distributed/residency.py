@@ -28,9 +28,12 @@ LOOKS_BETWEEN = 300  # whole looks, at models as they are; to list their paramet
 
 @dataclass
 class Residency:
-    """The largest share of a base on this process, by stage."""
+    """The largest share of a base on this process, by stage, and of what is put together for a file, which lies in
+    the main memory of the main process.
+    """
 
     shares: dict[str, float] = field(default_factory=dict)
+    in_file: float = 0.0
     stage: str = "loading"
     models: WeakSet = field(default_factory=WeakSet)
     counts: list[Callable[[], tuple[int, int]]] = field(default_factory=list)
@@ -49,8 +52,10 @@ class Residency:
     def look_again(self) -> None:
         """At all bases as they are now: parameters may have been replaced."""
         models = list(self.models)
+        critics = [model.critic.body for model in models if getattr(model, "critic", None) is not None]
+        bodies = {id(body) for body in critics}  # a base of its own, on the policy's
         inner = {id(part) for model in models for part in model.modules() if part is not model}
-        bases = [model for model in models if id(model) not in inner]
+        bases = [model for model in models if id(model) not in inner or id(model) in bodies]
         self.counts = [counted(base) for base in bases]
         for base in bases:
             self.note(resident_share(base))
@@ -139,7 +144,11 @@ def looks_of_deepspeed(seen: Residency) -> Iterator[tuple[type, str, Any]]:
         state = collect(engine, *args, **options) or {}  # on the main process, in its main memory
         counted_here = sum(tensor.numel() for name, tensor in state.items() if is_of_base(name))
         wholes = [p.ds_numel for name, p in engine.module.named_parameters() if is_of_base(name)]
-        seen.note(counted_here / sum(wholes))
+        is_trained = any(p.requires_grad for name, p in engine.module.named_parameters() if is_of_base(name))
+        if is_trained:  # which a file has to have in full
+            seen.in_file = max(seen.in_file, counted_here / sum(wholes))
+        else:
+            seen.note(counted_here / sum(wholes))
         return state
 
     yield DeepSpeedEngine, "_zero3_consolidated_16bit_state_dict", collected

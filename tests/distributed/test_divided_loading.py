@@ -141,7 +141,9 @@ UNCHANGED = {
 }
 
 
-def changed(run: str, further: dict[str, Any], stop: int | None, folder: Path, *arguments: Any) -> dict[str, Any]:
+def changed(
+    run: str, further: dict[str, Any], stop: int | None, folder: Path, stage: int, *arguments: Any
+) -> dict[str, Any]:
     """A run of a base in parts with further options, from its last checkpoint if there is one, up to a step."""
     save = CompleteCheckpoints._save_checkpoint
 
@@ -152,7 +154,7 @@ def changed(run: str, further: dict[str, Any], stop: int | None, folder: Path, *
 
     with going_on(divided_runs, "options", further, save_and_stop):
         try:
-            return getattr(divided_runs, run)(folder, FSDP_2, 2, *arguments)
+            return getattr(divided_runs, run)(folder, stage, 2, *arguments)
         except KeyboardInterrupt:
             return {"interrupted": True}
 
@@ -161,7 +163,7 @@ def changed(run: str, further: dict[str, Any], stop: int | None, folder: Path, *
 @pytest.mark.parametrize("run", ["policies", "reward"])
 def test_checkpoints_of_parts_are_gone_on_with(run: str, tmp_path: Path) -> None:
     """By PPO with a judge that is in parts, too, and by a reward model; nothing is put together to write them."""
-    further = [save_base(tmp_path / "base", stage=FSDP_2)]
+    further: list[Any] = [FSDP_2, save_base(tmp_path / "base", stage=FSDP_2)]
     if run == "policies":
         further += [save_reward(tmp_path / "judge", save_base(tmp_path / "base_1", seed=1, stage=FSDP_2)), "ppo"]
     words = (run, SAVING, 1, tmp_path / "parts", *further)
@@ -176,7 +178,7 @@ def test_checkpoints_of_parts_are_gone_on_with(run: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("run", ["mixture", "reward", "policies"])
 def test_judging_and_recomputing_change_no_step_of_parts(run: str, tmp_path: Path) -> None:
     """Between steps a base is judged with, layers are computed again; nor does either put anything together."""
-    further = [save_base(tmp_path / "base", stage=FSDP_2)]
+    further: list[Any] = [FSDP_2, save_base(tmp_path / "base", stage=FSDP_2)]
     if run == "policies":
         further += [save_reward(tmp_path / "judge", save_base(tmp_path / "base_1", seed=1, stage=FSDP_2)), "ppo"]
     plain = run_ranks(changed, tmp_path / "p", run, {}, None, tmp_path / "plain", *further)[0]

@@ -44,10 +44,20 @@ def test_adapters_are_held_and_summed_in_float32() -> None:
     "held, is_trained_whole", [(accelerator(2), False), (accelerator(3, "no"), False), (accelerator(), True)]
 )
 def test_what_is_left_to_deepspeed(held: Any, is_trained_whole: bool) -> None:
-    model = divided_base().requires_grad_() if is_trained_whole else divided_base()
+    model = divided_base()
+    if is_trained_whole:
+        model.requires_grad_()[1].weight.ds_id = 1
     plan_half_precision(held, model)
     assert not held.native_amp and held.state.deepspeed_plugin.deepspeed_config == {}
     assert model[1].weight.dtype == torch.bfloat16
+
+
+def test_beside_a_critic_a_policy_in_parts_is_held_in_float32() -> None:
+    held, model = accelerator(), divided_base().requires_grad_()
+    model[0].weight.ds_tensor = torch.zeros(2, dtype=torch.bfloat16)
+    plan_half_precision(held, model)
+    assert model[0].weight.ds_tensor.dtype == model[0].weight.dtype == model[1].weight.dtype == torch.float32
+    assert held.native_amp
 
 
 def test_without_deepspeed_nothing_is_done() -> None:

@@ -96,7 +96,7 @@ def sample_policy(
     policy.eval()
     starts = range(0, len(prompts), batch_size)
     bar = tqdm(total=len(prompts), desc="samples", unit="text", disable=not show_progress)
-    with bar, forwards(policy):
+    with bar, forwards(policy), nullcontext() if reference is None else forwards(reference):
         parts = drawn(starts, draw, seed=seed, model=policy, together=together)
     completions = [text for texts, _, _ in parts for text in texts]
     if not parts:

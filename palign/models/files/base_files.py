@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from torch import nn
 
 from palign.contents import reading_whole
 from palign.models.model_folders import looks_like_path, require_model_folder
 from palign.parallel.divided_loading import from_pretrained
-from palign.parallel.sharded import local_part, whole_tensor
+from palign.parallel.sharded import is_sharded, local_part, whole_tensor
 from palign.reading import reading, require_finite
 
 __all__ = ["load_base", "load_whole", "plain_state", "require_finite_parts", "require_fitting", "require_loaded"]
@@ -49,14 +50,23 @@ def require_finite_parts(model: nn.Module, folder: str | Path) -> None:
 
 
 def plain_state(model: nn.Module) -> dict[str, Any]:
-    """The tensors of a model without those of adapters inside it; all processes of a divided one call it."""
-    return {
-        name.replace(".token_adapter.", ".").replace(".base_layer.", ".").replace(".original_module.", "."): (
-            whole_tensor(tensor)
-        )
-        for name, tensor in model.state_dict(keep_vars=True).items()
-        if not any(inside in name for inside in (".lora_", ".modules_to_save.", ".trainable_tokens_"))
-    }
+    """The tensors of a model without those of adapters inside it.
+
+    All processes of a divided one call it. One tensor after the other is put together then, and lies in the main
+    memory of the main process; the others get none.
+    """
+    state, is_divided, keeps = {}, is_sharded(model), PartialState().is_main_process
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if any(inside in name for inside in (".lora_", ".modules_to_save.", ".trainable_tokens_")):
+            continue
+        for layer in (".token_adapter.", ".base_layer.", ".original_module."):
+            name = name.replace(layer, ".")
+        values = whole_tensor(tensor)
+        if not is_divided:
+            state[name] = values
+        elif keeps:
+            state[name] = values.cpu()
+    return state
 
 
 def require_fitting(tokenizer: Any, model: nn.Module, place: str) -> None:

@@ -15,13 +15,22 @@ from palign.models.files.adapter_files import base_of, load_adapter, portable_ba
 from palign.models.files.base_files import plain_state, require_finite_parts, require_fitting
 from palign.models.files.card import PAL, base_note, named, render, shown, table
 from palign.models.pal_config import PALConfig
+from palign.parallel.sharded import is_sharded
 from palign.reading import read_tensors, reading, require_files, require_tensors
 from palign.writing import whole_files
 
 if TYPE_CHECKING:
     from palign.models.pal import PALRewardModel
 
-__all__ = ["load_backbone_state", "load_model", "load_own_state", "pal_card", "push_model", "save_model"]
+__all__ = [
+    "load_backbone_state",
+    "load_model",
+    "load_own_state",
+    "pal_card",
+    "push_model",
+    "save_model",
+    "written_backbone",
+]
 
 WEIGHTS, CONFIG, ANNOTATORS = "model.safetensors", "config.json", "annotators.json"
 BACKBONE, ADAPTER, ADAPTER_CONFIG = "backbone", "backbone_adapter", "adapter_config.json"
@@ -46,13 +55,43 @@ def pal_card(model: "PALRewardModel", *, n_rows: int | None = None) -> str:
     )
 
 
-def save_model(model: "PALRewardModel", folder: Path, card: str | None = None) -> None:
-    """Write a model; it is complete or none, whenever the process is killed."""
+def save_model(
+    model: "PALRewardModel",
+    folder: Path,
+    card: str | None = None,
+    *,
+    backbone_state: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a model; it is complete or none, whenever the process is killed.
+
+    `backbone_state`: what `written_backbone` gave where the backbone is divided among processes.
+    """
     with whole_files(folder, last=CONFIG) as partial_folder:
-        _write_model(model, partial_folder, folder, card)
+        _write_model(model, partial_folder, folder, card, backbone_state)
 
 
-def _write_model(model: "PALRewardModel", folder: Path, lies_at: Path, card: str | None) -> None:
+def written_backbone(model: "PALRewardModel") -> dict[str, torch.Tensor] | None:
+    """The tensors of a divided backbone that is to be written; None where it has a name of its own, or is whole.
+
+    All processes call it; what they get is as of `plain_state`.
+    """
+    if model.config.backbone != BACKBONE or not is_sharded(model):
+        return None
+    return plain_state(_inner_backbone(model))
+
+
+def _inner_backbone(model: "PALRewardModel") -> torch.nn.Module:
+    backbone = model.backbone.model
+    return backbone.get_base_model() if hasattr(backbone, "peft_config") else backbone
+
+
+def _write_model(
+    model: "PALRewardModel",
+    folder: Path,
+    lies_at: Path,
+    card: str | None,
+    backbone_state: dict[str, torch.Tensor] | None,
+) -> None:
     adapter = model.backbone is not None and hasattr(model.backbone.model, "peft_config")
     config = dataclasses.replace(model.config, backbone_adapter=adapter)
     if config.backbone != BACKBONE:
@@ -64,8 +103,11 @@ def _write_model(model: "PALRewardModel", folder: Path, lies_at: Path, card: str
                 _keep_start(folder / ADAPTER / ADAPTER_CONFIG)
             write_base(folder / ADAPTER, lies_at / ADAPTER)
         if config.backbone == BACKBONE:
-            inner = model.backbone.model.get_base_model() if adapter else model.backbone.model
-            _save_backbone(inner, model.backbone.tokenizer, folder / BACKBONE, is_wrapped=adapter)
+            inner = _inner_backbone(model)
+            if backbone_state is None and adapter:
+                backbone_state = plain_state(inner)  # adapter layers inside it are left to the adapter's folder
+            inner.save_pretrained(folder / BACKBONE, state_dict=backbone_state)
+            model.backbone.tokenizer.save_pretrained(folder / BACKBONE)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in own_state(model).items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     model.annotators.save(folder / ANNOTATORS)
@@ -174,15 +216,6 @@ def push_model(model: "PALRewardModel", repo_id: str, private: bool | None, toke
     with tempfile.TemporaryDirectory() as folder:
         save_model(model, Path(folder))
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="PAL reward model"))
-
-
-def _save_backbone(model: torch.nn.Module, tokenizer: Any, folder: Path, *, is_wrapped: bool) -> None:
-    """The plain backbone; adapter layers inside it are left to the adapter's folder."""
-    if is_wrapped:
-        model.save_pretrained(folder, state_dict=plain_state(model))
-    else:
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def _load_backbone(config: PALConfig, folder: Path, options: dict[str, Any]) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from palign.models.adapters import checkpointing_contexts, route
-from palign.parallel.sharded import loading_whole, whole_tensor
+from palign.parallel.sharded import copy_values, divided_parameters, loading
 
 __all__ = [
     "ADAPTER", "Critic", "RecomputeUnderItsAdapter", "check_critic", "critic_body", "critic_route", "critic_set_aside",
@@ -150,6 +150,8 @@ class RecomputeUnderItsAdapter:
 def critic_body(policy: PreTrainedModel, *, n_layers: int | None = None) -> nn.Module:
     """A copy of the body of `policy` in float32; steps of PPO's size are lost in the rounding of bfloat16.
 
+    In parts where ZeRO-3 has the policy in parts; all processes call it.
+
     Args:
         policy: a causal language model; quantized weights (QLoRA) are unpacked.
         n_layers: keep only the first layers; None keeps all.
@@ -166,14 +168,16 @@ def critic_body(policy: PreTrainedModel, *, n_layers: int | None = None) -> nn.M
         config.get_text_config().num_hidden_layers = n_layers
         if getattr(config.get_text_config(), "layer_types", None):
             config.get_text_config().layer_types = config.get_text_config().layer_types[:n_layers]
-    with loading_whole():  # ZeRO-3 divides it with the policy, when training begins
-        body = AutoModel.from_config(config).float()
-    source = policy.base_model
+    source, is_quantized = policy.base_model, getattr(policy, "is_quantized", False)
+    parts = [] if is_quantized else divided_parameters(source)
+    with torch.random.fork_rng(), loading(divided=bool(parts)):  # under ZeRO-3 the main process alone draws
+        body = AutoModel.from_config(config, dtype=torch.float32)
     adapted = any(isinstance(module, BaseTunerLayer) for module in source.modules())
     state = {_plain(name): value for name, value in source.state_dict(keep_vars=True).items() if "lora_" not in name}
-    if getattr(policy, "is_quantized", False):
+    if is_quantized:
         state |= _unpacked(source, list(body.state_dict()), adapted)
-    body.load_state_dict({name: whole_tensor(state[name]) for name in body.state_dict()})
+    for name, held in body.state_dict(keep_vars=True).items():
+        copy_values(held, state[name])
     return body.requires_grad_(True)
 
 

@@ -5,6 +5,7 @@ place people, to score and to save.
 """
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from palign.data.guards.finding import completion_texts
 from palign.data.preferences import Preferences
 from palign.data.trained_rows import save_trained_rows
 from palign.models.embeddings import EmbeddingStore
-from palign.models.files.pal import BACKBONE, pal_card
+from palign.models.files.pal import pal_card, save_model, written_backbone
 from palign.models.pal import PALRewardModel
 from palign.models.people_fit import fit_people, linear_scores, row_scores
 from palign.models.row_tensors import RowTensors
@@ -199,15 +200,18 @@ class HeadTraining:
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What `PALRewardModel.save_pretrained` writes, once, by the main process."""
         model = self.bare_model
-        # a backbone with a name of its own is not written, and in parts it stays where it is
-        is_apart = model.config.backbone not in (None, BACKBONE)
-        written = [held for held in model.parameters() if held.requires_grad or not is_apart]
-        with whole(written), outside_fsdp(model):
+        backbone = written_backbone(model)
+        is_trained_whole = getattr(self.args, "train_backbone", False)
+        beside = [
+            held for name, held in model.named_parameters()
+            if not name.startswith("backbone.") or (held.requires_grad and not is_trained_whole)
+        ]  # fmt: skip
+        with whole(beside), outside_fsdp(model):
             if not self.args.should_save:
                 return
             card, folder = pal_card(model, n_rows=len(self.train_rows)), output_dir or self.args.output_dir
             with saving(folder, "The reward model"):
-                model.save_pretrained(folder, card=card)
+                save_model(model, Path(folder), card, backbone_state=backbone)
                 save_trained_rows(folder, self.train_rows)
 
     def _preferences(self, rows: Rows) -> Preferences:
