@@ -72,7 +72,7 @@ def _loading(run: PlannedRun, shape: ModelShape, held: Held) -> Needs:
     is_body = run.recipe == "pal_reward" and not shape.is_tied
     # under FSDP2 each process reads its own slices of the files
     buffers = float(ends) if (is_body or run.launcher == "zero3") and not run.loads_parts else 0.0
-    weights = (held.divisible + held.reference + _untied(run, shape)) * weight / share
+    weights = (held.divisible + held.beside + _untied(run, shape)) * weight / share
     parts = {"weights": weights + held.aside, "buffers": buffers}
     if run.recipe in READS_ADAPTERS:
         parts["adapters"] = held.adapters * 4 / (1 if run.loads_parts else share)
@@ -92,7 +92,7 @@ def _stage(run: PlannedRun, shape: ModelShape, held: Held, stage: StageNeeds) ->
     divides_training = run.launcher in ("zero2", "zero3", "fsdp2") and not run.loads_parts
     state_share = n if divides_training else 1
     trained += 4 * held.critic
-    weights = (held.divisible + held.reference + _untied(run, shape)) * weight
+    weights = (held.divisible + held.beside + _untied(run, shape)) * weight
     parts["weights"] += (weights + 4 * held.critic) / share + held.aside
     parts["adapters"] += held.adapters * 4 / (1 if run.loads_parts else share)
     if stage.trains:

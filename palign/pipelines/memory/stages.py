@@ -32,7 +32,8 @@ class Held:
         adapters: numbers in adapters.
         trained: numbers that are trained.
         trained_bytes: of one of them.
-        reference: numbers of a reference beside a policy that is trained whole.
+        beside: numbers of the models beside a policy that is trained whole: its reference, and under ZeRO-3 the
+            policy as it was given. Elsewhere the latter lies in main memory.
         critic: numbers of a critic's own body, trained in float32.
     """
 
@@ -41,7 +42,7 @@ class Held:
     adapters: float = 0.0
     trained: float = 0.0
     trained_bytes: int = 4
-    reference: float = 0.0
+    beside: float = 0.0
     critic: float = 0.0
 
 
@@ -207,7 +208,9 @@ def _policy_held(run: PlannedRun, shape: ModelShape) -> Held:
     adapted = shape.adapter_parameters(run.lora_r, run.targets) if run.use_peft else 0
     held = Held(base, aside, adapted, adapted or base, 4 if adapted else weight)
     if not run.use_peft and (run.recipe == "ppo_pal" or run.beta):
-        held.reference = base
+        held.beside += base
+    if not run.use_peft and run.launcher == "zero3":
+        held.beside += base
     return held
 
 

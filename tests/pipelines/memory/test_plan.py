@@ -54,6 +54,12 @@ def test_a_policy_trained_whole_has_a_reference(folder: Path) -> None:
     assert stages(folder, **asked)["training"]["optimizer"] == 2 * 4 * N_PARAMETERS
 
 
+def test_zero3_holds_the_policy_as_it_was_given_in_parts_too(folder: Path) -> None:
+    asked = {"recipe": "grpo_pal", "use_peft": False, "reward_model": False, "launcher": "zero3", "num_processes": 4}
+    assert stages(folder, **asked)["training"]["weights"] == 3 * 4 * N_PARAMETERS / 4
+    assert stages(folder, **asked, beta=0.0)["training"]["weights"] == 2 * 4 * N_PARAMETERS / 4
+
+
 def test_zero3_divides_weights_and_zero2_their_training_alone(folder: Path) -> None:
     two, three = (stages(folder, launcher=name, num_processes=4, dtype="bfloat16") for name in ("zero2", "zero3"))
     assert two["training"]["weights"] == 2 * N_PARAMETERS
