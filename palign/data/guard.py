@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -202,12 +202,20 @@ def _splits_inside(path: str, options: ReadingOptions) -> list[str | Path]:
     return inside or [path]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without all options before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; --help lists the options.\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="palign guard", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("files", nargs="+", help="what is trained on, then further splits: files, folders, hub names")
+    parser.add_argument("files", nargs="*", help="what is trained on, then further splits: files, folders, hub names")
+    parser.add_argument("--dataset_name", help="what is trained on, by the name that recipes have for it")
     parser.add_argument("--unseen", help="rows of people who must not occur in the first file")
     parser.add_argument("--embeddings", help="a .npy file, where rows name vectors")
     parser.add_argument("--n_types", help="K that is to be trained, or 'auto'")
@@ -226,7 +234,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """The command: a line for each check, the rows to look at; 1 where a check says stop, 2 where nothing is read."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.dataset_name is not None:
+        args.files.insert(0, args.dataset_name)
+    if not args.files:
+        parser.error("no file is given; name what is to be looked at, as in palign guard rows.csv")
     try:
         return _look(args)
     except (FileNotFoundError, ImportError, TypeError, ValueError) as error:

@@ -306,6 +306,25 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert "stop  shared_judgements" in said and "test.jsonl row" in said and "\x1b" not in said
 
 
+def test_the_commands_file_by_the_name_that_recipes_have_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = write(tmp_path / "train.jsonl", clean_rows())
+    results = [main(given) for given in ([train], ["--dataset_name", train])]
+    first, second = capsys.readouterr().out.split("read ")[1:]
+    assert results == [0, 0] and first == second
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [([], "no file is given"), (["rows.csv", "--datset_name", "x"], "--datset_name")]
+)
+def test_a_wrong_command_line_is_one_line(given: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(given)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and line.startswith("palign guard: error: ") and words in line
+
+
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none.jsonl")]) == 2
     assert "There is no file" in capsys.readouterr().err
