@@ -6,7 +6,7 @@ at a time, and what lies beside the layers (embeddings, the last norm, the head)
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import nn
 from palign.parallel.fsdp import keep_divided
 from palign.parallel.sharded import divides_by_fsdp, loading
 
-__all__ = ["from_pretrained", "units_of"]
+__all__ = ["from_pretrained", "loading_like", "units_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 def from_pretrained(auto: Any, name_or_path: str, *, divided: bool = False, **options: Any) -> Any:
     """`auto.from_pretrained(name_or_path, **options)`, in parts where that is asked for and the launch divides.
 
-    A base in parts is frozen, and stays in parts until the end; adapters that are put on it lie whole on each process.
+    Under FSDP2 a base in parts is frozen, and stays in parts until the end; adapters that are put on it lie whole on
+    each process, and `palign.parallel.sharded.copied` gives a copy that may be trained.
     Every process then has to run it as often as the others, in `turns`. Where output and input embeddings are one
     weight, each has its own parts under FSDP2: they are run at different times.
 
@@ -37,7 +38,6 @@ def from_pretrained(auto: Any, name_or_path: str, *, divided: bool = False, **op
         with loading(divided=divided):
             return auto.from_pretrained(name_or_path, **options)
     from transformers import AutoConfig
-    from transformers.distributed import DistributedConfig
 
     named = ("revision", "trust_remote_code", "subfolder", "num_labels", "attn_implementation")
     config = AutoConfig.from_pretrained(name_or_path, **{name: options[name] for name in named if name in options})
@@ -47,26 +47,62 @@ def from_pretrained(auto: Any, name_or_path: str, *, divided: bool = False, **op
     with torch.device("meta"):
         shape = auto.from_config(config, trust_remote_code=options.get("trust_remote_code", False))
     is_tied = is_tied and shape.get_output_embeddings() is not None
-    untied = {"tie_word_embeddings": False} if is_tied else {}
-    plan = dict.fromkeys(_with_stars(units_of(shape)), "free_full_weight")
-    division = DistributedConfig(fsdp_size=torch.distributed.get_world_size(), fsdp_plan=plan)
     wants_info = options.pop("output_loading_info", False)
     with _without_report() if is_tied else nullcontext():
         model, info = auto.from_pretrained(
-            name_or_path, distributed_config=division, output_loading_info=True, **untied, **options
+            name_or_path, output_loading_info=True, **_in_parts(units_of(shape), is_tied=is_tied), **options
         )
+    filled = _finished(model, is_tied=is_tied)
     if is_tied:
-        model.config.tie_word_embeddings = True  # as the files say: the same base has the same key however it lies
-        info["missing_keys"] = set(info["missing_keys"]) - _fill_head(model)
+        info["missing_keys"] = set(info["missing_keys"]) - filled
         if info["missing_keys"]:
             logger.warning("%s lacks %s; new ones were drawn.", name_or_path, ", ".join(sorted(info["missing_keys"])))
-    # from here on it is palign that trains beside it: transformers would refuse to write checkpoints, and PEFT would
-    # put all of it together to write an adapter
+    return (model, info) if wants_info else model
+
+
+def _in_parts(units: list[str], *, is_tied: bool) -> dict[str, Any]:
+    """What transformers' loading takes to divide a model; `_finished` has to follow."""
+    from transformers.distributed import DistributedConfig
+
+    plan = dict.fromkeys(_with_stars(units), "free_full_weight")
+    division = DistributedConfig(fsdp_size=torch.distributed.get_world_size(), fsdp_plan=plan)
+    return {"distributed_config": division} | ({"tie_word_embeddings": False} if is_tied else {})
+
+
+def _finished(model: nn.Module, *, is_tied: bool) -> set[str]:
+    """What transformers has divided, frozen, with a head that the files do not have; its weights by name."""
+    filled = set()
+    if is_tied:
+        model.config.tie_word_embeddings = True  # as the files say: the same base has the same key however it lies
+        filled = _fill_head(model)
+    # from here on it is palign that trains it or beside it: transformers would refuse to write checkpoints, and PEFT
+    # would put all of it together to write an adapter
     model._is_distributed_loading_by_transformers, model._tp_size = False, None
     del model.config.distributed_config
     model.requires_grad_(False)
     keep_divided(model)
-    return (model, info) if wants_info else model
+    return filled
+
+
+@contextmanager
+def loading_like(model: nn.Module, args: Any) -> Iterator[Callable[[nn.Module], None]]:
+    """Inside this context a trainer of TRL that reads its reference from the files of a model divides it as that is.
+
+    Args:
+        model: that was loaded in parts under FSDP2, the policy.
+        args: of the trainer; its `model_init_kwargs` are as before afterwards.
+
+    Yields:
+        What is to be called with the reference, once it is there.
+    """
+    given = args.model_init_kwargs
+    is_tied = model.get_output_embeddings() is not None and getattr(model.config, "tie_word_embeddings", False)
+    args.model_init_kwargs = (given or {}) | _in_parts(units_of(model), is_tied=is_tied)
+    try:
+        with _without_report() if is_tied else nullcontext():
+            yield lambda reference: _finished(reference, is_tied=is_tied)
+    finally:
+        args.model_init_kwargs = given
 
 
 @contextmanager
@@ -93,7 +129,8 @@ def units_of(model: nn.Module) -> list[str]:
     kinds, names = set(model._no_split_modules or ()), []
     for name, module in model.named_modules():
         is_inside = any(name.startswith(f"{outer}.") for outer in names)
-        if name and not is_inside and (type(module).__name__ in kinds or _holds_weights(module)):
+        is_layer = any(kind.__name__ in kinds for kind in type(module).__mro__)  # FSDP2 makes classes of its own
+        if name and not is_inside and (is_layer or _holds_weights(module)):
             names.append(name)
     return names
 

@@ -1,8 +1,8 @@
-"""Training of adapters that lie whole on each process, on a base that was loaded in parts under FSDP2.
+"""Training on a base that was loaded in parts under FSDP2: of adapters that lie whole on each process, or of parts.
 
-The base is frozen and gathers itself, so that Accelerate has nothing to divide and nothing to wrap: its FSDP would
-divide the adapters with it, and DDP does not take weights in parts. What is left is to begin alike and to average the
-gradients of the adapters before each step.
+The base gathers itself, so that Accelerate has nothing to divide and nothing to wrap: its FSDP would divide the
+adapters with it, and DDP does not take weights in parts. What is left is to begin alike and to average the gradients
+of the adapters before each step; parts average theirs in the backward pass.
 """
 
 import os
@@ -27,23 +27,28 @@ class BesideDivided:
     """Put before `Trainer` among the bases; nothing changes where the model was not loaded in parts under FSDP2.
 
     Attributes:
-        is_beside_divided: whether it was.
+        may_train_parts: whether this trainer can train what was loaded in parts itself, and not adapters on it alone.
+        is_beside_divided: whether the model was loaded in parts.
+        trains_parts: whether it is trained itself.
     """
 
+    may_train_parts = False
     is_beside_divided = False
+    trains_parts = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         model = kwargs.get("model", args[0] if args else None)
         self.is_beside_divided = is_kept_divided(model)
         if self.is_beside_divided:
-            _refuse_trained_parts(model)
+            self.trains_parts = self.would_train_parts(model, kwargs.get("peft_config"))
+            self._refuse_trained_parts(model)
         refuse_copies(model, kwargs.get("peft_config"))
         with _fitting_accelerator(is_divided=self.is_beside_divided):
             super().__init__(*args, **kwargs)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         if self.is_beside_divided:
-            _refuse_trained_parts(self.model)
+            self._refuse_trained_parts(self.model)
             # autocast, and nothing else; what is prepared already `Accelerator.prepare` leaves as it is
             self.accelerator.prepare_model(self.model, device_placement=False, evaluation_mode=True)
             for held in _trained(self.model):
@@ -54,8 +59,19 @@ class BesideDivided:
         """transformers'; the last of a step's batches averages the gradients over the processes."""
         loss = super().training_step(*args, **kwargs)
         if self.is_beside_divided and self.accelerator.sync_gradients:
-            average_gradients(_trained(self.model))
+            average_gradients(_trained(self.model))  # parts have averaged theirs in the backward pass
         return loss
+
+    def would_train_parts(self, model: object, peft_config: Any) -> bool:
+        """Whether this trainer would train what was loaded in parts, and no adapter on it."""
+        return self.may_train_parts and is_kept_divided(model) and _has_trained_parts(model) and not peft_config
+
+    def _refuse_trained_parts(self, model: nn.Module) -> None:
+        if not self.trains_parts and _has_trained_parts(model):
+            raise ValueError(
+                "The base was loaded in parts under FSDP2, where it stays frozen, and its own weights are to be "
+                "trained. Train an adapter (--use_peft true), or load the base whole."
+            )
 
 
 def refuse_copies(model: object, peft_config: Any) -> None:
@@ -68,12 +84,8 @@ def refuse_copies(model: object, peft_config: Any) -> None:
         )
 
 
-def _refuse_trained_parts(model: nn.Module) -> None:
-    if any(held.requires_grad and is_dtensor(held) for held in model.parameters()):
-        raise ValueError(
-            "The base was loaded in parts under FSDP2, where it stays frozen, and its own weights are to be trained. "
-            "Train an adapter (--use_peft true), or load the base whole."
-        )
+def _has_trained_parts(model: nn.Module) -> bool:
+    return any(held.requires_grad and is_dtensor(held) for held in model.parameters())
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:

@@ -11,6 +11,7 @@ A base that was loaded in parts (`keep_divided`) is another thing: each of its u
 time, and nothing here puts it together.
 """
 
+import copy
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -18,15 +19,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
 __all__ = [
-    "divide_again", "is_dtensor", "is_fsdp", "is_kept_divided", "keep_divided", "kept_whole", "leave_fsdp",
-    "numbers_in_messages", "outside_fsdp", "parts_beside_whole", "units_of_weights",
+    "copied_parts", "divide_again", "is_dtensor", "is_fsdp", "is_kept_divided", "keep_divided", "kept_whole",
+    "leave_fsdp", "local_part", "numbers_in_messages", "outside_fsdp", "parts_beside_whole", "units_of_weights",
 ]  # fmt: skip
 
 KEPT = "_stays_divided"  # of modules of a base that was loaded in parts
@@ -40,6 +42,11 @@ HOOKS = (
 def is_dtensor(tensor: object) -> bool:
     """Whether it lies in parts on several processes, as a `DTensor`."""
     return _is_a(tensor, "torch.distributed.tensor", "DTensor")
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """What of a tensor that FSDP2 has divided lies on this process; any other as it is."""
+    return tensor.to_local() if is_dtensor(tensor) else tensor
 
 
 def _is_unit(module: object) -> bool:
@@ -70,6 +77,41 @@ def keep_divided(model: nn.Module) -> None:
 def is_kept_divided(model: object) -> bool:
     """Whether this model, or one inside of it, was loaded in parts under FSDP2."""
     return isinstance(model, nn.Module) and any(hasattr(module, KEPT) for module in model.modules())
+
+
+def copied_parts(model: nn.Module, *, dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy of a model that was loaded in parts, in parts, too, and to be trained; nothing is put together.
+
+    Layers are gathered each by itself. What lies beside them (embeddings, the last norm, the head) is gathered while
+    the whole model runs: embeddings and head may be one weight, and TRL reads the head's outside of the head, where
+    the processes' gradients are averaged only if it is there in full. So it is run as a whole, not part by part.
+
+    Args:
+        model: of transformers, after `keep_divided`.
+        dtype: of the copy, if it is to be another.
+    """
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    kind = next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+    options = {"dtype": dtype or model.dtype, "attn_implementation": model.config._attn_implementation}
+    with torch.device("meta"):
+        made = kind._from_config(copy.deepcopy(model.config), **options)
+    made.tie_weights()
+    mesh = next(held.device_mesh for held in model.parameters() if is_dtensor(held))
+    for unit in [made.get_submodule(name) for name, module in model.named_modules() if _is_unit(module)]:
+        if type(unit).__name__ in (made._no_split_modules or ()):
+            fully_shard(unit, mesh=mesh)
+    fully_shard(made, mesh=mesh, reshard_after_forward=True)  # as it would not be by itself, being the outermost one
+    made.to_empty(device=model.device)
+    made.tie_weights()
+    values = dict(model.named_parameters()) | dict(model.named_buffers())
+    with torch.no_grad():
+        for name, held in [*made.named_parameters(), *made.named_buffers()]:
+            local_part(held).copy_(local_part(values[name]))
+    made.generation_config = copy.deepcopy(model.generation_config)
+    made._is_fsdp_managed_module = True  # by which transformers knows that all have to answer as long as one does
+    keep_divided(made)
+    return made.train(model.training)
 
 
 def units_of_weights(model: nn.Module) -> list[Any]:

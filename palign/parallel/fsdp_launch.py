@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from palign.parallel.fsdp import is_fsdp, leave_fsdp
+from palign.parallel.fsdp import is_fsdp, is_kept_divided, leave_fsdp
 
 __all__ = ["check_fsdp", "divide_reference", "is_fsdp_launch", "plan_fsdp", "say_there_is_no_gpu"]
 
@@ -110,7 +110,7 @@ def divide_reference(accelerator: Accelerator, model: nn.Module | None) -> None:
         accelerator: the trainer's, after `plan_fsdp`.
         model: that TRL has divided; any other is left alone.
     """
-    if model is None or not is_fsdp(model):
+    if model is None or not is_fsdp(model) or is_kept_divided(model):
         return
     from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 

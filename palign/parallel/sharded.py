@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from palign.parallel.fsdp import KEPT, is_dtensor, is_fsdp, leave_fsdp
+from palign.parallel.fsdp import KEPT, copied_parts, is_dtensor, is_fsdp, is_kept_divided, leave_fsdp
 from palign.parallel.fsdp_launch import is_fsdp_launch
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "is_sharded",
     "leave_engine",
     "loading",
-    "local_part",
     "loading_whole",
     "make_whole",
     "release_in_backward",
@@ -78,11 +77,6 @@ def whole_tensor(tensor: Tensor) -> Tensor:
         return tensor.detach().clone()
 
 
-def local_part(tensor: Tensor) -> Tensor:
-    """What of a tensor that FSDP2 has divided lies on this process; any other as it is."""
-    return tensor.to_local() if is_dtensor(tensor) else tensor
-
-
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """What of a model is trained, by name, whole and on the CPU; nothing else is gathered. All processes call it."""
     trained = {name: held for name, held in model.named_parameters() if held.requires_grad}
@@ -110,11 +104,17 @@ def copy_values(to: Tensor, source: Tensor) -> None:
         to.data.copy_(whole_tensor(source))
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A copy of a model; what of it lies in parts under ZeRO-3 does so in the copy, too. All processes call it.
+def copied(model: nn.Module, *, dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy of a model, to be trained; what of it lies in parts does so in the copy, too. All processes call it.
 
-    One tensor after the other is put together on the way.
+    Under ZeRO-3 one tensor after the other is put together on the way, under FSDP2 none.
+
+    Args:
+        model: to be copied.
+        dtype: of the copy of what was loaded in parts under FSDP2, if it is to be another.
     """
+    if is_kept_divided(model):
+        return copied_parts(model, dtype=dtype)
     in_parts = {id(held): _copied_parts(held) for held in model.parameters() if hasattr(held, "ds_id")}
     return copy.deepcopy(model, in_parts)
 

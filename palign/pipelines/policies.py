@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import torch
 from accelerate import PartialState
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -111,7 +112,8 @@ class PolicyRuns(ABC):
         """The language model as it was given: adapters are taken off again, a fully trained policy is a copy."""
         if self.peft_config is None:
             # while the copy is trained, a reference that is whole takes no room on its device
-            return copied(self.model if divided_parameters(self.model) else self.model.cpu())
+            source = self.model if divided_parameters(self.model) else self.model.cpu()
+            return copied(source, dtype=torch.float32 if self.args.bf16 else None)
         if isinstance(self._latest, PeftModel):
             self.model, self._latest = self._latest.unload(), None
             if hasattr(self.model, "peft_config"):
@@ -266,11 +268,12 @@ def _reward_groups(script: PolicyArguments, args: Any) -> list[str]:
 
 
 def _stays_divided(args: Any, *, use_peft: bool, is_quantized: bool) -> bool:
-    """Whether a policy may be in parts from loading on. FSDP2's parts are neither trained, nor quantized, nor copied
-    into a critic, nor given to vLLM.
+    """Whether a policy may be in parts from loading on. FSDP2's parts are neither quantized, nor copied into a critic,
+    nor trained beside one, nor given to vLLM.
     """
-    copies = getattr(args, "critic", "lora") not in ("lora", "head")
-    needs_whole = not use_peft or is_quantized or copies or getattr(args, "use_vllm", False)
+    critic = getattr(args, "critic", None)  # GRPO and RLOO have none
+    beside_critic = critic not in (None, "lora", "head") or (critic is not None and not use_peft)
+    needs_whole = is_quantized or beside_critic or getattr(args, "use_vllm", False)
     return not (divides_by_fsdp() and needs_whole)
 
 

@@ -82,6 +82,7 @@ class PersonalGroupTrainer(CompleteCheckpoints, DividedGroupTrainer):
     """
 
     algorithm: str
+    may_train_parts = True
 
     def __init__(
         self,
@@ -298,7 +299,7 @@ class PersonalGroupTrainer(CompleteCheckpoints, DividedGroupTrainer):
             self.control.should_training_stop = True
         if warning:
             logger.warning(warning)
-        elif not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+        elif not (self.is_deepspeed_enabled or self.is_fsdp_enabled or self.trains_parts):
             self.guard.keep(self._trainable_parameters())
 
     def _trainable_parameters(self) -> dict[str, nn.Parameter]:

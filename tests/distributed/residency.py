@@ -20,8 +20,10 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import PreTrainedModel
 
+from palign.models.files import base_files
 from palign.parallel.fsdp import numbers_in_messages, units_of_weights
 from palign.parallel.resident import is_of_base, resident_elements, resident_share
+from palign.parallel.sharded import whole_tensor
 
 LOOKS_BETWEEN = 300  # whole looks, at models as they are; to list their parameters takes far longer than to count
 
@@ -38,6 +40,7 @@ class Residency:
     models: WeakSet = field(default_factory=WeakSet)
     counts: list[Callable[[], tuple[int, int]]] = field(default_factory=list)
     read_in_full: list[weakref.ref] = field(default_factory=list)
+    kept_for_file: list[weakref.ref] = field(default_factory=list)
     n_looks: int = 0
 
     def look(self) -> None:
@@ -77,6 +80,14 @@ class Residency:
         for count in self.counts:
             here, whole = count()
             self.note((here + n_read) / whole)
+
+    def for_file(self, tensor: Tensor) -> Tensor:
+        """A tensor as a file takes it, copied as it would be from a GPU to main memory; all that are kept count."""
+        values = whole_tensor(tensor).clone()
+        self.kept_for_file = [held for held in self.kept_for_file if held() is not None] + [weakref.ref(values)]
+        n_kept = sum(held().numel() for held in self.kept_for_file)
+        self.in_file = max([self.in_file, *(n_kept / count()[1] for count in self.counts)])
+        return values
 
 
 def counted(base: nn.Module) -> Callable[[], tuple[int, int]]:
@@ -157,8 +168,8 @@ def looks_of_deepspeed(seen: Residency) -> Iterator[tuple[type, str, Any]]:
     yield PartitionedParameterCoordinator, "fetch_sub_module", after(fetch, seen.look)
 
 
-def looks_of_fsdp(seen: Residency) -> Iterator[tuple[type, str, Any]]:
-    """(class, name, method that looks): where FSDP2 gathers, and where a tensor is read in full."""
+def looks_of_fsdp(seen: Residency) -> Iterator[tuple[Any, str, Any]]:
+    """(class or module, name, what looks): where FSDP2 gathers, and where a tensor is read in full."""
     yield FSDPParamGroup, "unshard", after(FSDPParamGroup.unshard, seen.look)
     yield FSDPParamGroup, "wait_for_unshard", after(FSDPParamGroup.wait_for_unshard, seen.look)
     read = DTensor.full_tensor
@@ -169,3 +180,4 @@ def looks_of_fsdp(seen: Residency) -> Iterator[tuple[type, str, Any]]:
         return found
 
     yield DTensor, "full_tensor", in_full
+    yield base_files, "whole_tensor", seen.for_file

@@ -32,9 +32,9 @@ def smoke(name: str) -> list[str]:
     return ["--config", str(RECIPES / "configs" / name / "smoke.yaml"), *QUIET]
 
 
-def policies_of_ones_own(folder: Path, *flags: str) -> list[str]:
-    """A LoRA for each prototype and one that reads who asks, of a user's own model."""
-    quick = ["--per_device_train_batch_size", "8", "--logging_steps", "1", "--compare_with", "prompt", *ADAPTERS]
+def policies_of_ones_own(folder: Path, *flags: str, trained: list[str] = ADAPTERS) -> list[str]:
+    """A LoRA for each prototype and one that reads who asks, of a user's own model; or whole ones."""
+    quick = ["--per_device_train_batch_size", "8", "--logging_steps", "1", "--compare_with", "prompt", *trained]
     return [*save_own(folder, folder / "out"), *QUIET, *quick, *flags]
 
 
@@ -48,20 +48,34 @@ def reward_of_ones_own(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["em_dpo", "fair_policy", "ppo_pal", "grpo_pal", "ppo_own", "grpo_own", "pal_reward", "evaluate_fairness"]
+    "name",
+    [
+        "em_dpo",
+        "fair_policy",
+        "ppo_pal",
+        "grpo_pal",
+        "ppo_own",
+        "grpo_own",
+        "grpo_whole",
+        "pal_reward",
+        "evaluate_fairness",
+    ],
 )
 def test_a_recipe_under_fsdp2_ends_as_with_whole_models(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranks, "TIMEOUT", 500)
-    recipe = {"ppo_own": "ppo_pal", "grpo_own": "grpo_pal"}.get(name, name)
+    recipe = {"ppo_own": "ppo_pal", "grpo_own": "grpo_pal", "grpo_whole": "grpo_pal"}.get(name, name)
+    few = ["--num_generations", "4", "--max_steps", "4", "--max_completion_length", "4"]
     if name == "ppo_own":
         flags = policies_of_ones_own(
             tmp_path, "--max_steps", "8", "--num_iterations", "2", "--max_completion_length", "4"
         )
     elif name == "grpo_own":
-        few = ["--num_generations", "4", "--max_steps", "4", "--max_completion_length", "4"]
         flags = policies_of_ones_own(tmp_path, *few)
+    elif name == "grpo_whole":
+        few += ["--beta", "0.1", "--learning_rate", "1e-4"]
+        flags = policies_of_ones_own(tmp_path, *few, trained=["--policy_conditioning", "none"])
     elif name == "evaluate_fairness":
         flags = smoke(name)[:-2]  # it has no --disable_tqdm
     elif name == "pal_reward":

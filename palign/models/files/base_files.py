@@ -9,7 +9,8 @@ from torch import nn
 from palign.contents import reading_whole
 from palign.models.model_folders import looks_like_path, require_model_folder
 from palign.parallel.divided_loading import from_pretrained
-from palign.parallel.sharded import is_sharded, local_part, whole_tensor
+from palign.parallel.fsdp import local_part
+from palign.parallel.sharded import is_sharded, whole_tensor
 from palign.reading import reading, require_finite
 
 __all__ = ["load_base", "load_whole", "plain_state", "require_finite_parts", "require_fitting", "require_loaded"]
@@ -56,16 +57,17 @@ def plain_state(model: nn.Module) -> dict[str, Any]:
     memory of the main process; the others get none.
     """
     state, is_divided, keeps = {}, is_sharded(model), PartialState().is_main_process
+    kept: dict[int, Any] = {}  # of tied ones one for all
     for name, tensor in model.state_dict(keep_vars=True).items():
         if any(inside in name for inside in (".lora_", ".modules_to_save.", ".trainable_tokens_")):
             continue
         for layer in (".token_adapter.", ".base_layer.", ".original_module."):
             name = name.replace(layer, ".")
-        values = whole_tensor(tensor)
-        if not is_divided:
-            state[name] = values
-        elif keeps:
-            state[name] = values.cpu()
+        if id(tensor) not in kept:
+            values = whole_tensor(tensor)
+            kept[id(tensor)] = values if not is_divided else values.cpu() if keeps else None
+        if keeps or not is_divided:
+            state[name] = kept[id(tensor)]
     return state
 
 

@@ -89,7 +89,8 @@ def _stage(run: PlannedRun, shape: ModelShape, held: Held, stage: StageNeeds) ->
     n, weight, trained = run.num_processes, run.precision.weight, held.trained * held.trained_bytes
     parts = dict.fromkeys(PARTS, 0.0) | stage.needs
     share = n if run.divides_weights else 1
-    divides_training = run.launcher in ("zero2", "zero3", "fsdp2") and not run.loads_parts
+    is_beside_parts = run.loads_parts and run.use_peft
+    divides_training = run.launcher in ("zero2", "zero3", "fsdp2") and not is_beside_parts
     state_share = n if divides_training else 1
     trained += 4 * held.critic
     weights = (held.divisible + held.beside + _untied(run, shape)) * weight
@@ -118,7 +119,11 @@ def _of_launcher(run: PlannedRun, shape: ModelShape, held: Held, stage: StageNee
         return whole + (float(run.reduce_bucket_size * number) if stage.after_steps else 0.0)
     if run.loads_parts:
         # the unit that is run and its message; in a backward pass the next one's message, too
-        whole = max((3 if stage.trains else 2) * shape.layer_parameters, 2 * shape.vocab * shape.hidden) * weight
+        layers, ends = (3 if stage.trains else 2) * shape.layer_parameters, 2 * shape.vocab * shape.hidden
+        if not run.use_peft:  # embeddings and head stay together while layers run; a unit's gradients, to be averaged
+            ends *= 1 if shape.is_tied else 2
+            return (layers + ends) * weight + (max(shape.layer_parameters, ends / 2) * 4 if stage.trains else 0.0)
+        whole = max(layers, ends) * weight
         return whole + (held.trained * held.trained_bytes if stage.after_steps else 0.0)  # gradients, to be averaged
     if run.launcher == "fsdp2":
         if stage.name == "generation":  # put together once, and not at every token

@@ -129,9 +129,11 @@ class PlannedRun:
 
     @property
     def loads_parts(self) -> bool:
-        """Whether FSDP2 divides the base as it is loaded: frozen, with adapters that lie whole beside it."""
+        """Whether FSDP2 divides the base as it is loaded: frozen, with adapters that lie whole beside it, or trained
+        whole by GRPO or RLOO.
+        """
         copies = self.recipe == "ppo_pal" and self.critic not in ("lora", "head")
-        return self.launcher == "fsdp2" and self.use_peft and not copies
+        return self.launcher == "fsdp2" and (self.use_peft or self.recipe == "grpo_pal") and not copies
 
     def adapter_bytes(self, shape: ModelShape, n: int = 1) -> float:
         """Of n adapters, which PEFT holds in float32."""

@@ -32,8 +32,8 @@ class Held:
         adapters: numbers in adapters.
         trained: numbers that are trained.
         trained_bytes: of one of them.
-        beside: numbers of the models beside a policy that is trained whole: its reference, and under ZeRO-3 the
-            policy as it was given. Elsewhere the latter lies in main memory.
+        beside: numbers of the models beside a policy that is trained whole: its reference, and, where it lies in
+            parts from loading on, the policy as it was given. Elsewhere the latter lies in main memory.
         critic: numbers of a critic's own body, trained in float32.
     """
 
@@ -209,7 +209,7 @@ def _policy_held(run: PlannedRun, shape: ModelShape) -> Held:
     held = Held(base, aside, adapted, adapted or base, 4 if adapted else weight)
     if not run.use_peft and (run.recipe == "ppo_pal" or run.beta):
         held.beside += base
-    if not run.use_peft and run.launcher == "zero3":
+    if not run.use_peft and (run.launcher == "zero3" or run.loads_parts):
         held.beside += base
     return held
 

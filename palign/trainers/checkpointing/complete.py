@@ -23,12 +23,14 @@ from torch import nn
 from transformers.trainer import SCHEDULER_NAME
 
 from palign.contents import file_hash
+from palign.models.files.base_files import plain_state
 from palign.parallel.divided_training import BesideDivided
 from palign.parallel.fsdp import leave_fsdp
 from palign.parallel.sharded import release_in_backward
 from palign.parallel.shared_work import computed_once
 from palign.reading import read_json
 from palign.trainers.checkpointing.own_card import OwnCard
+from palign.trainers.checkpointing.parts import load_optimizer_parts, load_weight_parts, save_parts
 from palign.trainers.checkpointing.same_run import RUN, adapter_options, refuse_another_run, run_record
 from palign.trainers.checkpointing.terminated import SaveAndEnd
 from palign.writing import SavingError, saving, set_usual_modes, write_whole
@@ -45,6 +47,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 MARKER = "complete.json"
 BEGUN = "begun"  # an empty file, first in a checkpoint and gone when it is complete: half of one of ours has it
+PARTS = "parts"  # of a checkpoint: weights and optimizer state of what is trained in parts under FSDP2
 FOLDER = re.compile(r"checkpoint-(\d+)")
 
 
@@ -223,7 +226,8 @@ class CompleteCheckpoints(BesideDivided, OwnCard):
     @cached_property
     def _run_record(self) -> dict[str, Any]:
         further = adapter_options(self.accelerator.unwrap_model(self.model)) | self.deciding()
-        further |= {"FSDP2": self.is_fsdp_enabled}  # whose checkpoints others cannot read, nor it theirs
+        # whose checkpoints others cannot read, nor it theirs
+        further |= {"FSDP2": self.is_fsdp_enabled or self.trains_parts}
         return run_record(self.args, getattr(self, "train_rows", None), **further)
 
     def deciding(self) -> dict[str, Any]:
@@ -274,12 +278,17 @@ class CompleteCheckpoints(BesideDivided, OwnCard):
         raise NotImplementedError
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if not self.writes_own_weights:
+        if self.trains_parts:
+            load_weight_parts(Path(resume_from_checkpoint) / PARTS, self.model)
+        elif not self.writes_own_weights:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         elif not self.is_fsdp_enabled:  # else they were read before it was divided
             self.read_weights(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
+        if self.trains_parts:
+            load_weight_parts(Path(self.state.best_model_checkpoint) / PARTS, self.model)
+            return
         if not self.writes_own_weights or self.is_deepspeed_enabled:
             super()._load_best_model()
             return
@@ -294,6 +303,9 @@ class CompleteCheckpoints(BesideDivided, OwnCard):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """transformers'; under FSDP it would write the whole model beside them, base included."""
+        if self.trains_parts:
+            save_parts(Path(output_dir) / PARTS, self.model, self.optimizer.optimizer, self.lr_scheduler)
+            return
         if not (self.writes_own_weights and self.is_fsdp_enabled):
             super()._save_optimizer_and_scheduler(output_dir)
             return
@@ -302,6 +314,22 @@ class CompleteCheckpoints(BesideDivided, OwnCard):
         )
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.trains_parts and checkpoint is not None:
+            load_optimizer_parts(Path(checkpoint) / PARTS, self.model, self.optimizer.optimizer, self.lr_scheduler)
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """transformers'; a checkpoint of what is trained in parts has parts alone."""
+        if not (self.trains_parts and _internal_call):
+            super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.trains_parts:  # all processes come here; the main one has the file
+            state_dict = plain_state(self.model)
+        super()._save(output_dir, state_dict)
 
     def save_beside(self, folder: Path) -> None:
         """Further files of a checkpoint, written by every process before it is marked complete."""

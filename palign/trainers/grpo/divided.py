@@ -4,11 +4,13 @@ What trains by TRL here stands on this: the policies of one's own (`pal_grpo_tra
 policy that answer by themselves (`palign/trainers/fair/rl.py`).
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
 
 from palign.parallel.deepspeed_launch import leave_accelerator
+from palign.parallel.divided_loading import loading_like
 from palign.parallel.divided_training import BesideDivided
 from palign.parallel.fsdp import kept_whole
 from palign.parallel.fsdp_launch import plan_fsdp
@@ -36,7 +38,11 @@ class DividedGroupTrainer(BesideDivided):
         if self.divided:
             args.ds3_gather_for_generation = False  # else TRL would gather all of it to answer
         leave_accelerator()
-        super().__init__(model=model, args=args, **trl)
+        in_parts = self.would_train_parts(model, trl.get("peft_config"))
+        with loading_like(model, args) if in_parts else nullcontext() as finish:
+            super().__init__(model=model, args=args, **trl)
+        if finish is not None and self.ref_model is not None:
+            finish(self.ref_model)
         show_named_progress(self)
         self._complete_model()
         plan_fsdp(self.accelerator, self.model)

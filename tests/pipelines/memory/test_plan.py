@@ -87,6 +87,18 @@ def test_fsdp2_loads_whole_what_it_trains_whole(folder: Path) -> None:
     assert copied["loading"]["weights"] == 4 * N_PARAMETERS
 
 
+def test_fsdp2_divides_from_loading_on_what_grpo_trains_whole(folder: Path) -> None:
+    asked = {"recipe": "grpo_pal", "use_peft": False, "reward_model": False}
+    one, parts = stages(folder, **asked), stages(folder, **asked, launcher="fsdp2", num_processes=4)
+    for stage in ("loading", "training", "generation"):
+        assert one[stage]["weights"] == 2 * 4 * N_PARAMETERS  # it and its reference
+        assert parts[stage]["weights"] == 3 * 4 * N_PARAMETERS / 4  # and the policy as it was given
+    for part in ("gradients", "optimizer"):
+        assert parts["training"][part] == one["training"][part] / 4
+    layer = 4 * 64 * 64 + 3 * 64 * 128 + 128
+    assert parts["generation"]["buffers"] == 4 * (2 * layer + 4 * 64_000)
+
+
 def _n_trained(held: dict[str, dict[str, float]]) -> float:
     """Numbers of an adapter, of which one process has all gradients, in float32."""
     return held["training"]["gradients"] / 4
