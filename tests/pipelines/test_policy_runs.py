@@ -28,8 +28,9 @@ def runs_elsewhere(peft_config: Any = None) -> PPORuns:
     """Training takes place on another device than the one the model was loaded on."""
     model, tokenizer = tiny_policy()
     args = SimpleNamespace(
-        device=ELSEWHERE, temperature=1.0, seed=0, max_completion_length=4, plain_prompts=False, disable_tqdm=True
-    )
+        device=ELSEWHERE, temperature=1.0, seed=0, max_completion_length=4, plain_prompts=False, disable_tqdm=True,
+        bf16=False,
+    )  # fmt: skip
     reward = PersonalizedReward(IdReward(), standardize=False)
     return PPORuns(model, tokenizer, reward, WhoIsAsking(), named_rows(4), named_rows(4), args, peft_config)
 
